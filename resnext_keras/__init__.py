@@ -1,0 +1,37 @@
+"""The ResNeXt family for Keras 3, called as `keras.applications` is."""
+
+from resnext_keras.labels import class_names, decode_predictions
+from resnext_keras.layers import GroupedConv2D
+from resnext_keras.models import (
+    ResNeXt,
+    ResNeXt29_8x64d,
+    ResNeXt29_16x64d,
+    ResNeXt50,
+    ResNeXt101,
+    ResNeXt101_32x8d,
+    ResNeXt101_64x4d,
+    ResNeXt152,
+)
+from resnext_keras.preprocessing import Preprocessing, preprocess_input, read_image
+from resnext_keras.specs import ResNeXtSpec, list_models
+from resnext_keras.weights import list_weights
+
+__all__ = [
+    "GroupedConv2D",
+    "Preprocessing",
+    "ResNeXt",
+    "ResNeXt29_8x64d",
+    "ResNeXt29_16x64d",
+    "ResNeXt50",
+    "ResNeXt101",
+    "ResNeXt101_32x8d",
+    "ResNeXt101_64x4d",
+    "ResNeXt152",
+    "ResNeXtSpec",
+    "class_names",
+    "decode_predictions",
+    "list_models",
+    "list_weights",
+    "preprocess_input",
+    "read_image",
+]

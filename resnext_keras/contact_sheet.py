@@ -1,0 +1,63 @@
+"""Many small pictures with their captions on one sheet."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+GAP = 8
+CAPTION_HEIGHT = 18
+INK = {True: "#1a7f37", False: "#cf222e", None: "#24292f"}
+
+
+def contact_sheet(
+    images: Sequence[np.ndarray],
+    captions: Sequence[str],
+    marks: Sequence[bool | None] | None = None,
+    *,
+    columns: int = 10,
+    size: int = 64,
+) -> Image.Image:
+    """Draws pictures in rows, each over its caption.
+
+    Args:
+        images: uint8 arrays, (H, W) grey or (H, W, 3) RGB, 0 to 255.
+        captions: A short text for each.
+        marks: For each True (caption in green), False (red, with a frame) or
+            None (black); None for all black.
+        columns: Number of pictures in a row.
+        size: Width and height in pixels that each is scaled to.
+
+    Returns:
+        The sheet, an RGB image on white.
+
+    Raises:
+        ValueError: There are no images, or not as many captions or marks.
+    """
+    marks = [None] * len(images) if marks is None else marks
+    if not len(images) or not len(images) == len(captions) == len(marks):
+        raise ValueError(
+            "Expected at least one image, and as many captions and marks. Received: "
+            f"{len(images)} images, {len(captions)} captions, {len(marks)} marks"
+        )
+    columns = min(columns, len(images))
+    step_x, step_y = size + GAP, size + CAPTION_HEIGHT + GAP
+    rows = -(-len(images) // columns)
+    sheet = Image.new("RGB", (columns * step_x + GAP, rows * step_y + GAP), "white")
+    draw = ImageDraw.Draw(sheet)
+    font = ImageFont.load_default(CAPTION_HEIGHT - 5)
+    for place, (image, caption, mark) in enumerate(
+        zip(images, captions, marks, strict=True)
+    ):
+        x = GAP + place % columns * step_x
+        y = GAP + place // columns * step_y
+        picture = Image.fromarray(np.asarray(image)).convert("RGB")
+        sheet.paste(picture.resize((size, size), Image.Resampling.BICUBIC), (x, y))
+        if mark is False:
+            draw.rectangle(
+                (x - 2, y - 2, x + size + 1, y + size + 1), None, INK[mark], 2
+            )
+        draw.text(
+            (x + size / 2, y + size + 1), caption, INK[mark], font=font, anchor="ma"
+        )
+    return sheet

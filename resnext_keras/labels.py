@@ -1,0 +1,127 @@
+"""Names of the classes that a network tells apart, and of its predictions.
+
+The table `data/imagenet_classes.csv` has one class a line, in the order of
+the columns: WordNet id and name. `tests/golden/make_imagenet_classes.py`
+wrote it and names its sources.
+"""
+
+import difflib
+import functools
+import importlib.resources
+from collections.abc import Sequence
+
+import keras
+import numpy as np
+
+
+@functools.cache
+def _imagenet_classes() -> tuple[tuple[str, str], ...]:
+    """WordNet id and name of each of the 1000 classes."""
+    table = importlib.resources.files("resnext_keras") / "data/imagenet_classes.csv"
+    lines = table.read_text(encoding="utf-8").splitlines()
+    return tuple(tuple(line.split(",")) for line in lines)
+
+
+TABLES = {
+    "imagenet": lambda: tuple(name for _, name in _imagenet_classes()),
+    "digits": lambda: tuple("0123456789"),
+}
+
+
+def class_names(table: str = "imagenet") -> tuple[str, ...]:
+    """Names of the classes of a data set, in the order of the output columns.
+
+    Args:
+        table: `"imagenet"`, the 1000 classes of ImageNet-1k, or `"digits"`,
+            the ten handwritten digits.
+
+    Returns:
+        The names; those of ImageNet have underscores for spaces, as in
+        `"great_white_shark"`. No two are the same.
+
+    Raises:
+        ValueError: There is no such table; the error lists those there are.
+    """
+    if table not in TABLES:
+        near = difflib.get_close_matches(str(table).lower(), TABLES, n=1)
+        hint = f"Did you mean {near[0]!r}? " if near else ""
+        raise ValueError(
+            f"Expected `table` to be one of {sorted(TABLES)}. {hint}"
+            f"Received: table={table!r}"
+        )
+    return TABLES[table]()
+
+
+def decode_predictions(
+    preds, top: int = 5, *, class_names: Sequence[str] | None = None
+) -> list[list[tuple[str, str, float]]]:
+    """Names the classes with the highest scores, as keras.applications does.
+
+    Reads a packaged table and needs no network.
+
+    Args:
+        preds: Scores, an array or tensor of shape (batch, classes):
+            probabilities or logits, of any numeric dtype.
+        top: Number of classes to name for each row, at least 1; more than
+            there are classes names them all.
+        class_names: Name of each column. None stands for the 1000 classes of
+            ImageNet-1k, which `preds` must then have as columns.
+
+    Returns:
+        One list for each row, of tuples `(id, name, score)` by falling score;
+        among equal scores the lower column comes first. The id is the
+        WordNet id, or with `class_names` the number of the column as a string.
+
+    Raises:
+        ValueError: The shape is not as described, `top` is no positive
+            integer, or a score is NaN.
+    """
+    if isinstance(top, bool) or not isinstance(top, (int, np.integer)) or top < 1:
+        raise ValueError(
+            f"Expected `top` to be a positive integer. Received: top={top!r}"
+        )
+    if keras.backend.standardize_dtype(getattr(preds, "dtype", None)) == "bfloat16":
+        preds = keras.ops.cast(preds, "float32")  # NumPy cannot sort bfloat16
+    scores = np.asarray(keras.ops.convert_to_numpy(preds)).astype("float64")
+    if scores.ndim != 2:
+        raise ValueError(
+            "Expected `preds` to have the shape (batch, classes). "
+            f"Received: preds.shape={scores.shape}"
+        )
+    classes = _classes_of(class_names, columns=scores.shape[1])
+    broken = np.flatnonzero(np.isnan(scores).any(axis=1))
+    if broken.size:
+        raise ValueError(
+            "Expected `preds` to hold numbers. "
+            f"Received: NaN in {broken.size} of {len(scores)} rows, "
+            f"the first of them preds[{broken[0]}]"
+        )
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :top]
+    return [
+        [(*classes[column], float(row[column])) for column in columns]
+        for row, columns in zip(scores, order, strict=True)
+    ]
+
+
+def _classes_of(names, columns) -> Sequence[tuple[str, str]]:
+    """Id and name of each column, after a check that there are as many."""
+    if names is None:
+        classes = _imagenet_classes()
+        if columns != len(classes):
+            raise ValueError(
+                f"Expected `preds` to have {len(classes)} columns, the classes of "
+                "ImageNet-1k; for other classes pass `class_names`. "
+                f"Received: {columns} columns"
+            )
+        return classes
+    if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+        raise ValueError(
+            "Expected `class_names` to be a sequence of strings. "
+            f"Received: class_names={names!r}"
+        )
+    if len(names) != columns:
+        raise ValueError(
+            "Expected `class_names` to name each column of `preds`. "
+            f"Received: {len(names)} names for {columns} columns"
+        )
+    return [(str(column), name) for column, name in enumerate(names)]

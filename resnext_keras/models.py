@@ -1,0 +1,222 @@
+"""The networks: a row of the table in, a `keras.Model` out."""
+
+import contextlib
+import operator
+
+import keras
+from keras import layers
+
+from resnext_keras.blocks import channel_axis, resnext_features
+from resnext_keras.shapes import variable_shapes
+from resnext_keras.specs import MIN_IMAGE_SIZE, ResNeXtSpec, get_spec
+from resnext_keras.weights import assign, find_weights, open_weights
+
+POOLING_LAYERS = {
+    "avg": layers.GlobalAveragePooling2D,
+    "max": layers.GlobalMaxPooling2D,
+}
+
+
+def ResNeXt(
+    spec_or_name: ResNeXtSpec | str,
+    include_top: bool = True,
+    weights="imagenet",
+    input_tensor=None,
+    input_shape=None,
+    pooling: str | None = None,
+    classes: int = 1000,
+    classifier_activation="softmax",
+    name: str | None = None,
+) -> keras.Model:
+    """Builds a ResNeXt, a member of the table or one of your own.
+
+    The arguments after the first are those of `keras.applications.ResNet50`.
+    Images go in as `preprocess_input` gives them.
+
+    Args:
+        spec_or_name: A name that `list_models()` gives, as in
+            `"resnext50_32x4d"`, or a `ResNeXtSpec`.
+        include_top: Whether the classifier, `avg_pool` and `predictions`,
+            stands at the end.
+        weights: None for a random start, the name of a weight set of this
+            architecture, or the path of a `.weights.h5` file of this package
+            or of a torchvision or timm `state_dict` saved as `.safetensors`.
+            A file with a classifier also serves `include_top=False`.
+            `"imagenet"`, the published weights, is not available yet.
+        input_tensor: Keras tensor to build the network on, (batch, H, W,
+            channels); None for an input of the network's own.
+        input_shape: (H, W, channels), or (channels, H, W) under
+            `channels_first`; H and W are 32 or more, or None for any size.
+            Without it: the size the architecture was made for with the
+            classifier, any size without.
+        pooling: What follows the last feature maps without the classifier:
+            None for the (batch, H / 32, W / 32, channels) maps themselves,
+            `"avg"` or `"max"` for one (batch, channels) vector an image.
+        classes: Number of outputs of the classifier.
+        classifier_activation: Activation of the classifier; None gives the
+            logits. With weights only None or `"softmax"`.
+        name: Name of the model; None for the architecture's.
+
+    Returns:
+        A functional `keras.Model`. Its layers are named as in
+        keras.applications, as in `conv3_block2_out`.
+
+    Raises:
+        ValueError: An argument is outside what is described above, or the
+            weights do not fit; nothing has been built then.
+
+    Source: Xie et al., "Aggregated Residual Transformations for Deep Neural
+    Networks", CVPR 2017, Table 1.
+    """
+    spec = get_spec(spec_or_name)
+    classes = _checked_classes(classes)
+    _check_choices(pooling, classifier_activation, weights, include_top)
+    image_shape = _image_shape(spec, include_top, input_tensor, input_shape)
+    channels = image_shape[0 if channel_axis() == 1 else -1]
+    shapes = variable_shapes(spec, channels, classes if include_top else None)
+    with _open_tensors(weights, spec, shapes) as tensors:
+        image = layers.Input(image_shape) if input_tensor is None else input_tensor
+        x = resnext_features(image, spec)
+        if include_top:
+            x = _classifier(x, classes, classifier_activation)
+        elif pooling is not None:
+            x = POOLING_LAYERS[pooling](name=f"{pooling}_pool")(x)
+        # The tensor may come from layers of the caller's own; they belong to it.
+        sources = keras.utils.get_source_inputs(image)
+        inputs = sources[0] if len(sources) == 1 else sources
+        model = keras.Model(inputs, x, name=name or spec.name)
+        assign(model, tensors)
+    return model
+
+
+def _classifier(x, classes, activation):
+    """One vector an image, and from it the scores of the classes."""
+    x = layers.GlobalAveragePooling2D(name="avg_pool")(x)
+    # Under a mixed policy the scores are computed in the variables' type: half
+    # precision would round a softmax over 1000 classes to a few steps.
+    return layers.Dense(
+        classes,
+        activation=activation,
+        dtype=keras.config.dtype_policy().variable_dtype,
+        name="predictions",
+    )(x)
+
+
+@contextlib.contextmanager
+def _open_tensors(weights, spec, shapes):
+    """The tensors that `weights` stands for, checked, and none for None."""
+    if weights is None:
+        yield {}
+        return
+    found = find_weights(weights, spec.name)
+    with open_weights(getattr(found, "path", found), shapes) as tensors:
+        yield tensors
+
+
+def _checked_classes(classes):
+    try:
+        count = operator.index(classes)
+    except TypeError:
+        count = 0
+    if count < 1 or isinstance(classes, bool):
+        raise ValueError(
+            "Expected `classes` to be a positive integer. "
+            f"Received: classes={classes!r}"
+        )
+    return count
+
+
+def _check_choices(pooling, classifier_activation, weights, include_top):
+    if pooling not in (None, *POOLING_LAYERS):
+        raise ValueError(
+            "Expected `pooling` to be None, 'avg' or 'max'. "
+            f"Received: pooling={pooling!r}"
+        )
+    activation = keras.activations.get(classifier_activation)
+    allowed = (keras.activations.linear, keras.activations.softmax)
+    if include_top and weights is not None and activation not in allowed:
+        raise ValueError(
+            "Expected `classifier_activation` to be None or 'softmax' with trained "
+            f"weights. Received: classifier_activation={classifier_activation!r}"
+        )
+
+
+def _image_shape(spec, include_top, input_tensor, input_shape):
+    """Shape of one image: of the tensor, as given, or the default."""
+    channels_first = keras.config.image_data_format() == "channels_first"
+    if input_tensor is not None:
+        if not keras.backend.is_keras_tensor(input_tensor):
+            raise ValueError(
+                "Expected `input_tensor` to be a Keras tensor, as keras.Input gives. "
+                f"Received: input_tensor={input_tensor!r}"
+            )
+        return _checked_shape(input_tensor.shape[1:], "input_tensor", channels_first)
+    if input_shape is not None:
+        return _checked_shape(input_shape, "input_shape", channels_first)
+    size = spec.image_size if include_top else None
+    return (3, size, size) if channels_first else (size, size, 3)
+
+
+def _checked_shape(shape, argument, channels_first):
+    layout = "(channels, H, W)" if channels_first else "(H, W, channels)"
+    error = ValueError(
+        f"Expected the shape of one image, {layout} under the present "
+        f"keras.config.image_data_format(), with H and W of at least {MIN_IMAGE_SIZE} "
+        "pixels or None. "
+        f"Received: {argument}={shape!r}"
+    )
+    try:
+        sizes = tuple(n if n is None else operator.index(n) for n in shape)
+    except TypeError:
+        raise error from None
+    if len(sizes) != 3:
+        raise error
+    channels = sizes[0] if channels_first else sizes[-1]
+    sides = sizes[1:] if channels_first else sizes[:-1]
+    too_small = any(side is not None and side < MIN_IMAGE_SIZE for side in sides)
+    if too_small or channels is None or channels < 1:
+        raise error
+    return sizes
+
+
+def _member(function_name: str, architecture: str):
+    """The public function of one row of the table."""
+    model_name = function_name.lower()
+
+    def build(
+        include_top=True,
+        weights="imagenet",
+        input_tensor=None,
+        input_shape=None,
+        pooling=None,
+        classes=1000,
+        classifier_activation="softmax",
+        name=model_name,
+    ):
+        return ResNeXt(
+            architecture,
+            include_top,
+            weights,
+            input_tensor,
+            input_shape,
+            pooling,
+            classes,
+            classifier_activation,
+            name,
+        )
+
+    build.__name__ = build.__qualname__ = function_name
+    build.__doc__ = (
+        f"Builds `{architecture}`; called as `keras.applications.ResNet50`.\n\n"
+        "    Arguments, result and errors are those of `ResNeXt`.\n"
+    )
+    return build
+
+
+ResNeXt50 = _member("ResNeXt50", "resnext50_32x4d")
+ResNeXt101 = _member("ResNeXt101", "resnext101_32x4d")
+ResNeXt101_32x8d = _member("ResNeXt101_32x8d", "resnext101_32x8d")
+ResNeXt101_64x4d = _member("ResNeXt101_64x4d", "resnext101_64x4d")
+ResNeXt152 = _member("ResNeXt152", "resnext152_32x4d")
+ResNeXt29_8x64d = _member("ResNeXt29_8x64d", "resnext29_8x64d")
+ResNeXt29_16x64d = _member("ResNeXt29_16x64d", "resnext29_16x64d")

@@ -1,0 +1,144 @@
+"""From picture files to named classes: a network with all that belongs to it."""
+
+import itertools
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from resnext_keras.labels import class_names, decode_predictions
+from resnext_keras.models import ResNeXt
+from resnext_keras.preprocessing import (
+    IMAGENET,
+    ImageError,
+    Preprocessing,
+    preprocess_input,
+    read_image,
+)
+from resnext_keras.specs import ResNeXtSpec, get_spec
+from resnext_keras.weights import WEIGHT_SETS, WeightSet, find_weights, identify
+
+DEFAULT_WEIGHTS = "digits"
+
+Predictions = list[tuple[str, str, float]]
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A network with the reading of pictures and the class names that fit it.
+
+    Attributes:
+        model: A `keras.Model`, from preprocessed images to scores.
+        preprocessing: How pictures are read for it.
+        class_names: Name of each class.
+    """
+
+    model: keras.Model
+    preprocessing: Preprocessing
+    class_names: tuple[str, ...]
+
+    def predict(self, images: np.ndarray, top: int = 5) -> list[Predictions]:
+        """Names the most probable classes of images.
+
+        Args:
+            images: RGB, 0 to 255, (batch, size, size, 3), as `read_image` gives.
+            top: Number of classes to name for each image.
+
+        Returns:
+            For each image a list of `(id, name, score)` by falling score, as
+            `decode_predictions` gives it.
+        """
+        if keras.config.image_data_format() == "channels_first":
+            images = np.moveaxis(images, -1, 1)
+        scores = self.model.predict_on_batch(preprocess_input(images))
+        imagenet = self.class_names == class_names("imagenet")
+        names = None if imagenet else self.class_names
+        return decode_predictions(scores, top, class_names=names)
+
+    def predict_files(
+        self, paths: Iterable[str | os.PathLike], top: int = 5, batch_size: int = 32
+    ) -> Iterator[tuple[str | os.PathLike, Predictions | ImageError]]:
+        """Names the most probable classes of picture files, a batch at a time.
+
+        Args:
+            paths: The files.
+            top: Number of classes to name for each picture.
+            batch_size: Number of pictures in memory at a time.
+
+        Yields:
+            In the order of `paths` each path with its predictions, or with
+            the `ImageError` of a file that is no picture.
+        """
+        paths = iter(paths)
+        while batch := list(itertools.islice(paths, batch_size)):
+            read = [self._read(path) for path in batch]
+            images = [image for image in read if not isinstance(image, ImageError)]
+            found = iter(self.predict(np.stack(images), top) if images else [])
+            for path, image in zip(batch, read, strict=True):
+                yield path, image if isinstance(image, ImageError) else next(found)
+
+    def _read(self, path) -> np.ndarray | ImageError:
+        try:
+            return read_image(path, self.preprocessing)
+        except ImageError as error:
+            return error
+
+
+def load_classifier(
+    spec_or_name: ResNeXtSpec | str | None = None,
+    weights: str | os.PathLike | None = None,
+) -> Classifier:
+    """Builds a network with trained weights and what belongs to them.
+
+    Args:
+        spec_or_name: The architecture; None for that of the weights.
+        weights: Name of a weight set or path of a file, as `ResNeXt` takes
+            it; None for a set of this architecture that ships with the package.
+
+    Returns:
+        The `Classifier`. Weights from a file get the class names of ImageNet
+        if they have 1000 classes, otherwise the numbers of the classes.
+
+    Raises:
+        ValueError: The architecture or the weights are unknown, do not fit
+            each other, have no classifier, or expect other than RGB images.
+    """
+    spec = None if spec_or_name is None else get_spec(spec_or_name)
+    if weights is None:
+        weights = _default_weights(spec)
+    found = find_weights(weights, spec and spec.name)
+    if isinstance(found, WeightSet):
+        model = ResNeXt(found.architecture, weights=weights, classes=found.classes)
+        return Classifier(model, found.preprocessing, class_names(found.labels))
+    return _from_file(spec, found)
+
+
+def _default_weights(spec: ResNeXtSpec | None) -> str:
+    if spec is None:
+        return DEFAULT_WEIGHTS
+    for weight_set in WEIGHT_SETS.values():
+        if weight_set.architecture == spec.name:
+            return weight_set.name
+    raise ValueError(
+        f"No weights of {spec.name!r} ship with this package: name a file with "
+        "`weights`."
+    )
+
+
+def _from_file(spec: ResNeXtSpec | None, path: Path) -> Classifier:
+    found, channels, classes = identify(path)
+    if classes is None or channels != 3:
+        raise ValueError(
+            "Expected weights of a classifier of RGB images; the file has "
+            f"{channels} input channels and {classes or 'no'} classes. Received: {path}"
+        )
+    spec = spec or found
+    size = spec.image_size
+    return Classifier(
+        ResNeXt(spec, weights=path, classes=classes),
+        IMAGENET if size == IMAGENET.size else Preprocessing(size=size, resize=size),
+        class_names("imagenet") if classes == 1000 else tuple(map(str, range(classes))),
+    )

@@ -1,0 +1,282 @@
+"""From a picture file to the numbers that the networks of this family expect.
+
+Every published weight set expects RGB scaled to [0, 1], less ImageNet's mean,
+over its standard deviation (`mode="torch"` of keras.applications). Sets differ
+in how a picture is resized and cropped before; that is a `Preprocessing`.
+"""
+
+import contextlib
+import os
+import stat
+import threading
+import warnings
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+MEAN = (0.485, 0.456, 0.406)
+"""Mean of ImageNet's red, green and blue, for values in [0, 1]."""
+
+STD = (0.229, 0.224, 0.225)
+"""Standard deviation of ImageNet's red, green and blue, for values in [0, 1]."""
+
+# Only decoders of plain pictures see a file: others start programs (EPS runs
+# Ghostscript) or are seldom tried.
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+
+INTERPOLATIONS = {
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+}
+
+# Resized to a short side of 256, a picture of this aspect takes 26 MB.
+MAX_ASPECT = 100
+
+_TRANSPOSITIONS = {  # by EXIF orientation; 1 is upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class ImageError(ValueError):
+    """A file is no picture that can be read; the message names it and says why."""
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How a weight set wants its pictures resized and cropped.
+
+    Attributes:
+        size: Height and width in pixels of the square cut from the centre.
+        resize: Short side in pixels that the picture is resized to before,
+            at least `size`.
+        interpolation: `"bilinear"` or `"bicubic"`, both with antialiasing.
+
+    Raises:
+        ValueError: A value is outside what is described above.
+    """
+
+    size: int
+    resize: int
+    interpolation: str = "bilinear"
+
+    def __post_init__(self):
+        for field in ("size", "resize"):
+            value = getattr(self, field)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(
+                    f"Expected `{field}` to be a positive number of pixels. "
+                    f"Received: {field}={value!r}"
+                )
+        if self.resize < self.size:
+            raise ValueError(
+                "Expected `resize` to be at least `size`. "
+                f"Received: size={self.size}, resize={self.resize}"
+            )
+        if self.interpolation not in INTERPOLATIONS:
+            raise ValueError(
+                f"Expected `interpolation` to be one of {list(INTERPOLATIONS)}. "
+                f"Received: interpolation={self.interpolation!r}"
+            )
+
+
+IMAGENET = Preprocessing(size=224, resize=256)
+"""How the first generation of weight sets was evaluated."""
+
+
+def preprocess_input(x, data_format=None):
+    """Scales RGB to [0, 1], then normalises with ImageNet's mean and deviation.
+
+    Serves arrays and tensors, inside a functional model and a `tf.data` map
+    too. The caller's array stays as it is.
+
+    Args:
+        x: RGB, 0 to 255, of any integer or float dtype: one image (3D) or a
+            batch (4D). A `PIL.Image` or nested list counts as a NumPy array.
+        data_format: `"channels_last"` or `"channels_first"`; None stands for
+            `keras.config.image_data_format()`.
+
+    Returns:
+        `(x / 255 - mean) / std` in the shape of `x`, a NumPy array where `x`
+        is one; in the dtype of `x` if that is a float, otherwise in
+        `keras.config.floatx()`.
+
+    Raises:
+        ValueError: `data_format` is unknown, or `x` is not 3D or 4D with
+            three channels.
+    """
+    if data_format is None:
+        data_format = keras.config.image_data_format()
+    if data_format not in ("channels_last", "channels_first"):
+        raise ValueError(
+            'Expected `data_format` to be "channels_last" or "channels_first". '
+            f"Received: data_format={data_format!r}"
+        )
+    if not hasattr(x, "shape"):
+        x = np.asarray(x)
+    shape = tuple(x.shape)
+    axis = -1 if data_format == "channels_last" else -3
+    # A dimension of a symbolic tensor may be None, not known yet.
+    if len(shape) not in (3, 4) or shape[axis] not in (3, None):
+        raise ValueError(
+            "Expected `x` to be one image (3D) or a batch of images (4D) with "
+            f"3 channels on axis {axis} ({data_format}). "
+            f"Received: x.shape={shape}"
+        )
+    dtype = keras.backend.standardize_dtype(x.dtype)
+    is_float = keras.backend.is_float_dtype(dtype)
+    if not is_float:
+        dtype = keras.config.floatx()
+    mean, std = (np.reshape(v, (3,) + (1,) * (-1 - axis)) for v in (MEAN, STD))
+    if isinstance(x, np.ndarray):
+        x = x.astype(dtype)  # a copy
+        x /= 255.0
+        x -= mean.astype(dtype)
+        x /= std.astype(dtype)
+        return x
+    if not is_float:
+        x = keras.ops.cast(x, dtype)
+    mean = keras.ops.convert_to_tensor(mean, dtype=dtype)
+    std = keras.ops.convert_to_tensor(std, dtype=dtype)
+    return (x / 255.0 - mean) / std
+
+
+def read_image(
+    path: str | os.PathLike, preprocessing: Preprocessing = IMAGENET
+) -> np.ndarray:
+    """Reads a picture and cuts out of it the square that a weight set expects.
+
+    The pixels are those of torchvision's `Resize(resize)` and
+    `CenterCrop(size)` on a Pillow image. The EXIF rotation is carried out,
+    transparency becomes white, 16-bit grey is scaled to 8 bit, and of an
+    animation the first frame counts.
+
+    Args:
+        path: A JPEG, PNG, WebP, BMP, GIF, TIFF or PPM file.
+        preprocessing: Sizes and interpolation.
+
+    Returns:
+        RGB, 0 to 255, uint8, of shape (size, size, 3). It has yet to go
+        through `preprocess_input`.
+
+    Raises:
+        ImageError: The file is missing, cannot be read, is no such picture, is
+            a broken one, has more pixels than Pillow takes for an attack, or
+            is over 100 times as long as wide.
+        TypeError: `path` is no path, or `preprocessing` no `Preprocessing`.
+    """
+    path = os.fspath(path)
+    if not isinstance(preprocessing, Preprocessing):
+        raise TypeError(
+            "Expected `preprocessing` to be a Preprocessing. "
+            f"Received: preprocessing={preprocessing!r}"
+        )
+    try:
+        rgb = _read_rgb(path)
+    # Broken files make Pillow raise nearly anything: OSError, SyntaxError,
+    # struct.error, zlib.error, OverflowError, MemoryError, ...
+    except Exception as error:
+        own = isinstance(error, ImageError)
+        found = str(error) if own else f"{type(error).__name__}: {error}"
+        raise ImageError(
+            f"Expected a picture ({', '.join(FORMATS)}) at {path!r}. Found: {found}"
+        ) from error
+    return resize_and_crop(rgb, preprocessing)
+
+
+def _read_rgb(path) -> Image.Image:
+    """The upright picture in RGB; an `ImageError` says only what was found."""
+    mode = os.stat(path).st_mode
+    if not stat.S_ISREG(mode):
+        raise ImageError("a folder" if stat.S_ISDIR(mode) else "no regular file")
+    with open(path, "rb") as file, _quiet_pillow():
+        start = file.read(16)
+        if not start:
+            raise ImageError("an empty file")
+        try:
+            image = Image.open(file, formats=FORMATS)
+        except UnidentifiedImageError:
+            raise ImageError(f"a file that begins with {start!r}") from None
+        width, height = image.size
+        if not 0 < max(width, height) <= MAX_ASPECT * min(width, height):
+            raise ImageError(
+                f"{width} x {height} pixels; the long side may be at most "
+                f"{MAX_ASPECT} times the short one"
+            )
+        rgb = _to_rgb(image)
+        transposition = None
+        with contextlib.suppress(Exception):  # broken EXIF data, but pixels in order
+            transposition = _TRANSPOSITIONS.get(image.getexif().get(0x0112))
+        return rgb if transposition is None else rgb.transpose(transposition)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """RGB as a viewer would show it: 16-bit grey scaled, transparency over white."""
+    if image.mode == "F":
+        raise ImageError("float pixels, which have no agreed range")
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        grey = np.asarray(image)  # Pillow's own `convert` would clip it
+        if grey.min() < 0 or grey.max() > 65535:
+            raise ImageError(
+                f"grey values from {grey.min()} to {grey.max()}, not within 0 to 65535"
+            )
+        grey = (grey.astype("uint32") + 128) // 257  # 65535 becomes 255
+        return Image.fromarray(grey.astype("uint8")).convert("RGB")
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        rgb = Image.new("RGB", image.size, "white")
+        rgb.paste(rgba, mask=rgba)
+        return rgb
+    return image.convert("RGB")
+
+
+def resize_and_crop(rgb: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
+    """Resizes the short side and cuts out the centre, rounding as torchvision.
+
+    Args:
+        rgb: A `PIL.Image` of mode RGB.
+        preprocessing: Sizes and interpolation.
+
+    Returns:
+        RGB, 0 to 255, uint8, of shape (size, size, 3).
+    """
+    size, resize = preprocessing.size, preprocessing.resize
+    long_side = int(resize * max(rgb.size) / min(rgb.size))
+    wide = rgb.width > rgb.height
+    width, height = (long_side, resize) if wide else (resize, long_side)
+    rgb = rgb.resize((width, height), INTERPOLATIONS[preprocessing.interpolation])
+    left, top = round((width - size) / 2), round((height - size) / 2)
+    return np.array(rgb.crop((left, top, left + size, top + size)))
+
+
+_quiet_lock = threading.Lock()
+_quiet_readers = 0
+
+
+@contextlib.contextmanager
+def _quiet_pillow():
+    """Hides Pillow's warnings (odd metadata, large pictures) while a file is read.
+
+    `warnings.catch_warnings` puts back a saved list of filters: threads that
+    end in another order than they began would put back each other's. Here the
+    first reader puts one filter in, and the last takes it out.
+    """
+    global _quiet_readers
+    with _quiet_lock:
+        _quiet_readers += 1
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        quiet = warnings.filters[0]
+    try:
+        yield
+    finally:
+        with _quiet_lock:
+            _quiet_readers -= 1
+            if _quiet_readers == 0 and quiet in warnings.filters:
+                warnings.filters.remove(quiet)

@@ -1,0 +1,145 @@
+"""Opens a weight file and holds its names and shapes against the network's."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from resnext_keras.shapes import Shapes, variable_shapes
+from resnext_keras.specs import ARCHITECTURES, ResNeXtSpec
+from resnext_keras.weights.keras_h5 import open_keras_h5
+from resnext_keras.weights.stored import StoredTensors, WeightsError
+from resnext_keras.weights.torch_safetensors import open_torch_safetensors
+
+READERS = {".h5": open_keras_h5, ".safetensors": open_torch_safetensors}
+
+TORCH_HINT = (
+    " Convert it where torch is installed: safetensors.torch.save_file("
+    "model.state_dict(), 'model.safetensors')."
+)
+
+
+def identify(path: str | os.PathLike) -> tuple[ResNeXtSpec, int, int | None]:
+    """Tells which network a weight file is of, from its names and shapes.
+
+    Args:
+        path: A file as `open_weights` takes it.
+
+    Returns:
+        The row of the architecture table, the number of input channels, and
+        the number of classes, None for a file without a classifier.
+
+    Raises:
+        WeightsError: The file is of another format, damaged, or of no
+            architecture of the table.
+    """
+    with _open(Path(path)) as stored:
+        found = _fitting(stored)
+    if found is None:
+        raise WeightsError(
+            f"Expected the weights of one of {', '.join(ARCHITECTURES)}. "
+            f"Received: {path}"
+        )
+    return found
+
+
+@contextlib.contextmanager
+def open_weights(path: str | os.PathLike, expected: Shapes) -> Iterator[StoredTensors]:
+    """Opens a weight file of a network with these variables.
+
+    Nothing in the file is executed, and no data is read before its names and
+    shapes are known to be those expected. A file with a classifier also
+    serves a network without one.
+
+    Args:
+        path: A `.weights.h5` file that `save_weights` wrote of a model of this
+            package, or a `.safetensors` file with the `state_dict` of a
+            torchvision or timm model.
+        expected: Name and shape of each variable, from `variable_shapes`.
+
+    Yields:
+        A mapping from exactly the names of `expected` to the stored tensors,
+        which can be read while the file is open.
+
+    Raises:
+        WeightsError: The file is of another format, damaged, or of another
+            network.
+    """
+    path = Path(path)
+    with _open(path) as stored:
+        _check_tensors(path, stored, expected)
+        yield {name: stored[name] for name in expected}
+
+
+def _open(path: Path):
+    """Opens a file with the reader of its format."""
+    reader = READERS.get(path.suffix.lower())
+    if reader is None:
+        hint = TORCH_HINT if path.suffix.lower() in (".pth", ".pt", ".bin") else ""
+        raise WeightsError(
+            f"Expected a .weights.h5 or a .safetensors file.{hint} Received: {path}"
+        )
+    return reader(path)
+
+
+def _check_tensors(path: Path, stored: StoredTensors, expected: Shapes) -> None:
+    """Raises unless each expected tensor is there, and none is left over."""
+    missing = [name for name in expected if name not in stored]
+    # Only a classifier may be left over, by a network that has none.
+    headless = "predictions/kernel" not in expected
+    extra = [
+        name
+        for name in stored
+        if name not in expected and not (headless and name.startswith("predictions/"))
+    ]
+    differing = [
+        f"{name} has shape {stored[name].shape}, not {shape}"
+        for name, shape in expected.items()
+        if name in stored and stored[name].shape != shape
+    ]
+    if not (missing or extra or differing):
+        return
+    if all(name.startswith("predictions/") for name in missing) and missing:
+        remedy = " The file has no classifier: pass include_top=False."
+    elif not (missing or extra) and all(
+        d.startswith("predictions/") for d in differing
+    ):
+        classes = stored["predictions/kernel"].shape[-1]
+        remedy = (
+            f" The file's classifier has {classes} classes: pass classes={classes}, or "
+            "include_top=False for the features alone."
+        )
+    else:
+        remedy = _architecture_hint(stored)
+    raise WeightsError(
+        f"{path} does not fit this network: {_listed('missing', missing)}"
+        f"{_listed('not expected', extra)}{_listed('other shapes', differing)}"
+        f"nothing was loaded.{remedy}"
+    )
+
+
+def _listed(what: str, items: list[str]) -> str:
+    """Names the first few items, and counts them all."""
+    if not items:
+        return ""
+    shown = ", ".join(items[:3]) + (", ..." if len(items) > 3 else "")
+    return f"{len(items)} {what} ({shown}); "
+
+
+def _architecture_hint(stored: StoredTensors) -> str:
+    found = _fitting(stored)
+    return f" It is of the architecture {found[0].name!r}." if found else ""
+
+
+def _fitting(stored: StoredTensors) -> tuple[ResNeXtSpec, int, int | None] | None:
+    """The row of the table that has these tensors, with channels and classes."""
+    found = {name: tensor.shape for name, tensor in stored.items()}
+    stem = found.get("conv1_conv/kernel", ())
+    head = found.get("predictions/kernel", ())
+    if len(stem) != 4:
+        return None
+    classes = head[1] if len(head) == 2 else None
+    for spec in ARCHITECTURES.values():
+        if variable_shapes(spec, stem[2], classes) == found:
+            return spec, stem[2], classes
+    return None

@@ -1,0 +1,64 @@
+"""`resnext-keras demo`: the trained network that ships, on pictures it never saw."""
+
+import click
+
+ROWS = 10
+
+NEXT = """\
+What to try next:
+  resnext-keras predict PICTURE...         a digit you have written yourself
+  resnext-keras summary resnext50_32x4d    what ResNeXt-50 costs, stage by stage
+  resnext-keras list                       the architectures and weight sets
+"""
+
+
+@click.command()
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(dir_okay=False, writable=True),
+    default="resnext-keras-demo.png",
+    show_default=True,
+    help="File that the contact sheet is written to.",
+)
+def demo(output):
+    """Classify handwritten digits that training never saw.
+
+    Prints predictions and the accuracy, and draws all the pictures with their
+    predictions on a contact sheet.
+    """
+    from rich.console import Console
+    from tqdm import tqdm
+
+    from resnext_keras.contact_sheet import contact_sheet
+    from resnext_keras.digits import classify_held_out_digits
+    from resnext_keras_cli.tables import table
+
+    digits = list(tqdm(classify_held_out_digits(), unit=" pictures", disable=None))
+    right = sum(digit.right for digit in digits)
+    rows = table("picture", "is", "predicted", "score")
+    # The mistakes first: they are what a person wants to see.
+    shown = sorted(range(len(digits)), key=lambda n: digits[n].right)[:ROWS]
+    for number in shown:
+        digit = digits[number]
+        rows.add_row(
+            str(number),
+            digit.truth,
+            digit.predicted,
+            f"{digit.score:.1%}",
+            style=None if digit.right else "red",
+        )
+    contact_sheet(
+        [digit.image for digit in digits],
+        [digit.predicted for digit in digits],
+        [digit.right for digit in digits],
+        columns=20,
+    ).save(output, format="PNG")
+    console = Console()
+    console.print(rows)
+    console.print(
+        f"{right} of {len(digits)} held-out pictures right: top-1 accuracy "
+        f"{right / len(digits):.2%}\nAll of them, mistakes in red: {output}\n",
+        soft_wrap=True,
+    )
+    console.print(NEXT, soft_wrap=True, highlight=False)

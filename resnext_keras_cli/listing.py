@@ -1,0 +1,28 @@
+"""`resnext-keras list`: the architectures and the weight sets."""
+
+import click
+
+
+@click.command("list")
+def list_():
+    """Print the architectures and the weight sets that ship for them."""
+    from rich.console import Console
+
+    from resnext_keras.shapes import count_parameters, variable_shapes
+    from resnext_keras.specs import ARCHITECTURES
+    from resnext_keras.weights import WEIGHT_SETS
+    from resnext_keras_cli.tables import table
+
+    numbers = ("size", "classes", "parameters")
+    rows = table("model", *numbers, "weight sets", right=numbers)
+    for spec in ARCHITECTURES.values():
+        shapes = variable_shapes(spec, classes=spec.classes)
+        sets = [s.name for s in WEIGHT_SETS.values() if s.architecture == spec.name]
+        rows.add_row(
+            spec.name,
+            str(spec.image_size),
+            str(spec.classes),
+            f"{count_parameters(shapes):,}",
+            ", ".join(sets),
+        )
+    Console().print(rows)

@@ -1,0 +1,64 @@
+"""The group of the commands, and what happens to their errors."""
+
+import os
+import sys
+
+import click
+
+from resnext_keras_cli.demo import demo
+from resnext_keras_cli.listing import list_
+from resnext_keras_cli.predict import predict
+from resnext_keras_cli.summary import summary
+
+
+class ErrorsInOneLine(click.Group):
+    """Turns any error of a command into one line, unless a trace is asked for."""
+
+    def invoke(self, ctx):
+        try:
+            return super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except Exception as error:
+            if ctx.meta.get("traceback"):
+                raise
+            raise click.ClickException(str(error) or type(error).__name__) from error
+
+
+def _keep_traceback(ctx, _, value):
+    ctx.meta["traceback"] = ctx.meta.get("traceback", False) or value
+
+
+TRACEBACK = click.Option(
+    ["--traceback"],
+    is_flag=True,
+    expose_value=False,
+    callback=_keep_traceback,
+    help="Show the trace of an error.",
+)
+
+
+@click.group(
+    cls=ErrorsInOneLine,
+    params=[TRACEBACK],
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+@click.version_option(package_name="resnext-keras")
+def group():
+    """Classify pictures with ResNeXt networks, and look at the networks."""
+    # TensorFlow tells of its start on stderr; whoever wants that sets the variable.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+
+for command in (demo, predict, summary, list_):
+    command.params.append(TRACEBACK)
+    group.add_command(command)
+
+
+def main():
+    """Runs the command line."""
+    group(prog_name="resnext-keras")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,91 @@
+"""`resnext-keras predict`: the classes of picture files."""
+
+import json
+
+import click
+
+
+@click.command()
+@click.argument("pictures", nargs=-1, required=True, type=click.Path())
+@click.option(
+    "--model",
+    metavar="NAME",
+    help="Architecture, a name that `resnext-keras list` prints. "
+    "Without it: that of the weights.",
+)
+@click.option(
+    "--weights",
+    metavar="NAME|FILE",
+    help="Weight set that `resnext-keras list` prints, or a .weights.h5 or "
+    ".safetensors file. Without it: a set that ships with the package.",
+)
+@click.option(
+    "--top",
+    type=click.IntRange(min=1),
+    default=5,
+    show_default=True,
+    help="Number of classes to print for each picture.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, not a table.")
+def predict(pictures, model, weights, top, as_json):
+    """Print the most probable classes of each PICTURE.
+
+    A file that is no picture is named and left out; the exit code is then 1.
+    """
+    from tqdm import tqdm
+
+    from resnext_keras.prediction import load_classifier
+    from resnext_keras.preprocessing import ImageError
+
+    classifier = load_classifier(model, weights)
+    found, broken = {}, []
+    # A bar for what takes long, and not into a file.
+    bar = tqdm(
+        classifier.predict_files(pictures, top),
+        total=len(pictures),
+        unit=" pictures",
+        disable=None if len(pictures) > 1 else True,
+        leave=False,
+    )
+    for path, result in bar:
+        if isinstance(result, ImageError):
+            broken.append(result)
+        else:
+            found[path] = result
+    if as_json:
+        click.echo(json.dumps(_as_json(found), indent=2))
+    elif found:
+        _print_table(found)
+    for error in broken:
+        click.echo(f"Skipped: {error}", err=True)
+    if broken:
+        click.echo(f"{len(broken)} of {len(pictures)} files skipped.", err=True)
+        raise click.exceptions.Exit(1)
+
+
+def _as_json(found):
+    return [
+        {
+            "file": path,
+            "predictions": [
+                {"id": id_, "name": name, "score": score}
+                for id_, name, score in predictions
+            ],
+        }
+        for path, predictions in found.items()
+    ]
+
+
+def _print_table(found):
+    from rich.console import Console
+
+    from resnext_keras_cli.tables import table
+
+    rows = table("picture", "class", "score", right=("score",))
+    for path, predictions in found.items():
+        for rank, (_, name, score) in enumerate(predictions):
+            rows.add_row(
+                "" if rank else click.format_filename(path), name, f"{score:.1%}"
+            )
+        rows.add_section()
+    Console().print(rows)

@@ -1,0 +1,55 @@
+"""`resnext-keras summary`: what a network costs, stage by stage."""
+
+import click
+
+
+@click.command()
+@click.argument("model")
+@click.option(
+    "--size",
+    type=click.IntRange(min=32),
+    help="Height and width of the images in pixels. "
+    "Without it: what the network was made for.",
+)
+@click.option(
+    "--classes",
+    type=click.IntRange(min=1),
+    help="Number of classes. Without it: those of the network's data set.",
+)
+def summary(model, size, classes):
+    """Print shapes, parameters and multiply-adds of MODEL, stage by stage.
+
+    MODEL is a name that `resnext-keras list` prints.
+    """
+    from rich.console import Console
+
+    from resnext_keras.complexity import stage_costs
+    from resnext_keras.models import ResNeXt
+    from resnext_keras.specs import get_spec
+    from resnext_keras_cli.tables import table
+
+    spec = get_spec(model)
+    size, classes = size or spec.image_size, classes or spec.classes
+    network = ResNeXt(spec, weights=None, input_shape=(size, size, 3), classes=classes)
+    numbers = ("parameters", "multiply-adds")
+    rows = table(
+        "stage",
+        "output",
+        *numbers,
+        right=numbers,
+        title=f"{spec.name}, {size} x {size} pixels, {classes} classes",
+    )
+    costs = stage_costs(network)
+    for cost in costs:
+        shape = " x ".join(map(str, cost.output_shape))
+        rows.add_row(
+            cost.stage, shape, f"{cost.parameters:,}", f"{cost.multiply_adds:,}"
+        )
+    rows.add_section()
+    rows.add_row(
+        "all",
+        "",
+        f"{network.count_params():,}",
+        f"{sum(cost.multiply_adds for cost in costs):,}",
+    )
+    Console().print(rows)
