@@ -3,7 +3,8 @@
 import keras
 import numpy as np
 import pytest
-from conftest import GOLDEN
+import tensorflow as tf
+from conftest import GOLDEN, dtype_policy
 from random_state import draw_images, sample
 
 import resnext_keras
@@ -33,3 +34,97 @@ def test_logits_and_every_stage_equal_torchvisions(
     golden = np.load(GOLDEN / f"resnext50_{height}x{width}.npz")
     for name in golden:
         assert relative_error(sample(found[name]), np.ravel(golden[name])) <= 1e-4, name
+
+
+def test_loss_and_every_gradient_equal_torchvisions_in_training(
+    resnext50_file, relative_error
+):
+    # In double precision; make_torchvision.py says why.
+    with dtype_policy("float64"):
+        model = resnext_keras.ResNeXt50(
+            weights=resnext50_file,
+            input_shape=(64, 64, 3),
+            classifier_activation=None,
+        )
+    images = tf.constant(draw_images(64, (4, 64, 64, 3)), "float64")
+    with tf.GradientTape() as tape:
+        tape.watch(images)
+        logits = model(images, training=True)
+        loss = keras.ops.mean(
+            keras.losses.sparse_categorical_crossentropy(
+                np.arange(4) * 250, logits, from_logits=True
+            )
+        )
+    variables = {
+        f"{layer.name}/{variable.name}": variable.value
+        for layer in model.layers
+        for variable in layer.trainable_variables
+    }
+    gradients, image_gradient = tape.gradient(loss, (variables, images))
+
+    golden = dict(np.load(GOLDEN / "resnext50_training.npz"))
+    assert abs(loss - golden.pop("loss")) <= 1e-6 * loss
+    assert relative_error(sample(image_gradient), golden.pop("images")) <= 1e-5
+    assert golden.keys() == {torch_name(name) for name in gradients}
+    for name, gradient in gradients.items():
+        expected = golden[torch_name(name)]
+        assert relative_error(sample(gradient, 50), expected) <= 1e-5, name
+
+
+def torch_name(name):
+    """The name of a variable in torch, worked out apart from the reader."""
+    layer, variable = name.split("/")
+    if layer == "predictions":
+        return {"kernel": "fc.weight", "bias": "fc.bias"}[variable]
+    place, kind = layer.rsplit("_", 1)
+    end = {"kernel": "weight", "gamma": "weight", "beta": "bias"}[variable]
+    if place == "conv1":
+        return f"{kind}1.{end}"
+    stage, block, number = place.removeprefix("conv").replace("block", "").split("_")
+    part = f"{kind}{number}"
+    if number == "0":
+        part = {"conv": "downsample.0", "bn": "downsample.1"}[kind]
+    return f"layer{int(stage) - 1}.{int(block) - 1}.{part}.{end}"
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize(
+    ("architecture", "height", "width"),
+    [
+        ("resnext50_32x4d", 97, 130),
+        ("resnext101_32x8d", 96, 64),
+        ("resnext101_64x4d", 65, 111),
+    ],
+)
+def test_any_weights_give_torchvisions_logits(
+    architecture, height, width, tmp_path, relative_error
+):
+    torch = pytest.importorskip("torch")
+    torchvision = pytest.importorskip("torchvision")
+    from safetensors.torch import save_file
+
+    generator = torch.Generator().manual_seed(height)
+    reference = getattr(torchvision.models, architecture)().eval()
+    for module in reference.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            for tensor, low, high in (
+                (module.weight.data, 0.2, 1.0),
+                (module.bias.data, -0.5, 0.5),
+                (module.running_mean, -0.5, 0.5),
+                (module.running_var, 0.3, 3.0),
+            ):
+                tensor.uniform_(low, high, generator=generator)
+    path = tmp_path / "weights.safetensors"
+    save_file(reference.state_dict(), path)
+
+    images = np.random.default_rng(height).normal(size=(2, height, width, 3))
+    images = images.astype("float32")
+    with torch.no_grad():
+        expected = reference(torch.from_numpy(images).permute(0, 3, 1, 2)).numpy()
+    model = resnext_keras.ResNeXt(
+        architecture,
+        weights=path,
+        input_shape=(height, width, 3),
+        classifier_activation=None,
+    )
+    assert relative_error(model.predict(images, verbose=0), expected) <= 1e-4

@@ -17,6 +17,12 @@ TORCH_HINT = (
     " Convert it where torch is installed: safetensors.torch.save_file("
     "model.state_dict(), 'model.safetensors')."
 )
+KERAS_HINT = (
+    " Convert it: keras.models.load_model(path).save_weights('model.weights.h5')."
+)
+HINTS = dict.fromkeys((".pth", ".pt", ".bin"), TORCH_HINT) | {".keras": KERAS_HINT}
+
+HEAD = ("predictions/kernel", "predictions/bias")
 
 
 def identify(path: str | os.PathLike) -> tuple[ResNeXtSpec, int, int | None]:
@@ -75,7 +81,7 @@ def _open(path: Path):
     """Opens a file with the reader of its format."""
     reader = READERS.get(path.suffix.lower())
     if reader is None:
-        hint = TORCH_HINT if path.suffix.lower() in (".pth", ".pt", ".bin") else ""
+        hint = HINTS.get(path.suffix.lower(), "")
         raise WeightsError(
             f"Expected a .weights.h5 or a .safetensors file.{hint} Received: {path}"
         )
@@ -86,49 +92,52 @@ def _check_tensors(path: Path, stored: StoredTensors, expected: Shapes) -> None:
     """Raises unless each expected tensor is there, and none is left over."""
     missing = [name for name in expected if name not in stored]
     # Only a classifier may be left over, by a network that has none.
-    headless = "predictions/kernel" not in expected
-    extra = [
-        name
-        for name in stored
-        if name not in expected and not (headless and name.startswith("predictions/"))
-    ]
+    unused = () if HEAD[0] in expected else HEAD
+    extra = [name for name in stored if name not in expected and name not in unused]
     differing = [
-        f"{name} has shape {stored[name].shape}, not {shape}"
+        name
         for name, shape in expected.items()
         if name in stored and stored[name].shape != shape
     ]
     if not (missing or extra or differing):
         return
-    if all(name.startswith("predictions/") for name in missing) and missing:
-        remedy = " The file has no classifier: pass include_top=False."
-    elif not (missing or extra) and all(
-        d.startswith("predictions/") for d in differing
-    ):
-        classes = stored["predictions/kernel"].shape[-1]
-        remedy = (
-            f" The file's classifier has {classes} classes: pass classes={classes}, or "
-            "include_top=False for the features alone."
-        )
-    else:
-        remedy = _architecture_hint(stored)
+    shapes = [
+        f"{name} is {stored[name].shape}, not {expected[name]}" for name in differing
+    ]
+    remedy = _remedy(stored, expected, {*missing, *extra, *differing})
     raise WeightsError(
         f"{path} does not fit this network: {_listed('missing', missing)}"
-        f"{_listed('not expected', extra)}{_listed('other shapes', differing)}"
+        f"{_listed('not expected', extra)}{_listed('of another shape', shapes)}"
         f"nothing was loaded.{remedy}"
     )
+
+
+def _remedy(stored: StoredTensors, expected: Shapes, wrong: set[str]) -> str:
+    """What to do about the tensors that are wrong, where that can be told."""
+    shapes = {name: tensor.shape for name, tensor in stored.items()}
+    if wrong == set(HEAD):
+        if not wrong & shapes.keys():
+            return " The file has no classifier: pass include_top=False."
+        inputs, classes = expected[HEAD[0]]
+        found = shapes.get(HEAD[1], ())
+        if len(found) == 1 and shapes.get(HEAD[0]) == (inputs, *found):
+            return (
+                f" The file's classifier has {found[0]} classes, not {classes}: pass "
+                f"classes={found[0]}, or include_top=False for the features alone."
+            )
+    if fitting := _fitting(stored):
+        spec, channels, _ = fitting
+        return f" It is of the architecture {spec.name!r}, for {channels} channels."
+    return ""
 
 
 def _listed(what: str, items: list[str]) -> str:
     """Names the first few items, and counts them all."""
     if not items:
         return ""
-    shown = ", ".join(items[:3]) + (", ..." if len(items) > 3 else "")
+    shown = ", ".join(f"{item:.100}" for item in items[:3])
+    shown += ", ..." if len(items) > 3 else ""
     return f"{len(items)} {what} ({shown}); "
-
-
-def _architecture_hint(stored: StoredTensors) -> str:
-    found = _fitting(stored)
-    return f" It is of the architecture {found[0].name!r}." if found else ""
 
 
 def _fitting(stored: StoredTensors) -> tuple[ResNeXtSpec, int, int | None] | None:

@@ -1,5 +1,6 @@
 """Which weight sets there are, and what belongs to each."""
 
+import contextlib
 import difflib
 import os
 from dataclasses import dataclass
@@ -7,6 +8,7 @@ from importlib import resources
 from pathlib import Path
 
 from resnext_keras.preprocessing import Preprocessing
+from resnext_keras.weights.stored import WeightsError
 
 PACKAGED = Path(str(resources.files("resnext_keras"))) / "weights" / "bundled"
 CHECKOUT = Path(str(resources.files("resnext_keras"))).parent / "weights"
@@ -103,13 +105,26 @@ def find_weights(
                 f"is of {found.architecture!r}. Received: weights={weights!r}"
             )
         return found
-    path = Path(weights).expanduser()
-    if path.is_file():
+    path = Path(os.path.expanduser(weights))
+    if os.path.isfile(path):  # of a path that cannot be, Path.is_file may raise
         return path
-    near = difflib.get_close_matches(str(weights), WEIGHT_SETS, n=3)
+    near = difflib.get_close_matches(str(path), _known_names(path), n=3)
     hint = f" Did you mean {' or '.join(near)}?" if near else ""
-    raise ValueError(
+    raise WeightsError(
         "Expected `weights` to be None, the name of a weight set "
-        f"({', '.join(WEIGHT_SETS)}) or the path of an existing file.{hint} "
+        f"({', '.join(WEIGHT_SETS)}) or the path of an existing file"
+        f"{'; it is a folder' if os.path.isdir(path) else ''}.{hint} "
         f"Received: weights={os.fspath(weights)!r}"
     )
+
+
+def _known_names(path: Path) -> list[str]:
+    """The weight sets, and the files beside a path that might be meant."""
+    names = list(WEIGHT_SETS)
+    with contextlib.suppress(OSError, ValueError):
+        names += [
+            str(file)
+            for file in path.parent.iterdir()
+            if file.suffix in {".h5", ".safetensors"}
+        ]
+    return names

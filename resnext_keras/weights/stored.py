@@ -2,8 +2,12 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
+import ml_dtypes
 import numpy as np
+
+BFLOAT16 = np.dtype(ml_dtypes.bfloat16)  # the import also teaches NumPy the name
 
 
 class WeightsError(ValueError):
@@ -16,10 +20,12 @@ class StoredTensor:
 
     Attributes:
         shape: Its shape.
+        path: The file, for errors.
         read: Reads the data, of that shape and a floating dtype.
     """
 
     shape: tuple[int, ...]
+    path: Path
     read: Callable[[], np.ndarray]
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,13 +17,14 @@ IGNORED = re.compile(r".*\.num_batches_tracked")
 
 # Layers in torch's names and in those of keras.applications. Torch counts
 # stages from 1 and blocks from 0; the projection is Keras' convolution 0.
+BLOCK = r"layer([1-9])\.(0|[1-9][0-9]?)\."
 LAYERS = (
     (re.compile(r"conv1"), "conv1_conv"),
     (re.compile(r"bn1"), "conv1_bn"),
-    (re.compile(r"layer(\d+)\.(\d+)\.conv(\d)"), "conv{}_block{}_{}_conv"),
-    (re.compile(r"layer(\d+)\.(\d+)\.bn(\d)"), "conv{}_block{}_{}_bn"),
-    (re.compile(r"layer(\d+)\.(\d+)\.downsample\.0"), "conv{}_block{}_0_conv"),
-    (re.compile(r"layer(\d+)\.(\d+)\.downsample\.1"), "conv{}_block{}_0_bn"),
+    (re.compile(BLOCK + r"conv([1-3])"), "conv{}_block{}_{}_conv"),
+    (re.compile(BLOCK + r"bn([1-3])"), "conv{}_block{}_{}_bn"),
+    (re.compile(BLOCK + r"downsample\.0"), "conv{}_block{}_0_conv"),
+    (re.compile(BLOCK + r"downsample\.1"), "conv{}_block{}_0_bn"),
     (re.compile(r"fc"), "predictions"),
 )
 
@@ -37,7 +39,7 @@ BN_VARIABLES = {
 VARIABLES = {"weight": "kernel", "bias": "bias"}
 KERNEL_AXES = {4: (2, 3, 1, 0), 2: (1, 0)}
 
-DTYPES = ("F32", "F64", "F16")
+DTYPES = ("F32", "F64", "F16", "BF16")
 
 
 @contextlib.contextmanager
@@ -56,6 +58,7 @@ def open_torch_safetensors(path: Path) -> Iterator[StoredTensors]:
             f"{path} ({error})"
         ) from error
     with file:
+        _check_names(path)
         stored = {}
         for key in file.keys():  # noqa: SIM118 - the file is no mapping
             if not IGNORED.fullmatch(key):
@@ -64,6 +67,18 @@ def open_torch_safetensors(path: Path) -> Iterator[StoredTensors]:
                     raise WeightsError(f"{path} holds {name} twice.")
                 stored[name] = _stored_tensor(file, key, name, path)
         yield stored
+
+
+def _check_names(path: Path) -> None:
+    """Raises if a name stands twice in the header, of which safetensors takes one."""
+    with path.open("rb") as file:
+        header = file.read(int.from_bytes(file.read(8), "little"))
+
+    def check(pairs):
+        if len(dict(pairs)) < len(pairs):
+            raise WeightsError(f"Expected each name once in the header of {path}.")
+
+    json.loads(header, object_pairs_hook=check, parse_int=str)
 
 
 def _keras_name(key: str, path: Path) -> str:
@@ -80,7 +95,7 @@ def _keras_name(key: str, path: Path) -> str:
                 return f"{layer}/{variables[variable_key]}"
     raise WeightsError(
         f"Expected the state_dict of a torchvision or timm ResNeXt in {path}; found "
-        f"a tensor {key!r}."
+        f"a tensor {key!r:.100}."
     )
 
 
@@ -92,10 +107,9 @@ def _stored_tensor(file, key: str, name: str, path: Path) -> StoredTensor:
             f"{stored.get_dtype()}."
         )
     shape = tuple(stored.get_shape())
+    read = functools.partial(file.get_tensor, key)
     axes = KERNEL_AXES.get(len(shape)) if name.endswith("/kernel") else None
     if axes is None:
-        return StoredTensor(shape, functools.partial(file.get_tensor, key))
-    return StoredTensor(
-        tuple(shape[axis] for axis in axes),
-        lambda: np.transpose(file.get_tensor(key), axes),
-    )
+        return StoredTensor(shape, path, read)
+    kernel_shape = tuple(shape[axis] for axis in axes)
+    return StoredTensor(kernel_shape, path, lambda: np.transpose(read(), axes))

@@ -53,10 +53,14 @@ def inference(height, width):
 
 
 def training():
-    """Loss, gradients and moved statistics of one batch in training mode."""
+    """Loss and gradients of one batch in training mode.
+
+    In double precision: with a batch's own statistics, a rounding in single
+    precision that turns one ReLU off moves a gradient by per cents.
+    """
     model, _ = network()
-    model.train()
-    batch = images(64, (4, 64, 64, 3)).requires_grad_()
+    model.double().train()
+    batch = images(64, (4, 64, 64, 3)).double().requires_grad_()
     loss = torch.nn.functional.cross_entropy(model(batch), torch.arange(4) * 250)
     loss.backward()
     golden = {
@@ -74,7 +78,6 @@ def training():
 
 
 def main():
-    torch.manual_seed(0)
     _, shapes = network()
     (FOLDER / "resnext50_state_shapes.json").write_text(json.dumps(shapes) + "\n")
     for height, width in ((224, 224), (161, 193)):

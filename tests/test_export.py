@@ -1,0 +1,144 @@
+"""Saved and exported models give the same scores where they are loaded."""
+
+import os
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+from resnext_keras import ResNeXt, ResNeXt50, ResNeXtSpec
+
+TINY = ResNeXtSpec("tiny", (1, 1), 4, 4, stem="cifar")
+
+LOAD_KERAS_FILE = """
+import sys, numpy as np
+import resnext_keras, keras
+model = keras.models.load_model(sys.argv[1])
+assert type(model.get_layer("conv2_block1_2_conv")) is resnext_keras.GroupedConv2D
+np.save(sys.argv[3], model.predict(np.load(sys.argv[2]), verbose=0))
+"""
+LOAD_SAVED_MODEL = """
+import sys, numpy as np, tensorflow as tf
+assert "keras" not in sys.modules or "resnext_keras" not in sys.modules
+model = tf.saved_model.load(sys.argv[1])
+np.save(sys.argv[3], model.serve(np.load(sys.argv[2])).numpy())
+"""
+
+
+@pytest.fixture(scope="module")
+def model():
+    """A network with random weights and statistics, from 32 x 32 images to logits."""
+    return randomised(
+        ResNeXt(TINY, weights=None, classes=5, classifier_activation=None)
+    )
+
+
+def randomised(model):
+    rng = np.random.default_rng(0)
+    for variable in model.weights:
+        if "kernel" not in variable.path:
+            low, high = (0.5, 2.0) if "variance" in variable.path else (-0.3, 1.0)
+            variable.assign(rng.uniform(low, high, variable.shape))
+    return model
+
+
+@pytest.fixture(scope="module")
+def images():
+    return np.random.default_rng(1).normal(size=(3, 32, 32, 3)).astype("float32")
+
+
+def scores_elsewhere(program, path, images, tmp_path, **environment):
+    """The scores that a fresh process gives."""
+    np.save(tmp_path / "images.npy", images)
+    arguments = [path, tmp_path / "images.npy", tmp_path / "scores.npy"]
+    done = subprocess.run(
+        [sys.executable, "-c", program, *map(str, arguments)],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return np.load(tmp_path / "scores.npy")
+
+
+def test_a_keras_file_loads_in_a_fresh_process(model, images, tmp_path, relative_error):
+    model.save(tmp_path / "model.keras")
+    found = scores_elsewhere(
+        LOAD_KERAS_FILE, tmp_path / "model.keras", images, tmp_path
+    )
+    assert relative_error(found, model.predict(images, verbose=0)) <= 1e-5
+
+
+@pytest.mark.parametrize("onednn", ["0", "1"])
+def test_a_saved_model_runs_without_this_package(
+    model, images, tmp_path, relative_error, onednn
+):
+    model.export(tmp_path / "exported", format="tf_saved_model", verbose=False)
+    graph = (tmp_path / "exported" / "saved_model.pb").read_bytes()
+    assert b"Conv2D" in graph
+    assert b"_XlaMustCompile" not in graph
+    found = scores_elsewhere(
+        LOAD_SAVED_MODEL,
+        tmp_path / "exported",
+        images,
+        tmp_path,
+        TF_ENABLE_ONEDNN_OPTS=onednn,
+    )
+    assert relative_error(found, model.predict(images, verbose=0)) <= 1e-5
+
+
+def run_onnx(path, images):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    session = onnxruntime.InferenceSession(path)
+    return session.run(None, {session.get_inputs()[0].name: images})[0]
+
+
+def run_openvino(path, images):
+    openvino = pytest.importorskip("openvino")
+    core = openvino.Core()
+    # Without it OpenVINO computes in bfloat16 on processors that have it.
+    return core.compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(images)[
+        0
+    ]
+
+
+def run_litert(path, images):
+    interpreter_module = pytest.importorskip("ai_edge_litert.interpreter")
+    interpreter = interpreter_module.Interpreter(path)
+    runner = interpreter.get_signature_runner()
+    (name,) = runner.get_input_details()
+    (scores,) = runner(**{name: images}).values()
+    return scores
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize(
+    ("format_", "file", "run"),
+    [
+        ("onnx", "model.onnx", run_onnx),
+        ("openvino", "model.xml", run_openvino),
+        ("litert", "model.tflite", run_litert),
+    ],
+)
+@pytest.mark.parametrize("size", ["tiny", "resnext50"])
+@pytest.mark.filterwarnings("ignore")  # the converters'
+def test_other_formats_run_in_their_own_runtimes(
+    model, images, tmp_path, relative_error, format_, file, run, size
+):
+    if size == "resnext50":
+        model = randomised(
+            ResNeXt50(weights=None, input_shape=(64, 64, 3), classifier_activation=None)
+        )
+        images = np.random.default_rng(2).normal(size=(2, 64, 64, 3)).astype("float32")
+    path = str(tmp_path / file)
+    expected = model.predict(images, verbose=0)
+    model.export(path, format=format_, verbose=False)
+    assert relative_error(run(path, images), expected) <= 1e-5
+
+
+def test_a_clone_and_a_config_build_the_same_network(model, images, relative_error):
+    clone = keras.Model.from_config(model.get_config())
+    clone.set_weights(model.get_weights())
+    assert relative_error(clone(images), model(images)) <= 1e-6

@@ -1,0 +1,421 @@
+"""A weight file that is broken, hostile or of another kind gives one clear error."""
+
+import json
+import os
+import struct
+
+import h5py
+import keras
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+from weight_files import CLASSES, TINY, build, drawn_model, torch_state
+
+import resnext_keras
+from resnext_keras.specs import get_spec
+from resnext_keras.weights import WeightsError
+
+# Keras 3.15 sets off this warning of NumPy's by itself when it saves weights.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ impl:DeprecationWarning")
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory):
+    """A good file of each format, by suffix."""
+    folder = tmp_path_factory.mktemp("good")
+    files = {s: folder / f"good{s}" for s in (".weights.h5", ".safetensors")}
+    drawn_model().save_weights(files[".weights.h5"])
+    save_file(torch_state(), files[".safetensors"])
+    return files
+
+
+@pytest.fixture
+def refused(monkeypatch):
+    """Checks that a file gives the one error, before a model, and is not changed."""
+
+    def check(path, found, spec=TINY, **options):
+        before = path.read_bytes() if path.is_file() else None
+        with monkeypatch.context() as patch:
+            patch.setattr(keras.layers.Conv2D, "__init__", no_model_may_be_built)
+            with pytest.raises(WeightsError, match=found) as caught:
+                build(path, spec, **options)
+        assert str(path) in str(caught.value)
+        assert "Expected" in str(caught.value) or "does not fit" in str(caught.value)
+        assert len(str(caught.value)) < 1000
+        assert before == (path.read_bytes() if path.is_file() else None)
+
+    return check
+
+
+def no_model_may_be_built(*args, **options):
+    pytest.fail("a layer was built before the weights were checked")
+
+
+@pytest.fixture
+def h5(good, tmp_path):
+    """Damages a copy of the good .weights.h5 file; gives its path."""
+
+    def edited(edit):
+        path = tmp_path / "edited.weights.h5"
+        path.write_bytes(good[".weights.h5"].read_bytes())
+        with h5py.File(path, "r+") as file:
+            edit(file)
+        return path
+
+    return edited
+
+
+@pytest.fixture
+def state(tmp_path):
+    """Saves an edited state_dict; gives its path."""
+
+    def edited(edit):
+        tensors = torch_state()
+        edit(tensors)
+        save_file(tensors, tmp_path / "edited.safetensors")
+        return tmp_path / "edited.safetensors"
+
+    return edited
+
+
+# What is no weight file
+
+
+def test_what_is_no_file_is_named_with_what_is_near(good, tmp_path, refused):
+    save_file({}, tmp_path / "resnext.safetensors")
+    near = "resnext.safetensors"
+    refused(tmp_path / "resnet.safetensors", f"Did you mean .*{near}.*Received: ")
+    refused(tmp_path / "nothing" / "else.h5", "path of an existing file. Received: ")
+    refused(tmp_path, "it is a folder")
+    (tmp_path / "dangling.h5").symlink_to(tmp_path / "gone.h5")
+    refused(tmp_path / "dangling.h5", "existing file")
+    os.mkfifo(tmp_path / "pipe.h5")
+    refused(tmp_path / "pipe.h5", "existing file")
+    for odd in ("null\0byte.h5", "long" * 2000 + ".h5", "~nobody-of-this-name/a.h5"):
+        with pytest.raises(WeightsError, match="path of an existing file"):
+            build(odd)
+
+
+@pytest.mark.parametrize("weights", ["digit", "Digits", "digits "])
+def test_near_names_of_sets_are_suggested(weights):
+    with pytest.raises(
+        WeightsError, match=r"Did you mean digits\? Received: weights='"
+    ):
+        build(weights)
+
+
+@pytest.mark.parametrize("weights", [5, True, b"digits", ["digits"], "imagenet"])
+def test_what_is_neither_a_name_nor_a_path_is_refused(weights):
+    with pytest.raises(ValueError, match="Received: weights="):
+        build(weights)
+
+
+def test_a_set_of_another_architecture_is_refused():
+    with pytest.raises(ValueError, match=r"Expected weights of 'tiny'.*resnext11_8x4d"):
+        build("digits")
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("model.pth", "Convert it where torch is installed.* Received"),
+        ("model.pt", "Convert it where torch is installed.* Received"),
+        ("pytorch_model.bin", "Convert it where torch is installed.* Received"),
+        ("model.keras", "load_model.* Received"),
+        ("model.npz", "a .weights.h5 or a .safetensors file. Received"),
+        ("model", "a .weights.h5 or a .safetensors file. Received"),
+    ],
+)
+def test_other_formats_are_refused_with_a_remedy(tmp_path, refused, name, found):
+    (tmp_path / name).write_bytes(b"PK\3\4")
+    refused(tmp_path / name, found)
+
+
+@pytest.mark.parametrize("suffix", [".weights.h5", ".H5", ".safetensors"])
+def test_other_content_under_the_suffix_is_refused(good, tmp_path, refused, suffix):
+    path = tmp_path / f"model{suffix}"
+    other = ".weights.h5" if suffix == ".safetensors" else ".safetensors"
+    for content in (b"", b"\n", b"<!DOCTYPE html>" * 99, good[other].read_bytes()):
+        path.write_bytes(content)
+        refused(path, "found something else or a damaged file")
+
+
+@pytest.mark.parametrize("suffix", [".weights.h5", ".safetensors"])
+def test_a_truncated_file_is_refused(good, tmp_path, refused, suffix):
+    whole = good[suffix].read_bytes()
+    path = tmp_path / f"cut{suffix}"
+    rng = np.random.default_rng(0)
+    ends = [1, 8, 96, 2048, len(whole) - 1, *rng.integers(1, len(whole), 40)]
+    for end in ends:
+        path.write_bytes(whole[:end])
+        refused(path, "damaged")
+
+
+def test_a_keras_applications_file_is_told_from_ours(tmp_path, refused):
+    path = tmp_path / "resnext50_weights.h5"
+    with h5py.File(path, "w") as file:
+        file.attrs["layer_names"] = [b"conv1_conv", b"conv1_bn"]
+        kernel = file.create_group("conv1_conv").create_dataset("k", data=np.zeros(3))
+        file["conv1_conv"].attrs["weight_names"] = [b"k"]
+        assert kernel.shape == (3,)
+    refused(path, "HDF5 format of Keras 2 and keras-applications. .*save_weights")
+    with h5py.File(path, "w") as file:
+        file.create_group("model_weights")
+    refused(path, "HDF5 format of Keras 2")
+
+
+# Weights of another network
+
+
+def test_the_architecture_is_told(tmp_path, refused):
+    listed = get_spec("resnext11_8x4d")
+    path = tmp_path / "listed.safetensors"
+    for classes in (10, None):
+        save_file(torch_state(listed, classes), path)
+        refused(
+            path, r"\(.*, \.\.\.\); .* architecture 'resnext11_8x4d', for 3 channels"
+        )
+
+
+def test_missing_and_extra_tensors_are_counted_and_named(state, h5, refused):
+    refused(
+        state(lambda s: s.pop("bn1.running_var")), "1 missing .*conv1_bn/moving_var"
+    )
+    more = np.zeros(3, "float32")
+    refused(state(lambda s: s.update({"layer9.0.bn3.weight": more})), "1 not expected")
+    for key in (
+        "fc.weird",
+        "layer1.0.se.fc1.weight",
+        "layer01.0.conv1.weight",
+        "layer1.0.conv0.weight",
+        "layer" + "9" * 5000 + ".0.bn1.bias",
+        "a" * 10**6,
+        "module.fc.bias",
+        "bn1",
+        "",
+    ):
+        refused(state(lambda s, key=key: s.update({key: more})), "found a tensor '")
+    refused(state(lambda s: s.clear()), "missing")
+    for key in ("fc.bias", "fc.weight"):
+        refused(state(lambda s, key=key: s.pop(key)), "1 missing")
+
+    def drop(file):
+        del file["layers/grouped_conv2d"]
+
+    refused(h5(drop), "1 missing .*conv2_block1_2_conv/kernel")
+    refused(
+        h5(lambda file: file["layers"].create_group("more")), "no 'vars' of its own"
+    )
+
+    def rename(file):
+        file["layers/conv2d/vars"].attrs["name"] = "e" * 10_000
+
+    refused(h5(rename), "1 missing .*1 not expected")
+
+
+@pytest.mark.parametrize(
+    "shape", [(), (0,), (5, 1), (1,), (2**20,), (512, CLASSES + 1), (1,) * 32]
+)
+@pytest.mark.parametrize("name", ["fc.bias", "fc.weight", "conv1.weight"])
+def test_wrong_shapes_are_named(state, refused, shape, name):
+    path = state(lambda s: s.update({name: np.zeros(shape, "float32")}))
+    refused(path, "1 of another shape .* nothing was loaded")
+
+
+@pytest.mark.parametrize("dtype", ["int32", "int64", "uint8", "bool"])
+def test_whole_numbers_are_refused(state, h5, refused, dtype):
+    refused(
+        state(lambda s: s.update({"fc.bias": np.zeros(CLASSES, dtype)})),
+        "'fc.bias' .*one of F32.* found",
+    )
+
+    def edit(file):
+        del file["layers/dense/vars/1"]
+        file["layers/dense/vars/1"] = np.zeros(CLASSES, dtype)
+
+    refused(h5(edit), "floating-point numbers in '/layers/dense/vars/1'")
+
+
+# HDF5
+
+
+def bias(file, **options):
+    """Makes the classifier's bias anew."""
+    del file["layers/dense/vars/1"]
+    return file["layers/dense/vars"].create_dataset("1", **options)
+
+
+@pytest.mark.parametrize(
+    "dtype",
+    [
+        h5py.string_dtype(),
+        h5py.vlen_dtype("float32"),
+        h5py.ref_dtype,
+        "complex64",
+        "S4",
+        "V2",
+        [("a", "float32")],
+        np.dtype(("float32", (2,))),
+    ],
+    ids=str,
+)
+def test_odd_types_in_h5_are_refused(h5, refused, dtype):
+    path = h5(lambda file: bias(file, shape=(CLASSES,), dtype=dtype))
+    refused(path, "floating-point numbers in '/layers/dense/vars/1'")
+
+
+def test_huge_declared_shapes_take_no_memory(h5, refused):
+    huge = {"shape": (10**6, 10**6), "dtype": "float32"}
+    refused(
+        h5(lambda file: bias(file, **huge)), "Expected 4000000000000 bytes .* found 0"
+    )
+    refused(h5(lambda file: bias(file, **huge, chunks=(10, 10))), "found chunks")
+    for options in ({"compression": "gzip"}, {"maxshape": (None,)}):
+        path = h5(lambda file, o=options: bias(file, data=np.zeros(CLASSES, "f4"), **o))
+        refused(path, "found chunks")
+    refused(h5(lambda f: bias(f, shape=(CLASSES,), dtype="f4")), "found 0")
+    refused(h5(lambda f: bias(f, data=h5py.Empty("f4"))), "bias|bytes|shape|damaged")
+
+
+def test_data_outside_the_file_are_refused(good, h5, refused, tmp_path):
+    (tmp_path / "raw").write_bytes(b"\0" * 4 * CLASSES)
+    external = [(str(tmp_path / "raw"), 0, 4 * CLASSES)]
+    options = {"shape": (CLASSES,), "dtype": "float32"}
+    refused(h5(lambda f: bias(f, **options, external=external)), "data elsewhere")
+
+    layout = h5py.VirtualLayout(**options)
+    layout[:] = h5py.VirtualSource(
+        good[".weights.h5"], "layers/dense/vars/1", (CLASSES,)
+    )
+
+    def virtual(file):
+        del file["layers/dense/vars/1"]
+        file["layers/dense/vars"].create_virtual_dataset("1", layout)
+
+    refused(h5(virtual), "data elsewhere")
+
+
+@pytest.mark.parametrize(
+    "place", ["layers", "layers/dense", "layers/dense/vars", "layers/dense/vars/1"]
+)
+@pytest.mark.parametrize("kind", ["soft", "dangling", "external"])
+def test_links_are_not_followed(good, h5, refused, place, kind):
+    link = {
+        "soft": h5py.SoftLink("/moved"),
+        "dangling": h5py.SoftLink("/nowhere"),
+        "external": h5py.ExternalLink(good[".weights.h5"], f"/{place}"),
+    }[kind]
+
+    def edit(file):
+        file.move(place, "moved")
+        file[place] = link
+
+    refused(h5(edit), f"no '{place.rpartition('/')[2]}' of its own")
+
+
+def test_circles_and_doubles_are_refused(h5, refused):
+    def circle(file):
+        file["layers/again"] = file["layers"]
+
+    refused(h5(circle), "no 'vars' of its own")
+
+    def inner_circle(file):
+        del file["layers/dense/vars"]
+        file["layers/dense/vars"] = file["layers"]
+
+    refused(h5(inner_circle), "found the group")
+
+    def double(file):
+        file["layers/again"] = file["layers/dense"]
+
+    refused(h5(double), "predictions/kernel once")
+
+
+def test_wrong_kinds_of_members_are_refused(h5, refused):
+    def group_for_data(file):
+        del file["layers/dense/vars/1"]
+        file["layers/dense/vars"].create_group("1")
+
+    refused(h5(group_for_data), "to be a Dataset, found a Group")
+
+    def data_for_group(file):
+        del file["layers/dense"]
+        file["layers/dense"] = np.zeros(3)
+
+    refused(h5(data_for_group), "to be a Group, found a Dataset")
+
+    def type_for_group(file):
+        del file["layers/dense"]
+        file["layers/dense"] = np.dtype("float32")
+
+    refused(h5(type_for_group), "to be a Group, found a Datatype")
+
+
+@pytest.mark.parametrize(
+    "name", [None, 5, [1, 2], ["dense"], "", b"\xff\xfe", h5py.Empty("S1")], ids=repr
+)
+def test_layers_without_a_name_are_refused(h5, refused, name):
+    def edit(file):
+        del file["layers/dense/vars"].attrs["name"]
+        if name is not None:
+            file["layers/dense/vars"].attrs["name"] = name
+
+    refused(h5(edit), "found the group|missing")
+
+
+# safetensors
+
+
+def write(path, header, data=b"", length=None):
+    """A file whose header says what it likes."""
+    if not isinstance(header, bytes):
+        header = json.dumps(header).encode()
+    length = len(header) if length is None else length
+    path.write_bytes(struct.pack("<Q", length) + header + data)
+
+
+def entry(start, end, shape=(1,), dtype="F32"):
+    return {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        {"fc.bias": entry(0, 4), "bn1.bias": entry(0, 4)},
+        {"fc.bias": entry(0, 4), "bn1.bias": entry(8, 12)},
+        {"fc.bias": entry(4, 12, (2,))},
+        {"fc.bias": entry(0, 8, (2,))},
+        {"fc.bias": entry(0, 400, (100,))},
+        {"fc.bias": entry(0, 4, (-1,))},
+        {"fc.bias": entry(-4, 12, (4,))},
+        {"fc.bias": entry(12, 0, (3,))},
+        {"fc.bias": entry(0, 12, (2**62, 8))},
+        {"fc.bias": entry(0, 12, (10**30,))},
+        {"fc.bias": entry(0, 12, (3,), "F99")},
+        {"fc.bias": entry(0, 12, "3")},
+        {"fc.bias": 5},
+        [1, 2],
+        b"{",
+        b"\xff\xfe{}",
+        b"[" * 100_000,
+    ],
+    ids=str,
+)
+def test_impossible_safetensors_headers_are_refused(tmp_path, refused, header):
+    path = tmp_path / "header.safetensors"
+    write(path, header, b"\0" * 12)
+    refused(path, "damaged")
+
+
+@pytest.mark.parametrize("length", [0, 1, 2**20, 2**31, 2**63, 2**64 - 1])
+def test_a_wrong_header_length_is_refused(tmp_path, refused, length):
+    path = tmp_path / "length.safetensors"
+    write(path, {"fc.bias": entry(0, 4)}, b"\0" * 4, length)
+    refused(path, "damaged")
+
+
+def test_a_name_that_stands_twice_is_refused(tmp_path, refused):
+    path = tmp_path / "twice.safetensors"
+    one, other = (json.dumps(entry(0, 8, shape)) for shape in ((2, 1), (1, 2)))
+    write(path, f'{{"fc.bias":{one},"fc.bias":{other}}}'.encode(), b"\0" * 8)
+    refused(path, "each name once")

@@ -1,0 +1,235 @@
+"""GroupedConv2D gives what a loop over the groups gives, gradients too."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from resnext_keras import GroupedConv2D
+
+CONFIGURATIONS = [
+    {"kernel_size": 3, "padding": "same"},
+    {"kernel_size": 3, "padding": "valid"},
+    {"kernel_size": 3, "padding": "same", "strides": 2},
+    {"kernel_size": 3, "padding": "valid", "strides": 2},
+    {"kernel_size": (5, 3), "padding": "same", "strides": (2, 1)},
+    {"kernel_size": (2, 4), "padding": "same", "strides": (1, 2)},
+    {"kernel_size": (2, 4), "padding": "valid", "strides": 3},
+    {"kernel_size": 1, "padding": "valid", "strides": 2},
+    {"kernel_size": 1, "padding": "same", "strides": 3},
+    {"kernel_size": 3, "padding": "same", "dilation_rate": 2},
+    {"kernel_size": 3, "padding": "valid", "dilation_rate": (1, 3)},
+    {"kernel_size": (2, 3), "padding": "same", "dilation_rate": (3, 2)},
+]
+SIZES = [(8, 8), (9, 12), (7, 11)]
+# Groups, input channels, filters: from one group to as many as channels.
+CHANNELS = [(1, 4, 6), (2, 4, 6), (3, 9, 3), (8, 32, 32), (16, 16, 16), (4, 64, 128)]
+
+
+def one_dense_convolution_a_group(layer, x, kernel):
+    """The definition: each group of filters sees its own channels."""
+    outputs = [
+        tf.nn.convolution(
+            part,
+            weights,
+            layer.strides,
+            layer.padding.upper(),
+            dilations=layer.dilation_rate,
+        )
+        for part, weights in zip(
+            tf.split(x, layer.groups, axis=-1),
+            tf.split(kernel, layer.groups, axis=-1),
+            strict=True,
+        )
+    ]
+    return tf.concat(outputs, axis=-1)
+
+
+def output_and_gradients(function, x, kernel):
+    """The output, and the gradients of an uneven sum of it."""
+    with tf.GradientTape() as tape:
+        tape.watch((x, kernel))
+        y = function(x, kernel)
+        total = tf.reduce_sum(tf.sin(3.0 * y))
+    return [y, *tape.gradient(total, (x, kernel))]
+
+
+def built(configuration, size, channels, **options):
+    """A layer with its input and its kernel."""
+    groups, depth, filters = channels
+    layer = GroupedConv2D(filters, groups=groups, **configuration, **options)
+    rng = np.random.default_rng(0)
+    x = tf.constant(rng.normal(size=(2, *size, depth)), "float32")
+    kernel_size = keras.layers.Conv2D(1, **configuration).kernel_size
+    kernel = rng.normal(size=(*kernel_size, depth // groups, filters))
+    return layer, x, tf.constant(kernel, "float32")
+
+
+def assert_equal(found, expected, tolerance=1e-5):
+    for a, b in zip(found, expected, strict=True):
+        assert a.shape == b.shape
+        scale = np.abs(b).max() or 1.0
+        assert np.abs(np.asarray(a) - np.asarray(b)).max() / scale <= tolerance
+
+
+@pytest.mark.parametrize("graph", [False, True], ids=["eager", "graph"])
+@pytest.mark.parametrize("channels", CHANNELS, ids=str)
+@pytest.mark.parametrize("configuration", CONFIGURATIONS, ids=str)
+def test_output_and_gradients_are_those_of_a_loop_over_groups(
+    configuration, channels, graph
+):
+    for size in SIZES:
+        layer, x, kernel = built(configuration, size, channels)
+        found = tf.function(output_and_gradients) if graph else output_and_gradients
+        assert_equal(
+            found(layer.convolution_op, x, kernel),
+            output_and_gradients(
+                lambda x, kernel, layer=layer: one_dense_convolution_a_group(
+                    layer, x, kernel
+                ),
+                x,
+                kernel,
+            ),
+        )
+
+
+@pytest.mark.parametrize("onednn", ["0", "1"])
+def test_gradients_need_no_particular_kernels(onednn):
+    """The whole of this file again, with oneDNN's kernels switched off and on."""
+    if "RESNEXT_KERAS_TEST_ONEDNN" in os.environ:
+        pytest.skip("this is the inner run")
+    environment = os.environ | {
+        "TF_ENABLE_ONEDNN_OPTS": onednn,
+        "RESNEXT_KERAS_TEST_ONEDNN": onednn,
+    }
+    inner = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-x", str(Path(__file__))],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert inner.returncode == 0, inner.stdout[-3000:]
+    assert " passed" in inner.stdout
+
+
+@pytest.mark.parametrize("configuration", CONFIGURATIONS, ids=str)
+def test_channels_first_gives_the_same(configuration):
+    layer, x, kernel = built(configuration, (9, 12), (2, 4, 6))
+    first, _, _ = built(configuration, (9, 12), (2, 4, 6), data_format="channels_first")
+    y, dx, dkernel = output_and_gradients(
+        first.convolution_op, tf.transpose(x, (0, 3, 1, 2)), kernel
+    )
+    found = [tf.transpose(y, (0, 2, 3, 1)), tf.transpose(dx, (0, 2, 3, 1)), dkernel]
+    assert_equal(found, output_and_gradients(layer.convolution_op, x, kernel))
+
+
+@pytest.mark.parametrize("activation", [None, "relu", "elu"])
+@pytest.mark.parametrize("configuration", CONFIGURATIONS[:4], ids=str)
+def test_bias_and_activation_work_in_a_graph(configuration, activation):
+    # TensorFlow would fuse the three into a kernel that knows no groups.
+    layer, x, kernel = built(
+        configuration,
+        (9, 12),
+        (2, 4, 6),
+        activation=activation,
+        bias_initializer="random_normal",
+    )
+    layer.build(x.shape)
+    layer.kernel.assign(kernel)
+    expected = one_dense_convolution_a_group(layer, x, kernel) + layer.bias
+    expected = keras.activations.get(activation)(expected)
+    assert_equal([tf.function(layer)(x)], [expected])
+
+
+def test_sizes_may_be_unknown_when_the_graph_is_built():
+    for configuration in CONFIGURATIONS:
+        layer, x, kernel = built(configuration, (9, 12), (2, 4, 6))
+        function = tf.function(
+            lambda x, kernel, layer=layer: output_and_gradients(
+                layer.convolution_op, x, kernel
+            ),
+            input_signature=[
+                tf.TensorSpec((None, None, None, 4)),
+                tf.TensorSpec(kernel.shape),
+            ],
+        )
+        expected = output_and_gradients(layer.convolution_op, x, kernel)
+        assert_equal(function(x, kernel), expected)
+
+
+def test_second_derivatives_are_those_of_a_loop_over_groups():
+    for configuration in CONFIGURATIONS:
+        layer, x, kernel = built(configuration, (8, 9), (2, 4, 6))
+
+        @tf.function  # eager TensorFlow has no second derivative of a dense one
+        def penalty(function, x, kernel):
+            return output_and_gradients(
+                lambda x, kernel: output_and_gradients(function, x, kernel)[1],
+                x,
+                kernel,
+            )
+
+        assert_equal(
+            penalty(layer.convolution_op, x, kernel),
+            penalty(
+                lambda x, kernel, layer=layer: one_dense_convolution_a_group(
+                    layer, x, kernel
+                ),
+                x,
+                kernel,
+            ),
+            tolerance=1e-4,
+        )
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
+def test_other_types_give_the_same_within_their_precision(dtype):
+    tolerance = {"float16": 1e-2, "bfloat16": 5e-2, "float64": 1e-12}[dtype]
+    for configuration in CONFIGURATIONS[:4]:
+        layer, x, kernel = built(configuration, (8, 9), (2, 8, 8))
+        x, kernel = tf.cast(x, dtype), tf.cast(kernel, dtype)
+        found = layer.convolution_op(x, kernel)
+        assert found.dtype == dtype
+        exact = one_dense_convolution_a_group(
+            layer, tf.cast(x, "float64"), tf.cast(kernel, "float64")
+        )
+        assert_equal([tf.cast(found, "float64")], [exact], tolerance)
+
+
+def test_it_compiles_with_xla():
+    layer, x, kernel = built(CONFIGURATIONS[2], (8, 9), (2, 4, 6))
+    expected = output_and_gradients(layer.convolution_op, x, kernel)
+    function = tf.function(output_and_gradients, jit_compile=True)
+    assert_equal(function(layer.convolution_op, x, kernel), expected)
+
+
+def test_weights_and_configuration_are_those_of_conv2d():
+    options = {"filters": 6, "kernel_size": 3, "groups": 2, "name": "conv"}
+    ours, keras_own = GroupedConv2D(**options), keras.layers.Conv2D(**options)
+    assert ours.get_config() == keras_own.get_config()
+    x = np.random.default_rng(0).normal(size=(2, 8, 9, 4)).astype("float32")
+    keras_own.build(x.shape)
+    ours.build(x.shape)
+    ours.set_weights(keras_own.get_weights())
+    assert_equal([ours(x)], [keras_own(x)])
+    assert ours.compute_output_shape(x.shape) == ours(x).shape
+
+
+def test_what_conv2d_refuses_is_refused():
+    with pytest.raises(ValueError, match="groups"):
+        GroupedConv2D(6, 3, groups=4)
+    with pytest.raises(ValueError, match="groups=3"):
+        GroupedConv2D(6, 3, groups=3).build((None, 8, 8, 4))
+
+
+def test_no_call_into_xla_is_left_in_a_graph():
+    layer, x, kernel = built(CONFIGURATIONS[0], (8, 9), (2, 4, 6))
+    graph = tf.function(layer.convolution_op).get_concrete_function(x, kernel).graph
+    assert {"Conv2D"} <= {operation.type for operation in graph.get_operations()}
+    assert not [o for o in graph.get_operations() if "PartitionedCall" in o.type]
+    assert b"_XlaMustCompile" not in graph.as_graph_def().SerializeToString()

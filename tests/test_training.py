@@ -1,0 +1,83 @@
+"""A training step works as users set it up, and is the same however it is run."""
+
+import keras
+import numpy as np
+import pytest
+from conftest import dtype_policy
+
+from resnext_keras import ResNeXt, ResNeXtSpec
+
+TINY = ResNeXtSpec("tiny", (1, 1), 4, 4, stem="cifar")
+
+
+@pytest.fixture(scope="module")
+def batch():
+    rng = np.random.default_rng(0)
+    return rng.normal(size=(8, 32, 32, 3)).astype("float32"), rng.integers(0, 5, 8)
+
+
+@pytest.fixture(scope="module")
+def start():
+    """The weights that every run starts from."""
+    keras.utils.set_random_seed(0)
+    return ResNeXt(TINY, weights=None, classes=5).get_weights()
+
+
+def losses(batch, start, steps=4, policy="float32", **options):
+    """The losses of a few SGD steps."""
+    with dtype_policy(policy):
+        model = ResNeXt(TINY, weights=None, classes=5)
+    model.set_weights(start)
+    model.compile(
+        keras.optimizers.SGD(0.01, momentum=0.9),
+        "sparse_categorical_crossentropy",
+        **options,
+    )
+    return [float(model.train_on_batch(*batch)) for _ in range(steps)]
+
+
+@pytest.fixture(scope="module")
+def expected(batch, start):
+    """The losses in float32, run eagerly."""
+    return losses(batch, start, run_eagerly=True)
+
+
+def test_training_lowers_the_loss(expected):
+    assert expected[-1] < expected[0]
+
+
+@pytest.mark.parametrize("jit_compile", ["auto", True, False])
+def test_compiled_training_is_eager_training(batch, start, expected, jit_compile):
+    found = losses(batch, start, jit_compile=jit_compile)
+    np.testing.assert_allclose(found, expected, rtol=1e-3)
+
+
+@pytest.mark.parametrize("jit_compile", ["auto", True])
+@pytest.mark.parametrize(
+    ("policy", "precision"), [("mixed_bfloat16", 0.03), ("mixed_float16", 0.01)]
+)
+def test_mixed_precision_is_float32_within_its_precision(
+    batch, start, expected, policy, precision, jit_compile
+):
+    found = losses(batch, start, policy=policy, jit_compile=jit_compile)
+    np.testing.assert_allclose(found, expected, rtol=precision)
+
+
+def test_every_parameter_gets_a_gradient(batch, start):
+    model = ResNeXt(TINY, weights=None, classes=5)
+    model.set_weights(start)
+    model.compile(keras.optimizers.SGD(0.1), "sparse_categorical_crossentropy")
+    model.train_on_batch(*batch)
+    for variable, before in zip(model.weights, start, strict=True):
+        assert np.abs(np.asarray(variable) - before).max() > 0, variable.path
+
+
+def test_a_frozen_backbone_stays_as_it_is(batch):
+    backbone = ResNeXt(TINY, include_top=False, weights=None, pooling="avg")
+    backbone.trainable = False
+    before = backbone.get_weights()
+    model = keras.Sequential([backbone, keras.layers.Dense(5, activation="softmax")])
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    model.train_on_batch(*batch)
+    for found, expected in zip(backbone.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(found, expected)

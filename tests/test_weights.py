@@ -1,0 +1,281 @@
+"""What `weights=` promises of good files: each number arrives in its place."""
+
+import re
+
+import h5py
+import keras
+import ml_dtypes
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+from weight_files import (
+    CLASSES,
+    TINY,
+    assert_same,
+    build,
+    drawn_model,
+    keras_values,
+    numbers,
+    torch_state,
+    variables,
+)
+
+import resnext_keras
+from resnext_keras.shapes import variable_shapes
+from resnext_keras.specs import get_spec
+from resnext_keras.weights import WeightsError, assign, identify, open_weights
+
+# Keras 3.15 sets off this warning of NumPy's by itself when it saves weights.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ impl:DeprecationWarning")
+
+# Its tensors are those of a row of the table.
+LISTED = get_spec("resnext11_8x4d")
+
+
+@pytest.fixture
+def policy():
+    """Sets the dtype policy for one test."""
+    before = keras.config.dtype_policy()
+    yield keras.config.set_dtype_policy
+    keras.config.set_dtype_policy(before)
+
+
+@pytest.fixture(scope="module")
+def own_file(tmp_path_factory):
+    """A .weights.h5 file with a classifier."""
+    path = tmp_path_factory.mktemp("own") / "tiny.weights.h5"
+    drawn_model().save_weights(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def torch_file(tmp_path_factory):
+    """The same numbers as a torch user saves them."""
+    path = tmp_path_factory.mktemp("torch") / "tiny.safetensors"
+    save_file(torch_state(), path)
+    return path
+
+
+def features(values):
+    return {k: v for k, v in values.items() if not k.startswith("predictions/")}
+
+
+# Files of our own
+
+
+@pytest.mark.parametrize("as_type", [str, lambda path: path])
+def test_own_weights_come_back_exactly(own_file, as_type):
+    before = own_file.read_bytes()
+    assert_same(numbers(build(as_type(own_file))), keras_values())
+    assert own_file.read_bytes() == before
+
+
+def test_weights_saved_after_training_come_back_exactly(tmp_path):
+    model = drawn_model()
+    model.compile("adam", "sparse_categorical_crossentropy", run_eagerly=True)
+    x = np.random.default_rng(0).normal(size=(4, 32, 32, 3)).astype("float32")
+    model.fit(x, np.arange(4), batch_size=2, verbose=0)
+    path = tmp_path / "trained.weights.h5"
+    model.save_weights(path)
+    with h5py.File(path) as file:
+        assert "optimizer" in file
+    expected = numbers(model)
+    assert not np.array_equal(
+        expected["conv1_bn/moving_mean"], keras_values()["conv1_bn/moving_mean"]
+    )
+    assert_same(numbers(build(path)), expected)
+
+
+def test_frozen_layers_come_back_exactly(tmp_path):
+    model = drawn_model()
+    for layer in model.layers[:12]:
+        layer.trainable = False
+    model.get_layer("conv3_block1_2_bn").trainable = False
+    path = tmp_path / "frozen.weights.h5"
+    model.save_weights(path)
+    again = build(path)
+    assert_same(numbers(again), keras_values())
+    assert len(again.trainable_weights) > len(model.trainable_weights)
+
+
+@pytest.mark.parametrize("pooling", [None, "avg"])
+def test_a_classifier_is_left_out_without_the_top(own_file, torch_file, pooling):
+    for path in (own_file, torch_file):
+        model = build(path, include_top=False, pooling=pooling)
+        assert_same(numbers(model), features(keras_values()))
+
+
+def test_a_file_without_classifier_serves_only_a_network_without(tmp_path):
+    own, torch = tmp_path / "notop.weights.h5", tmp_path / "notop.safetensors"
+    drawn_model(include_top=False).save_weights(own)
+    save_file(torch_state(classes=None), torch)
+    for path in (own, torch):
+        model = build(path, include_top=False)
+        assert_same(numbers(model), features(keras_values()))
+        with pytest.raises(WeightsError, match="no classifier: pass include_top=False"):
+            build(path)
+
+
+def test_another_number_of_classes_is_told_with_the_remedy(own_file, torch_file):
+    for path in (own_file, torch_file):
+        with pytest.raises(
+            WeightsError,
+            match=rf"{re.escape(str(path))}.* has {CLASSES} classes, not 7: pass "
+            f"classes={CLASSES}, or include_top=False",
+        ):
+            build(path, classes=7)
+
+
+def test_other_channels_than_three(tmp_path):
+    path = tmp_path / "grey.weights.h5"
+    drawn_model(channels=1).save_weights(path)
+    assert_same(numbers(build(path, channels=1)), keras_values(channels=1))
+    with pytest.raises(WeightsError, match=r"is \(3, 3, 1, 64\), not \(3, 3, 3, 64\)"):
+        build(path)
+
+
+def test_a_network_on_layers_of_the_callers_own(own_file):
+    inputs = keras.Input((40, 40, 3))
+    x = keras.layers.Conv2D(3, 1, name="own")(inputs)
+    model = resnext_keras.ResNeXt(
+        TINY, weights=own_file, classes=CLASSES, input_tensor=x
+    )
+    found = numbers(model)
+    assert found.pop("own/kernel").shape == (1, 1, 3, 3)
+    assert not found.pop("own/bias").any()
+    assert_same(found, keras_values())
+
+
+@pytest.mark.parametrize("name", ["mixed_bfloat16", "mixed_float16"])
+def test_mixed_precision_keeps_the_weights_as_they_are(
+    own_file, policy, tmp_path, name
+):
+    policy(name)
+    model = build(own_file)
+    assert_same(numbers(model), keras_values())
+    model.save_weights(tmp_path / "mixed.weights.h5")
+    policy("float32")
+    assert_same(numbers(build(tmp_path / "mixed.weights.h5")), keras_values())
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_a_half_precision_network_and_a_full_one_read_each_others_files(
+    own_file, torch_file, policy, tmp_path, dtype
+):
+    rounded = {k: v.astype(dtype) for k, v in keras_values().items()}
+    policy(dtype)
+    for path in (own_file, torch_file):
+        model = build(path)
+        assert {v.dtype for v in variables(model).values()} == {dtype}
+        assert_same(numbers(model), rounded)
+    path = tmp_path / "half.weights.h5"
+    model.save_weights(path)
+    assert_same(numbers(build(path)), rounded)
+    policy("float32")
+    assert_same(
+        numbers(build(path)), {k: v.astype("float32") for k, v in rounded.items()}
+    )
+
+
+@pytest.mark.parametrize("dtype", ["<f2", ">f4", "<f8"])
+def test_other_floating_types_in_h5(own_file, tmp_path, dtype):
+    path = tmp_path / "other.weights.h5"
+    path.write_bytes(own_file.read_bytes())
+    with h5py.File(path, "r+") as file:
+        for group in file["layers"].values():
+            for key, dataset in list(group["vars"].items()):
+                data = dataset[...]
+                del group["vars"][key]
+                group["vars"][key] = data.astype(dtype)
+    assert_same(
+        numbers(build(path)),
+        {k: v.astype(dtype).astype("float32") for k, v in keras_values().items()},
+    )
+
+
+def test_layer_names_stored_as_bytes(own_file, tmp_path):
+    path = tmp_path / "bytes.weights.h5"
+    path.write_bytes(own_file.read_bytes())
+    with h5py.File(path, "r+") as file:
+        for group in file["layers"].values():
+            group["vars"].attrs["name"] = np.bytes_(group["vars"].attrs["name"])
+    assert_same(numbers(build(path)), keras_values())
+
+
+# The state_dict of torchvision and timm
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "bfloat16"])
+def test_a_torch_state_of_any_floating_type(tmp_path, dtype):
+    dtype = np.dtype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
+    path = tmp_path / "model.safetensors"
+    save_file(
+        {
+            k: v if k.endswith("num_batches_tracked") else v.astype(dtype)
+            for k, v in torch_state().items()
+        },
+        path,
+    )
+    before = path.read_bytes()
+    assert_same(
+        numbers(build(path)),
+        {k: v.astype(dtype).astype("float32") for k, v in keras_values().items()},
+    )
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("classes", [10, 3, None])
+@pytest.mark.parametrize("channels", [3, 1])
+def test_a_file_of_the_table_is_identified(tmp_path, classes, channels):
+    path = tmp_path / "listed.safetensors"
+    save_file(torch_state(LISTED, classes, channels), path)
+    assert identify(path) == (LISTED, channels, classes)
+
+
+def test_what_is_not_in_the_table_is_not_identified(own_file, torch_file):
+    for path in (own_file, torch_file):
+        with pytest.raises(
+            WeightsError, match=r"resnext50_32x4d.*Received: "
+        ) as caught:
+            identify(path)
+        assert str(path) in str(caught.value)
+
+
+# All or nothing
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("suffix", [".weights.h5", ".safetensors"])
+def test_a_number_that_is_none_is_found_before_anything_changes(tmp_path, bad, suffix):
+    path = tmp_path / f"bad{suffix}"
+    state = torch_state()
+    state["fc.bias"][-1] = bad  # the last variable of all
+    if suffix == ".safetensors":
+        save_file(state, path)
+    else:
+        model = drawn_model()
+        model.get_layer("predictions").bias.assign(state["fc.bias"])
+        model.save_weights(path)
+    message = rf"finite .* predictions/bias, .*{re.escape(str(path))}; nothing was"
+    with pytest.raises(WeightsError, match=message):
+        build(path)
+    model = build()
+    before = numbers(model)
+    with (
+        open_weights(path, variable_shapes(TINY, 3, CLASSES)) as tensors,
+        pytest.raises(WeightsError, match=message),
+    ):
+        assign(model, tensors)
+    assert_same(numbers(model), before)
+
+
+def test_a_number_too_large_for_the_variables_is_refused(tmp_path, policy):
+    path = tmp_path / "large.safetensors"
+    state = {k: v.astype("float64") for k, v in torch_state().items()}
+    state = {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}
+    for large, dtype in [(1e300, "float32"), (1e5, "float16")]:
+        state["bn1.bias"][0] = large
+        save_file(state, path)
+        policy(dtype)
+        with pytest.raises(WeightsError, match=f"range of {dtype} in conv1_bn/beta"):
+            build(path)
