@@ -18,7 +18,7 @@ from resnext_keras.preprocessing import (
     preprocess_input,
     read_image,
 )
-from resnext_keras.specs import ResNeXtSpec, get_spec
+from resnext_keras.specs import ARCHITECTURES, ResNeXtSpec, get_spec
 from resnext_keras.weights import WEIGHT_SETS, WeightSet, find_weights, identify
 
 DEFAULT_WEIGHTS = "digits"
@@ -129,13 +129,12 @@ def _default_weights(spec: ResNeXtSpec | None) -> str:
 
 
 def _from_file(spec: ResNeXtSpec | None, path: Path) -> Classifier:
-    found, channels, classes = identify(path)
+    spec, channels, classes = identify(path, [spec] if spec else ARCHITECTURES.values())
     if classes is None or channels != 3:
         raise ValueError(
             "Expected weights of a classifier of RGB images; the file has "
             f"{channels} input channels and {classes or 'no'} classes. Received: {path}"
         )
-    spec = spec or found
     size = spec.image_size
     return Classifier(
         ResNeXt(spec, weights=path, classes=classes),

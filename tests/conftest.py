@@ -5,6 +5,7 @@ import json
 import sys
 from pathlib import Path
 
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from safetensors.numpy import save_file
 from sklearn.datasets import load_sample_images
 
 from resnext_keras.preprocessing import Preprocessing
+from resnext_keras.weights import WeightsError
 
 # triton, which torch imports where it finds it, and TensorFlow bring an LLVM
 # each; both in one process crash it.
@@ -73,3 +75,52 @@ def relative_error():
         return np.abs(found - expected).max() / np.abs(expected).max()
 
     return error
+
+
+@pytest.fixture(scope="session")
+def good_weights(tmp_path_factory):
+    """A good file of each format, by suffix."""
+    from weight_files import drawn_model, torch_state
+
+    folder = tmp_path_factory.mktemp("good")
+    files = {s: folder / f"good{s}" for s in (".weights.h5", ".safetensors")}
+    drawn_model().save_weights(files[".weights.h5"])
+    save_file(torch_state(), files[".safetensors"])
+    return files
+
+
+@pytest.fixture
+def refused(monkeypatch):
+    """Checks that a file gives the one error, before a model, and is not changed."""
+    from weight_files import build
+
+    def check(path, found, **options):
+        before = path.read_bytes() if path.is_file() else None
+        with monkeypatch.context() as patch:
+            patch.setattr(keras.layers.Conv2D, "__init__", no_model_may_be_built)
+            with pytest.raises(WeightsError, match=found) as caught:
+                build(path, **options)
+        assert str(path) in str(caught.value)
+        assert "Expected" in str(caught.value) or "does not fit" in str(caught.value)
+        assert len(str(caught.value)) < 1000
+        assert before == (path.read_bytes() if path.is_file() else None)
+
+    return check
+
+
+def no_model_may_be_built(*args, **options):
+    pytest.fail("a layer was built before the weights were checked")
+
+
+@pytest.fixture
+def h5(good_weights, tmp_path):
+    """Damages a copy of the good .weights.h5 file; gives its path."""
+
+    def edited(edit):
+        path = tmp_path / "edited.weights.h5"
+        path.write_bytes(good_weights[".weights.h5"].read_bytes())
+        with h5py.File(path, "r+") as file:
+            edit(file)
+        return path
+
+    return edited

@@ -5,64 +5,23 @@ import os
 import struct
 
 import h5py
-import keras
 import numpy as np
 import pytest
-from safetensors.numpy import load_file, save_file
-from weight_files import CLASSES, TINY, build, drawn_model, torch_state
+from safetensors.numpy import save_file
+from weight_files import (
+    CLASSES,
+    TINY,
+    build,
+    numbers,
+    torch_state,
+)
 
-import resnext_keras
+from resnext_keras.shapes import variable_shapes
 from resnext_keras.specs import get_spec
-from resnext_keras.weights import WeightsError
+from resnext_keras.weights import WeightsError, assign, open_weights
 
 # Keras 3.15 sets off this warning of NumPy's by itself when it saves weights.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ impl:DeprecationWarning")
-
-
-@pytest.fixture(scope="module")
-def good(tmp_path_factory):
-    """A good file of each format, by suffix."""
-    folder = tmp_path_factory.mktemp("good")
-    files = {s: folder / f"good{s}" for s in (".weights.h5", ".safetensors")}
-    drawn_model().save_weights(files[".weights.h5"])
-    save_file(torch_state(), files[".safetensors"])
-    return files
-
-
-@pytest.fixture
-def refused(monkeypatch):
-    """Checks that a file gives the one error, before a model, and is not changed."""
-
-    def check(path, found, spec=TINY, **options):
-        before = path.read_bytes() if path.is_file() else None
-        with monkeypatch.context() as patch:
-            patch.setattr(keras.layers.Conv2D, "__init__", no_model_may_be_built)
-            with pytest.raises(WeightsError, match=found) as caught:
-                build(path, spec, **options)
-        assert str(path) in str(caught.value)
-        assert "Expected" in str(caught.value) or "does not fit" in str(caught.value)
-        assert len(str(caught.value)) < 1000
-        assert before == (path.read_bytes() if path.is_file() else None)
-
-    return check
-
-
-def no_model_may_be_built(*args, **options):
-    pytest.fail("a layer was built before the weights were checked")
-
-
-@pytest.fixture
-def h5(good, tmp_path):
-    """Damages a copy of the good .weights.h5 file; gives its path."""
-
-    def edited(edit):
-        path = tmp_path / "edited.weights.h5"
-        path.write_bytes(good[".weights.h5"].read_bytes())
-        with h5py.File(path, "r+") as file:
-            edit(file)
-        return path
-
-    return edited
 
 
 @pytest.fixture
@@ -81,7 +40,7 @@ def state(tmp_path):
 # What is no weight file
 
 
-def test_what_is_no_file_is_named_with_what_is_near(good, tmp_path, refused):
+def test_what_is_no_file_is_named_with_what_is_near(good_weights, tmp_path, refused):
     save_file({}, tmp_path / "resnext.safetensors")
     near = "resnext.safetensors"
     refused(tmp_path / "resnet.safetensors", f"Did you mean .*{near}.*Received: ")
@@ -132,17 +91,24 @@ def test_other_formats_are_refused_with_a_remedy(tmp_path, refused, name, found)
 
 
 @pytest.mark.parametrize("suffix", [".weights.h5", ".H5", ".safetensors"])
-def test_other_content_under_the_suffix_is_refused(good, tmp_path, refused, suffix):
+def test_other_content_under_the_suffix_is_refused(
+    good_weights, tmp_path, refused, suffix
+):
     path = tmp_path / f"model{suffix}"
     other = ".weights.h5" if suffix == ".safetensors" else ".safetensors"
-    for content in (b"", b"\n", b"<!DOCTYPE html>" * 99, good[other].read_bytes()):
+    for content in (
+        b"",
+        b"\n",
+        b"<!DOCTYPE html>" * 99,
+        good_weights[other].read_bytes(),
+    ):
         path.write_bytes(content)
         refused(path, "found something else or a damaged file")
 
 
 @pytest.mark.parametrize("suffix", [".weights.h5", ".safetensors"])
-def test_a_truncated_file_is_refused(good, tmp_path, refused, suffix):
-    whole = good[suffix].read_bytes()
+def test_a_truncated_file_is_refused(good_weights, tmp_path, refused, suffix):
+    whole = good_weights[suffix].read_bytes()
     path = tmp_path / f"cut{suffix}"
     rng = np.random.default_rng(0)
     ends = [1, 8, 96, 2048, len(whole) - 1, *rng.integers(1, len(whole), 40)]
@@ -236,133 +202,6 @@ def test_whole_numbers_are_refused(state, h5, refused, dtype):
     refused(h5(edit), "floating-point numbers in '/layers/dense/vars/1'")
 
 
-# HDF5
-
-
-def bias(file, **options):
-    """Makes the classifier's bias anew."""
-    del file["layers/dense/vars/1"]
-    return file["layers/dense/vars"].create_dataset("1", **options)
-
-
-@pytest.mark.parametrize(
-    "dtype",
-    [
-        h5py.string_dtype(),
-        h5py.vlen_dtype("float32"),
-        h5py.ref_dtype,
-        "complex64",
-        "S4",
-        "V2",
-        [("a", "float32")],
-        np.dtype(("float32", (2,))),
-    ],
-    ids=str,
-)
-def test_odd_types_in_h5_are_refused(h5, refused, dtype):
-    path = h5(lambda file: bias(file, shape=(CLASSES,), dtype=dtype))
-    refused(path, "floating-point numbers in '/layers/dense/vars/1'")
-
-
-def test_huge_declared_shapes_take_no_memory(h5, refused):
-    huge = {"shape": (10**6, 10**6), "dtype": "float32"}
-    refused(
-        h5(lambda file: bias(file, **huge)), "Expected 4000000000000 bytes .* found 0"
-    )
-    refused(h5(lambda file: bias(file, **huge, chunks=(10, 10))), "found chunks")
-    for options in ({"compression": "gzip"}, {"maxshape": (None,)}):
-        path = h5(lambda file, o=options: bias(file, data=np.zeros(CLASSES, "f4"), **o))
-        refused(path, "found chunks")
-    refused(h5(lambda f: bias(f, shape=(CLASSES,), dtype="f4")), "found 0")
-    refused(h5(lambda f: bias(f, data=h5py.Empty("f4"))), "bias|bytes|shape|damaged")
-
-
-def test_data_outside_the_file_are_refused(good, h5, refused, tmp_path):
-    (tmp_path / "raw").write_bytes(b"\0" * 4 * CLASSES)
-    external = [(str(tmp_path / "raw"), 0, 4 * CLASSES)]
-    options = {"shape": (CLASSES,), "dtype": "float32"}
-    refused(h5(lambda f: bias(f, **options, external=external)), "data elsewhere")
-
-    layout = h5py.VirtualLayout(**options)
-    layout[:] = h5py.VirtualSource(
-        good[".weights.h5"], "layers/dense/vars/1", (CLASSES,)
-    )
-
-    def virtual(file):
-        del file["layers/dense/vars/1"]
-        file["layers/dense/vars"].create_virtual_dataset("1", layout)
-
-    refused(h5(virtual), "data elsewhere")
-
-
-@pytest.mark.parametrize(
-    "place", ["layers", "layers/dense", "layers/dense/vars", "layers/dense/vars/1"]
-)
-@pytest.mark.parametrize("kind", ["soft", "dangling", "external"])
-def test_links_are_not_followed(good, h5, refused, place, kind):
-    link = {
-        "soft": h5py.SoftLink("/moved"),
-        "dangling": h5py.SoftLink("/nowhere"),
-        "external": h5py.ExternalLink(good[".weights.h5"], f"/{place}"),
-    }[kind]
-
-    def edit(file):
-        file.move(place, "moved")
-        file[place] = link
-
-    refused(h5(edit), f"no '{place.rpartition('/')[2]}' of its own")
-
-
-def test_circles_and_doubles_are_refused(h5, refused):
-    def circle(file):
-        file["layers/again"] = file["layers"]
-
-    refused(h5(circle), "no 'vars' of its own")
-
-    def inner_circle(file):
-        del file["layers/dense/vars"]
-        file["layers/dense/vars"] = file["layers"]
-
-    refused(h5(inner_circle), "found the group")
-
-    def double(file):
-        file["layers/again"] = file["layers/dense"]
-
-    refused(h5(double), "predictions/kernel once")
-
-
-def test_wrong_kinds_of_members_are_refused(h5, refused):
-    def group_for_data(file):
-        del file["layers/dense/vars/1"]
-        file["layers/dense/vars"].create_group("1")
-
-    refused(h5(group_for_data), "to be a Dataset, found a Group")
-
-    def data_for_group(file):
-        del file["layers/dense"]
-        file["layers/dense"] = np.zeros(3)
-
-    refused(h5(data_for_group), "to be a Group, found a Dataset")
-
-    def type_for_group(file):
-        del file["layers/dense"]
-        file["layers/dense"] = np.dtype("float32")
-
-    refused(h5(type_for_group), "to be a Group, found a Datatype")
-
-
-@pytest.mark.parametrize(
-    "name", [None, 5, [1, 2], ["dense"], "", b"\xff\xfe", h5py.Empty("S1")], ids=repr
-)
-def test_layers_without_a_name_are_refused(h5, refused, name):
-    def edit(file):
-        del file["layers/dense/vars"].attrs["name"]
-        if name is not None:
-            file["layers/dense/vars"].attrs["name"] = name
-
-    refused(h5(edit), "found the group|missing")
-
-
 # safetensors
 
 
@@ -419,3 +258,52 @@ def test_a_name_that_stands_twice_is_refused(tmp_path, refused):
     one, other = (json.dumps(entry(0, 8, shape)) for shape in ((2, 1), (1, 2)))
     write(path, f'{{"fc.bias":{one},"fc.bias":{other}}}'.encode(), b"\0" * 8)
     refused(path, "each name once")
+
+
+# Flipped bits
+
+
+def headers(path):
+    """Where a file holds anything but numbers; HDF5's heap of texts is left out.
+
+    In that heap HDF5 itself runs into endless loops: HDFGroup/hdf5#1707.
+    """
+    whole = path.read_bytes()
+    if path.suffix == ".safetensors":
+        return np.arange(8 + int.from_bytes(whole[:8], "little"))
+    numbers_or_texts = np.zeros(len(whole), bool)
+    with h5py.File(path) as file:
+        for group in file["layers"].values():
+            for dataset in group["vars"].values():
+                start = dataset.id.get_offset()
+                numbers_or_texts[start : start + dataset.nbytes] = True
+    heap = whole.index(b"GCOL")
+    size = int.from_bytes(whole[heap + 8 : heap + 16], "little")
+    numbers_or_texts[heap : heap + size] = True
+    return np.flatnonzero(~numbers_or_texts & (np.frombuffer(whole, "uint8") != 0))
+
+
+@pytest.mark.parametrize("suffix", [".weights.h5", ".safetensors"])
+def test_flipped_bits_give_the_one_error_or_numbers(good_weights, tmp_path, suffix):
+    whole = np.frombuffer(good_weights[suffix].read_bytes(), "uint8")
+    everywhere, somewhere = np.arange(len(whole)), headers(good_weights[suffix])
+    rng = np.random.default_rng(0)
+    model, shapes = build(), variable_shapes(TINY, 3, CLASSES)
+    loaded = errors = 0
+    for i in range(300):
+        broken = whole.copy()
+        places = rng.choice(somewhere if i % 3 else everywhere, rng.integers(1, 4))
+        broken[places] ^= 1 << rng.integers(0, 8, len(places), "uint8")
+        path = tmp_path / f"broken{i}{suffix}"
+        broken.tofile(path)
+        try:
+            with open_weights(path, shapes) as tensors:
+                assign(model, tensors)
+            loaded += 1
+        except WeightsError as error:
+            assert str(path) in str(error)  # noqa: PT017 - either is right
+            errors += 1
+        assert path.read_bytes() == broken.tobytes()
+        path.unlink()
+    assert min(loaded, errors) >= 50
+    assert all(np.isfinite(value).all() for value in numbers(model).values())

@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from resnext_keras.shapes import Shapes, variable_shapes
@@ -25,27 +25,29 @@ HINTS = dict.fromkeys((".pth", ".pt", ".bin"), TORCH_HINT) | {".keras": KERAS_HI
 HEAD = ("predictions/kernel", "predictions/bias")
 
 
-def identify(path: str | os.PathLike) -> tuple[ResNeXtSpec, int, int | None]:
+def identify(
+    path: str | os.PathLike, specs: Iterable[ResNeXtSpec] = ARCHITECTURES.values()
+) -> tuple[ResNeXtSpec, int, int | None]:
     """Tells which network a weight file is of, from its names and shapes.
 
     Args:
         path: A file as `open_weights` takes it.
+        specs: The networks that it may be of; without it those of the table.
 
     Returns:
-        The row of the architecture table, the number of input channels, and
-        the number of classes, None for a file without a classifier.
+        The spec, the number of input channels, and the number of classes,
+        None for a file without a classifier.
 
     Raises:
-        WeightsError: The file is of another format, damaged, or of no
-            architecture of the table.
+        WeightsError: The file is of another format, damaged, or of none of
+            these networks.
     """
     with _open(Path(path)) as stored:
-        found = _fitting(stored)
+        found = _fitting(stored, specs)
+        hint = "" if found else _architecture_hint(stored)
     if found is None:
-        raise WeightsError(
-            f"Expected the weights of one of {', '.join(ARCHITECTURES)}. "
-            f"Received: {path}"
-        )
+        names = " or ".join(spec.name for spec in specs)
+        raise WeightsError(f"Expected the weights of {names}.{hint} Received: {path}")
     return found
 
 
@@ -125,7 +127,12 @@ def _remedy(stored: StoredTensors, expected: Shapes, wrong: set[str]) -> str:
                 f" The file's classifier has {found[0]} classes, not {classes}: pass "
                 f"classes={found[0]}, or include_top=False for the features alone."
             )
-    if fitting := _fitting(stored):
+    return _architecture_hint(stored)
+
+
+def _architecture_hint(stored: StoredTensors) -> str:
+    """Names the architecture of the table that has the file's tensors."""
+    if fitting := _fitting(stored, ARCHITECTURES.values()):
         spec, channels, _ = fitting
         return f" It is of the architecture {spec.name!r}, for {channels} channels."
     return ""
@@ -140,15 +147,17 @@ def _listed(what: str, items: list[str]) -> str:
     return f"{len(items)} {what} ({shown}); "
 
 
-def _fitting(stored: StoredTensors) -> tuple[ResNeXtSpec, int, int | None] | None:
-    """The row of the table that has these tensors, with channels and classes."""
+def _fitting(
+    stored: StoredTensors, specs: Iterable[ResNeXtSpec]
+) -> tuple[ResNeXtSpec, int, int | None] | None:
+    """The spec that has exactly these tensors, with channels and classes."""
     found = {name: tensor.shape for name, tensor in stored.items()}
     stem = found.get("conv1_conv/kernel", ())
     head = found.get("predictions/kernel", ())
     if len(stem) != 4:
         return None
     classes = head[1] if len(head) == 2 else None
-    for spec in ARCHITECTURES.values():
+    for spec in specs:
         if variable_shapes(spec, stem[2], classes) == found:
             return spec, stem[2], classes
     return None

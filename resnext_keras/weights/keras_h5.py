@@ -3,6 +3,10 @@
 Keras stores layer after layer: the group `layers/{class}_{count}/vars` has the
 layer's name as an attribute, and the layer's variables as datasets 0, 1, ...
 Keras' own loader is not used, since it follows whatever a file points at.
+
+HDF5 itself may hang at a damaged heap of texts, where the layers' names are
+(https://github.com/HDFGroup/hdf5/issues/1707), and nothing here can tell in
+advance: files from strangers are better taken as safetensors.
 """
 
 import contextlib
@@ -96,7 +100,9 @@ def _stored_tensors(file: h5py.File, path: Path) -> dict[str, StoredTensor]:
             dataset = _member(variables, str(index), h5py.Dataset, path)
             _check_dataset(dataset, path)
             if f"{layer}/{name}" in stored:
-                raise WeightsError(f"{path} holds {layer}/{name} twice.")
+                raise WeightsError(
+                    f"Expected {layer}/{name} once in {path}, found it twice."
+                )
             stored[f"{layer}/{name}"] = StoredTensor(
                 dataset.shape, path, functools.partial(_read, dataset, path)
             )

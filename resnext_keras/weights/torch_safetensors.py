@@ -64,7 +64,9 @@ def open_torch_safetensors(path: Path) -> Iterator[StoredTensors]:
             if not IGNORED.fullmatch(key):
                 name = _keras_name(key, path)
                 if name in stored:
-                    raise WeightsError(f"{path} holds {name} twice.")
+                    raise WeightsError(
+                        f"Expected {name} once in {path}, found it twice."
+                    )
                 stored[name] = _stored_tensor(file, key, name, path)
         yield stored
 

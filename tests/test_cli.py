@@ -1,0 +1,155 @@
+"""The command `resnext-keras` does what its help says."""
+
+import json
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from resnext_keras import ResNeXt
+from resnext_keras.digits import as_network_sees, held_out_digits
+from resnext_keras.prediction import load_classifier
+from resnext_keras_cli.main import group
+
+
+def run(*arguments, code=0):
+    """Runs the command; gives what it printed, with stdout and stderr apart."""
+    result = CliRunner().invoke(group, [str(argument) for argument in arguments])
+    assert result.exit_code == code, result.output
+    return result
+
+
+@pytest.fixture
+def digit_file(tmp_path):
+    """A held-out digit as a picture file; its name is the digit."""
+    images, labels = held_out_digits()
+    path = tmp_path / f"{labels[0]}.png"
+    Image.fromarray(images[0]).save(path)
+    return path
+
+
+def test_demo_shows_predictions_the_accuracy_and_a_contact_sheet(tmp_path):
+    output = tmp_path / "sheet.png"
+    text = run("demo", "-o", output).stdout
+    accuracy = float(text.split("top-1 accuracy")[1].split("%")[0])
+    assert accuracy >= 98
+    assert "predicted" in text
+    assert "resnext-keras predict" in text
+    with Image.open(output) as sheet:
+        assert sheet.format == "PNG"
+        assert min(sheet.size) > 500
+
+
+def test_demo_says_when_it_cannot_write(tmp_path):
+    result = run("demo", "-o", tmp_path / "no" / "folder" / "sheet.png", code=1)
+    assert result.stderr.startswith("Error: ")
+    assert "Traceback" not in result.stderr
+    assert result.stdout == ""
+
+
+def test_predict_names_the_digit(digit_file):
+    text = run("predict", digit_file).stdout
+    row = next(
+        line for line in text.splitlines() if line.startswith(digit_file.name[:3])
+    )
+    assert f" {digit_file.stem} " in row
+
+
+def test_predict_gives_json(digit_file):
+    found = json.loads(run("predict", "--json", "--top", 3, digit_file).stdout)
+    assert [entry["file"] for entry in found] == [str(digit_file)]
+    best, *others = found[0]["predictions"]
+    assert best["name"] == digit_file.stem
+    assert len(others) == 2
+    assert 1 >= best["score"] >= others[0]["score"] >= others[1]["score"] >= 0
+
+
+def test_predict_skips_what_is_no_picture_and_tells_at_the_end(digit_file, tmp_path):
+    text_file = tmp_path / "text.jpg"
+    text_file.write_text("no picture")
+    files = (text_file, digit_file, tmp_path / "missing.png")
+    result = run("predict", "--json", *files, code=1)
+    assert [entry["file"] for entry in json.loads(result.stdout)] == [str(digit_file)]
+    skipped = [
+        line for line in result.stderr.splitlines() if line.startswith("Skipped")
+    ]
+    assert len(skipped) == 2
+    assert str(text_file) in skipped[0]
+    assert str(tmp_path / "missing.png") in skipped[1]
+
+
+def test_predict_gives_the_same_for_many_files_as_for_each(tmp_path):
+    images, labels = held_out_digits()
+    paths = []
+    for number, image in enumerate(images[:70]):
+        paths.append(tmp_path / f"{number}.png")
+        Image.fromarray(image).save(paths[-1])
+    together = json.loads(run("predict", "--json", "--top", 1, *paths).stdout)
+    assert [entry["file"] for entry in together] == list(map(str, paths))
+    classifier = load_classifier()
+    alone = classifier.predict(
+        as_network_sees(images[:70], classifier.preprocessing), 1
+    )
+    for entry, ((_, name, score),) in zip(together, alone, strict=True):
+        assert entry["predictions"][0]["name"] == name
+        assert entry["predictions"][0]["score"] == pytest.approx(score, abs=1e-5)
+    right = [e["predictions"][0]["name"] for e in together] == labels[:70].astype(str)
+    assert np.mean(right) > 0.9
+
+
+def test_predict_takes_weights_from_a_file_and_finds_their_architecture(
+    digit_file, tmp_path
+):
+    weights = tmp_path / "own.weights.h5"
+    ResNeXt("resnext11_8x4d", weights=None, classes=3).save_weights(weights)
+    found = json.loads(
+        run("predict", "--json", "--weights", weights, digit_file).stdout
+    )
+    assert {entry["name"] for entry in found[0]["predictions"]} == {"0", "1", "2"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--model", "resnext50"], "Did you mean resnext50_32x4d"),
+        (["--model", "resnext50_32x4d"], "No weights of 'resnext50_32x4d'"),
+        (["--weights", "nowhere.weights.h5"], "nowhere.weights.h5"),
+        (["--weights", "imagenet"], "imagenet"),
+        (["--model", "resnext50_32x4d", "--weights", "digits"], "resnext11_8x4d"),
+    ],
+)
+def test_bad_arguments_give_one_line_and_no_trace(digit_file, arguments, told):
+    result = run("predict", *arguments, digit_file, code=1)
+    assert result.stdout == ""
+    assert result.stderr.startswith("Error: ")
+    assert len(result.stderr.splitlines()) == 1
+    assert told in result.stderr
+
+
+@pytest.mark.parametrize("place", ["before", "after"])
+def test_only_traceback_shows_the_trace(place):
+    arguments = ["summary", "resnext51"]
+    arguments.insert(0 if place == "before" else 2, "--traceback")
+    result = CliRunner().invoke(group, arguments)
+    assert isinstance(result.exception, ValueError)
+    result = CliRunner().invoke(group, ["summary", "resnext51"])
+    assert isinstance(result.exception, SystemExit)
+
+
+def test_summary_has_a_row_a_stage():
+    lines = run("summary", "resnext50_32x4d").stdout.splitlines()
+    row = next(line.split() for line in lines if line.startswith("conv4"))
+    assert row[1:6] == ["14", "x", "14", "x", "1024"]
+    total = next(line.split() for line in lines if line.startswith("all"))
+    assert total[1] == "25,097,128"
+    assert total[2].startswith("4,23")
+    assert run("summary", "resnext11_8x4d", "--size", 64, "--classes", 3).stdout
+
+
+def test_list_names_architectures_and_weight_sets():
+    lines = run("list").stdout.splitlines()
+    row = next(line.split() for line in lines if line.startswith("resnext11_8x4d"))
+    assert row[-1] == "digits"
+    row = next(line.split() for line in lines if line.startswith("resnext50_32x4d"))
+    assert row[1:4] == ["224", "1000", "25,097,128"]
