@@ -12,12 +12,18 @@ from resnext_keras.models import (
     ResNeXt101_64x4d,
     ResNeXt152,
 )
-from resnext_keras.preprocessing import Preprocessing, preprocess_input, read_image
+from resnext_keras.preprocessing import (
+    ImageError,
+    Preprocessing,
+    preprocess_input,
+    read_image,
+)
 from resnext_keras.specs import ResNeXtSpec, list_models
-from resnext_keras.weights import list_weights
+from resnext_keras.weights import WeightsError, list_weights
 
 __all__ = [
     "GroupedConv2D",
+    "ImageError",
     "Preprocessing",
     "ResNeXt",
     "ResNeXt29_8x64d",
@@ -28,6 +34,7 @@ __all__ = [
     "ResNeXt101_64x4d",
     "ResNeXt152",
     "ResNeXtSpec",
+    "WeightsError",
     "class_names",
     "decode_predictions",
     "list_models",

@@ -10,7 +10,7 @@ from PIL import Image
 from resnext_keras.prediction import load_classifier
 from resnext_keras.preprocessing import Preprocessing, resize_and_crop
 
-HELD_OUT = resources.files("resnext_keras") / "data" / "digits_held_out.npz"
+HELD_OUT_FILE = resources.files("resnext_keras") / "data" / "digits_held_out.npz"
 
 BATCH_SIZE = 64
 
@@ -44,10 +44,10 @@ def held_out_digits() -> tuple[np.ndarray, np.ndarray]:
         uint8 (n, 8, 8), 0 to 255, white ink on black, and their digits, (n,).
 
     Source: E. Alpaydin and C. Kaynak, "Optical Recognition of Handwritten
-    Digits", UCI Machine Learning Repository, 1998, CC BY 4.0; the last sheets
-    of scikit-learn's `load_digits`, see weights/README.md.
+    Digits", UCI Machine Learning Repository, 1998, CC BY 4.0; a fifth of
+    scikit-learn's `load_digits`, see weights/README.md.
     """
-    with HELD_OUT.open("rb") as file, np.load(file, allow_pickle=False) as data:
+    with HELD_OUT_FILE.open("rb") as file, np.load(file, allow_pickle=False) as data:
         return data["images"], data["labels"]
 
 

@@ -181,7 +181,7 @@ def _checked_shape(shape, argument, channels_first):
 
 def _member(function_name: str, architecture: str):
     """The public function of one row of the table."""
-    model_name = function_name.lower()
+    spec, model_name = get_spec(architecture), function_name.lower()
 
     def build(
         include_top=True,
@@ -194,7 +194,7 @@ def _member(function_name: str, architecture: str):
         name=model_name,
     ):
         return ResNeXt(
-            architecture,
+            spec,
             include_top,
             weights,
             input_tensor,
@@ -208,7 +208,9 @@ def _member(function_name: str, architecture: str):
     build.__name__ = build.__qualname__ = function_name
     build.__doc__ = (
         f"Builds `{architecture}`; called as `keras.applications.ResNet50`.\n\n"
-        "    Arguments, result and errors are those of `ResNeXt`.\n"
+        f"    Made for images of {spec.image_size} x {spec.image_size} pixels and\n"
+        f"    {spec.classes} classes. Arguments, result and errors are those of\n"
+        "    `ResNeXt`.\n"
     )
     return build
 

@@ -50,7 +50,7 @@ def test_each_function_builds_its_row_of_the_table(monkeypatch, function, archit
     )
     getattr(resnext_keras, function)(False, None, pooling="avg")
     arguments = (False, None, None, None, "avg", 1000, "softmax", function.lower())
-    assert built == [(architecture, *arguments)]
+    assert built == [(ARCHITECTURES[architecture], *arguments)]
 
 
 def test_list_models_names_every_row():
