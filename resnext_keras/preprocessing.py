@@ -193,6 +193,8 @@ def read_image(
 
 def _read_rgb(path) -> Image.Image:
     """The upright picture in RGB; an `ImageError` says only what was found."""
+    if not os.path.lexists(path):
+        raise ImageError("no such file")
     mode = os.stat(path).st_mode
     if not stat.S_ISREG(mode):
         raise ImageError("a folder" if stat.S_ISDIR(mode) else "no regular file")

@@ -2,6 +2,8 @@
 
 import click
 
+from resnext_keras_cli.start import quiet_start
+
 ROWS = 10
 
 NEXT = """\
@@ -27,12 +29,12 @@ def demo(output):
     Prints predictions and the accuracy, and draws all the pictures with their
     predictions on a contact sheet.
     """
-    from rich.console import Console
     from tqdm import tqdm
 
-    from resnext_keras.contact_sheet import contact_sheet
-    from resnext_keras.digits import classify_held_out_digits
-    from resnext_keras_cli.tables import table
+    with quiet_start():
+        from resnext_keras.contact_sheet import contact_sheet
+        from resnext_keras.digits import classify_held_out_digits
+    from resnext_keras_cli.tables import console, table
 
     digits = list(tqdm(classify_held_out_digits(), unit=" pictures", disable=None))
     right = sum(digit.right for digit in digits)
@@ -50,15 +52,14 @@ def demo(output):
         )
     contact_sheet(
         [digit.image for digit in digits],
-        [digit.predicted for digit in digits],
+        [d.predicted if d.right else f"{d.predicted}, is {d.truth}" for d in digits],
         [digit.right for digit in digits],
         columns=20,
     ).save(output, format="PNG")
-    console = Console()
-    console.print(rows)
-    console.print(
+    out = console()
+    out.print(rows)
+    out.print(
         f"{right} of {len(digits)} held-out pictures right: top-1 accuracy "
-        f"{right / len(digits):.2%}\nAll of them, mistakes in red: {output}\n",
-        soft_wrap=True,
+        f"{right / len(digits):.2%}\nAll of them, mistakes in red: {output}\n"
     )
-    console.print(NEXT, soft_wrap=True, highlight=False)
+    out.print(NEXT)

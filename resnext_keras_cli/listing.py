@@ -2,16 +2,17 @@
 
 import click
 
+from resnext_keras_cli.start import quiet_start
+
 
 @click.command("list")
 def list_():
     """Print the architectures and the weight sets that ship for them."""
-    from rich.console import Console
-
-    from resnext_keras.shapes import count_parameters, variable_shapes
-    from resnext_keras.specs import ARCHITECTURES
-    from resnext_keras.weights import WEIGHT_SETS
-    from resnext_keras_cli.tables import table
+    with quiet_start():
+        from resnext_keras.shapes import count_parameters, variable_shapes
+        from resnext_keras.specs import ARCHITECTURES
+        from resnext_keras.weights import WEIGHT_SETS
+    from resnext_keras_cli.tables import console, table
 
     numbers = ("size", "classes", "parameters")
     rows = table("model", *numbers, "weight sets", right=numbers)
@@ -25,4 +26,4 @@ def list_():
             f"{count_parameters(shapes):,}",
             ", ".join(sets),
         )
-    Console().print(rows)
+    console().print(rows)

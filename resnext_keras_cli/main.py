@@ -1,6 +1,5 @@
 """The group of the commands, and what happens to their errors."""
 
-import os
 import sys
 
 import click
@@ -46,8 +45,6 @@ TRACEBACK = click.Option(
 @click.version_option(package_name="resnext-keras")
 def group():
     """Classify pictures with ResNeXt networks, and look at the networks."""
-    # TensorFlow tells of its start on stderr; whoever wants that sets the variable.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
 for command in (demo, predict, summary, list_):

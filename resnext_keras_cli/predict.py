@@ -4,6 +4,8 @@ import json
 
 import click
 
+from resnext_keras_cli.start import quiet_start
+
 
 @click.command()
 @click.argument("pictures", nargs=-1, required=True, type=click.Path())
@@ -34,8 +36,9 @@ def predict(pictures, model, weights, top, as_json):
     """
     from tqdm import tqdm
 
-    from resnext_keras.prediction import load_classifier
-    from resnext_keras.preprocessing import ImageError
+    with quiet_start():
+        from resnext_keras.prediction import load_classifier
+        from resnext_keras.preprocessing import ImageError
 
     classifier = load_classifier(model, weights)
     found, broken = {}, []
@@ -77,9 +80,7 @@ def _as_json(found):
 
 
 def _print_table(found):
-    from rich.console import Console
-
-    from resnext_keras_cli.tables import table
+    from resnext_keras_cli.tables import console, table
 
     rows = table("picture", "class", "score", right=("score",))
     for path, predictions in found.items():
@@ -88,4 +89,4 @@ def _print_table(found):
                 "" if rank else click.format_filename(path), name, f"{score:.1%}"
             )
         rows.add_section()
-    Console().print(rows)
+    console().print(rows)

@@ -2,6 +2,8 @@
 
 import click
 
+from resnext_keras_cli.start import quiet_start
+
 
 @click.command()
 @click.argument("model")
@@ -21,12 +23,11 @@ def summary(model, size, classes):
 
     MODEL is a name that `resnext-keras list` prints.
     """
-    from rich.console import Console
-
-    from resnext_keras.complexity import stage_costs
-    from resnext_keras.models import ResNeXt
-    from resnext_keras.specs import get_spec
-    from resnext_keras_cli.tables import table
+    with quiet_start():
+        from resnext_keras.complexity import stage_costs
+        from resnext_keras.models import ResNeXt
+        from resnext_keras.specs import get_spec
+    from resnext_keras_cli.tables import console, table
 
     spec = get_spec(model)
     size, classes = size or spec.image_size, classes or spec.classes
@@ -52,4 +53,4 @@ def summary(model, size, classes):
         f"{network.count_params():,}",
         f"{sum(cost.multiply_adds for cost in costs):,}",
     )
-    Console().print(rows)
+    console().print(rows)

@@ -33,14 +33,14 @@ def refused(path, found, preprocessing=SMALL):
 
 
 def test_what_is_no_picture_is_named(tmp_path):
-    refused(tmp_path / "missing.jpg", "No such file")
+    refused(tmp_path / "missing.jpg", "no such file")
     refused(tmp_path, "^a folder$")
     (tmp_path / "empty.jpg").touch()
     refused(tmp_path / "empty.jpg", "^an empty file$")
     (tmp_path / "text.jpg").write_text("<!DOCTYPE html>")
     refused(tmp_path / "text.jpg", "begins with b'<!DOCTYPE html>'$")
     (tmp_path / "link.jpg").symlink_to(tmp_path / "nowhere.jpg")
-    refused(tmp_path / "link.jpg", "No such file")
+    refused(tmp_path / "link.jpg", "no such file")
     refused(Path("/dev/null"), "no regular file")
     refused("null\0byte.jpg", "null byte")
 

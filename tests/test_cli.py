@@ -1,6 +1,9 @@
 """The command `resnext-keras` does what its help says."""
 
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -18,6 +21,13 @@ def run(*arguments, code=0):
     result = CliRunner().invoke(group, [str(argument) for argument in arguments])
     assert result.exit_code == code, result.output
     return result
+
+
+def row_of(text, first):
+    """The words of the row of a table that begins with a word."""
+    return next(
+        row for line in text.splitlines() if (row := line.split())[:1] == [first]
+    )
 
 
 @pytest.fixture
@@ -50,10 +60,7 @@ def test_demo_says_when_it_cannot_write(tmp_path):
 
 def test_predict_names_the_digit(digit_file):
     text = run("predict", digit_file).stdout
-    row = next(
-        line for line in text.splitlines() if line.startswith(digit_file.name[:3])
-    )
-    assert f" {digit_file.stem} " in row
+    assert row_of(text, str(digit_file))[1] == digit_file.stem
 
 
 def test_predict_gives_json(digit_file):
@@ -138,18 +145,34 @@ def test_only_traceback_shows_the_trace(place):
 
 
 def test_summary_has_a_row_a_stage():
-    lines = run("summary", "resnext50_32x4d").stdout.splitlines()
-    row = next(line.split() for line in lines if line.startswith("conv4"))
-    assert row[1:6] == ["14", "x", "14", "x", "1024"]
-    total = next(line.split() for line in lines if line.startswith("all"))
-    assert total[1] == "25,097,128"
-    assert total[2].startswith("4,23")
-    assert run("summary", "resnext11_8x4d", "--size", 64, "--classes", 3).stdout
+    text = run("summary", "resnext50_32x4d").stdout
+    assert row_of(text, "conv4")[1:6] == ["14", "x", "14", "x", "1024"]
+    total = row_of(text, "all")
+    assert total[1:] == ["25,097,128", "4,230,479,872"]
+    own = run("summary", "resnext11_8x4d", "--size", 64, "--classes", 3).stdout
+    assert row_of(own, "classifier")[1] == "3"
 
 
 def test_list_names_architectures_and_weight_sets():
-    lines = run("list").stdout.splitlines()
-    row = next(line.split() for line in lines if line.startswith("resnext11_8x4d"))
-    assert row[-1] == "digits"
-    row = next(line.split() for line in lines if line.startswith("resnext50_32x4d"))
-    assert row[1:4] == ["224", "1000", "25,097,128"]
+    text = run("list").stdout
+    assert row_of(text, "resnext11_8x4d")[-1] == "digits"
+    assert row_of(text, "resnext50_32x4d")[1:4] == ["224", "1000", "25,097,128"]
+
+
+@pytest.mark.parametrize("name", ["[red]digit.png", "a [b] c.png", "ä ö.png"])
+def test_any_file_name_is_printed_as_it_is(digit_file, name):
+    path = digit_file.rename(digit_file.with_name(name))
+    assert str(path) in run("predict", "--top", 1, path).stdout
+
+
+def test_the_start_of_tensorflow_is_not_told():
+    command = "import sys; from resnext_keras_cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", command, "list"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={k: v for k, v in os.environ.items() if not k.startswith("TF_")},
+    )
+    assert "resnext50_32x4d" in done.stdout
+    assert done.stderr == ""

@@ -36,8 +36,8 @@ def augmentation():
     return keras.Sequential(
         [
             keras.layers.RandomRotation(0.04, **move),
-            keras.layers.RandomTranslation(0.08, 0.08, **move),
-            keras.layers.RandomZoom((-0.1, 0.1), (-0.1, 0.1), **move),
+            keras.layers.RandomTranslation(0.1, 0.1, **move),
+            keras.layers.RandomZoom((-0.1, 0.4), (-0.1, 0.4), **move),
             keras.layers.RandomShear(0.1, 0.0, **move),
         ]
     )
@@ -83,7 +83,7 @@ def compile_(model, count, batch_size, epochs):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--epochs", type=int, default=40)
+    parser.add_argument("--epochs", type=int, default=60)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
