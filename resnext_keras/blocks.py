@@ -38,15 +38,14 @@ def conv_bn(x, filters, kernel_size, *, name, stride=1, groups=1):
         # published weights expect 1 on either side.
         x = layers.ZeroPadding2D(kernel_size // 2, name=f"{name}_pad")(x)
     conv = layers.Conv2D if groups == 1 else GroupedConv2D
-    options = {} if groups == 1 else {"groups": groups}
     x = conv(
         filters,
         kernel_size,
         strides=stride,
+        groups=groups,
         use_bias=False,
         kernel_initializer=conv_initializer(),
         name=f"{name}_conv",
-        **options,
     )(x)
     # PyTorch's momentum 0.1 weighs the new batch; Keras' 0.9 the running average.
     return layers.BatchNormalization(

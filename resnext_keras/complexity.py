@@ -12,15 +12,14 @@ class StageCost:
 
     Attributes:
         stage: `"conv1"` to `"conv5"`, or `"classifier"`.
-        output_shape: Shape of its output, without the batch; None where the
-            network takes any size.
+        output_shape: Shape of its output, without the batch.
         parameters: Number of parameters, batch-norm statistics included.
         multiply_adds: Multiplications, each with its addition, of the
             convolutions and of the classifier (the paper's FLOPs).
     """
 
     stage: str
-    output_shape: tuple[int | None, ...]
+    output_shape: tuple[int, ...]
     parameters: int
     multiply_adds: int
 

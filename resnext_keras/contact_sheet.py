@@ -40,6 +40,11 @@ def contact_sheet(
             "Expected at least one image, and as many captions and marks. Received: "
             f"{len(images)} images, {len(captions)} captions, {len(marks)} marks"
         )
+    if min(columns, size) < 1:
+        raise ValueError(
+            "Expected `columns` and `size` to be positive. "
+            f"Received: columns={columns}, size={size}"
+        )
     columns = min(columns, len(images))
     step_x, step_y = size + GAP, size + CAPTION_HEIGHT + GAP
     rows = -(-len(images) // columns)
@@ -53,6 +58,7 @@ def contact_sheet(
         y = GAP + place // columns * step_y
         picture = Image.fromarray(np.asarray(image)).convert("RGB")
         sheet.paste(picture.resize((size, size), Image.Resampling.BICUBIC), (x, y))
+        mark = None if mark is None else bool(mark)
         if mark is False:
             draw.rectangle(
                 (x - 2, y - 2, x + size + 1, y + size + 1), None, INK[mark], 2

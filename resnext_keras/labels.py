@@ -114,7 +114,11 @@ def _classes_of(names, columns) -> Sequence[tuple[str, str]]:
                 f"Received: {columns} columns"
             )
         return classes
-    if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+    if (
+        isinstance(names, str)
+        or not hasattr(names, "__len__")
+        or not all(isinstance(name, str) for name in names)
+    ):
         raise ValueError(
             "Expected `class_names` to be a sequence of strings. "
             f"Received: class_names={names!r}"

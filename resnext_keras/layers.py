@@ -27,12 +27,14 @@ class GroupedConv2D(layers.Conv2D):
     def convolution_op(self, inputs, kernel):
         if self.groups == 1 or keras.config.backend() != "tensorflow":
             return super().convolution_op(inputs, kernel)
-        inputs, kernel = tf.convert_to_tensor(inputs), tf.convert_to_tensor(kernel)
+        kernel = tf.convert_to_tensor(kernel)
         channels_first = self.data_format == "channels_first"
         if channels_first:
             # TensorFlow's CPU kernels know only NHWC; on a GPU its layout
             # optimiser cancels the transpositions.
             inputs = tf.transpose(inputs, (0, 2, 3, 1))
+        channels = self.groups * kernel.shape[2]
+        inputs = tf.ensure_shape(inputs, (None, None, None, channels))
         outputs = _conv(
             inputs, kernel, self.strides, self.padding.upper(), self.dilation_rate
         )
@@ -45,7 +47,7 @@ class GroupedConv2D(layers.Conv2D):
 def _conv(x, kernel, strides, padding, dilations):
     """Grouped convolution of any configuration."""
     if _on_accelerator():
-        return tf.nn.conv2d(x, kernel, strides, padding, dilations=dilations)
+        return _tensorflows_conv(x, kernel, strides, padding, dilations)
     if padding == "SAME":
         x = _pad_same(x, kernel.shape[:2], strides, dilations)
     if max(dilations) == 1:
@@ -59,6 +61,13 @@ def _conv(x, kernel, strides, padding, dilations):
         lambda classes, *_: _valid_conv(classes, kernel, strides),
         filter_shape=kernel.shape[:2],
     )
+
+
+def _tensorflows_conv(x, kernel, strides, padding, dilations=1):
+    y = tf.nn.conv2d(x, kernel, strides, padding, dilations=dilations)
+    # Keeps TensorFlow from fusing the convolution with a bias or activation that
+    # follows: without oneDNN its fused kernel for CPUs knows no groups.
+    return tf.ensure_shape(y, (None, None, None, kernel.shape[-1]))
 
 
 def _on_accelerator():
@@ -99,8 +108,7 @@ def _valid_conv(x, kernel, strides):
                 _kernel_gradient(dy, x, kernel.shape, strides),
             )
 
-        y = tf.nn.conv2d(x, kernel, strides, "VALID")
-        return tf.ensure_shape(y, (None, None, None, kernel.shape[-1])), gradient
+        return _tensorflows_conv(x, kernel, strides, "VALID"), gradient
 
     return conv(x, kernel)
 
@@ -166,5 +174,7 @@ def _kernel_gradient(dy, x, kernel_shape, strides):
         blocks = tf.reshape(
             dense, (height, width, chunk, depth, chunk, filters // groups)
         )
-        diagonal += [blocks[:, :, i, :, i] for i in range(chunk)]
+        diagonal.append(
+            tf.reshape(tf.einsum("hwidio->hwdio", blocks), (height, width, depth, -1))
+        )
     return tf.concat(diagonal, axis=-1)

@@ -9,7 +9,7 @@ from keras import layers
 from resnext_keras.blocks import channel_axis, resnext_features
 from resnext_keras.shapes import variable_shapes
 from resnext_keras.specs import MIN_IMAGE_SIZE, ResNeXtSpec, get_spec
-from resnext_keras.weights import assign, find_weights, open_weights
+from resnext_keras.weights import WeightSet, assign, find_weights, open_weights
 
 POOLING_LAYERS = {
     "avg": layers.GlobalAveragePooling2D,
@@ -69,6 +69,7 @@ def ResNeXt(
     Networks", CVPR 2017, Table 1.
     """
     spec = get_spec(spec_or_name)
+    name = _checked_name(spec.name if name is None else name)
     classes = _checked_classes(classes)
     _check_choices(pooling, classifier_activation, weights, include_top)
     image_shape = _image_shape(spec, include_top, input_tensor, input_shape)
@@ -84,7 +85,7 @@ def ResNeXt(
         # The tensor may come from layers of the caller's own; they belong to it.
         sources = keras.utils.get_source_inputs(image)
         inputs = sources[0] if len(sources) == 1 else sources
-        model = keras.Model(inputs, x, name=name or spec.name)
+        model = keras.Model(inputs, x, name=name)
         assign(model, tensors)
     return model
 
@@ -109,8 +110,18 @@ def _open_tensors(weights, spec, shapes):
         yield {}
         return
     found = find_weights(weights, spec.name)
-    with open_weights(getattr(found, "path", found), shapes) as tensors:
+    path = found.path if isinstance(found, WeightSet) else found
+    with open_weights(path, shapes) as tensors:
         yield tensors
+
+
+def _checked_name(name):
+    if not isinstance(name, str) or not name or "/" in name:
+        raise ValueError(
+            "Expected `name` to be a non-empty string without '/'. "
+            f"Received: name={name!r}"
+        )
+    return name
 
 
 def _checked_classes(classes):
@@ -150,7 +161,13 @@ def _image_shape(spec, include_top, input_tensor, input_shape):
                 "Expected `input_tensor` to be a Keras tensor, as keras.Input gives. "
                 f"Received: input_tensor={input_tensor!r}"
             )
-        return _checked_shape(input_tensor.shape[1:], "input_tensor", channels_first)
+        shape = tuple(input_tensor.shape[1:])
+        if input_shape is not None and tuple(input_shape) != shape:
+            raise ValueError(
+                f"Expected `input_shape` to be None or {shape}, that of the "
+                f"`input_tensor`. Received: input_shape={input_shape!r}"
+            )
+        return _checked_shape(shape, "input_tensor", channels_first)
     if input_shape is not None:
         return _checked_shape(input_shape, "input_shape", channels_first)
     size = spec.image_size if include_top else None

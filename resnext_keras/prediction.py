@@ -123,8 +123,8 @@ def _default_weights(spec: ResNeXtSpec | None) -> str:
         if weight_set.architecture == spec.name:
             return weight_set.name
     raise ValueError(
-        f"No weights of {spec.name!r} ship with this package: name a file with "
-        "`weights`."
+        f"Expected `weights` to name a file: none of {spec.name!r} ship with this "
+        "package. Received: weights=None"
     )
 
 

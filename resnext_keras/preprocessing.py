@@ -11,6 +11,7 @@ import stat
 import threading
 import warnings
 from dataclasses import dataclass
+from numbers import Integral
 
 import keras
 import numpy as np
@@ -70,7 +71,7 @@ class Preprocessing:
     def __post_init__(self):
         for field in ("size", "resize"):
             value = getattr(self, field)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
                 raise ValueError(
                     f"Expected `{field}` to be a positive number of pixels. "
                     f"Received: {field}={value!r}"
@@ -193,9 +194,10 @@ def read_image(
 
 def _read_rgb(path) -> Image.Image:
     """The upright picture in RGB; an `ImageError` says only what was found."""
-    if not os.path.lexists(path):
-        raise ImageError("no such file")
-    mode = os.stat(path).st_mode
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        raise ImageError("no such file") from None
     if not stat.S_ISREG(mode):
         raise ImageError("a folder" if stat.S_ISDIR(mode) else "no regular file")
     with open(path, "rb") as file, _quiet_pillow():

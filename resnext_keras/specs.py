@@ -5,6 +5,7 @@ Plain Python, so that names and shapes can be looked at without loading Keras.
 
 import difflib
 from dataclasses import dataclass
+from numbers import Integral
 
 STEMS = {"imagenet": (224, 1000), "cifar": (32, 10)}
 """The two stems of the paper: size in pixels and classes of their data sets."""
@@ -91,7 +92,7 @@ class ResNeXtSpec:
 
 
 def _is_count(value) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+    return isinstance(value, Integral) and not isinstance(value, bool) and value > 0
 
 
 # Table 1 of the paper, and for CIFAR its section 5.3; "resnext152_32x4d" and
@@ -131,21 +132,21 @@ def get_spec(spec_or_name: ResNeXtSpec | str) -> ResNeXtSpec:
         The `ResNeXtSpec`.
 
     Raises:
-        ValueError: No row has that name; the error lists the nearest names.
-        TypeError: The argument is neither a spec nor a name.
+        ValueError: The argument is neither a spec nor the name of a row; the
+            error lists the nearest names.
     """
     if isinstance(spec_or_name, ResNeXtSpec):
         return spec_or_name
     if not isinstance(spec_or_name, str):
-        raise TypeError(
-            "Expected a ResNeXtSpec or the name of an architecture. "
-            f"Received: {spec_or_name!r}"
+        raise ValueError(
+            "Expected `spec_or_name` to be a ResNeXtSpec or the name of an "
+            f"architecture. Received: spec_or_name={spec_or_name!r}"
         )
     if spec_or_name not in ARCHITECTURES:
         near = difflib.get_close_matches(spec_or_name.lower(), ARCHITECTURES, n=3)
         hint = f"Did you mean {' or '.join(near)}?" if near else "See list_models()."
         raise ValueError(
             f"Expected one of the names that list_models() gives. {hint} "
-            f"Received: {spec_or_name!r}"
+            f"Received: spec_or_name={spec_or_name!r}"
         )
     return ARCHITECTURES[spec_or_name]

@@ -1,7 +1,5 @@
 """The group of the commands, and what happens to their errors."""
 
-import sys
-
 import click
 
 from resnext_keras_cli.demo import demo
@@ -17,6 +15,8 @@ class ErrorsInOneLine(click.Group):
         try:
             return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except BrokenPipeError:  # as of `| head`; click then ends quietly
             raise
         except Exception as error:
             if ctx.meta.get("traceback"):
@@ -55,7 +55,3 @@ for command in (demo, predict, summary, list_):
 def main():
     """Runs the command line."""
     group(prog_name="resnext-keras")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -41,7 +41,7 @@ def predict(pictures, model, weights, top, as_json):
         from resnext_keras.preprocessing import ImageError
 
     classifier = load_classifier(model, weights)
-    found, broken = {}, []
+    found, broken = [], []
     # A bar for what takes long, and not into a file.
     bar = tqdm(
         classifier.predict_files(pictures, top),
@@ -54,7 +54,7 @@ def predict(pictures, model, weights, top, as_json):
         if isinstance(result, ImageError):
             broken.append(result)
         else:
-            found[path] = result
+            found.append((path, result))
     if as_json:
         click.echo(json.dumps(_as_json(found), indent=2))
     elif found:
@@ -75,7 +75,7 @@ def _as_json(found):
                 for id_, name, score in predictions
             ],
         }
-        for path, predictions in found.items()
+        for path, predictions in found
     ]
 
 
@@ -83,7 +83,7 @@ def _print_table(found):
     from resnext_keras_cli.tables import console, table
 
     rows = table("picture", "class", "score", right=("score",))
-    for path, predictions in found.items():
+    for path, predictions in found:
         for rank, (_, name, score) in enumerate(predictions):
             rows.add_row(
                 "" if rank else click.format_filename(path), name, f"{score:.1%}"

@@ -1,5 +1,7 @@
 """The look of what is printed."""
 
+import sys
+
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
@@ -17,16 +19,22 @@ def table(
     """
     empty = Table(box=SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False)
     for column in columns:
-        empty.add_column(column, justify="right" if column in right else "left")
+        if column in right:
+            empty.add_column(column, justify="right", no_wrap=True)
+        else:
+            empty.add_column(column, overflow="fold")
     return empty
 
 
 def console() -> Console:
     """Stdout: as wide as the terminal, and without bounds in a file or a pipe.
 
-    Without rich's markup, which a file's name may look like.
+    Text is printed as it is: a file's name may look like rich's markup, or have
+    letters that the terminal does not know.
     """
-    out = Console(markup=False, highlight=False, soft_wrap=True)
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="replace")
+    out = Console(markup=False, emoji=False, highlight=False, soft_wrap=True)
     if not out.is_terminal:
         out.width = 100_000
     return out

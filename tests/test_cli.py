@@ -75,9 +75,10 @@ def test_predict_gives_json(digit_file):
 def test_predict_skips_what_is_no_picture_and_tells_at_the_end(digit_file, tmp_path):
     text_file = tmp_path / "text.jpg"
     text_file.write_text("no picture")
-    files = (text_file, digit_file, tmp_path / "missing.png")
+    files = (text_file, digit_file, tmp_path / "missing.png", digit_file)
     result = run("predict", "--json", *files, code=1)
-    assert [entry["file"] for entry in json.loads(result.stdout)] == [str(digit_file)]
+    named = [entry["file"] for entry in json.loads(result.stdout)]
+    assert named == [str(digit_file)] * 2
     skipped = [
         line for line in result.stderr.splitlines() if line.startswith("Skipped")
     ]
@@ -120,7 +121,7 @@ def test_predict_takes_weights_from_a_file_and_finds_their_architecture(
     ("arguments", "told"),
     [
         (["--model", "resnext50"], "Did you mean resnext50_32x4d"),
-        (["--model", "resnext50_32x4d"], "No weights of 'resnext50_32x4d'"),
+        (["--model", "resnext50_32x4d"], "none of 'resnext50_32x4d' ship"),
         (["--weights", "nowhere.weights.h5"], "nowhere.weights.h5"),
         (["--weights", "imagenet"], "imagenet"),
         (["--model", "resnext50_32x4d", "--weights", "digits"], "resnext11_8x4d"),
@@ -159,7 +160,9 @@ def test_list_names_architectures_and_weight_sets():
     assert row_of(text, "resnext50_32x4d")[1:4] == ["224", "1000", "25,097,128"]
 
 
-@pytest.mark.parametrize("name", ["[red]digit.png", "a [b] c.png", "ä ö.png"])
+@pytest.mark.parametrize(
+    "name", ["[red]digit.png", "a [b] c.png", ":smile:.png", "ä ö.png"]
+)
 def test_any_file_name_is_printed_as_it_is(digit_file, name):
     path = digit_file.rename(digit_file.with_name(name))
     assert str(path) in run("predict", "--top", 1, path).stdout

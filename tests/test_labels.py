@@ -1,7 +1,6 @@
 """Class names and decoded predictions."""
 
 import re
-import sys
 
 import keras
 import numpy as np
@@ -142,9 +141,6 @@ def test_infinite_scores_are_sorted_too():
 
 @pytest.mark.parity
 def test_names_are_those_of_torchvision_and_ids_those_of_timm():
-    # triton, which torch imports where it finds it, and TensorFlow bring an LLVM
-    # each; both in one process crash it.
-    sys.modules.setdefault("triton", None)
     meta = pytest.importorskip("torchvision.models._meta")
     assert class_names() == tuple(
         name.replace(" ", "_") for name in meta._IMAGENET_CATEGORIES

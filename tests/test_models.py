@@ -192,6 +192,13 @@ def test_scores_keep_their_precision_under_a_mixed_policy():
 BAD_ARGUMENTS = [
     ({"spec_or_name": "resnext50"}, "resnext50_32x4d"),
     ({"spec_or_name": "vgg16"}, "list_models"),
+    ({"spec_or_name": 5}, "spec_or_name=5"),
+    ({"name": "a/b"}, "name='a/b'"),
+    ({"name": 3}, "name=3"),
+    (
+        {"input_tensor": keras.Input((64, 64, 3)), "input_shape": (32, 32, 3)},
+        "(64, 64, 3)",
+    ),
     ({"classes": 0}, "classes=0"),
     ({"classes": -5}, "classes=-5"),
     ({"classes": 2.5}, "classes=2.5"),

@@ -54,7 +54,7 @@ def test_compiled_training_is_eager_training(batch, start, expected, jit_compile
 
 @pytest.mark.parametrize("jit_compile", ["auto", True])
 @pytest.mark.parametrize(
-    ("policy", "precision"), [("mixed_bfloat16", 0.03), ("mixed_float16", 0.01)]
+    ("policy", "precision"), [("mixed_bfloat16", 3e-3), ("mixed_float16", 1e-3)]
 )
 def test_mixed_precision_is_float32_within_its_precision(
     batch, start, expected, policy, precision, jit_compile

@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from resnext_keras.shapes import Shapes, variable_shapes
@@ -26,7 +26,7 @@ HEAD = ("predictions/kernel", "predictions/bias")
 
 
 def identify(
-    path: str | os.PathLike, specs: Iterable[ResNeXtSpec] = ARCHITECTURES.values()
+    path: str | os.PathLike, specs: Collection[ResNeXtSpec] = ARCHITECTURES.values()
 ) -> tuple[ResNeXtSpec, int, int | None]:
     """Tells which network a weight file is of, from its names and shapes.
 
@@ -148,7 +148,7 @@ def _listed(what: str, items: list[str]) -> str:
 
 
 def _fitting(
-    stored: StoredTensors, specs: Iterable[ResNeXtSpec]
+    stored: StoredTensors, specs: Collection[ResNeXtSpec]
 ) -> tuple[ResNeXtSpec, int, int | None] | None:
     """The spec that has exactly these tensors, with channels and classes."""
     found = {name: tensor.shape for name, tensor in stored.items()}
