@@ -33,15 +33,18 @@ def conv_bn(x, filters, kernel_size, *, name, stride=1, groups=1):
     Returns:
         Feature maps, (batch, ceil(H / stride), ceil(W / stride), filters).
     """
-    if kernel_size > 1:
-        # Not padding="same": at stride 2 Keras then pads 0 and 1, and the
-        # published weights expect 1 on either side.
+    padding = "same"
+    if stride > 1 and kernel_size > 1:
+        # At stride 2 "same" pads 0 and 1, and the published weights expect 1
+        # on either side.
         x = layers.ZeroPadding2D(kernel_size // 2, name=f"{name}_pad")(x)
+        padding = "valid"
     conv = layers.Conv2D if groups == 1 else GroupedConv2D
     x = conv(
         filters,
         kernel_size,
         strides=stride,
+        padding=padding,
         groups=groups,
         use_bias=False,
         kernel_initializer=conv_initializer(),

@@ -6,6 +6,13 @@ from keras import layers
 if keras.config.backend() == "tensorflow":
     import tensorflow as tf
 
+    try:  # No public function tells whether oneDNN's kernels are on.
+        from tensorflow.python.util._pywrap_util_port import IsMklEnabled
+    except ImportError:
+
+        def IsMklEnabled():
+            return False
+
 
 @keras.saving.register_keras_serializable(package="resnext_keras")
 class GroupedConv2D(layers.Conv2D):
@@ -48,17 +55,15 @@ def _conv(x, kernel, strides, padding, dilations):
     """Grouped convolution of any configuration."""
     if _on_accelerator():
         return _tensorflows_conv(x, kernel, strides, padding, dilations)
-    if padding == "SAME":
-        x = _pad_same(x, kernel.shape[:2], strides, dilations)
     if max(dilations) == 1:
-        return _valid_conv(x, kernel, strides)
+        return _cpu_conv(x, kernel, strides, padding)
     # An output pixel of a dilated convolution sees one residue class of the
     # input's pixels: with the classes as a batch it is an ordinary convolution.
     return tf.nn.with_space_to_batch(
         x,
         dilations,
-        "VALID",
-        lambda classes, *_: _valid_conv(classes, kernel, strides),
+        padding,
+        lambda classes, _, padding: _cpu_conv(classes, kernel, strides, padding),
         filter_shape=kernel.shape[:2],
     )
 
@@ -71,110 +76,86 @@ def _tensorflows_conv(x, kernel, strides, padding, dilations=1):
 
 
 def _on_accelerator():
-    """Whether TensorFlow's own gradients of a grouped convolution are to be used.
+    """Whether TensorFlow's own gradients are to be used, as on a GPU or TPU.
 
-    They are the fastest on a GPU or TPU. On a CPU they exist only where oneDNN
-    is on, and XLA there compiles them to something 14 times as slow as ours.
+    On a CPU those for the input exist only with oneDNN, and XLA compiles those
+    for the kernel to something that makes a training step 14 times as slow.
     """
     return any(d.device_type != "CPU" for d in tf.config.list_logical_devices())
 
 
-def _pad_same(x, kernel_size, strides, dilations):
-    """Zero borders with which a "VALID" convolution gives what "SAME" would."""
-    borders = [(0, 0)]
-    for axis, size, stride, dilation in zip(
-        (1, 2), kernel_size, strides, dilations, strict=True
-    ):
-        length = _length(x, axis)
-        reach = (size - 1) * dilation + 1
-        total = tf.maximum((-(-length // stride) - 1) * stride + reach - length, 0)
-        borders.append((total // 2, total - total // 2))
-    return tf.pad(x, [*borders, (0, 0)])
-
-
-def _length(x, axis):
-    """Length of an axis: a number where it is known, else a tensor."""
-    return x.shape[axis] if x.shape[axis] is not None else tf.shape(x)[axis]
-
-
-def _valid_conv(x, kernel, strides):
-    """Grouped "VALID" convolution with gradients that need neither oneDNN nor XLA."""
+def _cpu_conv(x, kernel, strides, padding):
+    """Grouped convolution with gradients that any CPU has, with XLA or without."""
 
     @tf.custom_gradient
     def conv(x, kernel):
-        def gradient(dy):
-            return (
-                _input_gradient(dy, kernel, x, strides),
-                _kernel_gradient(dy, x, kernel.shape, strides),
-            )
+        def gradients(dy):
+            return _gradients(dy, x, kernel, strides, padding)
 
-        return _tensorflows_conv(x, kernel, strides, "VALID"), gradient
+        return _tensorflows_conv(x, kernel, strides, padding), gradients
 
     return conv(x, kernel)
 
 
-def _input_gradient(dy, kernel, x, strides):
-    """Convolves the output's gradient with the turned kernels.
+# Groups of one dense gradient: fewer make too many small convolutions, more too
+# much that lies off the diagonal. Measured with conv2 to conv5 of ResNeXt-50.
+_MAX_CHUNK_GROUPS = 4
+_MAX_CHUNK_CHANNELS = 32
 
-    Between its pixels the gradient first gets the zeros that the stride has
-    skipped, and around them a border with which the result covers all of `x`.
-    """
-    height, width, depth, filters = kernel.shape
+
+def _gradients(dy, x, kernel, strides, padding):
+    """Gradients for `x` and `kernel`, as dense ones of a few groups at a time."""
+    height, width, depth, _ = kernel.shape
     groups = x.shape[-1] // depth
-    turned = tf.reshape(kernel, (height, width, depth, groups, filters // groups))
-    turned = tf.transpose(turned[::-1, ::-1], (0, 1, 4, 3, 2))
-    turned = tf.reshape(turned, (height, width, filters // groups, groups * depth))
-    if max(strides) > 1:
-        dy = _put_zeros_between(dy, strides)
-    borders = [(0, 0), (0, 0), (0, 0), (0, 0)]
-    for axis, size in ((1, height), (2, width)):
-        rest = _length(x, axis) - _length(dy, axis)
-        borders[axis] = (size - 1, tf.maximum(rest, 0))
-    dx = _valid_conv(tf.pad(dy, borders), turned, (1, 1))
-    # Longer than x only where a stride is wider than the kernel.
-    return dx[:, : _length(x, 1), : _length(x, 2)]
-
-
-def _put_zeros_between(dy, strides):
-    """Puts stride - 1 zeros after each row and column."""
-    down, across = strides
-    dy = tf.pad(
-        dy[:, :, None, :, None],
-        [(0, 0), (0, 0), (0, down - 1), (0, 0), (0, across - 1), (0, 0)],
-    )
-    batch, height, _, width, _, channels = (_length(dy, axis) for axis in range(6))
-    return tf.reshape(dy, (batch, height * down, width * across, channels))
-
-
-# Channels of one dense kernel gradient: with fewer the convolutions are too
-# many, with more too much of each is off the diagonal (ResNeXt-50 on two CPUs).
-_CHUNK_CHANNELS = 32
-
-
-def _kernel_gradient(dy, x, kernel_shape, strides):
-    """Dense kernel gradients of a few groups at a time, and of them the diagonal."""
-    height, width, depth, filters = kernel_shape
-    groups = x.shape[-1] // depth
-    chunk = max(1, _CHUNK_CHANNELS // depth)
+    chunk = max(1, min(_MAX_CHUNK_GROUPS, _MAX_CHUNK_CHANNELS // depth))
     while groups % chunk:
         chunk -= 1
-    diagonal = []
-    for x_part, dy_part in zip(
-        tf.split(x, groups // chunk, axis=-1),
-        tf.split(dy, groups // chunk, axis=-1),
+    options = {"strides": (1, *strides, 1), "padding": padding}
+    # oneDNN has a grouped kernel for this one, in single precision on any CPU.
+    grouped_dx = IsMklEnabled() and x.dtype == tf.float32
+    dx, dkernel = [], []
+    for x_part, kernel_part, dy_part in zip(
+        *(tf.split(tensor, groups // chunk, axis=-1) for tensor in (x, kernel, dy)),
         strict=True,
     ):
         dense = tf.raw_ops.Conv2DBackpropFilter(
             input=x_part,
-            filter_sizes=(height, width, chunk * depth, filters * chunk // groups),
+            filter_sizes=(height, width, chunk * depth, kernel_part.shape[-1]),
             out_backprop=dy_part,
-            strides=(1, *strides, 1),
-            padding="VALID",
+            **options,
         )
-        blocks = tf.reshape(
-            dense, (height, width, chunk, depth, chunk, filters // groups)
+        dkernel.append(_diagonal_blocks(dense, chunk))
+        if not grouped_dx:
+            dx_part = tf.raw_ops.Conv2DBackpropInput(
+                input_sizes=tf.shape(x_part),
+                filter=_block_diagonal(kernel_part, chunk),
+                out_backprop=dy_part,
+                **options,
+            )
+            dx.append(dx_part)
+    if grouped_dx:
+        dx = tf.raw_ops.Conv2DBackpropInput(
+            input_sizes=tf.shape(x), filter=kernel, out_backprop=dy, **options
         )
-        diagonal.append(
-            tf.reshape(tf.einsum("hwidio->hwdio", blocks), (height, width, depth, -1))
-        )
-    return tf.concat(diagonal, axis=-1)
+    else:
+        dx = tf.concat(dx, axis=-1)
+    return dx, tf.concat(dkernel, axis=-1)
+
+
+def _diagonal_blocks(dense, groups):
+    """Of a dense kernel (h, w, g * i, g * o) the part that a grouped one has."""
+    height, width, inputs, outputs = dense.shape
+    blocks = tf.reshape(
+        dense, (height, width, groups, inputs // groups, groups, outputs // groups)
+    )
+    blocks = tf.einsum("hwgigo->hwigo", blocks)
+    return tf.reshape(blocks, (height, width, inputs // groups, outputs))
+
+
+def _block_diagonal(kernel, groups):
+    """The dense kernel (h, w, g * i, g * o) that a grouped one stands for."""
+    height, width, depth, outputs = kernel.shape
+    blocks = tf.reshape(kernel, (height, width, depth, groups, outputs // groups))
+    eye = tf.eye(groups, dtype=kernel.dtype)
+    dense = tf.einsum("hwigo,fg->hwfigo", blocks, eye)
+    return tf.reshape(dense, (height, width, groups * depth, outputs))

@@ -121,8 +121,8 @@ def test_layer_names_are_those_of_keras_applications():
     differing = {
         name for name in ours ^ theirs if not name.startswith(("input_layer", "keras"))
     }
-    # Ours has a padding layer before each 3x3 convolution; theirs pads inside.
-    assert all(name.endswith("_2_pad") for name in differing)
+    # Ours pads before the 3x3 convolutions with a stride; theirs have none.
+    assert differing == {f"conv{stage}_block1_2_pad" for stage in (3, 4, 5)}
 
 
 @pytest.mark.parametrize("pooling", [None, "avg", "max"])
