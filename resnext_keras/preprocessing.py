@@ -59,6 +59,9 @@ class Preprocessing:
         resize: Short side in pixels that the picture is resized to before,
             at least `size`.
         interpolation: `"bilinear"` or `"bicubic"`, both with antialiasing.
+        detail: Short side in pixels of the pictures that the weights were
+            trained on, where it is less than `resize`: pictures are reduced to
+            it first, since edges sharper than those are strange to the network.
 
     Raises:
         ValueError: A value is outside what is described above.
@@ -67,10 +70,13 @@ class Preprocessing:
     size: int
     resize: int
     interpolation: str = "bilinear"
+    detail: int | None = None
 
     def __post_init__(self):
-        for field in ("size", "resize"):
+        for field in ("size", "resize", "detail"):
             value = getattr(self, field)
+            if field == "detail" and value is None:
+                continue
             if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
                 raise ValueError(
                     f"Expected `{field}` to be a positive number of pixels. "
@@ -251,13 +257,19 @@ def resize_and_crop(rgb: Image.Image, preprocessing: Preprocessing) -> np.ndarra
     Returns:
         RGB, 0 to 255, uint8, of shape (size, size, 3).
     """
-    size, resize = preprocessing.size, preprocessing.resize
-    long_side = int(resize * max(rgb.size) / min(rgb.size))
-    wide = rgb.width > rgb.height
-    width, height = (long_side, resize) if wide else (resize, long_side)
-    rgb = rgb.resize((width, height), INTERPOLATIONS[preprocessing.interpolation])
-    left, top = round((width - size) / 2), round((height - size) / 2)
+    filter_ = INTERPOLATIONS[preprocessing.interpolation]
+    if preprocessing.detail is not None and min(rgb.size) > preprocessing.detail:
+        rgb = _resize_short_side(rgb, preprocessing.detail, filter_)
+    rgb = _resize_short_side(rgb, preprocessing.resize, filter_)
+    size = preprocessing.size
+    left, top = round((rgb.width - size) / 2), round((rgb.height - size) / 2)
     return np.array(rgb.crop((left, top, left + size, top + size)))
+
+
+def _resize_short_side(rgb: Image.Image, short: int, filter_) -> Image.Image:
+    long = int(short * max(rgb.size) / min(rgb.size))
+    size = (long, short) if rgb.width > rgb.height else (short, long)
+    return rgb.resize(size, filter_)
 
 
 _quiet_lock = threading.Lock()

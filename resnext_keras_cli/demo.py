@@ -8,7 +8,7 @@ ROWS = 10
 
 NEXT = """\
 What to try next:
-  resnext-keras predict PICTURE...         a digit you have written yourself
+  resnext-keras predict PICTURE...         a digit of your own that fills the picture
   resnext-keras summary resnext50_32x4d    what ResNeXt-50 costs, stage by stage
   resnext-keras list                       the architectures and weight sets
 """

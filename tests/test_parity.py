@@ -89,22 +89,27 @@ def torch_name(name):
 
 @pytest.mark.parity
 @pytest.mark.parametrize(
-    ("architecture", "height", "width"),
+    ("library", "architecture", "height", "width"),
     [
-        ("resnext50_32x4d", 97, 130),
-        ("resnext101_32x8d", 96, 64),
-        ("resnext101_64x4d", 65, 111),
+        ("torchvision", "resnext50_32x4d", 97, 130),
+        ("torchvision", "resnext101_32x8d", 96, 64),
+        ("torchvision", "resnext101_64x4d", 65, 111),
+        ("timm", "resnext50_32x4d", 66, 99),
+        ("timm", "resnext101_32x4d", 80, 64),
     ],
 )
-def test_any_weights_give_torchvisions_logits(
-    architecture, height, width, tmp_path, relative_error
+def test_any_weights_give_the_logits_of_torchvision_and_timm(
+    library, architecture, height, width, tmp_path, relative_error
 ):
     torch = pytest.importorskip("torch")
-    torchvision = pytest.importorskip("torchvision")
     from safetensors.torch import save_file
 
     generator = torch.Generator().manual_seed(height)
-    reference = getattr(torchvision.models, architecture)().eval()
+    models = pytest.importorskip(library)
+    if library == "timm":
+        reference = models.create_model(architecture, pretrained=False).eval()
+    else:
+        reference = getattr(models.models, architecture)().eval()
     for module in reference.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             for tensor, low, high in (

@@ -211,3 +211,17 @@ def test_a_read_and_preprocessed_photo_is_torchvisions_input(
     got = preprocess_input(read_image(path, Preprocessing(224, 232)))
     wanted = preset(photos[1]).numpy().transpose(1, 2, 0)
     np.testing.assert_allclose(got, wanted, atol=1e-6)
+
+
+def test_a_picture_is_no_sharper_than_those_of_the_training(photos, tmp_path):
+    small = photos[0].resize((12, 8), Image.Resampling.BILINEAR)
+    as_trained = save(small, tmp_path / "small.png")
+    sharp = save(photos[0].resize((120, 80)), tmp_path / "sharp.png")
+    coarse = Preprocessing(size=32, resize=32, detail=8)
+    expected = small.resize((48, 32), Image.Resampling.BILINEAR).crop((8, 0, 40, 32))
+    np.testing.assert_array_equal(read_image(as_trained, coarse), expected)
+    difference = np.abs(
+        read_image(sharp, coarse).astype(int) - read_image(as_trained, coarse)
+    )
+    assert difference.mean() < 2
+    assert np.abs(read_image(sharp, Preprocessing(32, 32)) - expected).mean() > 10
