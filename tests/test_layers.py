@@ -31,23 +31,27 @@ SIZES = [(8, 8), (9, 12), (7, 11)]
 CHANNELS = [(1, 4, 6), (2, 4, 6), (3, 9, 3), (8, 32, 32), (16, 16, 16), (4, 64, 128)]
 
 
-def one_dense_convolution_a_group(layer, x, kernel):
+def loop_over_groups(layer):
     """The definition: each group of filters sees its own channels."""
-    outputs = [
-        tf.nn.convolution(
-            part,
-            weights,
-            layer.strides,
-            layer.padding.upper(),
-            dilations=layer.dilation_rate,
-        )
-        for part, weights in zip(
-            tf.split(x, layer.groups, axis=-1),
-            tf.split(kernel, layer.groups, axis=-1),
-            strict=True,
-        )
-    ]
-    return tf.concat(outputs, axis=-1)
+
+    def convolution(x, kernel):
+        outputs = [
+            tf.nn.convolution(
+                part,
+                weights,
+                layer.strides,
+                layer.padding.upper(),
+                dilations=layer.dilation_rate,
+            )
+            for part, weights in zip(
+                tf.split(x, layer.groups, axis=-1),
+                tf.split(kernel, layer.groups, axis=-1),
+                strict=True,
+            )
+        ]
+        return tf.concat(outputs, axis=-1)
+
+    return convolution
 
 
 def output_and_gradients(function, x, kernel):
@@ -89,9 +93,7 @@ def test_output_and_gradients_are_those_of_a_loop_over_groups(
         assert_equal(
             found(layer.convolution_op, x, kernel),
             output_and_gradients(
-                lambda x, kernel, layer=layer: one_dense_convolution_a_group(
-                    layer, x, kernel
-                ),
+                loop_over_groups(layer),
                 x,
                 kernel,
             ),
@@ -100,16 +102,11 @@ def test_output_and_gradients_are_those_of_a_loop_over_groups(
 
 @pytest.mark.parametrize("onednn", ["0", "1"])
 def test_gradients_need_no_particular_kernels(onednn):
-    """The whole of this file again, with oneDNN's kernels switched off and on."""
-    if "RESNEXT_KERAS_TEST_ONEDNN" in os.environ:
-        pytest.skip("this is the inner run")
-    environment = os.environ | {
-        "TF_ENABLE_ONEDNN_OPTS": onednn,
-        "RESNEXT_KERAS_TEST_ONEDNN": onednn,
-    }
+    """The rest of this file again, with oneDNN's kernels switched off and on."""
+    rest = ("-k", "not particular_kernels")
     inner = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-x", str(Path(__file__))],
-        env=environment,
+        [sys.executable, "-m", "pytest", "-q", "-x", *rest, str(Path(__file__))],
+        env=os.environ | {"TF_ENABLE_ONEDNN_OPTS": onednn},
         capture_output=True,
         text=True,
     )
@@ -141,7 +138,7 @@ def test_bias_and_activation_work_in_a_graph(configuration, activation):
     )
     layer.build(x.shape)
     layer.kernel.assign(kernel)
-    expected = one_dense_convolution_a_group(layer, x, kernel) + layer.bias
+    expected = loop_over_groups(layer)(x, kernel) + layer.bias
     expected = keras.activations.get(activation)(expected)
     assert_equal([tf.function(layer)(x)], [expected])
 
@@ -184,9 +181,7 @@ def test_second_derivatives_are_those_of_a_loop_over_groups():
         assert_equal(
             penalty(layer.convolution_op, x, kernel),
             penalty(
-                lambda x, kernel, layer=layer: one_dense_convolution_a_group(
-                    layer, x, kernel
-                ),
+                loop_over_groups(layer),
                 x,
                 kernel,
             ),
@@ -203,9 +198,7 @@ def test_other_types_give_the_same_within_their_precision(dtype):
         found = output_and_gradients(layer.convolution_op, x, kernel)
         assert {tensor.dtype for tensor in found} == {tf.as_dtype(dtype)}
         exact = output_and_gradients(
-            lambda x, kernel, layer=layer: one_dense_convolution_a_group(
-                layer, x, kernel
-            ),
+            loop_over_groups(layer),
             tf.cast(x, "float64"),
             tf.cast(kernel, "float64"),
         )

@@ -5,6 +5,7 @@ import re
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras.applications.imagenet_utils import preprocess_input as keras_preprocess
 from PIL import Image
 
@@ -112,10 +113,7 @@ def test_it_works_inside_a_functional_model(dtype, as_layer, tmp_path):
         np.testing.assert_allclose(again.predict(x, verbose=0), wanted, atol=1e-6)
 
 
-@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="needs tf.data")
 def test_it_works_inside_a_tf_data_map():
-    import tensorflow as tf
-
     x = pixels()
     dataset = tf.data.Dataset.from_tensor_slices(x).map(preprocess_input)
     for got, wanted in zip(dataset, preprocess_input(x), strict=True):

@@ -10,8 +10,9 @@ from pathlib import Path
 from resnext_keras.preprocessing import Preprocessing
 from resnext_keras.weights.stored import WeightsError
 
-PACKAGED = Path(str(resources.files("resnext_keras"))) / "weights" / "bundled"
-CHECKOUT = Path(str(resources.files("resnext_keras"))).parent / "weights"
+PACKAGE = Path(str(resources.files("resnext_keras")))
+PACKAGED = PACKAGE / "weights" / "bundled"
+CHECKOUT = PACKAGE.parent / "weights"
 
 
 @dataclass(frozen=True)
