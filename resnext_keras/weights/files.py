@@ -76,6 +76,7 @@ def open_weights(path: str | os.PathLike, expected: Shapes) -> Iterator[StoredTe
     path = Path(path)
     with _open(path) as stored:
         _check_tensors(path, stored, expected)
+        _check_types(path, stored)
         yield {name: stored[name] for name in expected}
 
 
@@ -112,6 +113,16 @@ def _check_tensors(path: Path, stored: StoredTensors, expected: Shapes) -> None:
         f"{_listed('not expected', extra)}{_listed('of another shape', shapes)}"
         f"nothing was loaded.{remedy}"
     )
+
+
+def _check_types(path: Path, stored: StoredTensors) -> None:
+    """Raises unless all tensors are of floating-point numbers."""
+    for name, tensor in stored.items():
+        if not tensor.is_float:
+            raise WeightsError(
+                f"Expected floating-point numbers in {name} of {path}, found "
+                f"{tensor.dtype}; nothing was loaded."
+            )
 
 
 def _remedy(stored: StoredTensors, expected: Shapes, wrong: set[str]) -> str:

@@ -104,7 +104,10 @@ def _stored_tensors(file: h5py.File, path: Path) -> dict[str, StoredTensor]:
                     f"Expected {layer}/{name} once in {path}, found it twice."
                 )
             stored[f"{layer}/{name}"] = StoredTensor(
-                dataset.shape, path, functools.partial(_read, dataset, path)
+                dataset.shape,
+                BFLOAT16 if _is_bfloat16(dataset) else dataset.dtype,
+                path,
+                functools.partial(_read, dataset, path),
             )
     return stored
 

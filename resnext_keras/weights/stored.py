@@ -1,8 +1,10 @@
 """What every reader gives: tensors whose shapes are known before their data."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import ml_dtypes
 import numpy as np
@@ -16,17 +18,53 @@ class WeightsError(ValueError):
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """A tensor of an open file, in Keras' layout.
+    """A tensor of an open file.
 
     Attributes:
         shape: Its shape.
+        dtype: Type of its numbers.
         path: The file, for errors.
-        read: Reads the data, of that shape and a floating dtype.
+        read: Reads the data, of that shape and dtype.
     """
 
     shape: tuple[int, ...]
+    dtype: np.dtype
     path: Path
     read: Callable[[], np.ndarray]
 
+    @property
+    def is_float(self) -> bool:
+        """Whether the numbers are floating-point ones, bfloat16 among them."""
+        return self.dtype == BFLOAT16 or np.issubdtype(self.dtype, np.floating)
+
 
 StoredTensors = Mapping[str, StoredTensor]
+
+
+def stored_block(
+    file: BinaryIO, path: Path, offset: int, dtype: np.dtype, shape: tuple[int, ...]
+) -> StoredTensor:
+    """A tensor that lies in a file as one block, its last axis running fastest.
+
+    Nothing but this block is ever in memory, unlike with a mapped file, whose
+    pages stay as long as the mapping.
+
+    Args:
+        file: The file, open for reading.
+        path: Its path, for errors.
+        offset: Where the block begins, in bytes.
+        dtype: Type of the numbers as they are stored.
+        shape: Shape of the tensor.
+    """
+
+    def read() -> np.ndarray:
+        file.seek(offset)
+        data = np.fromfile(file, dtype, math.prod(shape))
+        if data.size < math.prod(shape):
+            raise WeightsError(
+                f"Expected {math.prod(shape)} numbers at byte {offset} of {path}, "
+                f"found {data.size}: the file has been cut off."
+            )
+        return data.reshape(shape)
+
+    return StoredTensor(shape, dtype, path, read)

@@ -1,0 +1,163 @@
+"""Names and layout of torch's `state_dict`, beside those of this package.
+
+The names are torchvision's and timm's, for all members of the family.
+"""
+
+import re
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from resnext_keras.weights.stored import StoredTensor, WeightsError
+
+# What a state may be wrapped in: torch's DataParallel, mmpretrain.
+PREFIXES = re.compile(r"(module\.|backbone\.|head\.(?=fc\.))*")
+
+# The count of batches that torch's batch norm has seen: no Keras counterpart.
+IGNORED = re.compile(r".*\.num_batches_tracked")
+
+# Layers here and in torch, which counts stages from 1 and blocks from 0.
+LAYERS = {
+    "conv1_1_conv": "conv1.0",
+    "conv1_1_bn": "conv1.1",
+    "conv1_2_conv": "conv1.3",
+    "conv1_2_bn": "conv1.4",
+    "conv1_bn": "bn1",
+    "conv{}_block{}_1_conv": "layer{}.{}.conv1",
+    "conv{}_block{}_1_bn": "layer{}.{}.bn1",
+    "conv{}_block{}_2_conv": "layer{}.{}.conv2",
+    "conv{}_block{}_2_bn": "layer{}.{}.bn2",
+    "conv{}_block{}_3_conv": "layer{}.{}.conv3",
+    "conv{}_block{}_3_bn": "layer{}.{}.bn3",
+    "conv{}_block{}_se_reduce": "layer{}.{}.se.fc1",
+    "conv{}_block{}_se_expand": "layer{}.{}.se.fc2",
+    "predictions": "fc",
+}
+# Torch counts the parts of the stem and of the shortcut, and so gives other
+# numbers where two convolutions or a pooling come first.
+STEMS = {False: {"conv1_conv": "conv1"}, True: {"conv1_conv": "conv1.6"}}
+SHORTCUTS = {
+    False: {
+        "conv{}_block{}_0_conv": "layer{}.{}.downsample.0",
+        "conv{}_block{}_0_bn": "layer{}.{}.downsample.1",
+    },
+    True: {
+        "conv{}_block{}_0_conv": "layer{}.{}.downsample.1",
+        "conv{}_block{}_0_bn": "layer{}.{}.downsample.2",
+    },
+}
+
+BN_VARIABLES = {
+    "gamma": "weight",
+    "beta": "bias",
+    "moving_mean": "running_mean",
+    "moving_variance": "running_var",
+}
+VARIABLES = {"kernel": "weight", "bias": "bias"}
+
+# Torch's kernels are (filters, channels of one group, height, width) and
+# (outputs, inputs).
+KERAS_AXES = {4: (2, 3, 1, 0), 2: (1, 0)}
+TORCH_AXES = {4: (3, 2, 0, 1), 2: (1, 0)}
+
+
+def keras_tensors(
+    state: Mapping[str, StoredTensor], path: Path
+) -> dict[str, StoredTensor]:
+    """A stored `state_dict` by this package's names and in Keras' layout.
+
+    Args:
+        state: The tensors by torch's names.
+        path: The file, for errors.
+
+    Returns:
+        The tensors by `"{layer}/{variable}"`; the counters of batches are left
+        out.
+
+    Raises:
+        WeightsError: A name is not a ResNeXt's, or means what another one does.
+    """
+    keys = {key: PREFIXES.sub("", key, count=1) for key in state}
+    layers = LAYERS | STEMS["conv1.6.weight" in keys.values()]
+    layers |= SHORTCUTS[any(".downsample.2." in key for key in keys.values())]
+    patterns = [
+        (re.compile(_pattern(theirs, r"([1-9])", r"(0|[1-9][0-9]?)")), ours)
+        for ours, theirs in layers.items()
+    ]
+    stored = {}
+    for key, bare in keys.items():
+        if IGNORED.fullmatch(bare):
+            continue
+        name = _keras_name(bare, patterns)
+        if name is None:
+            raise WeightsError(
+                "Expected the state_dict of a torchvision or timm ResNeXt in "
+                f"{path}; found a tensor {key!r:.100}."
+            )
+        if name in stored:
+            raise WeightsError(f"Expected {name} once in {path}, found it twice.")
+        stored[name] = _in_keras_layout(name, state[key])
+    return stored
+
+
+def torch_array(name: str, value: np.ndarray) -> np.ndarray:
+    """A variable's value in the layout that torch gives it."""
+    axes = TORCH_AXES.get(value.ndim) if name.endswith("/kernel") else None
+    return value if axes is None else np.ascontiguousarray(value.transpose(axes))
+
+
+def torch_names(names: Collection[str], pooled_shortcut: bool) -> dict[str, str]:
+    """The names in torch of a network's variables, by those of this package.
+
+    Args:
+        names: All of the network's, as in `"conv3_block2_1_conv/kernel"`.
+        pooled_shortcut: Whether its strided shortcuts pool before they project.
+    """
+    layers = LAYERS | STEMS["conv1_1_conv/kernel" in names]
+    layers |= SHORTCUTS[pooled_shortcut]
+    patterns = [
+        (re.compile(_pattern(ours, "([0-9]+)", "([0-9]+)")), theirs)
+        for ours, theirs in layers.items()
+    ]
+    return {name: _torch_name(name, patterns) for name in names}
+
+
+def _pattern(template: str, stage: str, block: str) -> str:
+    """The pattern of a layer's name, with groups for stage and block."""
+    return re.escape(template).replace(r"\{\}", stage, 1).replace(r"\{\}", block)
+
+
+def _keras_name(key: str, patterns) -> str | None:
+    """`"layer2.0.conv3.weight"` is `"conv3_block1_3_conv/kernel"`."""
+    layer_key, _, variable_key = key.rpartition(".")
+    for pattern, ours in patterns:
+        if match := pattern.fullmatch(layer_key):
+            layer = ours.format(*(int(number) + 1 for number in match.groups()))
+            variables = BN_VARIABLES if layer.endswith("_bn") else VARIABLES
+            for variable, theirs in variables.items():
+                if theirs == variable_key:
+                    return f"{layer}/{variable}"
+    return None
+
+
+def _torch_name(name: str, patterns) -> str:
+    """`"conv3_block1_3_conv/kernel"` is `"layer2.0.conv3.weight"`."""
+    layer, _, variable = name.partition("/")
+    for pattern, theirs in patterns:
+        if match := pattern.fullmatch(layer):
+            layer_key = theirs.format(*(int(number) - 1 for number in match.groups()))
+            return f"{layer_key}.{(BN_VARIABLES | VARIABLES)[variable]}"
+    raise ValueError(f"Expected a variable of a ResNeXt. Received: name={name!r}")
+
+
+def _in_keras_layout(name: str, tensor: StoredTensor) -> StoredTensor:
+    axes = KERAS_AXES.get(len(tensor.shape)) if name.endswith("/kernel") else None
+    if axes is None:
+        return tensor
+    return StoredTensor(
+        tuple(tensor.shape[axis] for axis in axes),
+        tensor.dtype,
+        tensor.path,
+        lambda: tensor.read().transpose(axes),
+    )
