@@ -23,6 +23,7 @@ KERAS_HINT = (
 HINTS = dict.fromkeys((".pth", ".pt", ".bin"), TORCH_HINT) | {".keras": KERAS_HINT}
 
 HEAD = ("predictions/kernel", "predictions/bias")
+STEMS = ("conv1_1_conv/kernel", "conv1_conv/kernel")
 
 
 def identify(
@@ -45,10 +46,16 @@ def identify(
     with _open(Path(path)) as stored:
         found = _fitting(stored, specs)
         hint = "" if found else _architecture_hint(stored)
-    if found is None:
+    if not found:
         names = " or ".join(spec.name for spec in specs)
         raise WeightsError(f"Expected the weights of {names}.{hint} Received: {path}")
-    return found
+    if len(found) > 1:
+        names = " and ".join(spec.name for spec, _, _ in found)
+        raise WeightsError(
+            f"Expected the weights of one architecture; {names} have variables of the "
+            f"same shapes. Say which of them it is. Received: {path}"
+        )
+    return found[0]
 
 
 @contextlib.contextmanager
@@ -144,8 +151,8 @@ def _remedy(stored: StoredTensors, expected: Shapes, wrong: set[str]) -> str:
 def _architecture_hint(stored: StoredTensors) -> str:
     """Names the architecture of the table that has the file's tensors."""
     if fitting := _fitting(stored, ARCHITECTURES.values()):
-        spec, channels, _ = fitting
-        return f" It is of the architecture {spec.name!r}, for {channels} channels."
+        names = " or ".join(repr(spec.name) for spec, _, _ in fitting)
+        return f" It is of the architecture {names}, for {fitting[0][1]} channels."
     return ""
 
 
@@ -160,15 +167,16 @@ def _listed(what: str, items: list[str]) -> str:
 
 def _fitting(
     stored: StoredTensors, specs: Collection[ResNeXtSpec]
-) -> tuple[ResNeXtSpec, int, int | None] | None:
-    """The spec that has exactly these tensors, with channels and classes."""
+) -> list[tuple[ResNeXtSpec, int, int | None]]:
+    """The specs that have exactly these tensors, with channels and classes."""
     found = {name: tensor.shape for name, tensor in stored.items()}
-    stem = found.get("conv1_conv/kernel", ())
+    stem = next((found[name] for name in STEMS if name in found), ())
     head = found.get("predictions/kernel", ())
     if len(stem) != 4:
-        return None
+        return []
     classes = head[1] if len(head) == 2 else None
-    for spec in specs:
-        if variable_shapes(spec, stem[2], classes) == found:
-            return spec, stem[2], classes
-    return None
+    return [
+        (spec, stem[2], classes)
+        for spec in specs
+        if variable_shapes(spec, stem[2], classes) == found
+    ]
