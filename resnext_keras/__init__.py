@@ -1,5 +1,6 @@
 """The ResNeXt family for Keras 3, called as `keras.applications` is."""
 
+from resnext_keras.conversion import convert_weights
 from resnext_keras.labels import class_names, decode_predictions
 from resnext_keras.layers import GroupedConv2D
 from resnext_keras.models import (
@@ -62,6 +63,7 @@ __all__ = [
     "SEResNeXtAA201D_32x8d",
     "WeightsError",
     "class_names",
+    "convert_weights",
     "decode_predictions",
     "list_models",
     "list_weights",

@@ -15,7 +15,7 @@ from resnext_keras.shapes import count_parameters, variable_shapes
 from resnext_keras.specs import ARCHITECTURES, get_spec
 from resnext_keras.weights import WeightsError, identify
 from resnext_keras.weights.stored import StoredTensor
-from resnext_keras.weights.torch_names import keras_tensors, torch_names
+from resnext_keras.weights.torch_names import keras_tensors, torch_tensors
 
 GIANTS = ("resnext101_32x16d", "resnext101_32x32d", "resnext101_32x48d")
 ONE_BLOCK = "_one_block_a_stage"
@@ -106,8 +106,8 @@ def test_names_and_shapes_are_timms(name, tmp_path):
     }
     tensors = keras_tensors(state, tmp_path)
     assert {name: tensor.shape for name, tensor in tensors.items()} == ours
-    pooled = get_spec(name).pooled_shortcut
-    assert set(torch_names(ours, pooled).values()) == theirs.keys()
+    back = torch_tensors(tensors, get_spec(name))
+    assert {key: tensor.shape for key, tensor in back.items()} == theirs
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
