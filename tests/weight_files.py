@@ -9,6 +9,14 @@ from resnext_keras.shapes import variable_shapes
 TINY = resnext_keras.ResNeXtSpec("tiny", (1, 1), 2, 4, stem="cifar")
 CLASSES = 5
 
+# What a spec can have beyond the paper's network.
+EVERY_OPTION = {
+    "stem_filters": (8, 12, 16),
+    "pooled_shortcut": True,
+    "squeeze_excite": True,
+    "anti_aliased": True,
+}
+
 TORCH_VARIABLES = {
     "kernel": "weight",
     "bias": "bias",
