@@ -33,7 +33,7 @@ from resnext_keras.preprocessing import (
     read_image,
 )
 from resnext_keras.specs import ResNeXtSpec, list_models
-from resnext_keras.weights import WeightsError, list_weights
+from resnext_keras.weights import WeightsError, list_weights, weights_preprocessing
 
 __all__ = [
     "GroupedConv2D",
@@ -69,4 +69,5 @@ __all__ = [
     "list_weights",
     "preprocess_input",
     "read_image",
+    "weights_preprocessing",
 ]

@@ -9,7 +9,13 @@ from keras import layers
 from resnext_keras.blocks import channel_axis, resnext_features
 from resnext_keras.shapes import variable_shapes
 from resnext_keras.specs import MIN_IMAGE_SIZE, ResNeXtSpec, get_spec
-from resnext_keras.weights import WeightSet, assign, find_weights, open_weights
+from resnext_keras.weights import (
+    WeightSet,
+    assign,
+    fetch,
+    find_weights,
+    open_weights,
+)
 
 POOLING_LAYERS = {
     "avg": layers.GlobalAveragePooling2D,
@@ -42,7 +48,9 @@ def ResNeXt(
             architecture, or the path of a `.weights.h5` file of this package
             or of a torchvision or timm `state_dict` saved as `.safetensors`.
             A file with a classifier also serves `include_top=False`.
-            `"imagenet"`, the published weights, is not available yet.
+            `"imagenet"` is the default set of the architecture: torchvision's
+            second generation where there is one, else the most accurate one
+            that does not forbid commercial use.
         input_tensor: Keras tensor to build the network on, (batch, H, W,
             channels); None for an input of the network's own.
         input_shape: (H, W, channels), or (channels, H, W) under
@@ -110,7 +118,7 @@ def _open_tensors(weights, spec, shapes):
         yield {}
         return
     found = find_weights(weights, spec.name)
-    path = found.path if isinstance(found, WeightSet) else found
+    path = fetch(found) if isinstance(found, WeightSet) else found
     with open_weights(path, shapes) as tensors:
         yield tensors
 

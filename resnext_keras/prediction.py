@@ -19,9 +19,8 @@ from resnext_keras.preprocessing import (
     read_image,
 )
 from resnext_keras.specs import ARCHITECTURES, ResNeXtSpec, get_spec
-from resnext_keras.weights import WEIGHT_SETS, WeightSet, find_weights, identify
-
-DEFAULT_WEIGHTS = "digits"
+from resnext_keras.weights import WeightSet, find_weights, identify
+from resnext_keras.weights.registry import BUNDLED
 
 Predictions = list[tuple[str, str, float]]
 
@@ -96,7 +95,8 @@ def load_classifier(
     Args:
         spec_or_name: The architecture; None for that of the weights.
         weights: Name of a weight set or path of a file, as `ResNeXt` takes
-            it; None for a set of this architecture that ships with the package.
+            it; None for the set that ships with the package, or with another
+            architecture for its `"imagenet"`.
 
     Returns:
         The `Classifier`. Weights from a file get the class names of ImageNet
@@ -108,24 +108,28 @@ def load_classifier(
     """
     spec = None if spec_or_name is None else get_spec(spec_or_name)
     if weights is None:
-        weights = _default_weights(spec)
+        ships = spec is None or spec.name == BUNDLED.architecture
+        weights = BUNDLED.name if ships else "imagenet"
     found = find_weights(weights, spec and spec.name)
-    if isinstance(found, WeightSet):
-        model = ResNeXt(found.architecture, weights=weights, classes=found.classes)
-        return Classifier(model, found.preprocessing, class_names(found.labels))
-    return _from_file(spec, found)
+    return _from_set(found) if isinstance(found, WeightSet) else _from_file(spec, found)
 
 
-def _default_weights(spec: ResNeXtSpec | None) -> str:
-    if spec is None:
-        return DEFAULT_WEIGHTS
-    for weight_set in WEIGHT_SETS.values():
-        if weight_set.architecture == spec.name:
-            return weight_set.name
-    raise ValueError(
-        f"Expected `weights` to name a file: none of {spec.name!r} ship with this "
-        "package. Received: weights=None"
+def _from_set(found: WeightSet) -> Classifier:
+    if found.classes is None:
+        raise ValueError(
+            f"Expected weights of a classifier; the weight set {found.name} has none. "
+            f"Received: weights={found.name!r}"
+        )
+    size = found.preprocessing.size
+    channels_first = keras.config.image_data_format() == "channels_first"
+    model = ResNeXt(
+        found.architecture,
+        weights=found.name,
+        input_shape=(3, size, size) if channels_first else (size, size, 3),
+        classes=found.classes,
     )
+    names = class_names(found.labels) if found.labels else _numbers(found.classes)
+    return Classifier(model, found.preprocessing, names)
 
 
 def _from_file(spec: ResNeXtSpec | None, path: Path) -> Classifier:
@@ -139,5 +143,9 @@ def _from_file(spec: ResNeXtSpec | None, path: Path) -> Classifier:
     return Classifier(
         ResNeXt(spec, weights=path, classes=classes),
         IMAGENET if size == IMAGENET.size else Preprocessing(size=size, resize=size),
-        class_names("imagenet") if classes == 1000 else tuple(map(str, range(classes))),
+        class_names("imagenet") if classes == 1000 else _numbers(classes),
     )
+
+
+def _numbers(classes: int) -> tuple[str, ...]:
+    return tuple(map(str, range(classes)))

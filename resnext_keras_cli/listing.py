@@ -7,7 +7,7 @@ from resnext_keras_cli.start import quiet_start
 
 @click.command("list")
 def list_():
-    """Print the architectures and the weight sets that ship for them."""
+    """Print the architectures and the weight sets that there are for them."""
     with quiet_start():
         from resnext_keras.shapes import count_parameters, variable_shapes
         from resnext_keras.specs import ARCHITECTURES
@@ -18,7 +18,7 @@ def list_():
     rows = table("model", *numbers, "weight sets", right=numbers)
     for spec in ARCHITECTURES.values():
         shapes = variable_shapes(spec, classes=spec.classes)
-        sets = [s.name for s in WEIGHT_SETS.values() if s.architecture == spec.name]
+        sets = [s.tag for s in WEIGHT_SETS.values() if s.architecture == spec.name]
         rows.add_row(
             spec.name,
             str(spec.image_size),

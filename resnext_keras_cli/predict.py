@@ -19,7 +19,8 @@ from resnext_keras_cli.start import quiet_start
     "--weights",
     metavar="NAME|FILE",
     help="Weight set that `resnext-keras list` prints, or a .weights.h5 or "
-    ".safetensors file. Without it: a set that ships with the package.",
+    ".safetensors file. Without it: the set that ships with the package, or the "
+    "default of the --model, which is downloaded.",
 )
 @click.option(
     "--top",

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -15,6 +16,10 @@ from sklearn.datasets import load_sample_images
 
 from resnext_keras.preprocessing import Preprocessing
 from resnext_keras.weights import WeightsError
+
+# No test downloads published weights, or finds those that its user has.
+os.environ["RESNEXT_KERAS_OFFLINE"] = "1"
+os.environ["RESNEXT_KERAS_HOME"] = os.devnull
 
 # triton, which torch imports where it finds it, and TensorFlow bring an LLVM
 # each; both in one process crash it.

@@ -121,7 +121,10 @@ def test_predict_takes_weights_from_a_file_and_finds_their_architecture(
     ("arguments", "told"),
     [
         (["--model", "resnext50"], "Did you mean resnext50_32x4d"),
-        (["--model", "resnext50_32x4d"], "none of 'resnext50_32x4d' ship"),
+        (["--model", "resnext50_32x4d"], "resnext50_32x4d-1a0047aa.pth"),
+        (["--model", "resnext101_32x48d"], "resnext101_32x48d.fb_wsl_ig1b_ft_in1k"),
+        (["--model", "resnext29_8x64d"], "No ImageNet weights"),
+        (["--weights", "resnext50_32x4d.keras_in1k_notop"], "of a classifier"),
         (["--weights", "nowhere.weights.h5"], "nowhere.weights.h5"),
         (["--weights", "imagenet"], "imagenet"),
         (["--model", "resnext50_32x4d", "--weights", "digits"], "resnext11_8x4d"),

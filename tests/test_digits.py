@@ -8,9 +8,8 @@ from sklearn.model_selection import train_test_split
 from resnext_keras import ResNeXt
 from resnext_keras.digits import as_network_sees, held_out_digits
 from resnext_keras.prediction import load_classifier
-from resnext_keras.weights import WEIGHT_SETS
-
-DIGITS = WEIGHT_SETS["digits"]
+from resnext_keras.weights import fetch
+from resnext_keras.weights.registry import BUNDLED as DIGITS
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +44,7 @@ def test_none_of_them_is_the_same_as_a_picture_of_the_training():
 def test_the_accuracy_is_the_one_that_is_published(found):
     accuracy = np.mean(found[0] == held_out_digits()[1])
     assert accuracy >= 0.98
-    assert accuracy == pytest.approx(DIGITS.top1, abs=0.003)
+    assert accuracy == pytest.approx(DIGITS.evaluations[-1].top1, abs=0.003)
 
 
 def test_black_ink_on_white_is_read_too(found):
@@ -53,7 +52,9 @@ def test_black_ink_on_white_is_read_too(found):
 
 
 def test_the_file_is_small():
-    assert DIGITS.path.stat().st_size < 5e6
+    size = fetch(DIGITS).stat().st_size
+    assert size == DIGITS.size_bytes
+    assert size < 5e6
 
 
 def test_the_features_of_the_bundled_network_can_be_had():

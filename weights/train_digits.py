@@ -17,9 +17,9 @@ from sklearn.model_selection import train_test_split
 
 import resnext_keras
 from resnext_keras.digits import HELD_OUT_FILE, as_network_sees
-from resnext_keras.weights.registry import CHECKOUT, WEIGHT_SETS
+from resnext_keras.weights.download import CHECKOUT
+from resnext_keras.weights.registry import BUNDLED as DIGITS
 
-DIGITS = WEIGHT_SETS["digits"]
 HELD_OUT = 360
 
 

@@ -1,24 +1,29 @@
-"""Weights of a network: which sets there are, how files are read and checked."""
+"""Weights of a network: which sets there are, how files are got, read and checked."""
 
 from resnext_keras.weights.assign import assign
+from resnext_keras.weights.download import fetch, local_path
 from resnext_keras.weights.files import identify, open_weights
-from resnext_keras.weights.registry import (
-    WEIGHT_SETS,
-    WeightSet,
+from resnext_keras.weights.lookup import (
     find_weights,
     list_weights,
+    weights_preprocessing,
 )
+from resnext_keras.weights.registry import WEIGHT_SETS, Evaluation, WeightSet
 from resnext_keras.weights.stored import WeightsError
 from resnext_keras.weights.write_safetensors import write_torch_safetensors
 
 __all__ = [
     "WEIGHT_SETS",
+    "Evaluation",
     "WeightSet",
     "WeightsError",
     "assign",
+    "fetch",
     "find_weights",
     "identify",
     "list_weights",
+    "local_path",
     "open_weights",
+    "weights_preprocessing",
     "write_torch_safetensors",
 ]

@@ -1,18 +1,41 @@
-"""Which weight sets there are, and what belongs to each."""
+"""Which weight sets there are, and what belongs to each.
 
-import contextlib
-import difflib
-import os
+The published ones are the rows of `sets.csv`. Its column `evaluations` reads
+`size/crop_pct top1/top5 source`, in pixels and percent, one entry a size.
+"""
+
+import csv
+import math
+import warnings
 from dataclasses import dataclass
 from importlib import resources
-from pathlib import Path
 
-from resnext_keras.preprocessing import Preprocessing
-from resnext_keras.weights.stored import WeightsError
+from resnext_keras.preprocessing import MEAN, STD, Preprocessing
 
-PACKAGE = Path(str(resources.files("resnext_keras")))
-PACKAGED = PACKAGE / "weights" / "bundled"
-CHECKOUT = PACKAGE.parent / "weights"
+TABLE = resources.files("resnext_keras") / "weights" / "sets.csv"
+
+SUFFIXES = {"torch": ".pth", "safetensors": ".safetensors", "keras-applications": ".h5"}
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How well a weight set does on pictures that are read in one way.
+
+    Attributes:
+        preprocessing: How the pictures are resized and cropped.
+        top1: Share of ImageNet-1k's validation pictures (of the held-out ones
+            for a set of other classes) whose class scores highest, 0 to 1;
+            None where nobody published it.
+        top5: Share of those whose class is among the five best, likewise.
+        source: `"timm"` for a measurement by timm, which treats all sets alike;
+            `"publisher"` for the claim of who published the set; None without
+            figures.
+    """
+
+    preprocessing: Preprocessing
+    top1: float | None = None
+    top5: float | None = None
+    source: str | None = None
 
 
 @dataclass(frozen=True)
@@ -20,112 +43,149 @@ class WeightSet:
     """A set of weights that is loaded by its name.
 
     Attributes:
-        name: What `weights=` takes.
         architecture: Name of the row of the architecture table.
-        file: Name of the file, in this package or in a checkout's `weights/`.
-        classes: Number of classes.
-        labels: Name of the table of class names, as in `class_names(labels)`.
-        preprocessing: How pictures are read for it.
+        tag: Name among the sets of this architecture, as timm has it.
+        format: `"torch"`, `"safetensors"` or `"keras-applications"` as
+            published, or `"keras"` for this package's own `.weights.h5`.
+        file: Name of the file here.
         licence: SPDX identifier of the weights' licence.
-        top1: Accuracy on pictures that training never saw, 0 to 1.
-        source: What it was trained on, and where that is told.
+        evaluations: What is known of its accuracy, one entry a size and the
+            one to be preferred last.
+        source: Who made it, how, and where that is told.
+        aliases: Other names than the tag, those of torchvision.
+        url: Where it is published; None for the one that ships.
+        hash: `"algorithm:hex digits"` as published, of SHA-256 the first eight
+            digits; None where none is published.
+        size_bytes: Size of the file, None where it is not known.
+        classes: Number of classes; None for a file without a classifier.
+        labels: Name of the table of class names, as in `class_names(labels)`;
+            None where the package has none.
+        bn_epsilon: Added to the variance by the batch norm it was trained with.
+        note: What else a user should know.
+        mean: Mean of red, green and blue that `preprocess_input` takes away.
+        std: Standard deviation that it divides by.
     """
 
-    name: str
     architecture: str
+    tag: str
+    format: str
     file: str
-    classes: int
-    labels: str
-    preprocessing: Preprocessing
     licence: str
-    top1: float
+    evaluations: tuple[Evaluation, ...]
     source: str
+    aliases: tuple[str, ...] = ()
+    url: str | None = None
+    hash: str | None = None
+    size_bytes: int | None = None
+    classes: int | None = None
+    labels: str | None = None
+    bn_epsilon: float = 1e-5
+    note: str = ""
+    mean: tuple[float, float, float] = MEAN
+    std: tuple[float, float, float] = STD
 
     @property
-    def path(self) -> Path:
-        """Where the file lies: in the installed package, else in the checkout."""
-        packaged = PACKAGED / self.file
-        return packaged if packaged.exists() else CHECKOUT / self.file
+    def name(self) -> str:
+        """The full name, as in `"resnext50_32x4d.tv2_in1k"`."""
+        return f"{self.architecture}.{self.tag}"
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How pictures are read for it: as in the last evaluation."""
+        return self.evaluations[-1].preprocessing
+
+    @property
+    def non_commercial(self) -> bool:
+        """Whether the licence forbids commercial use."""
+        return "-NC-" in self.licence
 
 
-WEIGHT_SETS = {
-    weight_set.name: weight_set
-    for weight_set in (
-        WeightSet(
-            name="digits",
-            architecture="resnext11_8x4d",
-            file="resnext11_8x4d.digits.weights.h5",
-            classes=10,
-            labels="digits",
-            preprocessing=Preprocessing(size=32, resize=32, detail=8),
-            licence="Apache-2.0",
-            top1=0.9861,
-            source="scikit-learn's handwritten digits; see weights/README.md",
+def _published() -> list[WeightSet]:
+    """The rows of the table."""
+    with TABLE.open(encoding="utf-8", newline="") as file:
+        return [_weight_set(row) for row in csv.DictReader(file)]
+
+
+def _weight_set(row: dict[str, str]) -> WeightSet:
+    classes = int(row["classes"]) or None
+    return WeightSet(
+        architecture=row["architecture"],
+        tag=row["tag"],
+        format=row["format"],
+        file=_file_name(row),
+        licence=row["licence"],
+        evaluations=tuple(
+            _evaluation(entry, row["interpolation"])
+            for entry in row["evaluations"].split(";")
         ),
-    )
-}
-
-
-def list_weights() -> list[str]:
-    """Names of the weight sets, each of which `weights=` takes."""
-    return list(WEIGHT_SETS)
-
-
-def find_weights(
-    weights: str | os.PathLike, architecture: str | None = None
-) -> WeightSet | Path:
-    """What the argument `weights` stands for.
-
-    Args:
-        weights: Name of a weight set, or path of a file.
-        architecture: Architecture that it has to fit, if that is known.
-
-    Returns:
-        The row of the set, or the path of an existing file.
-
-    Raises:
-        ValueError: It is neither, or the set is of another architecture.
-    """
-    if not isinstance(weights, (str, os.PathLike)):
-        raise ValueError(
-            "Expected `weights` to be None, the name of a weight set or the path of "
-            f"a file. Received: weights={weights!r}"
-        )
-    if weights == "imagenet":
-        raise ValueError(
-            "The published ImageNet weights cannot be loaded by name yet. Pass "
-            "weights=None for a random start, the path of a .weights.h5 file of this "
-            "package, or the path of a torchvision or timm state_dict saved as "
-            "safetensors. Received: weights='imagenet'"
-        )
-    if weights in WEIGHT_SETS:
-        found = WEIGHT_SETS[weights]
-        if architecture not in (None, found.architecture):
-            raise ValueError(
-                f"Expected weights of {architecture!r}; the weight set {found.name!r} "
-                f"is of {found.architecture!r}. Received: weights={weights!r}"
-            )
-        return found
-    path = Path(os.path.expanduser(weights))
-    if os.path.isfile(path):  # of a path that cannot be, Path.is_file may raise
-        return path
-    near = difflib.get_close_matches(str(path), _known_names(path), n=3)
-    hint = f" Did you mean {' or '.join(near)}?" if near else ""
-    raise WeightsError(
-        "Expected `weights` to be None, the name of a weight set "
-        f"({', '.join(WEIGHT_SETS)}) or the path of an existing file"
-        f"{'; it is a folder' if os.path.isdir(path) else ''}.{hint} "
-        f"Received: weights={os.fspath(weights)!r}"
+        source=row["source"],
+        aliases=tuple(row["aliases"].split()),
+        url=row["url"],
+        hash=row["hash"] or None,
+        classes=classes,
+        labels="imagenet" if classes == 1000 else None,
+        bn_epsilon=float(row["bn_epsilon"]),
+        note=row["note"],
     )
 
 
-def _known_names(path: Path) -> list[str]:
-    """The weight sets, and the files beside a path that might be meant."""
-    names = list(WEIGHT_SETS)
-    with contextlib.suppress(OSError, ValueError):
-        names += [
-            str(file)
-            for file in path.parent.iterdir()
-            if file.suffix in {".h5", ".safetensors"}
-        ]
-    return names
+def _file_name(row: dict[str, str]) -> str:
+    """The URL's last part, or the set's name where that would tell nothing."""
+    last = row["url"].rpartition("/")[2]
+    suffix = SUFFIXES[row["format"]]
+    if last == f"model{suffix}":
+        return f"{row['architecture']}.{row['tag']}{suffix}"
+    return last
+
+
+def _evaluation(entry: str, interpolation: str) -> Evaluation:
+    """`"224/0.95 80.526/94.458 timm"`, or `"224/0.95"` without figures."""
+    view, *figures = entry.split()
+    size, crop_pct = view.split("/")
+    # The share of the short side that is cropped, rounded as timm and torchvision do.
+    resize = math.floor(int(size) / float(crop_pct))
+    preprocessing = Preprocessing(int(size), resize, interpolation)
+    if not figures:
+        return Evaluation(preprocessing)
+    accuracies, source = figures
+    top1, _, top5 = accuracies.partition("/")
+    return Evaluation(preprocessing, _share(top1), _share(top5), source)
+
+
+def _share(percent: str) -> float | None:
+    return round(float(percent) / 100, 5) if percent else None
+
+
+BUNDLED = WeightSet(
+    architecture="resnext11_8x4d",
+    tag="digits",
+    format="keras",
+    file="resnext11_8x4d.digits.weights.h5",
+    licence="Apache-2.0",
+    evaluations=(
+        Evaluation(
+            Preprocessing(size=32, resize=32, detail=8), 0.9861, None, "publisher"
+        ),
+    ),
+    source="scikit-learn's handwritten digits; see weights/README.md",
+    size_bytes=4_044_728,
+    classes=10,
+    labels="digits",
+)
+"""The one that ships with the package."""
+
+WEIGHT_SETS = {weight_set.name: weight_set for weight_set in (*_published(), BUNDLED)}
+
+_warned: set[str] = set()
+
+
+def warn_of_licence(weight_set: WeightSet) -> None:
+    """Warns, once a process, that a set is not for commercial use."""
+    if weight_set.non_commercial and weight_set.name not in _warned:
+        warnings.warn(
+            f"The weights {weight_set.name} are under {weight_set.licence}, which "
+            "forbids commercial use.",
+            UserWarning,
+            stacklevel=2,
+        )
+        _warned.add(weight_set.name)

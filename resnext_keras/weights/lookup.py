@@ -1,0 +1,183 @@
+"""What a user's name for weights stands for: a weight set, or a file."""
+
+import contextlib
+import difflib
+import os
+from pathlib import Path
+
+from resnext_keras.preprocessing import Preprocessing
+from resnext_keras.specs import get_spec
+from resnext_keras.weights.registry import WEIGHT_SETS, WeightSet
+from resnext_keras.weights.stored import WeightsError
+
+
+def list_weights(architecture: str | None = None) -> list[str]:
+    """Names of the weight sets, each of which `weights=` takes.
+
+    Args:
+        architecture: Name of an architecture, for its sets alone.
+
+    Returns:
+        The full names, as in `"resnext50_32x4d.tv2_in1k"`.
+
+    Raises:
+        ValueError: There is no such architecture.
+    """
+    architecture = None if architecture is None else get_spec(architecture).name
+    return [weight_set.name for weight_set in _sets_of(architecture)]
+
+
+def weights_preprocessing(name: str, size: int | None = None) -> Preprocessing:
+    """How pictures are read for a weight set.
+
+    Args:
+        name: Full name of the set, or a tag or alias that no other set has.
+        size: Height and width in pixels that the network is to see, one of
+            those that the set was evaluated at; None for the best of them.
+
+    Returns:
+        What `read_image` takes.
+
+    Raises:
+        WeightsError: There is no such set, or it was not evaluated at this size.
+    """
+    found = find_weights(name)
+    if not isinstance(found, WeightSet):
+        raise WeightsError(
+            "Expected `name` to be the name of a weight set, found a file: which "
+            f"preprocessing it wants is not known. Received: name={name!r}"
+        )
+    fitting = [e.preprocessing for e in found.evaluations]
+    sizes = [preprocessing.size for preprocessing in fitting]
+    if size is None:
+        return fitting[-1]
+    if size not in sizes:
+        raise WeightsError(
+            f"Expected `size` to be one that {found.name} was evaluated at: "
+            f"{' or '.join(map(str, dict.fromkeys(sizes)))}. Received: size={size!r}"
+        )
+    return [p for p in fitting if p.size == size][-1]
+
+
+def find_weights(
+    weights: str | os.PathLike, architecture: str | None = None
+) -> WeightSet | Path:
+    """What the argument `weights` stands for.
+
+    Args:
+        weights: Full name of a weight set; its tag or an alias, where one set
+            alone of the architecture (without it: of all) has that;
+            `"imagenet"` for the default set of the architecture, torchvision's
+            second generation where there is one, else the most accurate one,
+            and never one that forbids commercial use; or the path of a file.
+        architecture: Architecture that it has to fit, if that is known. It may
+            be one without weight sets.
+
+    Returns:
+        The row of the set, or the path of an existing file.
+
+    Raises:
+        WeightsError: It is neither, is ambiguous, or of another architecture.
+    """
+    if not isinstance(weights, (str, os.PathLike)):
+        raise WeightsError(
+            "Expected `weights` to be None, the name of a weight set or the path of "
+            f"a file. Received: weights={weights!r}"
+        )
+    if weights == "imagenet":
+        return _default(architecture)
+    if weights in WEIGHT_SETS:
+        found = WEIGHT_SETS[weights]
+        if architecture not in (None, found.architecture):
+            raise _of_another(weights, [found], architecture)
+        return found
+    named = [s for s in WEIGHT_SETS.values() if weights in (s.tag, *s.aliases)]
+    fitting = [s for s in named if architecture in (None, s.architecture)]
+    if len(fitting) == 1:
+        return fitting[0]
+    path = Path(os.path.expanduser(weights))
+    if os.path.isfile(path):  # of a path that cannot be, Path.is_file may raise
+        return path
+    if fitting:
+        raise WeightsError(
+            "Expected `weights` to name one set. These have that name: "
+            f"{_listed(fitting)}. Received: weights={weights!r}"
+        )
+    if named:
+        raise _of_another(weights, named, architecture)
+    raise _unknown(weights, path, architecture)
+
+
+def _sets_of(architecture: str | None) -> list[WeightSet]:
+    sets = WEIGHT_SETS.values()
+    return [s for s in sets if architecture in (None, s.architecture)]
+
+
+def _default(architecture: str | None) -> WeightSet:
+    """The set that `"imagenet"` stands for."""
+    if architecture is None:
+        raise WeightsError(
+            "Expected the full name of a weight set, as list_weights() gives it: "
+            "each architecture has a default of its own. Received: weights='imagenet'"
+        )
+    sets = [s for s in _sets_of(architecture) if s.labels == "imagenet"]
+    permissive = [s for s in sets if not s.non_commercial]
+    second_generation = [s for s in permissive if "IMAGENET1K_V2" in s.aliases]
+    if permissive:
+        return max(second_generation or permissive, key=_accuracy)
+    if sets:
+        raise WeightsError(
+            f"Expected a weight set of {architecture!r} by its name: all of them "
+            f"forbid commercial use ({sets[0].licence}), so none is the default. "
+            f"There are {_listed(sets)}. Received: weights='imagenet'"
+        )
+    others = _listed(_sets_of(architecture))
+    raise WeightsError(
+        f"No ImageNet weights of {architecture!r} are published. Pass weights=None "
+        "for a random start, or the path of a file"
+        f"{f', or another weight set: {others}' if others else ''}. "
+        "Received: weights='imagenet'"
+    )
+
+
+def _accuracy(weight_set: WeightSet) -> tuple[bool, float]:
+    """Best top-1 accuracy; what was measured goes before what is claimed."""
+    return max((e.source == "timm", e.top1 or 0.0) for e in weight_set.evaluations)
+
+
+def _of_another(weights, found, architecture) -> WeightsError:
+    others = _listed(_sets_of(architecture))
+    return WeightsError(
+        f"Expected weights of {architecture!r} "
+        f"({f'there are {others}' if others else 'no set is published'}); "
+        f"that is the name of {_listed(found)}. Received: weights={weights!r}"
+    )
+
+
+def _unknown(weights, path, architecture) -> WeightsError:
+    near = difflib.get_close_matches(str(path), _known_names(path, architecture), n=3)
+    hint = f" Did you mean {' or '.join(near)}?" if near else ""
+    sets = _listed(_sets_of(architecture)) if architecture else ""
+    return WeightsError(
+        "Expected `weights` to be None, the name of a weight set "
+        f"({sets or 'see list_weights()'}) or the path of an existing file"
+        f"{'; it is a folder' if os.path.isdir(path) else ''}.{hint} "
+        f"Received: weights={os.fspath(weights)!r}"
+    )
+
+
+def _known_names(path: Path, architecture: str | None) -> list[str]:
+    """Names of sets, and the files beside a path, that might be meant."""
+    sets = _sets_of(architecture) or WEIGHT_SETS.values()
+    names = [name for s in sets for name in (s.tag, s.name, *s.aliases)]
+    with contextlib.suppress(OSError, ValueError):
+        names += [
+            str(file)
+            for file in path.parent.iterdir()
+            if file.suffix in {".h5", ".pth", ".safetensors"}
+        ]
+    return list(dict.fromkeys(names))
+
+
+def _listed(sets: list[WeightSet]) -> str:
+    return ", ".join(weight_set.name for weight_set in sets)
