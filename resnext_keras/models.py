@@ -118,8 +118,14 @@ def _open_tensors(weights, spec, shapes):
         yield {}
         return
     found = find_weights(weights, spec.name)
-    path = fetch(found) if isinstance(found, WeightSet) else found
-    with open_weights(path, shapes) as tensors:
+    if isinstance(found, WeightSet):
+        if found.classes is None and "predictions/kernel" in shapes:
+            raise ValueError(
+                f"Expected include_top=False, since the weight set {found.name} has no "
+                "classifier. Received: include_top=True"
+            )
+        found = fetch(found)
+    with open_weights(found, shapes) as tensors:
         yield tensors
 
 

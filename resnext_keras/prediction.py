@@ -117,7 +117,7 @@ def load_classifier(
 def _from_set(found: WeightSet) -> Classifier:
     if found.classes is None:
         raise ValueError(
-            f"Expected weights of a classifier; the weight set {found.name} has none. "
+            f"Expected weights of a classifier; the set {found.name} has no classes. "
             f"Received: weights={found.name!r}"
         )
     size = found.preprocessing.size

@@ -15,7 +15,7 @@ from safetensors.numpy import save_file
 from sklearn.datasets import load_sample_images
 
 from resnext_keras.preprocessing import Preprocessing
-from resnext_keras.weights import WeightsError
+from resnext_keras.weights import WeightsError, download
 
 # No test downloads published weights, or finds those that its user has.
 os.environ["RESNEXT_KERAS_OFFLINE"] = "1"
@@ -129,3 +129,29 @@ def h5(good_weights, tmp_path):
         return path
 
     return edited
+
+
+@pytest.fixture
+def server(monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "*")
+    from file_server import running_server
+
+    with running_server() as server:
+        yield server
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """An empty cache, with downloads allowed."""
+    monkeypatch.setenv("RESNEXT_KERAS_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv("RESNEXT_KERAS_OFFLINE")
+    monkeypatch.delenv("RESNEXT_KERAS_MIRROR", raising=False)
+    monkeypatch.setattr(download, "PAUSES", (0, 0, 0))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def wanted(server, cache):
+    from file_server import FILE, published
+
+    return published(server.url(FILE))

@@ -1,12 +1,18 @@
 """A web server on this machine that misbehaves as it is told."""
 
 import contextlib
+import dataclasses
+import hashlib
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 
+from resnext_keras.weights import WEIGHT_SETS
+
+FILE = "tiny-weights.pth"
 CONTENT = np.random.default_rng(0).bytes(3 * 2**20 + 17)
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
 class FileServer(ThreadingHTTPServer):
@@ -108,3 +114,17 @@ def redirect(url):
         handler.end_headers()
 
     return answer
+
+
+def published(url, **fields):
+    """A weight set that is published at a URL."""
+    fields = {"file": FILE, "hash": f"sha256:{SHA256[:8]}"} | fields
+    return dataclasses.replace(
+        WEIGHT_SETS["resnext50_32x4d.tv2_in1k"], url=url, **fields
+    )
+
+
+def stored(cache):
+    """The files of the cache, but for locks."""
+    files = [path for path in cache.rglob("*") if path.is_file()]
+    return {path.name for path in files if path.suffix != ".lock"}

@@ -122,9 +122,9 @@ def _download(weight_set: WeightSet) -> Path:
     offline = os.environ.get("RESNEXT_KERAS_OFFLINE", "")
     if offline.lower() not in ("", "0", "false"):
         raise WeightsError(
-            f"Expected the weights {weight_set.name} on this machine, where downloads "
-            f"are forbidden; found them neither in {CHECKOUT} nor in {path.parent}. "
-            f"{by_hand} Received: RESNEXT_KERAS_OFFLINE={offline!r}"
+            f"Expected the weights {weight_set.name} in {path}, since downloads are "
+            f"forbidden; found no such file. {by_hand} "
+            f"Received: RESNEXT_KERAS_OFFLINE={offline!r}"
         )
     # In a folder of the cache, so that it moves into place at once.
     part = path.parent / ".downloads" / path.name
@@ -181,12 +181,10 @@ def _transfer(url: str, part: Path, by_hand: str) -> None:
         except requests.RequestException as error:
             errors = list(_causes(error))
             reason = f"{type(errors[-1]).__name__}: {errors[-1]}"
-            if any(isinstance(e, NO_CONNECTION) for e in errors):
-                raise WeightsError(
-                    f"Expected to download {url}; found no connection: {reason}. "
-                    f"{by_hand} RESNEXT_KERAS_MIRROR names another source."
-                ) from error
-            if pause is None or not _may_pass(error):
+            unconnected = any(isinstance(e, NO_CONNECTION) for e in errors)
+            if unconnected:
+                reason = f"no connection: {reason}"
+            if unconnected or pause is None or not _may_pass(error):
                 raise WeightsError(
                     f"Expected to download {url}; found {reason}. {by_hand} "
                     "RESNEXT_KERAS_MIRROR names another source."
