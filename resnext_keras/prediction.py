@@ -139,12 +139,17 @@ def _from_file(spec: ResNeXtSpec | None, path: Path) -> Classifier:
             "Expected weights of a classifier of RGB images; the file has "
             f"{channels} input channels and {classes or 'no'} classes. Received: {path}"
         )
-    size = spec.image_size
     return Classifier(
         ResNeXt(spec, weights=path, classes=classes),
-        IMAGENET if size == IMAGENET.size else Preprocessing(size=size, resize=size),
+        default_preprocessing(spec),
         class_names("imagenet") if classes == 1000 else _numbers(classes),
     )
+
+
+def default_preprocessing(spec: ResNeXtSpec) -> Preprocessing:
+    """How pictures are read for weights of which nothing else is known."""
+    size = spec.image_size
+    return IMAGENET if size == IMAGENET.size else Preprocessing(size=size, resize=size)
 
 
 def _numbers(classes: int) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ from resnext_keras_cli.demo import demo
 from resnext_keras_cli.listing import list_
 from resnext_keras_cli.predict import predict
 from resnext_keras_cli.summary import summary
+from resnext_keras_cli.weights import weights
 
 
 class ErrorsInOneLine(click.Group):
@@ -47,9 +48,10 @@ def group():
     """Classify pictures with ResNeXt networks, and look at the networks."""
 
 
-for command in (demo, predict, summary, list_):
-    command.params.append(TRACEBACK)
+for command in (demo, predict, summary, list_, weights):
     group.add_command(command)
+    for leaf in getattr(command, "commands", {"": command}).values():
+        leaf.params.append(TRACEBACK)
 
 
 def main():

@@ -68,8 +68,3 @@ def test_the_features_of_the_bundled_network_can_be_had():
     scores = np.exp(logits - logits.max(-1, keepdims=True))
     scores /= scores.sum(-1, keepdims=True)
     np.testing.assert_allclose(scores, full.predict(images, verbose=0), atol=1e-5)
-
-
-def test_another_number_of_classes_is_refused():
-    with pytest.raises(ValueError, match="classes=10"):
-        ResNeXt("resnext11_8x4d", weights="digits", classes=1000)

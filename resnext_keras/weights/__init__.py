@@ -4,6 +4,8 @@ from resnext_keras.weights.assign import assign
 from resnext_keras.weights.download import fetch, local_path
 from resnext_keras.weights.files import identify, open_weights
 from resnext_keras.weights.lookup import (
+    default_set,
+    find_set,
     find_weights,
     list_weights,
     weights_preprocessing,
@@ -18,7 +20,9 @@ __all__ = [
     "WeightSet",
     "WeightsError",
     "assign",
+    "default_set",
     "fetch",
+    "find_set",
     "find_weights",
     "identify",
     "list_weights",

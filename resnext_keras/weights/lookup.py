@@ -41,12 +41,7 @@ def weights_preprocessing(name: str, size: int | None = None) -> Preprocessing:
     Raises:
         WeightsError: There is no such set, or it was not evaluated at this size.
     """
-    found = find_weights(name)
-    if not isinstance(found, WeightSet):
-        raise WeightsError(
-            "Expected `name` to be the name of a weight set, found a file: which "
-            f"preprocessing it wants is not known. Received: name={name!r}"
-        )
+    found = find_set(name)
     fitting = [e.preprocessing for e in found.evaluations]
     sizes = [preprocessing.size for preprocessing in fitting]
     if size is None:
@@ -57,6 +52,38 @@ def weights_preprocessing(name: str, size: int | None = None) -> Preprocessing:
             f"{' or '.join(map(str, dict.fromkeys(sizes)))}. Received: size={size!r}"
         )
     return [p for p in fitting if p.size == size][-1]
+
+
+def find_set(name: str) -> WeightSet:
+    """The row of a weight set.
+
+    Args:
+        name: Full name of the set, or a tag or alias that no other set has.
+
+    Returns:
+        The row.
+
+    Raises:
+        WeightsError: There is no such set, or it is the path of a file.
+    """
+    found = find_weights(name)
+    if not isinstance(found, WeightSet):
+        raise WeightsError(
+            "Expected `name` to be the name of a weight set, found a file, of which "
+            f"nothing is known but its contents. Received: name={name!r}"
+        )
+    return found
+
+
+def default_set(architecture: str) -> WeightSet | None:
+    """The set that `"imagenet"` stands for, if any set may.
+
+    Torchvision's second generation where there is one, else the most accurate
+    one; never one that forbids commercial use.
+    """
+    permissive = [s for s in _imagenet_sets(architecture) if not s.non_commercial]
+    second_generation = [s for s in permissive if "IMAGENET1K_V2" in s.aliases]
+    return max(second_generation or permissive, key=_accuracy, default=None)
 
 
 def find_weights(
@@ -113,19 +140,20 @@ def _sets_of(architecture: str | None) -> list[WeightSet]:
     return [s for s in sets if architecture in (None, s.architecture)]
 
 
+def _imagenet_sets(architecture: str) -> list[WeightSet]:
+    return [s for s in _sets_of(architecture) if s.labels == "imagenet"]
+
+
 def _default(architecture: str | None) -> WeightSet:
-    """The set that `"imagenet"` stands for."""
+    """The set that `"imagenet"` stands for, or what to do without one."""
     if architecture is None:
         raise WeightsError(
             "Expected the full name of a weight set, as list_weights() gives it: "
             "each architecture has a default of its own. Received: weights='imagenet'"
         )
-    sets = [s for s in _sets_of(architecture) if s.labels == "imagenet"]
-    permissive = [s for s in sets if not s.non_commercial]
-    second_generation = [s for s in permissive if "IMAGENET1K_V2" in s.aliases]
-    if permissive:
-        return max(second_generation or permissive, key=_accuracy)
-    if sets:
+    if found := default_set(architecture):
+        return found
+    if sets := _imagenet_sets(architecture):
         raise WeightsError(
             f"Expected a weight set of {architecture!r} by its name: all of them "
             f"forbid commercial use ({sets[0].licence}), so none is the default. "

@@ -1,0 +1,203 @@
+"""`resnext-keras weights`: published weight sets, and files of weights."""
+
+import dataclasses
+import json
+
+import click
+
+from resnext_keras_cli.start import quiet_start
+
+
+@click.group()
+def weights():
+    """List, fetch, verify and convert weights."""
+
+
+@weights.command("list")
+@click.option("--model", metavar="NAME", help="Only those of this architecture.")
+@click.option(
+    "--permissive", is_flag=True, help="Only those that allow commercial use."
+)
+@click.option("--local", is_flag=True, help="Only those that are on this machine.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, not a table.")
+def list_(model, permissive, local, as_json):
+    """Print the weight sets; an asterisk marks what "imagenet" stands for.
+
+    The accuracies are those published for pictures of the size beside them.
+    """
+    with quiet_start():
+        from resnext_keras.weights import (
+            WEIGHT_SETS,
+            default_set,
+            list_weights,
+            local_path,
+        )
+    from resnext_keras_cli.tables import console, table
+
+    sets = [
+        weight_set
+        for weight_set in map(WEIGHT_SETS.get, list_weights(model))
+        if not (permissive and weight_set.non_commercial)
+        and not (local and local_path(weight_set) is None)
+    ]
+    if as_json:
+        click.echo(json.dumps([_as_dict(s) for s in sets], indent=2))
+        return
+    numbers = ("size", "top-1", "top-5", "classes")
+    rows = table("name", *numbers, "licence", "note", right=numbers)
+    for weight_set in sets:
+        best = weight_set.evaluations[-1]
+        rows.add_row(
+            weight_set.name
+            + (" *" if weight_set is default_set(weight_set.architecture) else ""),
+            str(best.preprocessing.size),
+            _percent(best.top1),
+            _percent(best.top5),
+            str(weight_set.classes or "none"),
+            weight_set.licence,
+            weight_set.note,
+        )
+    console().print(rows)
+
+
+@weights.command()
+@click.argument("name")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, not a table.")
+def show(name, as_json):
+    """Print what is known of the weight set NAME."""
+    with quiet_start():
+        from resnext_keras.shapes import count_parameters, variable_shapes
+        from resnext_keras.specs import get_spec
+        from resnext_keras.weights import find_set, local_path
+    from resnext_keras_cli.tables import console, table
+
+    found = find_set(name)
+    if as_json:
+        click.echo(json.dumps(_as_dict(found), indent=2))
+        return
+    shapes = variable_shapes(get_spec(found.architecture), classes=found.classes)
+    rows = table("", "", title=found.name)
+    rows.show_header = False
+    for label, value in (
+        ("architecture", found.architecture),
+        ("aliases", ", ".join((found.tag, *found.aliases))),
+        ("parameters", f"{count_parameters(shapes):,}"),
+        ("classes", str(found.classes or "none: a file without classifier")),
+        ("licence", found.licence),
+        ("source", found.source),
+        ("note", found.note),
+        ("URL", found.url or "ships with the package"),
+        ("hash", found.hash or "none published"),
+        ("format", found.format),
+        ("file", str(local_path(found) or "not on this machine yet")),
+        ("mean, deviation", f"{found.mean}, {found.std}"),
+        ("batch-norm epsilon", f"{found.bn_epsilon:g}"),
+    ):
+        if value:
+            rows.add_row(label, value)
+    for evaluation in found.evaluations:
+        read = evaluation.preprocessing
+        rows.add_row(
+            f"at {read.size} pixels",
+            f"short side {read.resize}, {read.interpolation}; "
+            f"top-1 {_percent(evaluation.top1)}, top-5 {_percent(evaluation.top5)}"
+            + (f" ({evaluation.source})" if evaluation.source else ""),
+        )
+    console().print(rows)
+
+
+@weights.command()
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+def fetch(names):
+    """Download weight sets into the cache, and print where they lie.
+
+    RESNEXT_KERAS_HOME names the folder of the cache, RESNEXT_KERAS_MIRROR the URL
+    of a folder that has the files instead; RESNEXT_KERAS_OFFLINE=1 forbids
+    downloads.
+    """
+    with quiet_start():
+        from resnext_keras.weights import fetch as fetch_set
+        from resnext_keras.weights import find_set
+
+    for weight_set in [find_set(name) for name in names]:
+        click.echo(fetch_set(weight_set))
+
+
+@weights.command()
+@click.argument("names", nargs=-1, metavar="NAME|FILE...")
+@click.option("--all", "every", is_flag=True, help="All published weight sets.")
+def verify(names, every):
+    """Check weight sets or files, and try them on a bundled photo.
+
+    A set is fetched where it is missing, and its hash is checked; of any file
+    every name and shape, and that all numbers are finite. Where torchvision or timm
+    is installed, the logits are compared with those of its network on the same file.
+    The exit code is 1 if one fails.
+    """
+    if bool(names) == every:
+        raise click.UsageError("Expected names of weight sets or files, or --all.")
+    with quiet_start():
+        from resnext_keras.verification import verify_weights
+        from resnext_keras.weights import WeightsError, list_weights
+
+    failed = 0
+    names = names or list_weights()
+    for name in names:
+        try:
+            verified = verify_weights(name)
+        except WeightsError as error:
+            click.echo(f"FAILED  {name}: {error}")
+            failed += 1
+            continue
+        failed += not verified.passed
+        click.echo(_verdict(verified))
+    click.echo(f"{len(names) - failed} of {len(names)} right.")
+    if failed:
+        raise click.exceptions.Exit(1)
+
+
+@weights.command()
+@click.argument("source", metavar="NAME|FILE")
+@click.argument("target", type=click.Path(dir_okay=False))
+@click.option(
+    "--model",
+    metavar="NAME",
+    help="Architecture. Without it: what the names and shapes in the file tell.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace a TARGET that exists.")
+def convert(source, target, model, overwrite):
+    """Write weights into TARGET, in the format that its name ends in.
+
+    .weights.h5 is Keras', and .safetensors torch's: torchvision's and timm's
+    load_state_dict take it.
+    """
+    with quiet_start():
+        from resnext_keras.conversion import convert_weights
+        from resnext_keras.weights import WeightSet, fetch, find_weights
+
+    found = find_weights(source)
+    if isinstance(found, WeightSet):
+        found, model = fetch(found), model or found.architecture
+    spec = convert_weights(found, target, model, overwrite)
+    click.echo(f"{target}: {spec.name}")
+
+
+def _verdict(verified) -> str:
+    """What a verification found, in a line."""
+    text = "right " if verified.passed else "FAILED"
+    text += f"  {verified.name}: {verified.parameters:,} parameters"
+    if verified.top1:
+        text += f", sees {verified.top1}"
+    if verified.reference is None:
+        return f"{text}; no torch library to compare with"
+    return (
+        f"{text}; logits differ by {verified.difference:.1e} from {verified.reference}"
+    )
+
+
+def _as_dict(weight_set) -> dict:
+    return {"name": weight_set.name} | dataclasses.asdict(weight_set)
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{share:.2%}"

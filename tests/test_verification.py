@@ -1,0 +1,110 @@
+"""A verified weight set gives torch's logits; a wrong one is found out."""
+
+import dataclasses
+import hashlib
+
+import pytest
+
+from resnext_keras import WeightsError
+from resnext_keras.verification import verify_weights
+from resnext_keras.weights import WEIGHT_SETS
+
+
+def write(architecture, path, library="torchvision", legacy=False, **wrapping):
+    """A file that torch writes of a network with random statistics."""
+    torch = pytest.importorskip("torch")
+    models = pytest.importorskip(library)
+    create = models.create_model if library == "timm" else models.models.get_model
+    network = create(architecture)
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.uniform_(-0.5, 0.5)
+            module.running_var.uniform_(0.3, 3.0)
+    state = network.state_dict()
+    torch.save(
+        {wrapping["under"]: state} if wrapping else state,
+        path,
+        _use_new_zipfile_serialization=not legacy,
+    )
+
+
+@pytest.fixture
+def published(tmp_path, monkeypatch):
+    """Makes a file of this folder that of a weight set, with its true hash."""
+    monkeypatch.setenv("RESNEXT_KERAS_HOME", str(tmp_path))
+
+    def publish(name, path, digits=8):
+        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+        row = dataclasses.replace(
+            WEIGHT_SETS[name], file=path.name, hash=f"sha256:{sha256[:digits]}"
+        )
+        monkeypatch.setitem(WEIGHT_SETS, name, row)
+
+    return publish
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize(
+    ("name", "library", "options"),
+    [
+        ("resnext50_32x4d.tv2_in1k", "torchvision", {}),
+        ("resnext50_32x4d.a1_in1k", "torchvision", {"legacy": True}),
+        ("seresnext26t_32x4d.bt_in1k", "timm", {"under": "state_dict"}),
+    ],
+)
+def test_the_logits_are_compared_with_torchs(
+    name, library, options, tmp_path, published
+):
+    path = tmp_path / "file.pth"
+    write(name.partition(".")[0], path, library, **options)
+    published(name, path)
+    found = verify_weights(name)
+    assert found.passed
+    assert found.path == path
+    assert found.reference == library
+    assert 0 < found.difference <= 1e-5
+    assert found.top1
+
+
+@pytest.mark.parity
+def test_a_network_that_differs_does_not_pass(tmp_path, published, monkeypatch):
+    """An anti-aliased network has the same variables as one that is not."""
+    name = "seresnextaa101d_32x8d.ah_in1k"
+    path = tmp_path / "file.pth"
+    write("seresnext101d_32x8d", path, "timm")
+    published(name, path)
+    timm = pytest.importorskip("timm")
+    create = timm.create_model
+    monkeypatch.setattr(
+        timm, "create_model", lambda name, **o: create("seresnext101d_32x8d", **o)
+    )
+    found = verify_weights(name)
+    assert not found.passed
+    assert found.difference > 1e-2
+
+
+def test_a_file_of_another_architecture_or_hash_is_found_out(
+    resnext50_file, tmp_path, published
+):
+    path = tmp_path / resnext50_file.name
+    path.write_bytes(resnext50_file.read_bytes())
+    published("resnext101_32x4d.gluon_in1k", path)
+    with pytest.raises(WeightsError, match="of the architecture 'resnext50_32x4d'"):
+        verify_weights("resnext101_32x4d.gluon_in1k")
+    published("resnext50_32x4d.tv2_in1k", path)
+    with path.open("r+b") as file:
+        file.seek(-1, 2)
+        file.write(b"\x11")
+    with pytest.raises(WeightsError, match="sha256 .*; found "):
+        verify_weights("resnext50_32x4d.tv2_in1k")
+
+
+def test_the_photo_is_seen_as_the_set_wants_it(resnext50_file, tmp_path, published):
+    path = tmp_path / resnext50_file.name
+    path.write_bytes(resnext50_file.read_bytes())
+    published("resnext50_32x4d.tv2_in1k", path)
+    found = verify_weights("resnext50_32x4d.tv2_in1k")
+    assert found.passed
+    assert found.parameters == 25_097_128
+    assert isinstance(found.top1, str)
+    assert found.top1
