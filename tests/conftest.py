@@ -124,3 +124,17 @@ def h5(good_weights, tmp_path):
         return path
 
     return edited
+
+
+@pytest.fixture
+def legacy_h5(tmp_path):
+    """Edits a copy of the file that keras-applications wrote; gives its path."""
+
+    def edited(edit=lambda file: None, name="edited.h5"):
+        path = tmp_path / name
+        path.write_bytes((GOLDEN / "keras_applications_4x4d.h5").read_bytes())
+        with h5py.File(path, "r+") as file:
+            edit(file)
+        return path
+
+    return edited

@@ -9,6 +9,9 @@ from resnext_keras.shapes import variable_shapes
 TINY = resnext_keras.ResNeXtSpec("tiny", (1, 1), 2, 4, stem="cifar")
 CLASSES = 5
 
+# The network of tests/golden/keras_applications_4x4d.h5, with as many classes.
+KERAS_APPLICATIONS = resnext_keras.ResNeXtSpec("keras_applications_4x4d", (2,), 4, 4)
+
 TORCH_VARIABLES = {
     "kernel": "weight",
     "bias": "bias",
