@@ -214,8 +214,10 @@ def _texts(group: h5py.Group, attribute: str, path: str) -> Iterator[str]:
         yield from map(_decoded, group.attrs[part])
 
 
-def _decoded(text) -> str:
-    return text.decode(errors="replace") if isinstance(text, bytes) else str(text)
+def _decoded(text: str | bytes) -> str:
+    """A stored text; what is not UTF-8 in it, as nothing that printing chokes on."""
+    data = text if isinstance(text, bytes) else text.encode(errors="surrogateescape")
+    return data.decode(errors="replace")
 
 
 def _place(dataset: h5py.Dataset, path: str) -> tuple[list[int], str, int]:
