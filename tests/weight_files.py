@@ -17,6 +17,9 @@ EVERY_OPTION = {
     "anti_aliased": True,
 }
 
+# The network of tests/golden/keras_applications_4x4d.h5, with as many classes.
+KERAS_APPLICATIONS = resnext_keras.ResNeXtSpec("keras_applications_4x4d", (2,), 4, 4)
+
 TORCH_VARIABLES = {
     "kernel": "weight",
     "bias": "bias",

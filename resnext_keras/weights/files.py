@@ -12,7 +12,11 @@ from resnext_keras.weights.keras_h5 import open_keras_h5
 from resnext_keras.weights.stored import StoredTensors, WeightsError
 from resnext_keras.weights.torch_safetensors import open_torch_safetensors
 
-READERS = {".h5": open_keras_h5, ".safetensors": open_torch_safetensors}
+READERS = {
+    ".h5": open_keras_h5,
+    ".hdf5": open_keras_h5,
+    ".safetensors": open_torch_safetensors,
+}
 
 TORCH_HINT = (
     " Convert it where torch is installed: safetensors.torch.save_file("

@@ -1,175 +1,144 @@
-"""Reads the `.weights.h5` files that `save_weights` writes, with h5py alone.
+"""Reads the HDF5 weight files of Keras 3, and of keras-applications on Keras 2.
 
-Keras stores layer after layer: the group `layers/{class}_{count}/vars` has the
-layer's name as an attribute, and the layer's variables as datasets 0, 1, ...
-Keras' own loader is not used, since it follows whatever a file points at.
-
-HDF5 itself may hang at a damaged heap of texts, where the layers' names are
-(https://github.com/HDFGroup/hdf5/issues/1707), and nothing here can tell in
-advance: files from strangers are better taken as safetensors.
+The HDF5 library lists a file's tensors in a process of its own, within limits
+of time and memory; what it lists is read here, block by block. Keras' loader is
+not used, since it follows whatever a file points at.
 """
 
 import contextlib
-import functools
+import json
 import math
-from collections.abc import Iterator
+import os
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import h5py
 import numpy as np
 
+from resnext_keras.weights import hdf5_index
+from resnext_keras.weights.keras_applications_h5 import resnext_tensors
 from resnext_keras.weights.stored import (
     BFLOAT16,
     StoredTensor,
     StoredTensors,
     WeightsError,
+    stored_block,
 )
 
-# Names of a layer's variables by their number: a convolution, a dense layer,
-# a batch normalisation.
-VARIABLES = {
-    1: ("kernel",),
-    2: ("kernel", "bias"),
-    4: ("gamma", "beta", "moving_mean", "moving_variance"),
-}
+# Python without the folders that `site` adds, and without the PYTHON* variables:
+# the process knows the standard library, then the folders that are handed over.
+PYTHON = ("-I", "-S", "-c")
+START = (
+    "import sys; sys.path += sys.argv[2:]; import hdf5_index; "
+    "hdf5_index.main(sys.argv[1])"
+)
+FOLDERS = list(
+    dict.fromkeys(
+        [
+            str(Path(np.__file__).parents[1]),
+            str(Path(h5py.__file__).parents[1]),
+            str(Path(hdf5_index.__file__).parent),
+        ]
+    )
+)
 
 
 @contextlib.contextmanager
 def open_keras_h5(path: Path) -> Iterator[StoredTensors]:
-    """Opens a `.weights.h5` file; yields its tensors by `"{layer}/{variable}"`.
+    """Opens an HDF5 weight file; yields its tensors by `"{layer}/{variable}"`.
 
     Raises:
         WeightsError: The file is no such file, is damaged, or holds a link or
             data outside itself.
     """
-    try:
-        file = h5py.File(path, "r")
-    except (OSError, RuntimeError) as error:
-        raise WeightsError(
-            f"Expected a Keras .weights.h5 file, found something else or a damaged "
-            f"file: {path} ({error})"
-        ) from error
-    with file:
-        with _damage_named(path):
-            _check_generation(file, path)
-            stored = _stored_tensors(file, path)
+    index = _index(os.fspath(path))
+    if "error" in index:
+        raise WeightsError(index["error"])
+    with path.open("rb") as file:
+        stored = _once(
+            (
+                (f"{layer}/{variable}", _stored(file, path, shape, dtype, offset))
+                for layer, variable, shape, dtype, offset in index["tensors"]
+            ),
+            path,
+        )
+        if index["generation"] == 2:
+            stored = _once(resnext_tensors(stored, path), path)
         yield stored
 
 
-@contextlib.contextmanager
-def _damage_named(path: Path) -> Iterator[None]:
-    """Turns whatever h5py raises at a damaged file into the one promised error."""
-    try:
-        yield
-    except WeightsError:
-        raise
-    except Exception as error:  # h5py raises OSError, RuntimeError, KeyError, ...
-        raise WeightsError(
-            f"Expected an intact Keras .weights.h5 file, found a damaged one: {path} "
-            f"({error})"
-        ) from error
-
-
-def _check_generation(file: h5py.File, path: Path) -> None:
-    """Tells files of Keras 2 and keras-applications from those of Keras 3."""
-    if "layer_names" in file.attrs or "model_weights" in file:
-        raise WeightsError(
-            f"Expected a .weights.h5 file of Keras 3; {path} is in the HDF5 format of "
-            "Keras 2 and keras-applications. Load it into its model and save that "
-            "with Keras 3: model.save_weights('model.weights.h5')."
-        )
-
-
-def _stored_tensors(file: h5py.File, path: Path) -> dict[str, StoredTensor]:
-    groups = _member(file, "layers", h5py.Group, path)
+def _once(tensors: Iterable[tuple[str, StoredTensor]], path: Path) -> StoredTensors:
+    """The tensors by name, each of which may come once."""
     stored = {}
-    for key in groups:
-        group = _member(groups, key, h5py.Group, path)
-        variables = _member(group, "vars", h5py.Group, path)
-        if not len(variables):
-            continue
-        layer = _text(variables, "name")
-        names = VARIABLES.get(len(variables))
-        if not layer or names is None:
-            raise WeightsError(
-                f"Expected the weights of a ResNeXt in {path}; found the group "
-                f"{variables.name!r} with {len(variables)} variables of the layer "
-                f"{layer!r}."
-            )
-        for index, name in enumerate(names):
-            dataset = _member(variables, str(index), h5py.Dataset, path)
-            _check_dataset(dataset, path)
-            if f"{layer}/{name}" in stored:
-                raise WeightsError(
-                    f"Expected {layer}/{name} once in {path}, found it twice."
-                )
-            stored[f"{layer}/{name}"] = StoredTensor(
-                dataset.shape,
-                BFLOAT16 if _is_bfloat16(dataset) else dataset.dtype,
-                path,
-                functools.partial(_read, dataset, path),
-            )
+    for name, tensor in tensors:
+        if name in stored:
+            raise WeightsError(f"Expected {name:.100} once in {path}, found it twice.")
+        stored[name] = tensor
     return stored
 
 
-def _member(group: h5py.Group, key: str, kind: type, path: Path):
-    """A member that lies in this very file, not behind a link."""
-    link = group.get(key, getlink=True)
-    if not isinstance(link, h5py.HardLink):
-        raise WeightsError(
-            f"Expected a Keras .weights.h5 file; {path} has no {key!r} of its own in "
-            f"{group.name!r}."
+def _index(path: str) -> dict:
+    """What `hdf5_index.index` says of a file, from a process of its own."""
+    # Frozen programs have no Python to start, nor have hosts that embed one, such
+    # as uWSGI, whose `sys.executable` is the host. HDF5 runs here then, unlimited.
+    host = os.path.basename(sys.executable or "").lower()
+    if getattr(sys, "frozen", False) or not ("python" in host or "pypy" in host):
+        return hdf5_index.index(path)
+    try:
+        done = subprocess.run(
+            [sys.executable, *PYTHON, START, path, *FOLDERS],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=hdf5_index.SECONDS,
+            env=_environment(),
+            creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
         )
-    member = group[key]
-    if not isinstance(member, kind):
+    except subprocess.TimeoutExpired as error:
         raise WeightsError(
-            f"Expected {member.name!r} of {path} to be a {kind.__name__}, found a "
-            f"{type(member).__name__}."
-        )
-    return member
-
-
-def _text(item: h5py.Group | h5py.Dataset, attribute: str) -> str:
-    """An attribute as text, which some programs store as bytes; else nothing."""
-    if attribute not in item.attrs:
-        return ""
-    stored = item.attrs.get_id(attribute)
-    # HDF5 may crash at a damaged attribute of another type.
-    if stored.shape != () or not isinstance(stored.get_type(), h5py.h5t.TypeStringID):
-        return ""
-    value = item.attrs[attribute]
-    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
-
-
-def _check_dataset(dataset: h5py.Dataset, path: Path) -> None:
-    """Raises unless a dataset is one plain block of floating-point numbers."""
-    name, dtype = dataset.name, dataset.dtype
-    if not (np.issubdtype(dtype, np.floating) or _is_bfloat16(dataset)):
+            "Expected an intact Keras HDF5 weight file, found a damaged one, with "
+            f"which the HDF5 library was not done after {error.timeout} s: {path}"
+        ) from None
+    except (OSError, ValueError) as error:
         raise WeightsError(
-            f"Expected floating-point numbers in {name!r} of {path}, found {dtype}."
-        )
-    # Chunks may be compressed and so expand to any size; save_weights writes none.
-    layout = dataset.id.get_create_plist().get_layout()
-    if layout != h5py.h5d.CONTIGUOUS or dataset.external:
+            f"Expected to start {sys.executable} to look into {path}, found: {error}"
+        ) from error
+    try:
+        return json.loads(done.stdout)
+    except ValueError:
+        *_, last = done.stderr.decode(errors="replace").splitlines() or ["crashed"]
         raise WeightsError(
-            f"Expected {name!r} of {path} to be one block of data in this file, as "
-            "save_weights writes it; found chunks, or data elsewhere. Load the file "
-            "with the program that wrote it and save it plainly."
-        )
-    size = math.prod(dataset.shape) * dtype.itemsize
-    if dataset.id.get_storage_size() != size:
+            "Expected an intact Keras HDF5 weight file, found a damaged one, at which "
+            f"the HDF5 library broke off ({done.returncode}, {last:.300}): {path}"
+        ) from None
+
+
+def _environment() -> dict[str, str]:
+    """The environment without what makes HDF5 load plug-ins or other drivers."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.upper().startswith("HDF5_")
+    }
+    return kept | {
+        "HDF5_PLUGIN_PRELOAD": "::",  # none
+        "HDF5_USE_FILE_LOCKING": "FALSE",  # not every file system has locks
+        "OPENBLAS_NUM_THREADS": "1",  # threads take memory, and there is no algebra
+    }
+
+
+def _stored(
+    file: BinaryIO, path: Path, shape: list[int], dtype: str, offset: int
+) -> StoredTensor:
+    """A tensor where the list has it, if the file is long enough."""
+    dtype = BFLOAT16 if dtype == "bfloat16" else np.dtype(dtype)
+    end = offset + math.prod(shape) * dtype.itemsize
+    size = os.fstat(file.fileno()).st_size
+    if end > size:
         raise WeightsError(
-            f"Expected {size} bytes of data in {name!r} of {path}, found "
-            f"{dataset.id.get_storage_size()}."
+            f"Expected at least {end} bytes in {path}, found {size}: the file has been "
+            "cut off or damaged."
         )
-
-
-def _is_bfloat16(dataset: h5py.Dataset) -> bool:
-    """HDF5 has no such type: Keras stores two opaque bytes and says so beside."""
-    return dataset.dtype == np.dtype("V2") and _text(dataset, "dtype") == "bfloat16"
-
-
-def _read(dataset: h5py.Dataset, path: Path) -> np.ndarray:
-    with _damage_named(path):
-        data = dataset[...]
-        return data.view(BFLOAT16) if _is_bfloat16(dataset) else data
+    return stored_block(file, path, offset, dtype, tuple(shape))
