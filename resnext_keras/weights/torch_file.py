@@ -78,14 +78,15 @@ def _state(root: object, path: Path) -> dict[str, Tensor]:
         state = next(nested, root)
     if type(state) is not dict:
         raise WeightsError(
-            f"Expected a state_dict in {path}, found a {type(state).__name__}."
+            f"Expected a state_dict in {path}, found an object of type "
+            f"{type(state).__name__}."
         )
     for key, value in state.items():
         if type(key) is not str or type(value) is not Tensor:
             raise WeightsError(
                 f"Expected tensors alone in the state_dict of {path}, found "
-                f"{key!r:.100}, a {type(value).__name__}. If the state is elsewhere, "
-                "save that alone: torch.save(model.state_dict(), 'model.pth')."
+                f"{key!r:.100} of type {type(value).__name__}. If the state is "
+                "elsewhere, save that alone: torch.save(model.state_dict(), path)."
             )
     return state
 
@@ -103,7 +104,11 @@ def _stored(
         storage.dtype,
         (tensor.span,),
     )
-    strides = tuple(stride * size for stride in tensor.strides)
+    # Of an axis of one or no step, torch may have saved any stride.
+    strides = tuple(
+        stride * size if steps > 1 and tensor.span else 0
+        for steps, stride in zip(tensor.shape, tensor.strides, strict=True)
+    )
 
     def read() -> np.ndarray:
         with _damage_named(path):

@@ -22,9 +22,10 @@ from resnext_keras.weights.torch_tensors import (
     part_of_storage,
 )
 
-# A checkpoint with its optimizer and averages needs about 1 MB and 200,000.
-MAX_BYTES = 2**23
-MAX_OPERATIONS = 2**20
+# The largest network's checkpoint with its average and optimizer needs about 1 MB
+# and 150,000.
+MAX_BYTES = 2**22
+MAX_OPERATIONS = 2**19
 
 # What an operation raises that makes no sense where it stands.
 DAMAGE = (IndexError, KeyError, TypeError, ValueError, struct.error)

@@ -121,6 +121,8 @@ def _rebuild_tensor_v2(
     if type(part) is not Part or metadata:  # conjugated or negated numbers
         raise TypeError("no plain tensor")
     shape, strides = _counts(shape), _counts(strides)
+    if len(shape) != len(strides):
+        raise ValueError("no strides of this shape")
     tensor = Tensor(part.storage, part.start + _count(offset), shape, strides)
     if offset + tensor.span > part.numel:
         raise pickle.UnpicklingError(
