@@ -1,5 +1,6 @@
 """The ResNeXt family for Keras 3, called as `keras.applications` is."""
 
+from resnext_keras.conversion import convert_weights
 from resnext_keras.labels import class_names, decode_predictions
 from resnext_keras.layers import GroupedConv2D
 from resnext_keras.models import (
@@ -7,10 +8,23 @@ from resnext_keras.models import (
     ResNeXt29_8x64d,
     ResNeXt29_16x64d,
     ResNeXt50,
+    ResNeXt50D_32x4d,
     ResNeXt101,
     ResNeXt101_32x8d,
+    ResNeXt101_32x16d,
+    ResNeXt101_32x32d,
+    ResNeXt101_32x48d,
     ResNeXt101_64x4d,
     ResNeXt152,
+    SEResNeXt26D_32x4d,
+    SEResNeXt26T_32x4d,
+    SEResNeXt50_32x4d,
+    SEResNeXt101_32x4d,
+    SEResNeXt101_32x8d,
+    SEResNeXt101_64x4d,
+    SEResNeXt101D_32x8d,
+    SEResNeXtAA101D_32x8d,
+    SEResNeXtAA201D_32x8d,
 )
 from resnext_keras.preprocessing import (
     ImageError,
@@ -29,13 +43,27 @@ __all__ = [
     "ResNeXt29_8x64d",
     "ResNeXt29_16x64d",
     "ResNeXt50",
+    "ResNeXt50D_32x4d",
     "ResNeXt101",
     "ResNeXt101_32x8d",
+    "ResNeXt101_32x16d",
+    "ResNeXt101_32x32d",
+    "ResNeXt101_32x48d",
     "ResNeXt101_64x4d",
     "ResNeXt152",
     "ResNeXtSpec",
+    "SEResNeXt26D_32x4d",
+    "SEResNeXt26T_32x4d",
+    "SEResNeXt50_32x4d",
+    "SEResNeXt101D_32x8d",
+    "SEResNeXt101_32x4d",
+    "SEResNeXt101_32x8d",
+    "SEResNeXt101_64x4d",
+    "SEResNeXtAA101D_32x8d",
+    "SEResNeXtAA201D_32x8d",
     "WeightsError",
     "class_names",
+    "convert_weights",
     "decode_predictions",
     "list_models",
     "list_weights",

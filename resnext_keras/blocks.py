@@ -12,6 +12,7 @@ import keras
 from keras import layers
 
 from resnext_keras.layers import GroupedConv2D
+from resnext_keras.specs import SE_REDUCTION
 
 
 def channel_axis() -> int:
@@ -63,7 +64,43 @@ def conv_initializer():
     )
 
 
-def residual_branch(x, width, filters, *, stride, cardinality, name):
+def squeeze_excite(x, filters, *, name):
+    """Weighs the channels by what the whole picture shows (Hu et al., Figure 2).
+
+    Args:
+        x: Feature maps, (batch, H, W, filters).
+        filters: Number of channels, a multiple of 16.
+        name: Prefix of the layers' names, which are EfficientNet's.
+
+    Returns:
+        Feature maps of the shape of `x`, each channel times a weight in (0, 1).
+    """
+    weights = layers.GlobalAveragePooling2D(keepdims=True, name=f"{name}_squeeze")(x)
+    for part, width, activation in (
+        ("reduce", filters // SE_REDUCTION, "relu"),
+        ("expand", filters, "sigmoid"),
+    ):
+        weights = layers.Conv2D(
+            width,
+            1,
+            activation=activation,
+            kernel_initializer=conv_initializer(),
+            name=f"{name}_{part}",
+        )(weights)
+    return layers.Multiply(name=f"{name}_excite")([x, weights])
+
+
+def residual_branch(
+    x,
+    width,
+    filters,
+    *,
+    stride,
+    cardinality,
+    name,
+    excited=False,
+    anti_aliased=False,
+):
     """1x1 reduce, 3x3 in `cardinality` groups, 1x1 expand.
 
     Args:
@@ -73,17 +110,38 @@ def residual_branch(x, width, filters, *, stride, cardinality, name):
         stride: Stride of the 3x3 convolution.
         cardinality: Groups of the 3x3 convolution (the paper's C).
         name: Prefix of the layers' names.
+        excited: Whether squeeze-and-excitation weighs the output.
+        anti_aliased: Whether an average of the pixels takes the place of the
+            stride.
 
     Returns:
         Feature maps, (batch, ceil(H / stride), ceil(W / stride), filters).
     """
+    pooled = anti_aliased and stride > 1
     x = conv_bn(x, width, 1, name=f"{name}_1")
     x = layers.Activation("relu", name=f"{name}_1_relu")(x)
     # The stride sits on the 3x3, as in the authors' Torch code; ResNet50 of
     # keras.applications has it on the first 1x1.
-    x = conv_bn(x, width, 3, stride=stride, groups=cardinality, name=f"{name}_2")
+    x = conv_bn(
+        x,
+        width,
+        3,
+        stride=1 if pooled else stride,
+        groups=cardinality,
+        name=f"{name}_2",
+    )
     x = layers.Activation("relu", name=f"{name}_2_relu")(x)
-    return conv_bn(x, filters, 1, name=f"{name}_3")
+    if pooled:
+        x = average_pool(x, stride, name=f"{name}_2_pool")
+    x = conv_bn(x, filters, 1, name=f"{name}_3")
+    return squeeze_excite(x, filters, name=f"{name}_se") if excited else x
+
+
+def average_pool(x, stride, *, name):
+    """Averages patches of pixels; H and W become ceil(H / stride)."""
+    # Pixels beyond the border do not count in the average: PyTorch's
+    # ceil_mode=True with count_include_pad=False.
+    return layers.AveragePooling2D(stride, padding="same", name=name)(x)
 
 
 def add_relu(shortcut, branch, name):
@@ -92,7 +150,7 @@ def add_relu(shortcut, branch, name):
     return layers.Activation("relu", name=f"{name}_out")(x)
 
 
-def identity_block(x, width, filters, *, cardinality, name):
+def identity_block(x, width, filters, *, cardinality, name, excited=False):
     """Adds the residual branch to `x` itself; the shape stays as it is.
 
     Args:
@@ -101,17 +159,35 @@ def identity_block(x, width, filters, *, cardinality, name):
         filters: Number of output channels, which is also that of `x`.
         cardinality: Groups of the 3x3 convolution (the paper's C).
         name: Prefix of the layers' names, as in `"conv3_block2"`.
+        excited: Whether squeeze-and-excitation weighs the branch.
 
     Returns:
         Feature maps of the shape of `x`.
     """
     branch = residual_branch(
-        x, width, filters, stride=1, cardinality=cardinality, name=name
+        x,
+        width,
+        filters,
+        stride=1,
+        cardinality=cardinality,
+        name=name,
+        excited=excited,
     )
     return add_relu(x, branch, name)
 
 
-def conv_block(x, width, filters, *, stride, cardinality, name):
+def conv_block(
+    x,
+    width,
+    filters,
+    *,
+    stride,
+    cardinality,
+    name,
+    excited=False,
+    anti_aliased=False,
+    pooled_shortcut=False,
+):
     """Adds the residual branch to a 1x1 projection of `x`; opens a stage.
 
     Args:
@@ -121,14 +197,29 @@ def conv_block(x, width, filters, *, stride, cardinality, name):
         stride: Stride of the 3x3 convolution and of the projection.
         cardinality: Groups of the 3x3 convolution (the paper's C).
         name: Prefix of the layers' names, as in `"conv3_block1"`.
+        excited: Whether squeeze-and-excitation weighs the branch.
+        anti_aliased: Whether averages take the place of the branch's stride.
+        pooled_shortcut: Whether an average takes the place of the projection's
+            stride.
 
     Returns:
         Feature maps, (batch, ceil(H / stride), ceil(W / stride), filters).
     """
     branch = residual_branch(
-        x, width, filters, stride=stride, cardinality=cardinality, name=name
+        x,
+        width,
+        filters,
+        stride=stride,
+        cardinality=cardinality,
+        name=name,
+        excited=excited,
+        anti_aliased=anti_aliased,
     )
-    shortcut = conv_bn(x, filters, 1, stride=stride, name=f"{name}_0")
+    shortcut = x
+    if pooled_shortcut and stride > 1:
+        shortcut = average_pool(shortcut, stride, name=f"{name}_0_pool")
+        stride = 1
+    shortcut = conv_bn(shortcut, filters, 1, stride=stride, name=f"{name}_0")
     return add_relu(shortcut, branch, name)
 
 
@@ -145,41 +236,47 @@ def residual_stage(x, spec, stage):
         with half the height and width, rounded up.
     """
     width, filters = spec.widths(stage)
+    options = {"cardinality": spec.cardinality, "excited": spec.squeeze_excite}
     x = conv_block(
         x,
         width,
         filters,
         stride=1 if stage == 2 else 2,
-        cardinality=spec.cardinality,
+        anti_aliased=spec.anti_aliased,
+        pooled_shortcut=spec.pooled_shortcut,
         name=f"conv{stage}_block1",
+        **options,
     )
     for block in range(2, spec.depths[stage - 2] + 1):
         x = identity_block(
-            x,
-            width,
-            filters,
-            cardinality=spec.cardinality,
-            name=f"conv{stage}_block{block}",
+            x, width, filters, name=f"conv{stage}_block{block}", **options
         )
     return x
 
 
-def imagenet_stem(x):
-    """conv1 and its max-pool (Table 1): a quarter of the resolution, 64 channels."""
-    x = conv_bn(x, 64, 7, stride=2, name="conv1")  # 112, 112, 64
-    x = layers.Activation("relu", name="conv1_relu")(x)
+def stem(x, spec):
+    """conv1, and for ImageNet its pooling (Table 1; for CIFAR section 5.3).
+
+    Args:
+        x: Preprocessed images, (batch, H, W, channels).
+        spec: The `ResNeXtSpec` that is being built.
+
+    Returns:
+        Feature maps of a quarter of the height and width, for CIFAR of the
+        full, with as many channels as the last convolution has filters.
+    """
+    stride = 2 if spec.stem == "imagenet" else 1
+    for name, kernel_size, filters in spec.stem_convolutions:
+        x = conv_bn(x, filters, kernel_size, stride=stride, name=name)
+        x = layers.Activation("relu", name=f"{name}_relu")(x)  # 112, 112, 64
+        stride = 1
+    if spec.stem == "cifar":
+        return x
+    if spec.anti_aliased:
+        return layers.AveragePooling2D(2, name="pool1_pool")(x)  # 56, 56, 64
     # A border of 0 never beats a ReLU output, so it equals PyTorch's -inf.
     x = layers.ZeroPadding2D(1, name="pool1_pad")(x)
     return layers.MaxPooling2D(3, strides=2, name="pool1_pool")(x)  # 56, 56, 64
-
-
-def cifar_stem(x):
-    """The single 3x3 convolution of section 5.3: the full resolution, 64 channels."""
-    x = conv_bn(x, 64, 3, name="conv1")  # 32, 32, 64 for a 32 x 32 image
-    return layers.Activation("relu", name="conv1_relu")(x)
-
-
-STEM_BUILDERS = {"imagenet": imagenet_stem, "cifar": cifar_stem}
 
 
 def resnext_features(x, spec):
@@ -192,7 +289,7 @@ def resnext_features(x, spec):
     Returns:
         The output of the last stage's last block.
     """
-    x = STEM_BUILDERS[spec.stem](x)
+    x = stem(x, spec)
     for stage in spec.stages:
         x = residual_stage(x, spec, stage)
     return x

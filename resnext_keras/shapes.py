@@ -6,12 +6,9 @@ anything, and the tables of the command line count parameters with it.
 
 import math
 
-from resnext_keras.specs import ResNeXtSpec
+from resnext_keras.specs import SE_REDUCTION, ResNeXtSpec
 
 Shapes = dict[str, tuple[int, ...]]
-
-STEM_FILTERS = 64
-STEM_KERNELS = {"imagenet": 7, "cifar": 3}
 
 
 def variable_shapes(
@@ -29,8 +26,10 @@ def variable_shapes(
         to the shape; convolution kernels are (height, width, channels of one
         group, filters).
     """
-    shapes = _conv_bn("conv1", STEM_KERNELS[spec.stem], channels, STEM_FILTERS)
-    channels = STEM_FILTERS
+    shapes = {}
+    for name, kernel_size, filters in spec.stem_convolutions:
+        shapes |= _conv_bn(name, kernel_size, channels, filters)
+        channels = filters
     for stage, depth in zip(spec.stages, spec.depths, strict=True):
         width, filters = spec.widths(stage)
         group = width // spec.cardinality
@@ -41,6 +40,10 @@ def variable_shapes(
             if block == 1:
                 shapes |= _conv_bn(f"{name}_0", 1, channels, filters)
             shapes |= _conv_bn(f"{name}_3", 1, width, filters)
+            if spec.squeeze_excite:
+                narrow = filters // SE_REDUCTION
+                shapes |= _conv_bias(f"{name}_se_reduce", filters, narrow)
+                shapes |= _conv_bias(f"{name}_se_expand", narrow, filters)
             channels = filters
     if classes is not None:
         shapes["predictions/kernel"] = (channels, classes)
@@ -58,3 +61,7 @@ def _conv_bn(name: str, kernel_size: int, depth: int, filters: int) -> Shapes:
         f"{name}_bn/{variable}": (filters,)
         for variable in ("gamma", "beta", "moving_mean", "moving_variance")
     }
+
+
+def _conv_bias(name: str, depth: int, filters: int) -> Shapes:
+    return {f"{name}/kernel": (1, 1, depth, filters), f"{name}/bias": (filters,)}

@@ -7,6 +7,9 @@ import difflib
 from dataclasses import dataclass
 from numbers import Integral
 
+SE_REDUCTION = 16
+"""By how much squeeze-and-excitation narrows a block's channels."""
+
 STEMS = {"imagenet": (224, 1000), "cifar": (32, 10)}
 """The two stems of the paper: size in pixels and classes of their data sets."""
 
@@ -28,9 +31,19 @@ class ResNeXtSpec:
             conv2, and every later one halves the resolution.
         cardinality: Groups of each 3x3 convolution (the paper's C).
         group_width: Channels of one group in conv2 (the paper's d).
-        stem: `"imagenet"`, a 7x7 convolution and a max-pool that reduce the
-            resolution to a quarter, or `"cifar"`, a 3x3 convolution that
-            keeps it.
+        stem: `"imagenet"`, which reduces the resolution to a quarter, by a
+            strided convolution and a max-pool, or `"cifar"`, which keeps it.
+        stem_filters: Filters of the stem's convolutions: of one, 7x7 or for
+            CIFAR 3x3, or of three of 3x3 (ResNet-C of He et al., "Bag of
+            Tricks", CVPR 2019, Figure 2).
+        pooled_shortcut: Whether a strided shortcut averages 2x2 pixels before
+            it projects, and so sees them all (ResNet-D, ibid.).
+        squeeze_excite: Whether each block weighs its output channels by
+            squeeze-and-excitation (Hu et al., CVPR 2018).
+        anti_aliased: Whether averages of 2x2 pixels take the place of the
+            stride of each 3x3 convolution and of the stem's max-pool (the
+            average-pool form of Zhang, "Making Convolutional Networks
+            Shift-Invariant Again", ICML 2019, in timm's `seresnextaa`).
 
     Raises:
         ValueError: A value is outside what is described above.
@@ -41,6 +54,10 @@ class ResNeXtSpec:
     cardinality: int
     group_width: int
     stem: str = "imagenet"
+    stem_filters: tuple[int, ...] = (64,)
+    pooled_shortcut: bool = False
+    squeeze_excite: bool = False
+    anti_aliased: bool = False
 
     def __post_init__(self):
         if not self.name or not isinstance(self.name, str) or "/" in self.name:
@@ -69,6 +86,24 @@ class ResNeXtSpec:
                 f"Expected `stem` to be one of {sorted(STEMS)}. "
                 f"Received: stem={self.stem!r}"
             )
+        filters = self.stem_filters
+        if not (
+            isinstance(filters, (tuple, list))
+            and len(filters) in (1, 3)
+            and all(map(_is_count, filters))
+        ):
+            raise ValueError(
+                "Expected `stem_filters` to be a tuple of one or three positive "
+                f"integers. Received: stem_filters={filters!r}"
+            )
+        object.__setattr__(self, "stem_filters", tuple(filters))
+        for field in ("pooled_shortcut", "squeeze_excite", "anti_aliased"):
+            value = getattr(self, field)
+            if not isinstance(value, bool):
+                raise ValueError(
+                    f"Expected `{field}` to be True or False. "
+                    f"Received: {field}={value!r}"
+                )
 
     @property
     def image_size(self) -> int:
@@ -79,6 +114,20 @@ class ResNeXtSpec:
     def classes(self) -> int:
         """Number of classes of the data set that the network was made for."""
         return STEMS[self.stem][1]
+
+    @property
+    def stem_convolutions(self) -> tuple[tuple[str, int, int], ...]:
+        """Name, kernel size and filters of each convolution of the stem."""
+        filters = self.stem_filters
+        if len(filters) == 1:
+            return (("conv1", 7 if self.stem == "imagenet" else 3, filters[0]),)
+        # The last keeps the name, so that every stem ends in "conv1_relu".
+        return tuple(
+            (name, 3, count)
+            for name, count in zip(
+                ("conv1_1", "conv1_2", "conv1"), filters, strict=True
+            )
+        )
 
     @property
     def stages(self) -> range:
@@ -95,17 +144,46 @@ def _is_count(value) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool) and value > 0
 
 
-# Table 1 of the paper, and for CIFAR its section 5.3; "resnext152_32x4d" and
-# "resnext101_32x8d" are those of the published checkpoints. The last row is
-# the small network whose weights ship with this package.
+# What the names' suffixes mean in timm: "d" for the tricks of ResNet-D, "t" for
+# its stem in tiers.
+D = {"stem_filters": (32, 32, 64), "pooled_shortcut": True}
+T = D | {"stem_filters": (24, 32, 64)}
+SE = {"squeeze_excite": True}
+AA = {"anti_aliased": True}
+
+# Table 1 of the paper, for CIFAR its section 5.3, and the architectures of all
+# published weights, named as timm names them. The last row is the small network
+# whose weights ship with this package.
 ARCHITECTURES = {
     spec.name: spec
     for spec in (
         ResNeXtSpec("resnext50_32x4d", (3, 4, 6, 3), 32, 4),
+        ResNeXtSpec("resnext50d_32x4d", (3, 4, 6, 3), 32, 4, **D),
         ResNeXtSpec("resnext101_32x4d", (3, 4, 23, 3), 32, 4),
         ResNeXtSpec("resnext101_32x8d", (3, 4, 23, 3), 32, 8),
+        ResNeXtSpec("resnext101_32x16d", (3, 4, 23, 3), 32, 16),
+        ResNeXtSpec("resnext101_32x32d", (3, 4, 23, 3), 32, 32),
+        ResNeXtSpec("resnext101_32x48d", (3, 4, 23, 3), 32, 48),
         ResNeXtSpec("resnext101_64x4d", (3, 4, 23, 3), 64, 4),
         ResNeXtSpec("resnext152_32x4d", (3, 8, 36, 3), 32, 4),
+        ResNeXtSpec("seresnext26d_32x4d", (2, 2, 2, 2), 32, 4, **D, **SE),
+        ResNeXtSpec("seresnext26t_32x4d", (2, 2, 2, 2), 32, 4, **T, **SE),
+        ResNeXtSpec("seresnext50_32x4d", (3, 4, 6, 3), 32, 4, **SE),
+        ResNeXtSpec("seresnext101_32x4d", (3, 4, 23, 3), 32, 4, **SE),
+        ResNeXtSpec("seresnext101_32x8d", (3, 4, 23, 3), 32, 8, **SE),
+        ResNeXtSpec("seresnext101_64x4d", (3, 4, 23, 3), 64, 4, **SE),
+        ResNeXtSpec("seresnext101d_32x8d", (3, 4, 23, 3), 32, 8, **D, **SE),
+        ResNeXtSpec("seresnextaa101d_32x8d", (3, 4, 23, 3), 32, 8, **D, **SE, **AA),
+        ResNeXtSpec(
+            "seresnextaa201d_32x8d",
+            (3, 24, 36, 4),
+            32,
+            8,
+            stem_filters=(64, 64, 128),
+            pooled_shortcut=True,
+            **SE,
+            **AA,
+        ),
         ResNeXtSpec("resnext29_8x64d", (3, 3, 3), 8, 64, stem="cifar"),
         ResNeXtSpec("resnext29_16x64d", (3, 3, 3), 16, 64, stem="cifar"),
         ResNeXtSpec("resnext11_8x4d", (1, 1, 1), 8, 4, stem="cifar"),

@@ -6,17 +6,21 @@ import sys
 
 import numpy as np
 import pytest
+from weight_files import EVERY_OPTION
 
 from resnext_keras import ResNeXt, ResNeXtSpec
 
-SPEC = ResNeXtSpec("tiny", (1, 2), 4, 4)
+SPECS = {
+    "plain": ResNeXtSpec("tiny", (1, 2), 4, 4),
+    "every option": ResNeXtSpec("tiny", (1, 2), 4, 4, **EVERY_OPTION),
+}
 
 # Scores of a network in a fresh process, since a backend is chosen at import.
 SCORES = """
 import sys
 import keras, numpy as np
 from resnext_keras import ResNeXt, ResNeXtSpec
-folder, backend, layout = sys.argv[1:]
+folder, backend, layout, spec = sys.argv[1:]
 assert keras.config.backend() == backend
 keras.config.set_image_data_format(layout)
 images = np.load(folder + "/images.npy")
@@ -24,7 +28,7 @@ shape = (40, 49, 3)
 if layout == "channels_first":
     images, shape = np.moveaxis(images, -1, 1), (3, 40, 49)
 model = ResNeXt(
-    ResNeXtSpec("tiny", (1, 2), 4, 4),
+    eval(spec),
     weights=folder + "/tiny.weights.h5",
     input_shape=shape,
     classes=5,
@@ -37,13 +41,14 @@ np.save(folder + "/loss.npy", float(loss))
 """
 
 
-@pytest.fixture(scope="module")
-def reference(tmp_path_factory):
-    """Images, and a network's scores of them and loss on TensorFlow."""
+@pytest.fixture(scope="module", params=SPECS)
+def reference(request, tmp_path_factory):
+    """A spec, images, and a network's scores of them and loss on TensorFlow."""
     folder = tmp_path_factory.mktemp("backends")
     images = np.random.default_rng(0).normal(size=(3, 40, 49, 3)).astype("float32")
+    spec = SPECS[request.param]
     model = ResNeXt(
-        SPEC,
+        spec,
         weights=None,
         input_shape=(40, 49, 3),
         classes=5,
@@ -59,13 +64,13 @@ def reference(tmp_path_factory):
     scores = model.predict(images, verbose=0)
     logits = np.asarray(model(images, training=True))  # moves the statistics
     loss = np.mean(np.log(np.exp(logits).sum(-1)) - logits[range(3), range(3)])
-    return folder, scores, loss
+    return folder, spec, scores, loss
 
 
 def check(reference, relative_error, backend, layout):
-    folder, scores, loss = reference
+    folder, spec, scores, loss = reference
     done = subprocess.run(
-        [sys.executable, "-c", SCORES, str(folder), backend, layout],
+        [sys.executable, "-c", SCORES, str(folder), backend, layout, repr(spec)],
         # TensorFlow convolves channels_first on a CPU only with oneDNN.
         env=os.environ | {"KERAS_BACKEND": backend, "TF_ENABLE_ONEDNN_OPTS": "1"},
         capture_output=True,

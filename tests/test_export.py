@@ -1,5 +1,6 @@
 """Saved and exported models give the same scores where they are loaded."""
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -7,6 +8,7 @@ import sys
 import keras
 import numpy as np
 import pytest
+from weight_files import EVERY_OPTION
 
 from resnext_keras import GroupedConv2D, ResNeXt, ResNeXt50, ResNeXtSpec
 
@@ -27,11 +29,18 @@ assert "resnext_keras" not in sys.modules
 """
 
 
-@pytest.fixture(scope="module")
-def model():
+@pytest.fixture(scope="module", params=[{}, EVERY_OPTION], ids=["plain", "all"])
+def model(request):
     """A network with random weights and statistics, from 32 x 32 images to logits."""
+    spec = dataclasses.replace(TINY, stem="imagenet", **request.param)
     return randomised(
-        ResNeXt(TINY, weights=None, classes=5, classifier_activation=None)
+        ResNeXt(
+            spec,
+            weights=None,
+            input_shape=(32, 32, 3),
+            classes=5,
+            classifier_activation=None,
+        )
     )
 
 

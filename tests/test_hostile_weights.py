@@ -152,11 +152,15 @@ def test_missing_and_extra_tensors_are_counted_and_named(state, h5, refused):
         "layer1.0.conv0.weight",
         "layer" + "9" * 5000 + ".0.bn1.bias",
         "a" * 10**6,
-        "module.fc.bias",
+        "fc.bias.",
         "bn1",
         "",
     ):
         refused(state(lambda s, key=key: s.update({key: more})), "found a tensor '")
+    refused(
+        state(lambda s: s.update({"module.fc.bias": more})),
+        "predictions/bias once in .*, found it twice",
+    )
     refused(state(lambda s: s.clear()), "missing")
     for key in ("fc.bias", "fc.weight"):
         refused(state(lambda s, key=key: s.pop(key)), "1 missing")

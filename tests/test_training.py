@@ -1,9 +1,12 @@
 """A training step works as users set it up, and is the same however it is run."""
 
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
 from conftest import dtype_policy
+from weight_files import EVERY_OPTION
 
 from resnext_keras import ResNeXt, ResNeXtSpec
 
@@ -63,9 +66,11 @@ def test_mixed_precision_is_float32_within_its_precision(
     np.testing.assert_allclose(found, expected, rtol=precision)
 
 
-def test_every_parameter_gets_a_gradient(batch, start):
-    model = ResNeXt(TINY, weights=None, classes=5)
-    model.set_weights(start)
+@pytest.mark.parametrize("options", [{}, EVERY_OPTION], ids=["plain", "every option"])
+def test_every_parameter_gets_a_gradient(batch, options):
+    spec = dataclasses.replace(TINY, stem="imagenet", **options)
+    model = ResNeXt(spec, weights=None, input_shape=(32, 32, 3), classes=5)
+    start = model.get_weights()
     model.compile(keras.optimizers.SGD(0.1), "sparse_categorical_crossentropy")
     model.train_on_batch(*batch)
     for variable, before in zip(model.weights, start, strict=True):

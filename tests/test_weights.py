@@ -116,34 +116,68 @@ def test_a_file_without_classifier_serves_only_a_network_without(tmp_path):
             build(path)
 
 
-def test_another_number_of_classes_is_told_with_the_remedy(own_file, torch_file):
+def test_another_number_of_classes_gets_a_new_classifier(own_file, torch_file, caplog):
     for path in (own_file, torch_file):
-        with pytest.raises(
-            WeightsError,
-            match=rf"{re.escape(str(path))}.* has {CLASSES} classes, not 7: pass "
-            f"classes={CLASSES}, or include_top=False",
-        ):
-            build(path, classes=7)
+        caplog.clear()
+        model = build(path, classes=7)
+        found = numbers(model)
+        assert found.pop("predictions/kernel").shape == (512, 7)
+        assert not found.pop("predictions/bias").any()
+        assert_same(found, features(keras_values()))
+        (record,) = caplog.records
+        assert record.levelname == "WARNING"
+        message = rf"{re.escape(str(path))} has {CLASSES} classes, not 7: .* new one"
+        assert re.search(message, record.message)
 
 
-def test_other_channels_than_three(tmp_path):
-    path = tmp_path / "grey.weights.h5"
-    drawn_model(channels=1).save_weights(path)
-    assert_same(numbers(build(path, channels=1)), keras_values(channels=1))
-    with pytest.raises(WeightsError, match=r"is \(3, 3, 1, 64\), not \(3, 3, 3, 64\)"):
-        build(path)
+def test_a_file_for_rgb_serves_other_channels(torch_file, own_file):
+    """As timm's `adapt_input_conv` does it."""
+    rgb = keras_values()["conv1_conv/kernel"]
+    red, green, blue = rgb[:, :, :1], rgb[:, :, 1:2], rgb[:, :, 2:]
+    stems = {
+        1: red + green + blue,
+        2: np.concatenate([red, green], axis=2) * 1.5,
+        4: np.concatenate([rgb, red], axis=2) * 0.75,
+        7: np.concatenate([rgb, rgb, red], axis=2) * np.float32(3 / 7),
+    }
+    for channels, stem in stems.items():
+        for path in (torch_file, own_file):
+            found = numbers(build(path, channels=channels))
+            np.testing.assert_allclose(found.pop("conv1_conv/kernel"), stem, 1e-6, 1e-7)
+            expected = keras_values()
+            del expected["conv1_conv/kernel"]
+            assert_same(found, expected)
 
 
-def test_a_network_on_layers_of_the_callers_own(own_file):
-    inputs = keras.Input((40, 40, 3))
-    x = keras.layers.Conv2D(3, 1, name="own")(inputs)
-    model = resnext_keras.ResNeXt(
-        TINY, weights=own_file, classes=CLASSES, input_tensor=x
+@pytest.mark.parity
+@pytest.mark.parametrize("channels", [1, 2, 4, 6])
+@pytest.mark.parametrize("architecture", ["resnext50_32x4d", "seresnext26d_32x4d"])
+def test_other_channels_and_classes_are_those_of_timm(
+    architecture, channels, tmp_path, relative_error
+):
+    torch = pytest.importorskip("torch")
+    timm = pytest.importorskip("timm")
+    from safetensors.torch import save_file as save_torch_file
+
+    path = tmp_path / "rgb.safetensors"
+    save_torch_file(timm.create_model(architecture).state_dict(), path)
+    reference = timm.create_model(
+        architecture,
+        pretrained=True,
+        in_chans=channels,
+        num_classes=7,
+        pretrained_cfg_overlay={"file": str(path)},
     )
-    found = numbers(model)
-    assert found.pop("own/kernel").shape == (1, 1, 3, 3)
-    assert not found.pop("own/bias").any()
-    assert_same(found, keras_values())
+    images = np.random.default_rng(1).normal(size=(1, 64, 64, channels))
+    images = images.astype("float32")
+    with torch.no_grad():
+        batch = torch.from_numpy(images).permute(0, 3, 1, 2)
+        expected = reference.eval().forward_features(batch).permute(0, 2, 3, 1)
+    model = resnext_keras.ResNeXt(
+        architecture, weights=path, input_shape=(64, 64, channels), classes=7
+    )
+    features = keras.Model(model.input, model.get_layer("avg_pool").input)
+    assert relative_error(features.predict(images, verbose=0), expected) <= 1e-4
 
 
 @pytest.mark.parametrize("name", ["mixed_bfloat16", "mixed_float16"])

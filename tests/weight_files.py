@@ -12,6 +12,14 @@ CLASSES = 5
 # The network whose state torch has written to tests/golden/torch_files.tar.xz.
 SMALLEST = resnext_keras.ResNeXtSpec("smallest", (1,), 2, 4, stem="cifar")
 
+# What a spec can have beyond the paper's network.
+EVERY_OPTION = {
+    "stem_filters": (8, 12, 16),
+    "pooled_shortcut": True,
+    "squeeze_excite": True,
+    "anti_aliased": True,
+}
+
 TORCH_VARIABLES = {
     "kernel": "weight",
     "bias": "bias",

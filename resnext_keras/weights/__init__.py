@@ -9,6 +9,7 @@ from resnext_keras.weights.registry import (
     list_weights,
 )
 from resnext_keras.weights.stored import WeightsError
+from resnext_keras.weights.write_safetensors import write_torch_safetensors
 
 __all__ = [
     "WEIGHT_SETS",
@@ -19,4 +20,5 @@ __all__ = [
     "identify",
     "list_weights",
     "open_weights",
+    "write_torch_safetensors",
 ]

@@ -10,8 +10,8 @@ def assign(model, tensors: StoredTensors) -> None:
 
     Args:
         model: A `keras.Model` of this package.
-        tensors: A tensor for each of its variables, by `"{layer}/{variable}"`,
-            from `open_weights`.
+        tensors: A tensor for each variable to be set, by
+            `"{layer}/{variable}"`, from `open_weights`.
 
     Raises:
         WeightsError: A tensor has values that are not finite, or too large for
@@ -29,16 +29,27 @@ def assign(model, tensors: StoredTensors) -> None:
     # Each tensor is read twice, once to check it: so there is only one at a time
     # in memory, and a bad one is found before any variable has changed.
     for name, variable in variables.items():
-        if not np.isfinite(_value(tensors[name], variable.dtype)).all():
-            raise WeightsError(
-                f"Expected finite numbers within the range of {variable.dtype} in "
-                f"{name}, found others in {tensors[name].path}; nothing was loaded."
-            )
+        finite_array(name, tensors[name], variable.dtype)
     for name, variable in variables.items():
-        variable.assign(_value(tensors[name], variable.dtype))
+        variable.assign(finite_array(name, tensors[name], variable.dtype))
 
 
-def _value(tensor: StoredTensor, dtype: str) -> np.ndarray:
-    """The data in a variable's dtype; what is too large becomes infinity."""
+def finite_array(name: str, tensor: StoredTensor, dtype) -> np.ndarray:
+    """Reads a tensor.
+
+    Args:
+        name: Its name, for the error.
+        tensor: The tensor, of an open file.
+        dtype: A floating dtype, by its name or NumPy's.
+
+    Raises:
+        WeightsError: A number is not finite, or too large for `dtype`.
+    """
     with np.errstate(over="ignore", invalid="ignore"):
-        return tensor.read().astype(dtype, copy=False)
+        array = tensor.read().astype(dtype, copy=False)
+    if not np.isfinite(array).all():
+        raise WeightsError(
+            f"Expected finite numbers within the range of {dtype} in {name}, found "
+            f"others in {tensor.path}; nothing was loaded."
+        )
+    return array

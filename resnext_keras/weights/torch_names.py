@@ -4,11 +4,10 @@ The names are torchvision's and timm's, for all members of the family.
 """
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
-
+from resnext_keras.specs import ResNeXtSpec
 from resnext_keras.weights.stored import StoredTensor, WeightsError
 
 # What a state may be wrapped in: torch's DataParallel, mmpretrain.
@@ -97,30 +96,29 @@ def keras_tensors(
             )
         if name in stored:
             raise WeightsError(f"Expected {name} once in {path}, found it twice.")
-        stored[name] = _in_keras_layout(name, state[key])
+        stored[name] = _transposed(name, state[key], KERAS_AXES)
     return stored
 
 
-def torch_array(name: str, value: np.ndarray) -> np.ndarray:
-    """A variable's value in the layout that torch gives it."""
-    axes = TORCH_AXES.get(value.ndim) if name.endswith("/kernel") else None
-    return value if axes is None else np.ascontiguousarray(value.transpose(axes))
-
-
-def torch_names(names: Collection[str], pooled_shortcut: bool) -> dict[str, str]:
-    """The names in torch of a network's variables, by those of this package.
+def torch_tensors(
+    tensors: Mapping[str, StoredTensor], spec: ResNeXtSpec
+) -> dict[str, StoredTensor]:
+    """A network's tensors by torch's names and in its layout.
 
     Args:
-        names: All of the network's, as in `"conv3_block2_1_conv/kernel"`.
-        pooled_shortcut: Whether its strided shortcuts pool before they project.
+        tensors: The tensors by `"{layer}/{variable}"`.
+        spec: The spec of the network.
     """
-    layers = LAYERS | STEMS["conv1_1_conv/kernel" in names]
-    layers |= SHORTCUTS[pooled_shortcut]
+    layers = LAYERS | STEMS[len(spec.stem_filters) > 1]
+    layers |= SHORTCUTS[spec.pooled_shortcut]
     patterns = [
         (re.compile(_pattern(ours, "([0-9]+)", "([0-9]+)")), theirs)
         for ours, theirs in layers.items()
     ]
-    return {name: _torch_name(name, patterns) for name in names}
+    return {
+        _torch_name(name, patterns): _transposed(name, tensor, TORCH_AXES)
+        for name, tensor in tensors.items()
+    }
 
 
 def _pattern(template: str, stage: str, block: str) -> str:
@@ -151,8 +149,9 @@ def _torch_name(name: str, patterns) -> str:
     raise ValueError(f"Expected a variable of a ResNeXt. Received: name={name!r}")
 
 
-def _in_keras_layout(name: str, tensor: StoredTensor) -> StoredTensor:
-    axes = KERAS_AXES.get(len(tensor.shape)) if name.endswith("/kernel") else None
+def _transposed(name: str, tensor: StoredTensor, kernel_axes) -> StoredTensor:
+    """A tensor with the axes in the other layout's order, where it is a kernel."""
+    axes = kernel_axes.get(len(tensor.shape)) if name.endswith("/kernel") else None
     if axes is None:
         return tensor
     return StoredTensor(
