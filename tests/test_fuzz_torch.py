@@ -4,47 +4,47 @@
 """
 
 import io
+import random
 import zipfile
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from weight_files import CLASSES, SMALLEST, keras_values
+from torch_programs import dict_of, literal, program, storage, tensor, write_zip
+from weight_files import CLASSES, SMALLEST, assert_same, keras_values
 
 from resnext_keras.shapes import variable_shapes
 from resnext_keras.weights import WeightsError, open_weights
 
 SHAPES = variable_shapes(SMALLEST, 3, CLASSES)
 
-# One mutation: what is done, where (in 0..1 of the interesting places), with what.
-mutation = st.tuples(
-    st.sampled_from(["flip", "replace", "insert", "delete", "copy", "cut"]),
-    st.floats(0, 1, exclude_max=True),
-    st.floats(0, 1, exclude_max=True),
-    st.integers(0, 255),
+# What is done, and the seed of where and with what: most of hypothesis' own numbers
+# would lie at the beginning.
+KINDS = ("flip", "replace", "insert", "delete", "copy", "cut")
+mutations = st.lists(
+    st.tuples(st.sampled_from(KINDS), st.integers(0, 2**32 - 1)), min_size=1, max_size=4
 )
-mutations = st.lists(mutation, min_size=1, max_size=4)
 
 
 def mutate(data, places, steps):
     """Applies mutations at some of the places."""
     data = bytearray(data)
-    for kind, where, other, byte in steps:
-        here = int(places[int(where * len(places))])
-        there = int(places[int(other * len(places))])
-        here, there = min(here, len(data) - 1), min(there, len(data) - 1)
+    for kind, seed in steps:
+        rng = random.Random(seed)
+        here, there = (min(int(rng.choice(places)), len(data) - 1) for _ in range(2))
+        length = rng.randint(1, 16)
         if kind == "flip":
-            data[here] ^= 1 << byte % 8
+            data[here] ^= 1 << rng.randrange(8)
         elif kind == "replace":
-            data[here] = byte
+            data[here] = rng.randrange(256)
         elif kind == "insert":
-            data[here:here] = bytes([byte]) * (1 + byte % 5)
+            data[here:here] = rng.randbytes(length)
         elif kind == "delete":
-            del data[here : here + 1 + byte % 8]
+            del data[here : here + length]
         elif kind == "copy":
-            data[here : here + byte % 32] = data[there : there + byte % 32]
-        elif byte < 64:
+            data[here : here + length] = data[there : there + length]
+        else:
             del data[max(here, 1) :]
     return bytes(data)
 
@@ -93,9 +93,10 @@ CASES = {
 }
 
 
-def check(path, exact):
-    """Reads all of a file as `assign` would; only the one error may come of it."""
+def loads(path, exact):
+    """Whether all of a file can be read, as `assign` would; if not, for one error."""
     before = path.read_bytes()
+    values = None
     try:
         with open_weights(path, SHAPES) as tensors:
             assert tensors.keys() == SHAPES.keys()
@@ -106,16 +107,16 @@ def check(path, exact):
     else:
         assert {name: value.shape for name, value in values.items()} == SHAPES
         if exact:
-            for name, value in keras_values(SMALLEST).items():
-                np.testing.assert_array_equal(values[name], value)
+            assert_same(values, keras_values(SMALLEST))
     assert path.read_bytes() == before
     assert [*path.parent.iterdir()] == [path]
+    return values is not None
 
 
-def fuzz(case, files, folder, examples, **options):
-    mutated, name, exact = CASES[case]
-    whole = files[name].read_bytes()
+def fuzz(strategy, write, folder, examples, exact=False, **options):
+    """Writes and reads an example of the strategy again and again."""
     path = folder.mktemp("fuzz") / "mutated.pth"
+    outcomes = set()
 
     @settings(
         max_examples=examples,
@@ -124,19 +125,31 @@ def fuzz(case, files, folder, examples, **options):
         suppress_health_check=list(HealthCheck),
         **options,
     )
-    @given(mutations)
-    def run(steps):
-        path.write_bytes(mutated(whole, steps))
-        check(path, exact)
+    @given(strategy)
+    def run(example):
+        write(path, example)
+        outcomes.add(loads(path, exact))
 
     run()
+    return outcomes
+
+
+def fuzz_mutations(case, files, folder, examples, **options):
+    mutated, name, exact = CASES[case]
+    whole = files[name].read_bytes()
+
+    def write(path, steps):
+        path.write_bytes(mutated(whole, steps))
+
+    return fuzz(mutations, write, folder, examples, exact, **options)
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_mutated_files_give_the_one_error_or_numbers(
     torch_files, tmp_path_factory, case
 ):
-    fuzz(case, torch_files, tmp_path_factory, 100, derandomize=True)
+    options = {"examples": 100, "derandomize": True}
+    assert False in fuzz_mutations(case, torch_files, tmp_path_factory, **options)
 
 
 @pytest.mark.long
@@ -144,4 +157,79 @@ def test_mutated_files_give_the_one_error_or_numbers(
 def test_many_mutated_files_give_the_one_error_or_numbers(
     torch_files, tmp_path_factory, case
 ):
-    fuzz(case, torch_files, tmp_path_factory, 1000)
+    outcomes = fuzz_mutations(case, torch_files, tmp_path_factory, 1000)
+    assert outcomes == {True, False}  # else the mutations would not reach far
+
+
+# Programs of whole operations, which get further than mutated bytes.
+
+number = st.sampled_from([-1, 0, 1, 2, 4, 5, 6, 2**31, 2**62, 2**63 - 1, 10**30])
+axes = st.lists(number, max_size=3).map(tuple)
+tensors = st.builds(
+    tensor,
+    numel=st.sampled_from([5, 5, 5, 0, 6, 2**62]),
+    shape=axes,
+    strides=axes,
+    offset=number,
+    key=st.sampled_from(["0", "0", "1"]),
+    kind=st.sampled_from(["FloatStorage", "DoubleStorage", "LongStorage"]),
+)
+SINGLE = (
+    b"N",
+    b"\x88",
+    b"}",
+    b"]",
+    b")",
+    b"(",
+    b"t",
+    b"\x85",
+    b"\x86",
+    b"\x87",
+    b"a",
+    b"e",
+    b"s",
+    b"u",
+    b"q\1",
+    b"h\1",
+    b"\x94",
+    b"\x93",
+    b"R",
+    b"\x81",
+    b"b",
+    b"Q",
+    b"G" + b"\x7f\xf8" * 4,
+    b"ctorch\nFloatStorage\n",
+    b"ccollections\nOrderedDict\n",
+    b"cargparse\nNamespace\n",
+    b"ctorch._utils\n_rebuild_tensor_v2\n",
+    b"ctorch._utils\n_rebuild_parameter\n",
+)
+TEXTS = ("fc.bias", "bn1.weight", "state_dict", "model", "storage", "0", "torch", "")
+operations = st.one_of(
+    st.sampled_from(SINGLE),
+    st.sampled_from(TEXTS).map(literal),
+    number.map(literal),
+    tensors,
+    st.sampled_from([storage(5), tensor()]),
+)
+bodies = st.one_of(
+    st.lists(operations, max_size=40).map(b"".join),
+    st.dictionaries(
+        st.sampled_from(TEXTS) | number,
+        st.lists(operations, min_size=1, max_size=3).map(b"".join),
+        max_size=4,
+    ).map(dict_of),
+)
+
+
+def write_program(path, body):
+    write_zip(path, program(body), {"0": bytes(20)}, {"archive/data/1": bytes(40)})
+
+
+def test_programs_of_operations_give_the_one_error(tmp_path_factory):
+    fuzz(bodies, write_program, tmp_path_factory, 200, derandomize=True)
+
+
+@pytest.mark.long
+def test_many_programs_of_operations_give_the_one_error(tmp_path_factory):
+    fuzz(bodies, write_program, tmp_path_factory, 5000)
