@@ -85,6 +85,8 @@ def test_a_seresnext_of_timm_in_half_precision(
     assert relative_error(model.predict(images, verbose=0), expected) <= 1e-4
 
 
+# torch looks for a GPU when it first steps, and may not like what it finds.
+@pytest.mark.filterwarnings("ignore:CUDA initialization:UserWarning")
 @pytest.mark.parametrize("averaged", [True, False])
 def test_what_timms_training_script_saves(
     torch, timm, tmp_path, relative_error, averaged
