@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import sys
+import tarfile
 from pathlib import Path
 
 import h5py
@@ -92,6 +93,16 @@ def good_weights(tmp_path_factory):
     drawn_model().save_weights(files[".weights.h5"])
     save_file(torch_state(), files[".safetensors"])
     return files
+
+
+@pytest.fixture(scope="session")
+def torch_files(tmp_path_factory):
+    """Files that torch wrote, by name; make_torch_files.py tells what they hold."""
+    folder = tmp_path_factory.mktemp("torch")
+    with tarfile.open(GOLDEN / "torch_files.tar.xz") as archive:
+        for member in archive:
+            (folder / member.name).write_bytes(archive.extractfile(member).read())
+    return {path.name: path for path in folder.iterdir()}
 
 
 @pytest.fixture

@@ -76,12 +76,9 @@ def test_a_set_of_another_architecture_is_refused():
 @pytest.mark.parametrize(
     ("name", "found"),
     [
-        ("model.pth", "Convert it where torch is installed.* Received"),
-        ("model.pt", "Convert it where torch is installed.* Received"),
-        ("pytorch_model.bin", "Convert it where torch is installed.* Received"),
         ("model.keras", "load_model.* Received"),
-        ("model.npz", "a .weights.h5 or a .safetensors file. Received"),
-        ("model", "a .weights.h5 or a .safetensors file. Received"),
+        ("model.npz", "a .weights.h5, .safetensors or .pth file. Received"),
+        ("model", "a .weights.h5, .safetensors or .pth file. Received"),
     ],
 )
 def test_other_formats_are_refused_with_a_remedy(tmp_path, refused, name, found):

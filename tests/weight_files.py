@@ -9,6 +9,9 @@ from resnext_keras.shapes import variable_shapes
 TINY = resnext_keras.ResNeXtSpec("tiny", (1, 1), 2, 4, stem="cifar")
 CLASSES = 5
 
+# The network whose state torch has written to tests/golden/torch_files.tar.xz.
+SMALLEST = resnext_keras.ResNeXtSpec("smallest", (1,), 2, 4, stem="cifar")
+
 # What a spec can have beyond the paper's network.
 EVERY_OPTION = {
     "stem_filters": (8, 12, 16),

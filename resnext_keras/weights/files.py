@@ -10,22 +10,19 @@ from resnext_keras.specs import ARCHITECTURES, ResNeXtSpec
 from resnext_keras.weights.fit import architecture_hint, fitted, fitting
 from resnext_keras.weights.keras_h5 import open_keras_h5
 from resnext_keras.weights.stored import StoredTensors, WeightsError
+from resnext_keras.weights.torch_file import open_torch_file
 from resnext_keras.weights.torch_safetensors import open_torch_safetensors
 
 READERS = {
-    ".h5": open_keras_h5,
-    ".hdf5": open_keras_h5,
+    **dict.fromkeys((".h5", ".hdf5"), open_keras_h5),
+    **dict.fromkeys((".pth", ".pt", ".bin", ".tar"), open_torch_file),
     ".safetensors": open_torch_safetensors,
 }
 
-TORCH_HINT = (
-    " Convert it where torch is installed: safetensors.torch.save_file("
-    "model.state_dict(), 'model.safetensors')."
-)
 KERAS_HINT = (
     " Convert it: keras.models.load_model(path).save_weights('model.weights.h5')."
 )
-HINTS = dict.fromkeys((".pth", ".pt", ".bin"), TORCH_HINT) | {".keras": KERAS_HINT}
+HINTS = {".keras": KERAS_HINT}
 
 
 def identify(
@@ -69,8 +66,9 @@ def open_weights(path: str | os.PathLike, expected: Shapes) -> Iterator[StoredTe
 
     Args:
         path: A `.weights.h5` file that `save_weights` wrote of a model of this
-            package, or a `.safetensors` file with the `state_dict` of a
-            torchvision or timm model.
+            package, or a `.safetensors` file, or one that `torch.save` wrote
+            (`.pth`, `.pt`, `.bin`, `.tar`), with the `state_dict` of a torchvision
+            or timm model.
         expected: Name and shape of each variable, from `variable_shapes`.
 
     Yields:
@@ -92,6 +90,6 @@ def _open(path: Path):
     if reader is None:
         hint = HINTS.get(path.suffix.lower(), "")
         raise WeightsError(
-            f"Expected a .weights.h5 or a .safetensors file.{hint} Received: {path}"
+            f"Expected a .weights.h5, .safetensors or .pth file.{hint} Received: {path}"
         )
     return reader(path)

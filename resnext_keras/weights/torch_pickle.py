@@ -1,0 +1,202 @@
+"""Reads the pickles that `torch.save` writes, and executes nothing.
+
+A pickle is a program for a machine with a stack, and Python's own machine
+imports and calls whatever the program names. The one here knows the opcodes and the
+names that a `state_dict` needs and no others: names are looked up in a table, and
+all that they make are descriptions of tensors. It is bounded, too: Python's takes
+memory for any place in its memo that a pickle mentions.
+
+Source: CPython's `pickletools`, on what the opcodes do.
+"""
+
+import io
+import pickle
+import struct
+from collections.abc import Callable
+
+from resnext_keras.weights.torch_tensors import (
+    CONSTRUCTORS,
+    DTYPES,
+    Storage,
+    fill,
+    part_of_storage,
+)
+
+# The largest network's checkpoint with its average and optimizer needs about 1 MB
+# and 150,000.
+MAX_BYTES = 2**22
+MAX_OPERATIONS = 2**19
+
+# What an operation raises that makes no sense where it stands.
+DAMAGE = (IndexError, KeyError, TypeError, ValueError, struct.error)
+
+
+def load(data: io.BytesIO, storages: dict[str, Storage]) -> object:
+    """Runs one pickle.
+
+    Args:
+        data: The pickle; left standing behind it.
+        storages: Gets each storage that the pickle mentions, by its key.
+
+    Returns:
+        What the pickle describes: dictionaries, lists, tuples, texts, numbers and
+        `Tensor`s within their storages. It may contain itself.
+
+    Raises:
+        UnpicklingError: The pickle is damaged, or is not of a `state_dict`.
+    """
+    try:
+        return _Machine(data, storages).run()
+    except DAMAGE as error:
+        raise pickle.UnpicklingError(
+            f"a damaged pickle, near byte {data.tell()}"
+        ) from error
+
+
+class _Machine:
+    """The stack, the stacks that marks have put aside, and the memo."""
+
+    def __init__(self, data: io.BytesIO, storages: dict[str, Storage]):
+        self.data = data
+        self.storages = storages
+        self.stack = []
+        self.aside = []
+        self.memo = {}
+
+    def run(self) -> object:
+        for _ in range(MAX_OPERATIONS):
+            code = self.data.read(1)
+            if code == pickle.STOP:
+                return self.stack.pop()
+            if not code:
+                raise pickle.UnpicklingError("a pickle that is cut off, or too long")
+            if code not in OPERATIONS:
+                raise pickle.UnpicklingError(
+                    f"the pickle opcode {code!r}, which no state_dict needs"
+                )
+            OPERATIONS[code](self)
+        raise pickle.UnpicklingError(f"a pickle of over {MAX_OPERATIONS} operations")
+
+    # Arguments that stand behind an opcode
+
+    def number(self, layout: str) -> int | float:
+        (number,) = struct.unpack(layout, self.data.read(struct.calcsize(layout)))
+        return number
+
+    def raw(self, layout: str) -> bytes:
+        """As many bytes as the number before them says."""
+        length = self.number(layout)
+        found = self.data.read(length)
+        if len(found) < length:
+            raise ValueError("cut off")
+        return found
+
+    def line(self) -> str:
+        return self.data.readline().removesuffix(b"\n").decode()
+
+    # What operations do
+
+    def push(self, value: object) -> None:
+        self.stack.append(value)
+
+    def pop(self, count: int) -> tuple:
+        items = tuple(self.stack[-count:])
+        if len(items) < count:
+            raise IndexError("empty stack")
+        del self.stack[-count:]
+        return items
+
+    def mark(self) -> None:
+        self.aside.append(self.stack)
+        self.stack = []
+
+    def pop_to_mark(self) -> list:
+        items, self.stack = self.stack, self.aside.pop()
+        return items
+
+    def find(self, module: str, name: str) -> None:
+        """Finds what a name stands for, in the tables alone."""
+        if type(module) is not str or type(name) is not str:
+            raise TypeError("no name")
+        if module in ("torch", "torch.cuda") and name in DTYPES:
+            self.push(DTYPES[name])
+        elif found := CONSTRUCTORS.get(f"{module}.{name}"):
+            self.push(found)
+        else:
+            raise pickle.UnpicklingError(
+                f"{f'{module}.{name}'!r:.100}, which a state_dict does not need and "
+                "which was not imported; where you trust the file and have torch, "
+                "load it there and torch.save the model's state_dict() alone"
+            )
+
+    def find_storage(self) -> None:
+        (reference,) = self.pop(1)
+        part = part_of_storage(reference)
+        key = part.storage.key
+        if self.storages.setdefault(key, part.storage) != part.storage:
+            raise pickle.UnpicklingError(f"two sizes or types of storage {key!r:.100}")
+        self.push(part)
+
+    def call(self) -> None:
+        constructor, arguments = self.pop(2)
+        if not callable(constructor) or type(arguments) is not tuple:
+            raise TypeError("no call")
+        self.push(constructor(*arguments))
+
+    def build(self) -> None:
+        """Drops an object's attributes: torch's versions of modules, options."""
+        target, _ = self.pop(2)
+        if type(target) is not dict:
+            raise TypeError("no attributes")
+        self.push(target)
+
+    def append(self, items: list | tuple) -> None:
+        if type(self.stack[-1]) is not list:
+            raise TypeError("no list")
+        self.stack[-1].extend(items)
+
+    def set_items(self, items: list | tuple) -> None:
+        if type(self.stack[-1]) is not dict:
+            raise TypeError("no dictionary")
+        fill(self.stack[-1], zip(items[::2], items[1::2], strict=True))
+
+
+OPERATIONS: dict[bytes, Callable[[_Machine], object]] = {
+    pickle.PROTO: lambda m: m.number("<B"),
+    pickle.FRAME: lambda m: m.number("<Q"),
+    pickle.NONE: lambda m: m.push(None),
+    pickle.NEWTRUE: lambda m: m.push(True),
+    pickle.NEWFALSE: lambda m: m.push(False),
+    pickle.BININT: lambda m: m.push(m.number("<i")),
+    pickle.BININT1: lambda m: m.push(m.number("<B")),
+    pickle.BININT2: lambda m: m.push(m.number("<H")),
+    pickle.LONG1: lambda m: m.push(int.from_bytes(m.raw("<B"), "little", signed=True)),
+    pickle.BINFLOAT: lambda m: m.push(m.number(">d")),
+    pickle.BINUNICODE: lambda m: m.push(m.raw("<I").decode()),
+    pickle.SHORT_BINUNICODE: lambda m: m.push(m.raw("<B").decode()),
+    pickle.BINSTRING: lambda m: m.push(m.raw("<I").decode()),  # Python 2's texts
+    pickle.SHORT_BINSTRING: lambda m: m.push(m.raw("<B").decode()),
+    pickle.EMPTY_DICT: lambda m: m.push({}),
+    pickle.EMPTY_LIST: lambda m: m.push([]),
+    pickle.EMPTY_TUPLE: lambda m: m.push(()),
+    pickle.MARK: _Machine.mark,
+    pickle.TUPLE: lambda m: m.push(tuple(m.pop_to_mark())),
+    pickle.TUPLE1: lambda m: m.push(m.pop(1)),
+    pickle.TUPLE2: lambda m: m.push(m.pop(2)),
+    pickle.TUPLE3: lambda m: m.push(m.pop(3)),
+    pickle.APPEND: lambda m: m.append(m.pop(1)),
+    pickle.APPENDS: lambda m: m.append(m.pop_to_mark()),
+    pickle.SETITEM: lambda m: m.set_items(m.pop(2)),
+    pickle.SETITEMS: lambda m: m.set_items(m.pop_to_mark()),
+    pickle.BINPUT: lambda m: m.memo.update({m.number("<B"): m.stack[-1]}),
+    pickle.LONG_BINPUT: lambda m: m.memo.update({m.number("<I"): m.stack[-1]}),
+    pickle.MEMOIZE: lambda m: m.memo.update({len(m.memo): m.stack[-1]}),
+    pickle.BINGET: lambda m: m.push(m.memo[m.number("<B")]),
+    pickle.LONG_BINGET: lambda m: m.push(m.memo[m.number("<I")]),
+    pickle.GLOBAL: lambda m: m.find(m.line(), m.line()),
+    pickle.STACK_GLOBAL: lambda m: m.find(*m.pop(2)),
+    pickle.REDUCE: _Machine.call,
+    pickle.NEWOBJ: _Machine.call,
+    pickle.BUILD: _Machine.build,
+    pickle.BINPERSID: _Machine.find_storage,
+}
