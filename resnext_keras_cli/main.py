@@ -1,5 +1,7 @@
 """The group of the commands, and what happens to their errors."""
 
+import warnings
+
 import click
 
 from resnext_keras_cli.demo import demo
@@ -56,4 +58,5 @@ for command in (demo, predict, summary, list_, weights):
 
 def main():
     """Runs the command line."""
+    warnings.formatwarning = lambda message, *_: f"Warning: {message}\n"
     group(prog_name="resnext-keras")

@@ -95,7 +95,7 @@ def test_a_file_of_another_architecture_or_hash_is_found_out(
     with path.open("r+b") as file:
         file.seek(-1, 2)
         file.write(b"\x11")
-    with pytest.raises(WeightsError, match="sha256 .*; found "):
+    with pytest.raises(WeightsError, match=r"sha256 .*; found "):
         verify_weights("resnext50_32x4d.tv2_in1k")
 
 
