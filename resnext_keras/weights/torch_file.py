@@ -104,10 +104,10 @@ def _stored(
         storage.dtype,
         (tensor.span,),
     )
-    # Of an axis of one or no step, torch may have saved any stride.
+    # Along an axis of length 1, and of no numbers at all, any stride may be saved.
     strides = tuple(
-        stride * size if steps > 1 and tensor.span else 0
-        for steps, stride in zip(tensor.shape, tensor.strides, strict=True)
+        stride * size if length > 1 and tensor.span else 0
+        for length, stride in zip(tensor.shape, tensor.strides, strict=True)
     )
 
     def read() -> np.ndarray:
