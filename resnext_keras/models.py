@@ -45,12 +45,14 @@ def ResNeXt(
         include_top: Whether the classifier, `avg_pool` and `predictions`,
             stands at the end.
         weights: None for a random start, the name of a weight set of this
-            architecture, or the path of a `.weights.h5` file of this package
-            or of a torchvision or timm `state_dict` saved as `.safetensors`.
-            A file with a classifier also serves `include_top=False`.
+            architecture, which is downloaded once, or the path of a file:
+            `.weights.h5`, `.h5` of keras-applications, or the `state_dict` of
+            torchvision, timm or mmpretrain in `.pth` or `.safetensors`.
             `"imagenet"` is the default set of the architecture: torchvision's
             second generation where there is one, else the most accurate one
-            that does not forbid commercial use.
+            that does not forbid commercial use. A classifier of another size
+            is replaced by a new one, and a first convolution for RGB adapted
+            to other channels, as timm does it.
         input_tensor: Keras tensor to build the network on, (batch, H, W,
             channels); None for an input of the network's own.
         input_shape: (H, W, channels), or (channels, H, W) under
@@ -71,7 +73,8 @@ def ResNeXt(
 
     Raises:
         ValueError: An argument is outside what is described above, or the
-            weights do not fit; nothing has been built then.
+            weights do not fit (`WeightsError`) or cannot be had; nothing has
+            been built then.
 
     Source: Xie et al., "Aggregated Residual Transformations for Deep Neural
     Networks", CVPR 2017, Table 1.

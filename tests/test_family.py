@@ -1,6 +1,7 @@
 """Every member of the family gives what timm's network of its name gives."""
 
 import dataclasses
+import gc
 import json
 
 import keras
@@ -39,6 +40,14 @@ PARAMETERS = {
     "seresnext101_32x8d": (93_569_048, 93_771_928),
     "seresnext101_64x4d": (88_232_984, 88_435_864),
 }
+
+
+@pytest.fixture(autouse=True)
+def _memory_given_back():
+    """Up to 600 MB of weights a network, which the next one needs."""
+    yield
+    keras.backend.clear_session()
+    gc.collect()
 
 
 def golden(name):

@@ -214,7 +214,7 @@ def test_other_sets_than_imagenets_are_named():
 
 
 def test_imagenet_needs_an_architecture():
-    with pytest.raises(WeightsError, match=r"list_weights\(\).*weights='imagenet'"):
+    with pytest.raises(WeightsError, match=r"as in .resnext50_32x4d.imagenet.: each"):
         find_weights("imagenet")
 
 
@@ -317,3 +317,14 @@ def test_a_warning_that_is_an_error_stays_one(monkeypatch):
     for _ in range(2):
         with pytest.raises(UserWarning, match="commercial"):
             registry.warn_of_licence(WEIGHT_SETS["resnext50_32x4d.keras_in1k"])
+
+
+def test_the_default_of_an_architecture_has_a_full_name():
+    default = find_weights("imagenet", "resnext50_32x4d")
+    assert find_weights("resnext50_32x4d.imagenet") is default
+    assert find_weights("resnext50_32x4d.imagenet", "resnext50_32x4d") is default
+    assert weights_preprocessing("resnext50_32x4d.imagenet").resize == 232
+    with pytest.raises(WeightsError, match=r"Received: weights='resnext50_32x4d.imag"):
+        find_weights("resnext50_32x4d.imagenet", "resnext101_32x4d")
+    with pytest.raises(WeightsError, match=r"No ImageNet weights of 'resnet50'"):
+        find_weights("resnet50.imagenet")

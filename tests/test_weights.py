@@ -258,6 +258,26 @@ def test_a_torch_state_of_any_floating_type(tmp_path, dtype):
     assert path.read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    ("features", "head"),
+    [
+        ("module.", "module."),  # DataParallel
+        ("_orig_mod.", "_orig_mod."),  # torch.compile
+        ("module._orig_mod.", "module._orig_mod."),
+        ("backbone.", "head."),  # mmpretrain
+        ("module.backbone.", "module.head."),
+    ],
+)
+def test_a_wrapped_torch_state(tmp_path, features, head):
+    path = tmp_path / "wrapped.safetensors"
+    state = {
+        (head if key.startswith("fc.") else features) + key: value
+        for key, value in torch_state().items()
+    }
+    save_file(state, path)
+    assert_same(numbers(build(path)), keras_values())
+
+
 @pytest.mark.parametrize("classes", [10, 3, None])
 @pytest.mark.parametrize("channels", [3, 1])
 def test_a_file_of_the_table_is_identified(tmp_path, classes, channels):

@@ -66,9 +66,9 @@ def open_weights(path: str | os.PathLike, expected: Shapes) -> Iterator[StoredTe
 
     Args:
         path: A `.weights.h5` file that `save_weights` wrote of a model of this
-            package, or a `.safetensors` file, or one that `torch.save` wrote
-            (`.pth`, `.pt`, `.bin`, `.tar`), with the `state_dict` of a torchvision
-            or timm model.
+            package, an `.h5` file of keras-applications, or a `.safetensors`
+            file or one of `torch.save` (`.pth`, `.pt`, `.bin`, `.tar`) with the
+            `state_dict` of a torchvision, timm or mmpretrain model.
         expected: Name and shape of each variable, from `variable_shapes`.
 
     Yields:
@@ -90,6 +90,6 @@ def _open(path: Path):
     if reader is None:
         hint = HINTS.get(path.suffix.lower(), "")
         raise WeightsError(
-            f"Expected a .weights.h5, .safetensors or .pth file.{hint} Received: {path}"
+            f"Expected a weight file ({', '.join(READERS)}).{hint} Received: {path}"
         )
     return reader(path)

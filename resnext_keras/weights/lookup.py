@@ -31,7 +31,8 @@ def weights_preprocessing(name: str, size: int | None = None) -> Preprocessing:
     """How pictures are read for a weight set.
 
     Args:
-        name: Full name of the set, or a tag or alias that no other set has.
+        name: Full name of the set, or a tag or alias that no other set has, or
+            `"{architecture}.imagenet"` for the architecture's default.
         size: Height and width in pixels that the network is to see, one of
             those that the set was evaluated at; None for the best of them.
 
@@ -94,9 +95,10 @@ def find_weights(
     Args:
         weights: Full name of a weight set; its tag or an alias, where one set
             alone of the architecture (without it: of all) has that;
-            `"imagenet"` for the default set of the architecture, torchvision's
-            second generation where there is one, else the most accurate one,
-            and never one that forbids commercial use; or the path of a file.
+            `"imagenet"`, or in full `"resnext50_32x4d.imagenet"`, for the
+            default set of the architecture, torchvision's second generation
+            where there is one, else the most accurate one, and never one that
+            forbids commercial use; or the path of a file.
         architecture: Architecture that it has to fit, if that is known. It may
             be one without weight sets.
 
@@ -111,8 +113,9 @@ def find_weights(
             "Expected `weights` to be None, the name of a weight set or the path of "
             f"a file. Received: weights={weights!r}"
         )
-    if weights == "imagenet":
-        return _default(architecture)
+    owner, _, tag = os.fsdecode(weights).rpartition(".")
+    if tag == "imagenet" and architecture in (None, owner or architecture):
+        return _default(owner or architecture)
     if weights in WEIGHT_SETS:
         found = WEIGHT_SETS[weights]
         if architecture not in (None, found.architecture):
@@ -148,8 +151,9 @@ def _default(architecture: str | None) -> WeightSet:
     """The set that `"imagenet"` stands for, or what to do without one."""
     if architecture is None:
         raise WeightsError(
-            "Expected the full name of a weight set, as list_weights() gives it: "
-            "each architecture has a default of its own. Received: weights='imagenet'"
+            "Expected the name of an architecture before it, as in "
+            "'resnext50_32x4d.imagenet': each has a default of its own. "
+            "Received: weights='imagenet'"
         )
     if found := default_set(architecture):
         return found

@@ -10,8 +10,8 @@ from pathlib import Path
 from resnext_keras.specs import ResNeXtSpec
 from resnext_keras.weights.stored import StoredTensor, WeightsError
 
-# What a state may be wrapped in: torch's DataParallel, mmpretrain.
-PREFIXES = re.compile(r"(module\.|backbone\.|head\.(?=fc\.))*")
+# What a state may be wrapped in: DataParallel and compile of torch, mmpretrain.
+PREFIXES = re.compile(r"(module\.|_orig_mod\.|backbone\.|head\.(?=fc\.))*")
 
 # The count of batches that torch's batch norm has seen: no Keras counterpart.
 IGNORED = re.compile(r".*\.num_batches_tracked")
