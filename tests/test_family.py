@@ -15,8 +15,8 @@ import resnext_keras
 from resnext_keras.shapes import count_parameters, variable_shapes
 from resnext_keras.specs import ARCHITECTURES, get_spec
 from resnext_keras.weights import WeightsError, identify
+from resnext_keras.weights.formats.torch_names import keras_tensors, torch_tensors
 from resnext_keras.weights.stored import StoredTensor
-from resnext_keras.weights.torch_names import keras_tensors, torch_tensors
 
 GIANTS = ("resnext101_32x16d", "resnext101_32x32d", "resnext101_32x48d")
 ONE_BLOCK = "_one_block_a_stage"

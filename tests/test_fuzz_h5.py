@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from weight_files import CLASSES, KERAS_APPLICATIONS, TINY, assert_same, build, numbers
 
 from resnext_keras.shapes import variable_shapes
-from resnext_keras.weights import WeightsError, assign, hdf5_index, open_weights
+from resnext_keras.weights import WeightsError, assign, open_weights
+from resnext_keras.weights.formats import hdf5_index
 
 # Keras 3.15 sets off this warning of NumPy's by itself when it saves weights.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ impl:DeprecationWarning")

@@ -13,7 +13,8 @@ import pytest
 from conftest import GOLDEN
 from weight_files import KERAS_APPLICATIONS, assert_same, build, keras_values, numbers
 
-from resnext_keras.weights import WeightsError, hdf5_index, identify, keras_h5
+from resnext_keras.weights import WeightsError, identify
+from resnext_keras.weights.formats import hdf5_index, keras_h5
 
 # Keras 3.15 sets off this warning of NumPy's by itself when it saves weights.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ impl:DeprecationWarning")

@@ -20,7 +20,7 @@ from torch_programs import (
     write_zip,
 )
 
-from resnext_keras.weights.torch_pickle import MAX_OPERATIONS
+from resnext_keras.weights.formats.torch_pickle import MAX_OPERATIONS
 
 FORMATS = ("zip", "legacy")
 FIVE = np.arange(5, dtype="<f4").tobytes()
@@ -139,7 +139,7 @@ def test_code_is_not_run_in_any_part_of_an_older_file(tmp_path, refused, canary,
         "collections.OrderedDict.__init__",
         "builtins.getattr",
         "builtins.dict",
-        "resnext_keras.weights.torch_tensors._ordered_dict",
+        "resnext_keras.weights.formats.torch_tensors._ordered_dict",
         "os.FloatStorage",
         "." * 10_000,
         "\u00e9.\udc80".encode("utf-8", "replace").decode(),

@@ -11,7 +11,7 @@ from random_state import draw_images, draw_state
 from weight_files import build
 
 import resnext_keras
-from resnext_keras.weights.torch_file import open_torch_file
+from resnext_keras.weights.formats.torch_file import open_torch_file
 
 pytestmark = pytest.mark.parity
 

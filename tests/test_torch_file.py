@@ -14,7 +14,7 @@ from torch_programs import (
 )
 from weight_files import SMALLEST, assert_same, build, keras_values, numbers
 
-from resnext_keras.weights.torch_file import open_torch_file
+from resnext_keras.weights.formats.torch_file import open_torch_file
 
 FORMATS = ("zip", "legacy")
 FIVE = np.arange(5, dtype="<f4")

@@ -3,6 +3,7 @@
 from resnext_keras.weights.assign import assign
 from resnext_keras.weights.download import fetch, local_path
 from resnext_keras.weights.files import identify, open_weights
+from resnext_keras.weights.formats.write_safetensors import write_torch_safetensors
 from resnext_keras.weights.lookup import (
     default_set,
     find_set,
@@ -12,7 +13,6 @@ from resnext_keras.weights.lookup import (
 )
 from resnext_keras.weights.registry import WEIGHT_SETS, Evaluation, WeightSet
 from resnext_keras.weights.stored import WeightsError
-from resnext_keras.weights.write_safetensors import write_torch_safetensors
 
 __all__ = [
     "WEIGHT_SETS",

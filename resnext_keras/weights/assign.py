@@ -1,8 +1,6 @@
 """Puts stored tensors into a model: all of them, or none."""
 
-import numpy as np
-
-from resnext_keras.weights.stored import StoredTensor, StoredTensors, WeightsError
+from resnext_keras.weights.stored import StoredTensors, WeightsError, finite_array
 
 
 def assign(model, tensors: StoredTensors) -> None:
@@ -32,24 +30,3 @@ def assign(model, tensors: StoredTensors) -> None:
         finite_array(name, tensors[name], variable.dtype)
     for name, variable in variables.items():
         variable.assign(finite_array(name, tensors[name], variable.dtype))
-
-
-def finite_array(name: str, tensor: StoredTensor, dtype) -> np.ndarray:
-    """Reads a tensor.
-
-    Args:
-        name: Its name, for the error.
-        tensor: The tensor, of an open file.
-        dtype: A floating dtype, by its name or NumPy's.
-
-    Raises:
-        WeightsError: A number is not finite, or too large for `dtype`.
-    """
-    with np.errstate(over="ignore", invalid="ignore"):
-        array = tensor.read().astype(dtype, copy=False)
-    if not np.isfinite(array).all():
-        raise WeightsError(
-            f"Expected finite numbers within the range of {dtype} in {name}, found "
-            f"others in {tensor.path}; nothing was loaded."
-        )
-    return array

@@ -8,10 +8,10 @@ from pathlib import Path
 from resnext_keras.shapes import Shapes
 from resnext_keras.specs import ARCHITECTURES, ResNeXtSpec
 from resnext_keras.weights.fit import architecture_hint, fitted, fitting
-from resnext_keras.weights.keras_h5 import open_keras_h5
+from resnext_keras.weights.formats.keras_h5 import open_keras_h5
+from resnext_keras.weights.formats.torch_file import open_torch_file
+from resnext_keras.weights.formats.torch_safetensors import open_torch_safetensors
 from resnext_keras.weights.stored import StoredTensors, WeightsError
-from resnext_keras.weights.torch_file import open_torch_file
-from resnext_keras.weights.torch_safetensors import open_torch_safetensors
 
 READERS = {
     **dict.fromkeys((".h5", ".hdf5"), open_keras_h5),

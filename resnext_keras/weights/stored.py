@@ -68,3 +68,24 @@ def stored_block(
         return data.reshape(shape)
 
     return StoredTensor(shape, dtype, path, read)
+
+
+def finite_array(name: str, tensor: StoredTensor, dtype) -> np.ndarray:
+    """Reads a tensor.
+
+    Args:
+        name: Its name, for the error.
+        tensor: The tensor, of an open file.
+        dtype: A floating dtype, by its name or NumPy's.
+
+    Raises:
+        WeightsError: A number is not finite, or too large for `dtype`.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        array = tensor.read().astype(dtype, copy=False)
+    if not np.isfinite(array).all():
+        raise WeightsError(
+            f"Expected finite numbers within the range of {dtype} in {name}, found "
+            f"others in {tensor.path}; nothing was loaded."
+        )
+    return array

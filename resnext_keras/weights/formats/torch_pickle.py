@@ -14,7 +14,7 @@ import pickle
 import struct
 from collections.abc import Callable
 
-from resnext_keras.weights.torch_tensors import (
+from resnext_keras.weights.formats.torch_tensors import (
     CONSTRUCTORS,
     DTYPES,
     Storage,

@@ -7,9 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from resnext_keras.specs import ResNeXtSpec
-from resnext_keras.weights.assign import finite_array
-from resnext_keras.weights.stored import BFLOAT16, StoredTensors
-from resnext_keras.weights.torch_names import torch_tensors
+from resnext_keras.weights.formats.torch_names import torch_tensors
+from resnext_keras.weights.stored import BFLOAT16, StoredTensors, finite_array
 
 DTYPES = {
     np.dtype("f2"): "F16",

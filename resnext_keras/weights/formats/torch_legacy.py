@@ -9,8 +9,8 @@ import io
 import pickle
 from typing import BinaryIO
 
-from resnext_keras.weights.torch_pickle import MAX_BYTES, load
-from resnext_keras.weights.torch_tensors import Contents, Storage
+from resnext_keras.weights.formats.torch_pickle import MAX_BYTES, load
+from resnext_keras.weights.formats.torch_tensors import Contents, Storage
 
 MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
 VERSION = 1001

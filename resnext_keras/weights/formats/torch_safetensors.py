@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from resnext_keras.weights.formats.torch_names import keras_tensors
 from resnext_keras.weights.stored import (
     BFLOAT16,
     StoredTensors,
     WeightsError,
     stored_block,
 )
-from resnext_keras.weights.torch_names import keras_tensors
 
 DTYPES = {
     "F16": np.dtype("<f2"),

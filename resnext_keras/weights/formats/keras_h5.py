@@ -18,8 +18,8 @@ from typing import BinaryIO
 import h5py
 import numpy as np
 
-from resnext_keras.weights import hdf5_index
-from resnext_keras.weights.keras_applications_h5 import resnext_tensors
+from resnext_keras.weights.formats import hdf5_index
+from resnext_keras.weights.formats.keras_applications_h5 import resnext_tensors
 from resnext_keras.weights.stored import (
     BFLOAT16,
     StoredTensor,

@@ -13,17 +13,17 @@ from typing import BinaryIO
 
 import numpy as np
 
+from resnext_keras.weights.formats.torch_legacy import read_legacy
+from resnext_keras.weights.formats.torch_names import keras_tensors
+from resnext_keras.weights.formats.torch_pickle import MAX_BYTES
+from resnext_keras.weights.formats.torch_tensors import Contents, Tensor
+from resnext_keras.weights.formats.torch_zip import read_zip
 from resnext_keras.weights.stored import (
     StoredTensor,
     StoredTensors,
     WeightsError,
     stored_block,
 )
-from resnext_keras.weights.torch_legacy import read_legacy
-from resnext_keras.weights.torch_names import keras_tensors
-from resnext_keras.weights.torch_pickle import MAX_BYTES
-from resnext_keras.weights.torch_tensors import Contents, Tensor
-from resnext_keras.weights.torch_zip import read_zip
 
 # Where training scripts keep the state, the average of several first, as in
 # timm's `load_state_dict`.

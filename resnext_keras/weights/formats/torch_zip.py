@@ -9,8 +9,8 @@ import io
 import zipfile
 from typing import BinaryIO
 
-from resnext_keras.weights.torch_pickle import MAX_BYTES, load
-from resnext_keras.weights.torch_tensors import Contents, Storage
+from resnext_keras.weights.formats.torch_pickle import MAX_BYTES, load
+from resnext_keras.weights.formats.torch_tensors import Contents, Storage
 
 ENCRYPTED = 0x61  # flags: encryption, patches, strong encryption
 LOCAL_HEADER = 30  # bytes before a member's name, whose length is at byte 26
