@@ -1,5 +1,6 @@
 """The ResNeXt family for Keras 3, called as `keras.applications` is."""
 
+from resnext_keras import onednn as onednn  # first: it speaks to TensorFlow
 from resnext_keras.conversion import convert_weights
 from resnext_keras.labels import class_names, decode_predictions
 from resnext_keras.layers import GroupedConv2D

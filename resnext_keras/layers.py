@@ -3,6 +3,8 @@
 import keras
 from keras import layers
 
+from resnext_keras import onednn
+
 if keras.config.backend() == "tensorflow":
     import tensorflow as tf
 
@@ -12,6 +14,9 @@ if keras.config.backend() == "tensorflow":
 
         def IsMklEnabled():
             return False
+
+    else:
+        onednn.tell_if_off(IsMklEnabled())
 
 
 @keras.saving.register_keras_serializable(package="resnext_keras")
