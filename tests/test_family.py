@@ -51,7 +51,7 @@ def _memory_given_back():
 
 
 def golden(name):
-    return dict(np.load(GOLDEN / "timm" / f"{name}.npz"))
+    return dict(np.load(GOLDEN / "family" / f"{name}.npz"))
 
 
 def state_shapes(golden):

@@ -18,7 +18,7 @@ import torch
 from random_state import draw_images, draw_state, sample
 from timm.models.resnet import Bottleneck, ResNet
 
-FOLDER = Path(__file__).parent / "timm"
+FOLDER = Path(__file__).parent / "family"
 STAGES = ("layer1", "layer2", "layer3", "layer4")
 SAMPLES = 300
 
