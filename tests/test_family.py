@@ -7,14 +7,14 @@ import json
 import keras
 import numpy as np
 import pytest
-from conftest import GOLDEN
+from conftest import GOLDEN, dtype_policy
 from random_state import draw_images, draw_state, sample
 from safetensors.numpy import save_file
 
 import resnext_keras
 from resnext_keras.shapes import count_parameters, variable_shapes
 from resnext_keras.specs import ARCHITECTURES, get_spec
-from resnext_keras.weights import WeightsError, identify
+from resnext_keras.weights import WEIGHT_SETS, WeightsError, identify
 from resnext_keras.weights.formats.torch_names import keras_tensors, torch_tensors
 from resnext_keras.weights.stored import StoredTensor
 
@@ -92,6 +92,7 @@ def test_logits_and_every_stage_equal_timms(name, tmp_path, relative_error):
         input_shape=(height, width, 3),
         classifier_activation=None,
     )
+    assert model.count_params() == count_parameters(variable_shapes(spec))
     outputs = {
         f"conv{stage}": model.get_layer(f"conv{stage}_block{depth}_out").output
         for stage, depth in zip(spec.stages, spec.depths, strict=True)
@@ -126,3 +127,26 @@ def test_parameters_are_exactly_those_published(name):
     assert count_parameters(shapes) == all_of_them
     moving = {name: s for name, s in shapes.items() if "/moving_" in name}
     assert count_parameters(shapes) - count_parameters(moving) == trainable
+
+
+NETWORKS = sorted(
+    {(row.architecture, row.classes or 0) for row in WEIGHT_SETS.values()},
+)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("name", "classes"), NETWORKS)
+def test_every_weight_set_has_a_network_of_its_parameters(name, classes):
+    with dtype_policy("float16"):  # the largest has 829 million
+        model = resnext_keras.ResNeXt(
+            name, bool(classes), weights=None, classes=classes or 1000
+        )
+    found = {
+        f"{layer.name}/{variable.name}": tuple(variable.shape)
+        for layer in model.layers
+        for variable in layer.weights
+    }
+    shapes = variable_shapes(get_spec(name), classes=classes or None)
+    assert found == shapes
+    if classes == 1000 and name in PARAMETERS:
+        assert model.count_params() == PARAMETERS[name][1]
