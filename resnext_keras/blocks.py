@@ -12,12 +12,8 @@ import keras
 from keras import layers
 
 from resnext_keras.layers import GroupedConv2D
+from resnext_keras.layout import channel_axis
 from resnext_keras.specs import SE_REDUCTION
-
-
-def channel_axis() -> int:
-    """Axis of the channels in a batch of feature maps."""
-    return 1 if keras.config.image_data_format() == "channels_first" else -1
 
 
 def conv_bn(x, filters, kernel_size, *, name, stride=1, groups=1):

@@ -4,13 +4,15 @@ import os
 import tempfile
 from pathlib import Path
 
-import keras
-
+from resnext_keras.layout import image_shape
 from resnext_keras.models import ResNeXt
 from resnext_keras.shapes import variable_shapes
 from resnext_keras.specs import ARCHITECTURES, ResNeXtSpec, get_spec
 from resnext_keras.weights import (
     WeightsError,
+    WeightSet,
+    fetch,
+    find_weights,
     identify,
     open_weights,
     write_torch_safetensors,
@@ -28,7 +30,7 @@ def convert_weights(
     """Writes the weights of a file in the format that the target's name ends in.
 
     Args:
-        source: A weight file of any format that `ResNeXt` takes.
+        source: Name of a weight set, or path of a file, as `ResNeXt` takes it.
         target: The file to be written: `.weights.h5` for Keras, or `.safetensors`,
             which this package reads and torchvision's and timm's
             `load_state_dict` too.
@@ -44,18 +46,27 @@ def convert_weights(
             architecture, or the target exists or has another ending. The
             target is then as it was.
     """
-    source, target = Path(source), Path(target)
+    target = Path(target)
     suffix = _checked_suffix(target, overwrite)
-    specs = ARCHITECTURES.values() if spec_or_name is None else [get_spec(spec_or_name)]
-    spec, channels, classes = identify(source, specs)
+    spec = None if spec_or_name is None else get_spec(spec_or_name)
+    path = find_weights(source, spec and spec.name)
+    if isinstance(path, WeightSet):
+        spec, path = get_spec(path.architecture), fetch(path)
+    spec, channels, classes = identify(path, [spec] if spec else ARCHITECTURES.values())
     # A whole file or none: it gets its name when all is written.
     with tempfile.TemporaryDirectory(prefix=".convert-", dir=target.parent) as folder:
         written = Path(folder) / f"weights{suffix}"
         if suffix == KERAS_SUFFIX:
-            _build(spec, channels, classes, source).save_weights(written)
+            ResNeXt(
+                spec,
+                include_top=classes is not None,
+                weights=path,
+                input_shape=image_shape(None, None, channels),
+                classes=classes or spec.classes,
+            ).save_weights(written)
         else:
             shapes = variable_shapes(spec, channels, classes)
-            with open_weights(source, shapes) as tensors:
+            with open_weights(path, shapes) as tensors:
                 write_torch_safetensors(written, tensors, spec)
         os.replace(written, target)
     return spec
@@ -81,16 +92,3 @@ def _checked_suffix(target: Path, overwrite: bool) -> str:
             f"Received: target={str(target)!r}"
         )
     return suffix
-
-
-def _build(spec, channels, classes, weights):
-    """The network of a file, for images of any size."""
-    shape = (None, None, channels)
-    first = keras.config.image_data_format() == "channels_first"
-    return ResNeXt(
-        spec,
-        include_top=classes is not None,
-        weights=weights,
-        input_shape=shape[::-1] if first else shape,
-        classes=classes or spec.classes,
-    )

@@ -2,11 +2,13 @@
 
 import contextlib
 import operator
+import re
 
 import keras
 from keras import layers
 
-from resnext_keras.blocks import channel_axis, resnext_features
+from resnext_keras.blocks import resnext_features
+from resnext_keras.layout import channels_first, image_shape
 from resnext_keras.shapes import variable_shapes
 from resnext_keras.specs import MIN_IMAGE_SIZE, ResNeXtSpec, get_spec
 from resnext_keras.weights import (
@@ -36,12 +38,12 @@ def ResNeXt(
 ) -> keras.Model:
     """Builds a ResNeXt, a member of the table or one of your own.
 
-    The arguments after the first are those of `keras.applications.ResNet50`.
     Images go in as `preprocess_input` gives them.
 
     Args:
         spec_or_name: A name that `list_models()` gives, as in
-            `"resnext50_32x4d"`, or a `ResNeXtSpec`.
+            `"resnext50_32x4d"`, or a `ResNeXtSpec`. The other arguments are
+            those of `keras.applications.ResNet50`.
         include_top: Whether the classifier, `avg_pool` and `predictions`,
             stands at the end.
         weights: None for a random start, the name of a weight set of this
@@ -83,11 +85,11 @@ def ResNeXt(
     name = _checked_name(spec.name if name is None else name)
     classes = _checked_classes(classes)
     _check_choices(pooling, classifier_activation, weights, include_top)
-    image_shape = _image_shape(spec, include_top, input_tensor, input_shape)
-    channels = image_shape[0 if channel_axis() == 1 else -1]
+    shape = _input_shape(spec, include_top, input_tensor, input_shape)
+    channels = shape[0 if channels_first() else -1]
     shapes = variable_shapes(spec, channels, classes if include_top else None)
     with _open_tensors(weights, spec, shapes) as tensors:
-        image = layers.Input(image_shape) if input_tensor is None else input_tensor
+        image = layers.Input(shape) if input_tensor is None else input_tensor
         x = resnext_features(image, spec)
         if include_top:
             x = _classifier(x, classes, classifier_activation)
@@ -169,9 +171,8 @@ def _check_choices(pooling, classifier_activation, weights, include_top):
         )
 
 
-def _image_shape(spec, include_top, input_tensor, input_shape):
+def _input_shape(spec, include_top, input_tensor, input_shape):
     """Shape of one image: of the tensor, as given, or the default."""
-    channels_first = keras.config.image_data_format() == "channels_first"
     if input_tensor is not None:
         if not keras.backend.is_keras_tensor(input_tensor):
             raise ValueError(
@@ -184,15 +185,15 @@ def _image_shape(spec, include_top, input_tensor, input_shape):
                 f"Expected `input_shape` to be None or {shape}, that of the "
                 f"`input_tensor`. Received: input_shape={input_shape!r}"
             )
-        return _checked_shape(shape, "input_tensor", channels_first)
+        return _checked_shape(shape, "input_tensor")
     if input_shape is not None:
-        return _checked_shape(input_shape, "input_shape", channels_first)
+        return _checked_shape(input_shape, "input_shape")
     size = spec.image_size if include_top else None
-    return (3, size, size) if channels_first else (size, size, 3)
+    return image_shape(size, size)
 
 
-def _checked_shape(shape, argument, channels_first):
-    layout = "(channels, H, W)" if channels_first else "(H, W, channels)"
+def _checked_shape(shape, argument):
+    layout = "(channels, H, W)" if channels_first() else "(H, W, channels)"
     error = ValueError(
         f"Expected the shape of one image, {layout} under the present "
         f"keras.config.image_data_format(), with H and W of at least {MIN_IMAGE_SIZE} "
@@ -205,8 +206,8 @@ def _checked_shape(shape, argument, channels_first):
         raise error from None
     if len(sizes) != 3:
         raise error
-    channels = sizes[0] if channels_first else sizes[-1]
-    sides = sizes[1:] if channels_first else sizes[:-1]
+    channels = sizes[0] if channels_first() else sizes[-1]
+    sides = sizes[1:] if channels_first() else sizes[:-1]
     too_small = any(side is not None and side < MIN_IMAGE_SIZE for side in sides)
     if too_small or channels is None or channels < 1:
         raise error
@@ -240,11 +241,13 @@ def _member(function_name: str, architecture: str):
         )
 
     build.__name__ = build.__qualname__ = function_name
+    # What `ResNeXt` says after its first line, but for its first argument.
+    described = (ResNeXt.__doc__ or "").partition("\n")[2]
+    described = re.sub(r" +spec_or_name:[^:]*?\n(?= +\w+:)", "", described)
     build.__doc__ = (
         f"Builds `{architecture}`; called as `keras.applications.ResNet50`.\n\n"
-        f"    Made for images of {spec.image_size} x {spec.image_size} pixels and\n"
-        f"    {spec.classes} classes. Arguments, result and errors are those of\n"
-        "    `ResNeXt`.\n"
+        f"    Made for images of {spec.image_size} x {spec.image_size} pixels and "
+        f"{spec.classes} classes.\n{described}"
     )
     return build
 

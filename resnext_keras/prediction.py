@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 from resnext_keras.labels import class_names, decode_predictions
+from resnext_keras.layout import image_shape, in_layout
 from resnext_keras.models import ResNeXt
 from resnext_keras.preprocessing import (
     IMAGENET,
@@ -50,9 +51,7 @@ class Classifier:
             For each image a list of `(id, name, score)` by falling score, as
             `decode_predictions` gives it.
         """
-        if keras.config.image_data_format() == "channels_first":
-            images = np.moveaxis(images, -1, 1)
-        scores = self.model.predict_on_batch(preprocess_input(images))
+        scores = self.model.predict_on_batch(preprocess_input(in_layout(images)))
         imagenet = self.class_names == class_names("imagenet")
         names = None if imagenet else self.class_names
         return decode_predictions(scores, top, class_names=names)
@@ -121,11 +120,10 @@ def _from_set(found: WeightSet) -> Classifier:
             f"Received: weights={found.name!r}"
         )
     size = found.preprocessing.size
-    channels_first = keras.config.image_data_format() == "channels_first"
     model = ResNeXt(
         found.architecture,
         weights=found.name,
-        input_shape=(3, size, size) if channels_first else (size, size, 3),
+        input_shape=image_shape(size, size),
         classes=found.classes,
     )
     names = class_names(found.labels) if found.labels else _numbers(found.classes)

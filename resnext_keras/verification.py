@@ -1,56 +1,64 @@
 """Whether a weight set is what it is said to be, and gives what torch gives."""
 
-import importlib
+import dataclasses
+import importlib.util
+import json
 import os
-import re
+import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
-import keras
 import numpy as np
 
+from resnext_keras import torch_reference
 from resnext_keras.labels import decode_predictions
+from resnext_keras.layout import image_shape, in_layout
 from resnext_keras.models import ResNeXt
 from resnext_keras.prediction import default_preprocessing
 from resnext_keras.preprocessing import preprocess_input, read_image
 from resnext_keras.specs import ResNeXtSpec, get_spec
-from resnext_keras.weights import WeightsError, WeightSet, fetch, find_weights, identify
+from resnext_keras.weights import (
+    WeightsError,
+    WeightSet,
+    fetch,
+    find_weights,
+    identify,
+)
 
 # Chelsea the cat, by Stefan van der Walt, public domain (CC0), as in
 # skimage.data.chelsea.
 PHOTO = resources.files("resnext_keras") / "data" / "chelsea.jpg"
 
+PROGRAM = (sys.executable, torch_reference.__file__)
+
 TOLERANCE = 1e-4
 """Largest difference of the logits, by the largest logit."""
-
-# Where the states of torch files may lie, in the order of timm's own loader.
-STATES = ("state_dict_ema", "model_ema", "state_dict", "model")
-PREFIXES = re.compile(r"^(module\.|backbone\.|head\.(?=fc\.))*")
 
 
 @dataclass(frozen=True)
 class Verification:
-    """What became of a weight set whose hash, names and shapes are right.
+    """What became of weights whose hash, names and shapes are right.
 
     Attributes:
-        name: The set's name.
-        path: Its file.
+        name: Name of the set or path of the file.
+        path: The file.
         parameters: Number of parameters, batch-norm statistics included.
-        top1: The class that it sees in the bundled photo of a cat; empty for a
-            set without classifier or class names.
-        reference: The library whose network was given the same file, if one
-            that is installed has this network and reads the file.
+        reference: The library whose network was given the same file, or the
+            reason why there is none.
+        top1: The class that it sees in the bundled photo of a cat; empty where
+            the class has no name.
         difference: Largest difference of the logits from the reference's, by
-            the largest logit.
+            the largest logit; None without a reference.
     """
 
     name: str
     path: Path
     parameters: int
+    reference: str
     top1: str = ""
-    reference: str | None = None
     difference: float | None = None
 
     @property
@@ -96,94 +104,54 @@ def verify_weights(weights: str | os.PathLike) -> Verification:
         raise WeightsError(
             f"Expected weights for RGB images in {path}, found {channels} channels."
         )
-    model = _build(spec, classes, path, preprocessing.size)
-    with resources.as_file(PHOTO) as photo:
-        image = preprocess_input(
-            read_image(photo, preprocessing)[np.newaxis], "channels_last"
-        )
-    outputs = model.predict(_in_layout(image), verbose=0)
-    top1 = decode_predictions(outputs, 1)[0][0][1] if classes == 1000 else ""
-    reference, expected = _reference_logits(spec, classes, path, image)
-    difference = None
-    if expected is not None:
-        difference = float(np.abs(outputs - expected).max() / np.abs(expected).max())
-    return Verification(name, path, model.count_params(), top1, reference, difference)
-
-
-def _build(spec, classes, path, size):
-    """The network of a file, up to the logits."""
-    return ResNeXt(
+    size = preprocessing.size
+    model = ResNeXt(
         spec,
         include_top=classes is not None,
         weights=path,
-        input_shape=_in_layout(np.empty((1, size, size, 3))).shape[1:],
-        classes=classes or 1000,
+        input_shape=image_shape(size, size),
+        classes=classes or spec.classes,
         classifier_activation=None,
     )
+    with resources.as_file(PHOTO) as photo:
+        images = preprocess_input(
+            read_image(photo, preprocessing)[np.newaxis], "channels_last"
+        )
+    outputs = model.predict(in_layout(images), verbose=0)
+    top1 = decode_predictions(outputs, 1)[0][0][1] if classes == 1000 else ""
+    reference, logits = _reference(spec, classes, path, images)
+    difference = None
+    if logits is not None:
+        difference = float(np.abs(outputs - logits).max() / np.abs(logits).max())
+    return Verification(name, path, model.count_params(), reference, top1, difference)
 
 
-def _in_layout(images: np.ndarray) -> np.ndarray:
-    """A batch (batch, H, W, channels) in the layout that Keras is set to."""
-    first = keras.config.image_data_format() == "channels_first"
-    return np.moveaxis(images, -1, 1) if first else images
-
-
-def _reference_logits(
-    spec: ResNeXtSpec, classes: int | None, path: Path, image: np.ndarray
-) -> tuple[str | None, np.ndarray | None]:
-    """Name of a library, and what its network gives for the same file and image."""
-    if classes is None or path.suffix.lower() in (".h5", ".hdf5"):
-        return None, None
-    # triton, which torch imports where it finds it, and TensorFlow bring an LLVM
-    # each; both in one process crash it.
-    sys.modules.setdefault("triton", None)
-    for library, network in (
-        ("torchvision", _torchvision_network),
-        ("timm", _timm_network),
-    ):
-        try:
-            module = importlib.import_module(library)
-        except ImportError:
-            continue
-        model = network(module, spec, classes)
-        if model is not None:
-            return library, _logits(model, path, image)
-    return None, None
-
-
-def _torchvision_network(torchvision, spec: ResNeXtSpec, classes: int):
-    if spec.name not in torchvision.models.list_models():
-        return None
-    return torchvision.models.get_model(spec.name, num_classes=classes)
-
-
-def _timm_network(timm, spec: ResNeXtSpec, classes: int):
-    if timm.is_model(spec.name):
-        return timm.create_model(spec.name, num_classes=classes)
-    # It has no name for the widest network and for the one of 152 layers.
-    if spec != ResNeXtSpec(spec.name, spec.depths, spec.cardinality, spec.group_width):
-        return None
-    return timm.models.resnet.ResNet(
-        timm.models.resnet.Bottleneck,
-        spec.depths,
-        num_classes=classes,
-        cardinality=spec.cardinality,
-        base_width=spec.group_width,
-    )
-
-
-def _logits(model, path: Path, image: np.ndarray) -> np.ndarray:
-    """What torch's own reading of the file and its network give."""
-    import torch
-
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        state = load_file(path)
-    else:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        state = next((state[key] for key in STATES if key in state), state)
-    model.load_state_dict({PREFIXES.sub("", key): v for key, v in state.items()})
-    with torch.inference_mode():
-        batch = torch.from_numpy(np.moveaxis(image, -1, 1).copy())
-        return model.eval()(batch).numpy()
+def _reference(
+    spec: ResNeXtSpec, classes: int | None, path: Path, images: np.ndarray
+) -> tuple[str, np.ndarray | None]:
+    """A library and what its network gives, or the reason why there is none."""
+    if classes is None:
+        return "a network without classifier", None
+    if path.suffix.lower() in (".h5", ".hdf5"):
+        return "an HDF5 file, which torch does not read", None
+    if not any(map(importlib.util.find_spec, ("torchvision", "timm"))):
+        return "neither torchvision nor timm is installed", None
+    plain = ResNeXtSpec(spec.name, spec.depths, spec.cardinality, spec.group_width)
+    network = dataclasses.asdict(spec) | {"plain": spec == plain, "classes": classes}
+    with tempfile.TemporaryDirectory() as folder:
+        files = [str(Path(folder) / name) for name in ("images.npy", "logits.npy")]
+        np.save(files[0], images)
+        done = subprocess.run(
+            [*PROGRAM, str(path), *files, json.dumps(network)],
+            capture_output=True,
+            text=True,
+        )
+        if done.returncode:
+            last = (done.stderr.strip() or "it crashed").splitlines()[-1]
+            raise WeightsError(
+                f"Expected torchvision or timm to take {path}, found: {last:.300}"
+            )
+        found = json.loads(done.stdout.splitlines()[-1])
+        if "reason" in found:
+            return found["reason"], None
+        return found["library"], np.load(files[1])

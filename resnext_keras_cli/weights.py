@@ -173,12 +173,8 @@ def convert(source, target, model, overwrite):
     """
     with quiet_start():
         from resnext_keras.conversion import convert_weights
-        from resnext_keras.weights import WeightSet, fetch, find_weights
 
-    found = find_weights(source)
-    if isinstance(found, WeightSet):
-        found, model = fetch(found), model or found.architecture
-    spec = convert_weights(found, target, model, overwrite)
+    spec = convert_weights(source, target, model, overwrite)
     click.echo(f"{target}: {spec.name}")
 
 
@@ -188,8 +184,8 @@ def _verdict(verified) -> str:
     text += f"  {verified.name}: {verified.parameters:,} parameters"
     if verified.top1:
         text += f", sees {verified.top1}"
-    if verified.reference is None:
-        return f"{text}; no torch library to compare with"
+    if verified.difference is None:
+        return f"{text}; no torch library to compare with: {verified.reference}"
     return (
         f"{text}; logits differ by {verified.difference:.1e} from {verified.reference}"
     )

@@ -1,11 +1,14 @@
 """A verified weight set gives torch's logits; a wrong one is found out."""
 
+import argparse
 import dataclasses
+import functools
 import hashlib
 
 import pytest
 
-from resnext_keras import WeightsError
+from resnext_keras import ResNeXt, WeightsError, verification
+from resnext_keras.specs import get_spec
 from resnext_keras.verification import verify_weights
 from resnext_keras.weights import WEIGHT_SETS
 
@@ -69,18 +72,35 @@ def test_the_logits_are_compared_with_torchs(
 @pytest.mark.parity
 def test_a_network_that_differs_does_not_pass(tmp_path, published, monkeypatch):
     """An anti-aliased network has the same variables as one that is not."""
-    name = "seresnextaa101d_32x8d.ah_in1k"
     path = tmp_path / "file.pth"
-    write("seresnext101d_32x8d", path, "timm")
-    published(name, path)
-    timm = pytest.importorskip("timm")
-    create = timm.create_model
-    monkeypatch.setattr(
-        timm, "create_model", lambda name, **o: create("seresnext101d_32x8d", **o)
-    )
-    found = verify_weights(name)
+    write("seresnextaa101d_32x8d", path, "timm")
+    published("seresnextaa101d_32x8d.ah_in1k", path)
+    assert verify_weights("seresnextaa101d_32x8d.ah_in1k").passed
+    plain = get_spec("seresnext101d_32x8d")
+    monkeypatch.setattr(verification, "ResNeXt", functools.partial(of_spec, plain))
+    found = verify_weights("seresnextaa101d_32x8d.ah_in1k")
     assert not found.passed
     assert found.difference > 1e-2
+
+
+def of_spec(spec, _, **options):
+    return ResNeXt(spec, **options)
+
+
+@pytest.mark.parity
+def test_what_torch_refuses_has_no_reference_and_stops_nothing(tmp_path):
+    torch = pytest.importorskip("torch")
+    torchvision = pytest.importorskip("torchvision")
+    state = torchvision.models.resnext50_32x4d().state_dict()
+    options = {"state_dict": state, "args": argparse.Namespace(lr=0.1)}
+    torch.save(options, tmp_path / "options.pth")
+    found = verify_weights(tmp_path / "options.pth")
+    assert found.passed
+    assert found.difference is None
+    assert found.reference.startswith("torch cannot read the file")
+    compiled = {f"_orig_mod.{name}": value for name, value in state.items()}
+    torch.save(compiled, tmp_path / "compiled.PTH")
+    assert verify_weights(tmp_path / "compiled.PTH").difference <= 1e-5
 
 
 def test_a_file_of_another_architecture_or_hash_is_found_out(
