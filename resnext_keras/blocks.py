@@ -60,7 +60,7 @@ def conv_initializer():
     )
 
 
-def squeeze_excite(x, filters, *, name):
+def squeeze_and_excite(x, filters, *, name):
     """Weighs the channels by what the whole picture shows (Hu et al., Figure 2).
 
     Args:
@@ -94,7 +94,7 @@ def residual_branch(
     stride,
     cardinality,
     name,
-    excited=False,
+    squeeze_excite=False,
     anti_aliased=False,
 ):
     """1x1 reduce, 3x3 in `cardinality` groups, 1x1 expand.
@@ -106,7 +106,7 @@ def residual_branch(
         stride: Stride of the 3x3 convolution.
         cardinality: Groups of the 3x3 convolution (the paper's C).
         name: Prefix of the layers' names.
-        excited: Whether squeeze-and-excitation weighs the output.
+        squeeze_excite: Whether squeeze-and-excitation weighs the output.
         anti_aliased: Whether an average of the pixels takes the place of the
             stride.
 
@@ -130,7 +130,7 @@ def residual_branch(
     if pooled:
         x = average_pool(x, stride, name=f"{name}_2_pool")
     x = conv_bn(x, filters, 1, name=f"{name}_3")
-    return squeeze_excite(x, filters, name=f"{name}_se") if excited else x
+    return squeeze_and_excite(x, filters, name=f"{name}_se") if squeeze_excite else x
 
 
 def average_pool(x, stride, *, name):
@@ -146,7 +146,7 @@ def add_relu(shortcut, branch, name):
     return layers.Activation("relu", name=f"{name}_out")(x)
 
 
-def identity_block(x, width, filters, *, cardinality, name, excited=False):
+def identity_block(x, width, filters, *, cardinality, name, squeeze_excite=False):
     """Adds the residual branch to `x` itself; the shape stays as it is.
 
     Args:
@@ -155,7 +155,7 @@ def identity_block(x, width, filters, *, cardinality, name, excited=False):
         filters: Number of output channels, which is also that of `x`.
         cardinality: Groups of the 3x3 convolution (the paper's C).
         name: Prefix of the layers' names, as in `"conv3_block2"`.
-        excited: Whether squeeze-and-excitation weighs the branch.
+        squeeze_excite: Whether squeeze-and-excitation weighs the branch.
 
     Returns:
         Feature maps of the shape of `x`.
@@ -167,7 +167,7 @@ def identity_block(x, width, filters, *, cardinality, name, excited=False):
         stride=1,
         cardinality=cardinality,
         name=name,
-        excited=excited,
+        squeeze_excite=squeeze_excite,
     )
     return add_relu(x, branch, name)
 
@@ -180,7 +180,7 @@ def conv_block(
     stride,
     cardinality,
     name,
-    excited=False,
+    squeeze_excite=False,
     anti_aliased=False,
     pooled_shortcut=False,
 ):
@@ -193,7 +193,7 @@ def conv_block(
         stride: Stride of the 3x3 convolution and of the projection.
         cardinality: Groups of the 3x3 convolution (the paper's C).
         name: Prefix of the layers' names, as in `"conv3_block1"`.
-        excited: Whether squeeze-and-excitation weighs the branch.
+        squeeze_excite: Whether squeeze-and-excitation weighs the branch.
         anti_aliased: Whether averages take the place of the branch's stride.
         pooled_shortcut: Whether an average takes the place of the projection's
             stride.
@@ -208,7 +208,7 @@ def conv_block(
         stride=stride,
         cardinality=cardinality,
         name=name,
-        excited=excited,
+        squeeze_excite=squeeze_excite,
         anti_aliased=anti_aliased,
     )
     shortcut = x
@@ -232,7 +232,7 @@ def residual_stage(x, spec, stage):
         with half the height and width, rounded up.
     """
     width, filters = spec.widths(stage)
-    options = {"cardinality": spec.cardinality, "excited": spec.squeeze_excite}
+    options = {"cardinality": spec.cardinality, "squeeze_excite": spec.squeeze_excite}
     x = conv_block(
         x,
         width,

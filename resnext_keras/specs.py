@@ -144,12 +144,12 @@ def _is_count(value) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool) and value > 0
 
 
-# What the names' suffixes mean in timm: "d" for the tricks of ResNet-D, "t" for
-# its stem in tiers.
-D = {"stem_filters": (32, 32, 64), "pooled_shortcut": True}
-T = D | {"stem_filters": (24, 32, 64)}
-SE = {"squeeze_excite": True}
-AA = {"anti_aliased": True}
+# What timm's names mean: the tricks of ResNet-D, its stem in tiers, squeeze and
+# excitation, anti-aliasing.
+_D = {"stem_filters": (32, 32, 64), "pooled_shortcut": True}
+_T = _D | {"stem_filters": (24, 32, 64)}
+_SE = {"squeeze_excite": True}
+_SE_AA_D = _D | _SE | {"anti_aliased": True}
 
 # Table 1 of the paper, for CIFAR its section 5.3, and the architectures of all
 # published weights, named as timm names them. The last row is the small network
@@ -158,7 +158,7 @@ ARCHITECTURES = {
     spec.name: spec
     for spec in (
         ResNeXtSpec("resnext50_32x4d", (3, 4, 6, 3), 32, 4),
-        ResNeXtSpec("resnext50d_32x4d", (3, 4, 6, 3), 32, 4, **D),
+        ResNeXtSpec("resnext50d_32x4d", (3, 4, 6, 3), 32, 4, **_D),
         ResNeXtSpec("resnext101_32x4d", (3, 4, 23, 3), 32, 4),
         ResNeXtSpec("resnext101_32x8d", (3, 4, 23, 3), 32, 8),
         ResNeXtSpec("resnext101_32x16d", (3, 4, 23, 3), 32, 16),
@@ -166,23 +166,20 @@ ARCHITECTURES = {
         ResNeXtSpec("resnext101_32x48d", (3, 4, 23, 3), 32, 48),
         ResNeXtSpec("resnext101_64x4d", (3, 4, 23, 3), 64, 4),
         ResNeXtSpec("resnext152_32x4d", (3, 8, 36, 3), 32, 4),
-        ResNeXtSpec("seresnext26d_32x4d", (2, 2, 2, 2), 32, 4, **D, **SE),
-        ResNeXtSpec("seresnext26t_32x4d", (2, 2, 2, 2), 32, 4, **T, **SE),
-        ResNeXtSpec("seresnext50_32x4d", (3, 4, 6, 3), 32, 4, **SE),
-        ResNeXtSpec("seresnext101_32x4d", (3, 4, 23, 3), 32, 4, **SE),
-        ResNeXtSpec("seresnext101_32x8d", (3, 4, 23, 3), 32, 8, **SE),
-        ResNeXtSpec("seresnext101_64x4d", (3, 4, 23, 3), 64, 4, **SE),
-        ResNeXtSpec("seresnext101d_32x8d", (3, 4, 23, 3), 32, 8, **D, **SE),
-        ResNeXtSpec("seresnextaa101d_32x8d", (3, 4, 23, 3), 32, 8, **D, **SE, **AA),
+        ResNeXtSpec("seresnext26d_32x4d", (2, 2, 2, 2), 32, 4, **_D, **_SE),
+        ResNeXtSpec("seresnext26t_32x4d", (2, 2, 2, 2), 32, 4, **_T, **_SE),
+        ResNeXtSpec("seresnext50_32x4d", (3, 4, 6, 3), 32, 4, **_SE),
+        ResNeXtSpec("seresnext101_32x4d", (3, 4, 23, 3), 32, 4, **_SE),
+        ResNeXtSpec("seresnext101_32x8d", (3, 4, 23, 3), 32, 8, **_SE),
+        ResNeXtSpec("seresnext101_64x4d", (3, 4, 23, 3), 64, 4, **_SE),
+        ResNeXtSpec("seresnext101d_32x8d", (3, 4, 23, 3), 32, 8, **_D, **_SE),
+        ResNeXtSpec("seresnextaa101d_32x8d", (3, 4, 23, 3), 32, 8, **_SE_AA_D),
         ResNeXtSpec(
             "seresnextaa201d_32x8d",
             (3, 24, 36, 4),
             32,
             8,
-            stem_filters=(64, 64, 128),
-            pooled_shortcut=True,
-            **SE,
-            **AA,
+            **_SE_AA_D | {"stem_filters": (64, 64, 128)},
         ),
         ResNeXtSpec("resnext29_8x64d", (3, 3, 3), 8, 64, stem="cifar"),
         ResNeXtSpec("resnext29_16x64d", (3, 3, 3), 16, 64, stem="cifar"),

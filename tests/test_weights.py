@@ -130,7 +130,7 @@ def test_another_number_of_classes_gets_a_new_classifier(own_file, torch_file, c
         assert re.search(message, record.message)
 
 
-def test_a_file_for_rgb_serves_other_channels(torch_file, own_file):
+def test_a_file_for_rgb_serves_other_channels(torch_file, own_file, caplog):
     """As timm's `adapt_input_conv` does it."""
     rgb = keras_values()["conv1_conv/kernel"]
     red, green, blue = rgb[:, :, :1], rgb[:, :, 1:2], rgb[:, :, 2:]
@@ -147,6 +147,8 @@ def test_a_file_for_rgb_serves_other_channels(torch_file, own_file):
             expected = keras_values()
             del expected["conv1_conv/kernel"]
             assert_same(found, expected)
+            assert caplog.records.pop().message.endswith("one that was made of it.")
+            assert not caplog.records
 
 
 @pytest.mark.parity

@@ -49,7 +49,8 @@ def fitted(
             taken.pop(name, None)
             wanted.pop(name, None)
     stem = next((name for name in STEMS if name in wanted), None)
-    if stem in taken:
+    adapted = stem in taken and _is_of_rgb(taken[stem].shape, wanted[stem])
+    if adapted:
         taken[stem] = _of_channels(taken[stem], wanted[stem])
     _check_tensors(taken, wanted, path, hint=lambda: architecture_hint(stored))
     if new_top:
@@ -59,6 +60,13 @@ def fitted(
             path,
             stored[HEAD[1]].shape[0],
             expected[HEAD[1]][0],
+        )
+    if adapted:
+        logger.warning(
+            "The first convolution in %s is of RGB, not of %d channels: the network "
+            "gets one that was made of it.",
+            path,
+            wanted[stem][2],
         )
     return {name: taken[name] for name in wanted}
 
@@ -95,6 +103,12 @@ def _has_other_classes(stored: StoredTensors, expected: Shapes) -> bool:
     return len(bias) == 1 and bias != (classes,) and kernel == (features, *bias)
 
 
+def _is_of_rgb(found: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
+    """Whether a first convolution differs in that it is of RGB images alone."""
+    height, width, channels, filters = wanted
+    return channels != RGB and found == (height, width, RGB, filters)
+
+
 def _of_channels(kernel: StoredTensor, shape: tuple[int, ...]) -> StoredTensor:
     """A first convolution of RGB images, turned into one of other channels.
 
@@ -102,9 +116,7 @@ def _of_channels(kernel: StoredTensor, shape: tuple[int, ...]) -> StoredTensor:
     channels they are repeated, and scaled so that the sum stays about the same
     (`adapt_input_conv` of timm).
     """
-    height, width, channels, filters = shape
-    if channels == RGB or kernel.shape != (height, width, RGB, filters):
-        return kernel
+    channels = shape[2]
 
     def read() -> np.ndarray:
         rgb = kernel.read().astype("float32", copy=False)
