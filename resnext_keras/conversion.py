@@ -46,7 +46,7 @@ def convert_weights(
             architecture, or the target exists or has another ending. The
             target is then as it was.
     """
-    target = Path(target)
+    target = Path(target).expanduser()
     suffix = _checked_suffix(target, overwrite)
     spec = None if spec_or_name is None else get_spec(spec_or_name)
     path = find_weights(source, spec and spec.name)

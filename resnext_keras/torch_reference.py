@@ -86,7 +86,8 @@ def _state(path):
     import torch
 
     state = torch.load(path, map_location="cpu", weights_only=True)
-    return next((state[key] for key in STATES if key in state), state)
+    nested = (state[key] for key in STATES if isinstance(state.get(key), dict))
+    return next(nested, state)
 
 
 if __name__ == "__main__":

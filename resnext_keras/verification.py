@@ -19,7 +19,7 @@ from resnext_keras.layout import image_shape, in_layout
 from resnext_keras.models import ResNeXt
 from resnext_keras.prediction import default_preprocessing
 from resnext_keras.preprocessing import preprocess_input, read_image
-from resnext_keras.specs import ResNeXtSpec, get_spec
+from resnext_keras.specs import ARCHITECTURES, ResNeXtSpec, get_spec
 from resnext_keras.weights import (
     WeightsError,
     WeightSet,
@@ -67,7 +67,9 @@ class Verification:
         return self.difference is None or self.difference <= TOLERANCE
 
 
-def verify_weights(weights: str | os.PathLike) -> Verification:
+def verify_weights(
+    weights: str | os.PathLike, spec_or_name: ResNeXtSpec | str | None = None
+) -> Verification:
     """Checks a weight set or a file, and tries it on a bundled photo.
 
     A set is fetched where it is missing. Its hash, every name and shape, and
@@ -78,6 +80,8 @@ def verify_weights(weights: str | os.PathLike) -> Verification:
     Args:
         weights: Name of a weight set, as `list_weights()` gives it, or path of
             a file.
+        spec_or_name: The architecture; None for that of the set, or the one
+            that the names and shapes in the file tell.
 
     Returns:
         The `Verification`.
@@ -86,19 +90,20 @@ def verify_weights(weights: str | os.PathLike) -> Verification:
         WeightsError: There is no such set or file, it cannot be fetched, or
             something about it is wrong.
     """
-    found = find_weights(weights)
+    spec = None if spec_or_name is None else get_spec(spec_or_name)
+    found = find_weights(weights, spec and spec.name)
     if isinstance(found, WeightSet):
-        path, preprocessing = fetch(found), found.preprocessing
-        # The row of the registry tells twins apart, and has the number of classes.
+        name, path, preprocessing = found.name, fetch(found), found.preprocessing
         spec, channels, classes = identify(path, [get_spec(found.architecture)])
         if classes != found.classes:
             raise WeightsError(
                 f"Expected {found.classes or 'no'} classes in {path}, found {classes}."
             )
-        name = found.name
     else:
-        path, name = found, str(found)
-        spec, channels, classes = identify(path)
+        name, path = str(found), found
+        spec, channels, classes = identify(
+            path, [spec] if spec else ARCHITECTURES.values()
+        )
         preprocessing = default_preprocessing(spec)
     if channels != 3:
         raise WeightsError(

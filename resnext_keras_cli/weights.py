@@ -126,7 +126,12 @@ def fetch(names):
 @weights.command()
 @click.argument("names", nargs=-1, metavar="NAME|FILE...")
 @click.option("--all", "every", is_flag=True, help="All published weight sets.")
-def verify(names, every):
+@click.option(
+    "--model",
+    metavar="NAME",
+    help="Architecture of files. Without it: what their names and shapes tell.",
+)
+def verify(names, every, model):
     """Check weight sets or files, and try them on a bundled photo.
 
     A set is fetched where it is missing, and its hash is checked; of any file
@@ -138,15 +143,16 @@ def verify(names, every):
         raise click.UsageError("Expected names of weight sets or files, or --all.")
     with quiet_start():
         from resnext_keras.verification import verify_weights
-        from resnext_keras.weights import WeightsError, list_weights
+        from resnext_keras.weights import list_weights
 
     failed = 0
     names = names or list_weights()
     for name in names:
         try:
-            verified = verify_weights(name)
-        except WeightsError as error:
-            click.echo(f"FAILED  {name}: {error}")
+            verified = verify_weights(name, model)
+        except Exception as error:  # whatever it is, the others come next
+            kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+            click.echo(f"FAILED  {name}: {kind}{error}")
             failed += 1
             continue
         failed += not verified.passed

@@ -103,6 +103,18 @@ def test_impossible_targets_are_refused(source, tmp_path, target, found):
     assert sorted(tmp_path.iterdir()) == before
 
 
+@pytest.mark.parametrize("name", ["fc.weight", "conv1.weight"])
+def test_no_classes_or_channels_are_no_network(source, tmp_path, name):
+    state = torch_state(SPEC, 10)
+    empty = {"fc.weight": (0, 1024), "conv1.weight": (64, 0, 3, 3)}[name]
+    state |= {name: np.zeros(empty, "float32")}
+    if name == "fc.weight":
+        state["fc.bias"] = np.zeros(0, "float32")
+    save_file(state, source)
+    with pytest.raises(WeightsError, match="Expected the weights of "):
+        convert_weights(source, tmp_path / "target.weights.h5")
+
+
 @pytest.mark.parametrize("suffix", [".safetensors", ".weights.h5"])
 def test_a_bad_source_leaves_the_target_as_it_was(source, tmp_path, suffix):
     target = tmp_path / f"old{suffix}"

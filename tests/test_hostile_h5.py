@@ -98,7 +98,7 @@ def test_circles_and_doubles_are_refused(h5, refused):
     def double(file):
         file["layers/again"] = file["layers/dense"]
 
-    refused(h5(double), r"predictions/kernel once in .* twice")
+    refused(h5(double), r"predictions/kernel. once in .* twice")
 
 
 def test_wrong_kinds_of_members_are_refused(h5, refused):

@@ -10,6 +10,7 @@ import tracemalloc
 import numpy as np
 import pytest
 from torch_programs import (
+    ORDERED_DICT,
     dict_of,
     literal,
     program,
@@ -186,6 +187,17 @@ def test_endless_operations_are_stopped(tmp_path, refused, limited, code):
     refused(path, f"over {MAX_OPERATIONS} operations")
 
 
+@pytest.mark.parametrize("then", [b"a", b"0"], ids=["kept", "dropped"])
+def test_copies_of_a_list_count_as_operations(tmp_path, refused, limited, then):
+    """A small pickle names one list of pairs again and again."""
+    limited(2**27)
+    pairs = b"".join(b"J" + n.to_bytes(4, "little") + b"N\x86" for n in range(50_000))
+    calls = (b"h\0h\1R" + then) * 300
+    body = ORDERED_DICT + b"q\0](" + pairs + b"e\x85q\1]" + calls
+    path = write_zip(tmp_path / "copies.pth", program(body))
+    refused(path, f"over {MAX_OPERATIONS} operations")
+
+
 def test_a_pickle_of_many_bytes_is_refused(tmp_path, refused, limited):
     texts = program(literal("a" * 2**20) * 20)
     limited(2**27)  # of which this test itself, that reads the file, takes 2**26
@@ -252,8 +264,10 @@ def test_keys_of_one_hash_are_refused(tmp_path, refused):
         ({"shape": (6,)}, "exceeds its storage"),
         ({"shape": (-5,)}, "damaged pickle"),
         ({"shape": (2**62,)}, "exceeds its storage"),
-        ({"shape": (2**62, 2**62), "strides": (0, 0)}, "of another shape"),
-        ({"shape": (2**40,), "strides": (0,)}, "of another shape"),
+        ({"shape": (2**62, 2**62), "strides": (0, 0)}, "repeats 5 numbers"),
+        ({"shape": (2**40,), "strides": (0,)}, "repeats 5 numbers"),
+        ({"shape": (2**20 + 1,), "strides": (0,)}, "repeats 5 numbers"),
+        ({"shape": (2**20,), "strides": (0,)}, "of another shape"),
         ({"shape": (2**62, 0), "strides": (2**62, 1)}, "of another shape"),
         ({"shape": (10**30,)}, "damaged pickle"),
         ({"shape": (1,) * 33, "strides": (1,) * 33}, "damaged pickle"),

@@ -223,13 +223,22 @@ def entry(start, end, shape=(1,), dtype="F32"):
         b"{",
         b"\xff\xfe{}",
         b"[" * 100_000,
+        {"fc.bias": ["F32", [3], [0, 12]]},
+        {"fc.bias": entry(0, 12, (3,), {"F32": None})},
     ],
     ids=str,
 )
 def test_impossible_safetensors_headers_are_refused(tmp_path, refused, header):
     path = tmp_path / "header.safetensors"
     write(path, header, b"\0" * 12)
-    refused(path, "damaged")
+    refused(path, "damaged|to be one of .*, found")
+
+
+def test_a_long_header_is_refused_before_it_is_parsed(tmp_path, refused):
+    path = tmp_path / "long.safetensors"
+    names = {f"{n}": entry(0, 0, (0,)) for n in range(80_000)}
+    write(path, names)
+    refused(path, "header of at most")
 
 
 @pytest.mark.parametrize("length", [0, 1, 2**20, 2**31, 2**63, 2**64 - 1])

@@ -78,7 +78,7 @@ def fitting(
     found = {name: tensor.shape for name, tensor in stored.items()}
     stem = next((found[name] for name in STEMS if name in found), ())
     head = found.get(HEAD[0], ())
-    if len(stem) != 4:
+    if len(stem) != 4 or 0 in (*stem, *head):
         return []
     classes = head[1] if len(head) == 2 else None
     return [
@@ -160,6 +160,7 @@ def _listed(what: str, items: list[str]) -> str:
     """Names the first few items, and counts them all."""
     if not items:
         return ""
-    shown = ", ".join(f"{item:.100}" for item in items[:3])
+    # Names come from the file: nothing in them may speak to a terminal.
+    shown = ", ".join(f"{item!r:.100}"[1:-1] for item in items[:3])
     shown += ", ..." if len(items) > 3 else ""
     return f"{len(items)} {what} ({shown}); "

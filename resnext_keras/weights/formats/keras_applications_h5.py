@@ -57,7 +57,7 @@ def resnext_tensors(
     if sums:
         raise WeightsError(
             f"Expected a depthwise convolution before each sum in {path}, found none "
-            f"before {next(iter(sums)):.100}."
+            f"before {next(iter(sums))!r:.100}."
         )
 
 
@@ -72,13 +72,13 @@ def _grouped(
     shape, path = depthwise.shape, depthwise.path
     if len(shape) != 4 or not shape[3] or shape[2] % shape[3]:
         raise WeightsError(
-            f"Expected {name:.100} of {path} to be (height, width, filters, channels "
+            f"Expected {name!r:.100} of {path} to be (height, width, filters, channels "
             f"of a group), found {shape}."
         )
     height, width, filters, channels = shape
     if total is not None and total.shape != (1, 1, filters * channels, filters):
         raise WeightsError(
-            f"Expected the sum after {name:.100} of {path} to be of shape "
+            f"Expected the sum after {name!r:.100} of {path} to be of shape "
             f"{(1, 1, filters * channels, filters)}, found {total.shape}."
         )
 
@@ -86,7 +86,7 @@ def _grouped(
         if total is not None and not _sums_groups(total.read(), channels):
             raise WeightsError(
                 f"Expected constant zeros and ones that sum up the groups after "
-                f"{name:.100} of {path}, found other numbers."
+                f"{name!r:.100} of {path}, found other numbers."
             )
         groups = depthwise.read().reshape(height, width, -1, channels, channels)
         return groups.transpose(0, 1, 3, 2, 4).reshape(height, width, channels, filters)

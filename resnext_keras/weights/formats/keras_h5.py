@@ -75,7 +75,9 @@ def _once(tensors: Iterable[tuple[str, StoredTensor]], path: Path) -> StoredTens
     stored = {}
     for name, tensor in tensors:
         if name in stored:
-            raise WeightsError(f"Expected {name:.100} once in {path}, found it twice.")
+            raise WeightsError(
+                f"Expected {name!r:.100} once in {path}, found it twice."
+            )
         stored[name] = tensor
     return stored
 

@@ -62,9 +62,11 @@ class _Machine:
         self.stack = []
         self.aside = []
         self.memo = {}
+        self.operations = 0
 
     def run(self) -> object:
-        for _ in range(MAX_OPERATIONS):
+        while True:
+            self.count(1)
             code = self.data.read(1)
             if code == pickle.STOP:
                 return self.stack.pop()
@@ -75,7 +77,14 @@ class _Machine:
                     f"the pickle opcode {code!r}, which no state_dict needs"
                 )
             OPERATIONS[code](self)
-        raise pickle.UnpicklingError(f"a pickle of over {MAX_OPERATIONS} operations")
+
+    def count(self, operations: int) -> None:
+        """Counts what is done, so that no pickle takes for ever."""
+        self.operations += operations
+        if self.operations > MAX_OPERATIONS:
+            raise pickle.UnpicklingError(
+                f"a pickle of over {MAX_OPERATIONS} operations"
+            )
 
     # Arguments that stand behind an opcode
 
@@ -141,6 +150,8 @@ class _Machine:
         constructor, arguments = self.pop(2)
         if not callable(constructor) or type(arguments) is not tuple:
             raise TypeError("no call")
+        # A list may be named again and again, and is copied each time.
+        self.count(sum(len(a) for a in arguments if type(a) in (dict, list)))
         self.push(constructor(*arguments))
 
     def build(self) -> None:

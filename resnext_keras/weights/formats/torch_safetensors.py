@@ -16,6 +16,9 @@ from resnext_keras.weights.stored import (
     stored_block,
 )
 
+# The longest of the family, with 1,300 tensors, needs 0.2 MB.
+MAX_HEADER = 2**22
+
 DTYPES = {
     "F16": np.dtype("<f2"),
     "BF16": BFLOAT16,
@@ -37,6 +40,7 @@ def open_torch_safetensors(path: Path) -> Iterator[StoredTensors]:
         WeightsError: The file is no such file, is damaged, or holds tensors
             that are not a ResNeXt's.
     """
+    _check_size(path)
     try:
         # The library holds sizes and offsets against each other and the file.
         safe_open(path, framework="numpy").__exit__(None, None, None)
@@ -51,19 +55,38 @@ def open_torch_safetensors(path: Path) -> Iterator[StoredTensors]:
         header.pop("__metadata__", None)
         state = {}
         for key, entry in header.items():
-            if entry["dtype"] not in DTYPES:
+            # The library takes other spellings of an entry, too.
+            dtype = entry.get("dtype") if isinstance(entry, dict) else None
+            if not isinstance(dtype, str) or dtype not in DTYPES:
                 raise WeightsError(
                     f"Expected {key!r:.100} of {path} to be one of "
-                    f"{', '.join(DTYPES)}, found {entry['dtype']}."
+                    f"{', '.join(DTYPES)}, found {dtype!r:.100}."
                 )
             state[key] = stored_block(
                 file,
                 path,
                 8 + header_size + entry["data_offsets"][0],
-                DTYPES[entry["dtype"]],
+                DTYPES[dtype],
                 tuple(entry["shape"]),
             )
         yield keras_tensors(state, path)
+
+
+def _check_size(path: Path) -> None:
+    """Raises at a header that is long enough to take much memory when parsed."""
+    try:
+        with path.open("rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+    except OSError as error:
+        raise WeightsError(
+            f"Expected a safetensors file, found one that cannot be read: {path} "
+            f"({error.strerror})"
+        ) from error
+    if size > MAX_HEADER:
+        raise WeightsError(
+            f"Expected a safetensors file with a header of at most {MAX_HEADER} bytes, "
+            f"found something else or a damaged file: {path}"
+        )
 
 
 def _parsed(header: bytes, path: Path) -> dict:

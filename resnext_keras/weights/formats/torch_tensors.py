@@ -6,6 +6,7 @@ does more than to describe, whatever arguments a file passes.
 Source: torch's `serialization.py` and `_utils.py`.
 """
 
+import math
 import pickle
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
@@ -16,6 +17,10 @@ from resnext_keras.weights.stored import BFLOAT16
 
 # NumPy before 2.0 has no more.
 MAX_AXES = 32
+
+# Numbers of a tensor that repeats those of its storage: enough for a vector of
+# equal numbers, and no memory to speak of.
+MAX_REPEATED = 2**20
 
 DTYPES = {
     "FloatStorage": np.dtype("<f4"),
@@ -128,6 +133,10 @@ def _rebuild_tensor_v2(
         raise pickle.UnpicklingError(
             f"a tensor of shape {shape} and strides {strides}, which exceeds its "
             f"storage of {part.numel} numbers"
+        )
+    if math.prod(shape) > max(part.numel, MAX_REPEATED):
+        raise pickle.UnpicklingError(
+            f"a tensor of shape {shape} that repeats {part.numel} numbers"
         )
     return tensor
 
