@@ -84,7 +84,7 @@ def test_verify_says_of_each_whether_it_is_right(weight_file, tmp_path):
     bad = run("weights", "verify", weight_file, broken, "nothing", code=1).stdout
     assert "1 of 3 right" in bad
     assert f"FAILED  {broken}: Expected a safetensors file" in bad
-    assert "FAILED  nothing: Expected `weights`" in bad
+    assert "FAILED  nothing: Expected the name of a weight set" in bad
 
 
 @pytest.mark.filterwarnings("ignore:The weights .* forbids commercial use")

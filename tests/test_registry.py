@@ -210,7 +210,7 @@ def test_an_architecture_without_sets_has_no_default(architecture):
 
 def test_other_sets_than_imagenets_are_named():
     with pytest.raises(
-        WeightsError, match=r"another weight set: resnext11_8x4d\.digits"
+        WeightsError, match=r"another weight set \(resnext11_8x4d\.digits\)"
     ):
         find_weights("imagenet", "resnext11_8x4d")
 
@@ -250,6 +250,7 @@ def test_a_name_of_several_sets_lists_them(name):
     with pytest.raises(WeightsError) as error:
         find_weights(name)
     assert "resnext50_32x4d.tv2_in1k, resnext101_32x8d.tv2_in1k" in str(error.value)
+    assert "Add the architecture" in str(error.value)
     assert f"Received: weights={name!r}" in str(error.value)
 
 
@@ -285,9 +286,22 @@ def test_near_names_are_suggested(weights, architecture, near):
     with pytest.raises(WeightsError, match=f"weights='{weights}'") as error:
         find_weights(weights, architecture)
     if near:
-        assert near in str(error.value).partition("Did you mean ")[2]
+        hint = str(error.value).partition("Did you mean ")[2].partition("?")[0]
+        assert near in hint.split(" or ")
     if architecture:
         assert "resnext50_32x4d.a1h_in1k" in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["folder/tv2_in1k", "tv2_in1k.pth", "own.weights.h5"])
+def test_of_a_path_only_files_are_said_to_be_near(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("owns.weights.h5").touch()
+    with pytest.raises(WeightsError) as error:
+        find_weights(name, "resnext50_32x4d")
+    hint = " Did you mean owns.weights.h5?" if name == "own.weights.h5" else ""
+    assert str(error.value) == (
+        f"Expected a weight file, found no such file.{hint} Received: weights={name!r}"
+    )
 
 
 def test_a_file_is_taken_where_no_set_alone_has_the_name(tmp_path, monkeypatch):
@@ -308,5 +322,7 @@ def test_the_default_of_an_architecture_has_a_full_name():
     assert weights_preprocessing("resnext50_32x4d.imagenet").resize == 232
     with pytest.raises(WeightsError, match=r"Received: weights='resnext50_32x4d.imag"):
         find_weights("resnext50_32x4d.imagenet", "resnext101_32x4d")
-    with pytest.raises(WeightsError, match=r"No ImageNet weights of 'resnet50'"):
+    with pytest.raises(WeightsError, match=r"No ImageNet weights of 'resnet50'") as e:
         find_weights("resnet50.imagenet")
+    assert "Did you mean resnext50_32x4d" in str(e.value)
+    assert "Received: weights='resnet50.imagenet'" in str(e.value)
