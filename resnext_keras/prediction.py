@@ -34,11 +34,13 @@ class Classifier:
         model: A `keras.Model`, from preprocessed images to scores.
         preprocessing: How pictures are read for it.
         class_names: Name of each class.
+        weights: Name of the weight set, or path of the file.
     """
 
     model: keras.Model
     preprocessing: Preprocessing
     class_names: tuple[str, ...]
+    weights: str
 
     def predict(self, images: np.ndarray, top: int = 5) -> list[Predictions]:
         """Names the most probable classes of images.
@@ -127,7 +129,7 @@ def _from_set(found: WeightSet) -> Classifier:
         classes=found.classes,
     )
     names = class_names(found.labels) if found.labels else _numbers(found.classes)
-    return Classifier(model, found.preprocessing, names)
+    return Classifier(model, found.preprocessing, names, found.name)
 
 
 def _from_file(spec: ResNeXtSpec | None, path: Path) -> Classifier:
@@ -141,6 +143,7 @@ def _from_file(spec: ResNeXtSpec | None, path: Path) -> Classifier:
         ResNeXt(spec, weights=path, classes=classes),
         default_preprocessing(spec),
         class_names("imagenet") if classes == 1000 else _numbers(classes),
+        str(path),
     )
 
 

@@ -1,5 +1,7 @@
 """`resnext-keras demo`: the trained network that ships, on pictures it never saw."""
 
+from pathlib import Path
+
 import click
 
 from resnext_keras_cli.start import quiet_start
@@ -29,16 +31,19 @@ def demo(output):
     Prints predictions and the accuracy, and draws all the pictures with their
     predictions on a contact sheet.
     """
+    Path(output).open("ab").close()  # it fails now, not when all is done
     from tqdm import tqdm
 
     with quiet_start():
         from resnext_keras.contact_sheet import contact_sheet
-        from resnext_keras.digits import classify_held_out_digits
-    from resnext_keras_cli.tables import console, table
+        from resnext_keras.digits import classify_held_out_digits, held_out_digits
+    from resnext_keras_cli.tables import print_table, table
 
-    digits = list(tqdm(classify_held_out_digits(), unit=" pictures", disable=None))
+    total = len(held_out_digits()[1])
+    bar = tqdm(classify_held_out_digits(), total=total, unit=" pictures", disable=None)
+    digits = list(bar)
     right = sum(digit.right for digit in digits)
-    rows = table("picture", "is", "predicted", "score")
+    rows = table("picture", "truth", "predicted", "score")
     # The mistakes first: they are what a person wants to see.
     shown = sorted(range(len(digits)), key=lambda n: digits[n].right)[:ROWS]
     for number in shown:
@@ -56,10 +61,9 @@ def demo(output):
         [digit.right for digit in digits],
         columns=20,
     ).save(output, format="PNG")
-    out = console()
-    out.print(rows)
-    out.print(
-        f"{right} of {len(digits)} held-out pictures right: top-1 accuracy "
+    print_table(rows)
+    click.echo(
+        f"\n{right} of {len(digits)} held-out pictures right: top-1 accuracy "
         f"{right / len(digits):.2%}\nAll of them, mistakes in red: {output}\n"
     )
-    out.print(NEXT)
+    click.echo(NEXT, nl=False)

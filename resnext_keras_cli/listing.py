@@ -12,7 +12,7 @@ def list_():
         from resnext_keras.shapes import count_parameters, variable_shapes
         from resnext_keras.specs import ARCHITECTURES
         from resnext_keras.weights import WEIGHT_SETS
-    from resnext_keras_cli.tables import console, table
+    from resnext_keras_cli.tables import print_table, table, terminal_width
 
     numbers = ("size", "classes", "parameters")
     rows = table("model", *numbers, "weight sets", right=numbers)
@@ -26,4 +26,4 @@ def list_():
             f"{count_parameters(shapes):,}",
             ", ".join(sets),
         )
-    console().print(rows)
+    print_table(rows, width=max(80, terminal_width()))

@@ -24,7 +24,17 @@ class ErrorsInOneLine(click.Group):
         except Exception as error:
             if ctx.meta.get("traceback"):
                 raise
-            raise click.ClickException(str(error) or type(error).__name__) from error
+            raise click.ClickException(_in_one_line(error)) from error
+
+
+def _in_one_line(error):
+    """The message of an error that speaks to users, or the kind of another."""
+    lines = str(error).splitlines() or [""]
+    if isinstance(error, (ValueError, OSError)) and len(lines) == 1 and lines[0]:
+        return lines[0]
+    kind = type(error).__name__
+    told = f"{kind}: {lines[0]}" if lines[0] else kind
+    return f"{told} (--traceback shows more)"
 
 
 def _keep_traceback(ctx, _, value):

@@ -4,7 +4,13 @@ import json
 
 import click
 
+from resnext_keras_cli.names import find_model, find_weights
 from resnext_keras_cli.start import quiet_start
+
+DIGITS_ONLY = (
+    "The bundled network sees handwritten digits in all pictures; "
+    "for photos pass --model resnext50_32x4d."
+)
 
 
 @click.command()
@@ -18,8 +24,8 @@ from resnext_keras_cli.start import quiet_start
 @click.option(
     "--weights",
     metavar="NAME|FILE",
-    help="Weight set that `resnext-keras list` prints, or a .weights.h5 or "
-    ".safetensors file. Without it: the set that ships with the package, or the "
+    help="Weight set that `resnext-keras weights list` prints, or a file (.pth, "
+    ".safetensors, .h5). Without it: the set that ships with the package, or the "
     "default of the --model, which is downloaded.",
 )
 @click.option(
@@ -40,7 +46,14 @@ def predict(pictures, model, weights, top, as_json):
     with quiet_start():
         from resnext_keras.prediction import load_classifier
         from resnext_keras.preprocessing import ImageError
+        from resnext_keras.weights import WeightSet
 
+    model = find_model(model)
+    if weights is not None:
+        weights = find_weights(weights, model)
+        weights = weights.name if isinstance(weights, WeightSet) else weights
+    elif model is None:
+        click.echo(DIGITS_ONLY, err=True)
     classifier = load_classifier(model, weights)
     found, broken = [], []
     # A bar for what takes long, and not into a file.
@@ -57,9 +70,9 @@ def predict(pictures, model, weights, top, as_json):
         else:
             found.append((path, result))
     if as_json:
-        click.echo(json.dumps(_as_json(found), indent=2))
+        click.echo(json.dumps(_as_json(found, classifier.weights), indent=2))
     elif found:
-        _print_table(found)
+        _print_table(found, classifier.weights)
     for error in broken:
         click.echo(f"Skipped: {error}", err=True)
     if broken:
@@ -67,10 +80,11 @@ def predict(pictures, model, weights, top, as_json):
         raise click.exceptions.Exit(1)
 
 
-def _as_json(found):
+def _as_json(found, weights):
     return [
         {
             "file": path,
+            "weights": weights,
             "predictions": [
                 {"id": id_, "name": name, "score": score}
                 for id_, name, score in predictions
@@ -80,14 +94,13 @@ def _as_json(found):
     ]
 
 
-def _print_table(found):
-    from resnext_keras_cli.tables import console, table
+def _print_table(found, weights):
+    from resnext_keras_cli.tables import print_table, table
 
-    rows = table("picture", "class", "score", right=("score",))
+    rows = table("picture", "class", "score", right=("score",), title=weights)
     for path, predictions in found:
         for rank, (_, name, score) in enumerate(predictions):
             rows.add_row(
                 "" if rank else click.format_filename(path), name, f"{score:.1%}"
             )
-        rows.add_section()
-    console().print(rows)
+    print_table(rows)

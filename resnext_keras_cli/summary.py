@@ -2,6 +2,7 @@
 
 import click
 
+from resnext_keras_cli.names import find_model
 from resnext_keras_cli.start import quiet_start
 
 
@@ -27,9 +28,9 @@ def summary(model, size, classes):
         from resnext_keras.complexity import stage_costs
         from resnext_keras.models import ResNeXt
         from resnext_keras.specs import get_spec
-    from resnext_keras_cli.tables import console, table
+    from resnext_keras_cli.tables import print_table, table
 
-    spec = get_spec(model)
+    spec = get_spec(find_model(model))
     size, classes = size or spec.image_size, classes or spec.classes
     network = ResNeXt(spec, weights=None, input_shape=(size, size, 3), classes=classes)
     numbers = ("parameters", "multiply-adds")
@@ -46,11 +47,10 @@ def summary(model, size, classes):
         rows.add_row(
             cost.stage, shape, f"{cost.parameters:,}", f"{cost.multiply_adds:,}"
         )
-    rows.add_section()
     rows.add_row(
         "all",
         "",
         f"{network.count_params():,}",
         f"{sum(cost.multiply_adds for cost in costs):,}",
     )
-    console().print(rows)
+    print_table(rows)

@@ -1,10 +1,16 @@
 """The look of what is printed."""
 
+import re
+import shutil
 import sys
 
-from rich.box import SIMPLE_HEAD
+import click
 from rich.console import Console
 from rich.table import Table
+
+ANY_WIDTH = 100_000
+
+TRAILING_BLANKS = re.compile(r" +(\x1b\[0m)?$")  # before the end of a style too
 
 
 def table(
@@ -13,28 +19,36 @@ def table(
     """An empty table.
 
     Args:
-        columns: The headings.
+        columns: The headings; only the cells of the last may be wrapped.
         right: Those of them whose cells are numbers.
         title: What stands above.
     """
-    empty = Table(box=SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False)
+    empty = Table(box=None, padding=(0, 2, 0, 0), title=title, title_justify="left")
     for column in columns:
-        if column in right:
-            empty.add_column(column, justify="right", no_wrap=True)
-        else:
-            empty.add_column(column, overflow="fold")
+        empty.add_column(
+            column,
+            justify="right" if column in right else "left",
+            no_wrap=column != columns[-1],
+        )
     return empty
 
 
-def console() -> Console:
-    """Stdout: as wide as the terminal, and without bounds in a file or a pipe.
+def terminal_width() -> int:
+    """Columns of the terminal; in a file or a pipe there is room for any line."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else ANY_WIDTH
 
+
+def print_table(rows: Table, width: int = ANY_WIDTH) -> None:
+    """Prints a table, each row on one line unless a width is given.
+
+    A line that is too long is left to the terminal, so that names can be copied.
     Text is printed as it is: a file's name may look like rich's markup, or have
     letters that the terminal does not know.
     """
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")
-    out = Console(markup=False, emoji=False, highlight=False, soft_wrap=True)
-    if not out.is_terminal:
-        out.width = 100_000
-    return out
+    out = Console(markup=False, emoji=False, highlight=False, width=width)
+    with out.capture() as printed:
+        out.print(rows)
+    for line in printed.get().splitlines():
+        click.echo(TRAILING_BLANKS.sub(r"\1", line))

@@ -2,9 +2,11 @@
 
 import dataclasses
 import json
+import os
 
 import click
 
+from resnext_keras_cli.names import find_model, find_set
 from resnext_keras_cli.start import quiet_start
 
 
@@ -23,7 +25,8 @@ def weights():
 def list_(model, permissive, local, as_json):
     """Print the weight sets; an asterisk marks what "imagenet" stands for.
 
-    The accuracies are those published for pictures of the size beside them.
+    The accuracies are those published for pictures of the size beside them, in
+    pixels; `weights show` has them for other sizes too.
     """
     with quiet_start():
         from resnext_keras.weights import (
@@ -32,32 +35,36 @@ def list_(model, permissive, local, as_json):
             list_weights,
             local_path,
         )
-    from resnext_keras_cli.tables import console, table
+    from resnext_keras_cli.tables import print_table, table
 
     sets = [
         weight_set
-        for weight_set in map(WEIGHT_SETS.get, list_weights(model))
+        for weight_set in map(WEIGHT_SETS.get, list_weights(find_model(model)))
         if not (permissive and weight_set.non_commercial)
         and not (local and local_path(weight_set) is None)
     ]
     if as_json:
         click.echo(json.dumps([_as_dict(s) for s in sets], indent=2))
         return
-    numbers = ("size", "top-1", "top-5", "classes")
-    rows = table("name", *numbers, "licence", "note", right=numbers)
+    if not sets:
+        click.echo("No weight set matches.", err=True)
+        return
+    numbers = ("top-1", "at", "classes")
+    rows = table("name", *numbers, "licence", right=numbers)
     for weight_set in sets:
-        best = weight_set.evaluations[-1]
+        best = weight_set.best
         rows.add_row(
             weight_set.name
             + (" *" if weight_set is default_set(weight_set.architecture) else ""),
-            str(best.preprocessing.size),
             _percent(best.top1),
-            _percent(best.top5),
+            str(best.preprocessing.size),
             str(weight_set.classes or "none"),
             weight_set.licence,
-            weight_set.note,
         )
-    console().print(rows)
+    print_table(rows)
+    for weight_set in sets:
+        if weight_set.note:
+            click.echo(f"\n{weight_set.name}: {weight_set.note}")
 
 
 @weights.command()
@@ -68,19 +75,18 @@ def show(name, as_json):
     with quiet_start():
         from resnext_keras.shapes import count_parameters, variable_shapes
         from resnext_keras.specs import get_spec
-        from resnext_keras.weights import find_set, local_path
-    from resnext_keras_cli.tables import console, table
+        from resnext_keras.weights import local_path
 
     found = find_set(name)
     if as_json:
         click.echo(json.dumps(_as_dict(found), indent=2))
         return
     shapes = variable_shapes(get_spec(found.architecture), classes=found.classes)
-    rows = table("", "", title=found.name)
-    rows.show_header = False
-    for label, value in (
+    names = ", ".join((found.tag, *found.aliases))
+    lines = [
+        ("name", found.name),
         ("architecture", found.architecture),
-        ("aliases", ", ".join((found.tag, *found.aliases))),
+        ("short names", f"{names} (where the architecture is given)"),
         ("parameters", f"{count_parameters(shapes):,}"),
         ("classes", str(found.classes or "none: a file without classifier")),
         ("licence", found.licence),
@@ -92,18 +98,18 @@ def show(name, as_json):
         ("file", str(local_path(found) or "not on this machine yet")),
         ("mean, deviation", f"{found.mean}, {found.std}"),
         ("batch-norm epsilon", f"{found.bn_epsilon:g}"),
-    ):
-        if value:
-            rows.add_row(label, value)
+    ]
     for evaluation in found.evaluations:
         read = evaluation.preprocessing
-        rows.add_row(
-            f"at {read.size} pixels",
-            f"short side {read.resize}, {read.interpolation}; "
-            f"top-1 {_percent(evaluation.top1)}, top-5 {_percent(evaluation.top5)}"
-            + (f" ({evaluation.source})" if evaluation.source else ""),
-        )
-    console().print(rows)
+        told = [f"short side {read.resize}", read.interpolation]
+        for label, share in (("top-1", evaluation.top1), ("top-5", evaluation.top5)):
+            if share is not None:
+                told.append(f"{label} {_percent(share)}")
+        source = f" ({evaluation.source})" if evaluation.source else ""
+        lines.append((f"at {read.size} pixels", ", ".join(told) + source))
+    for label, value in lines:
+        if value:
+            click.echo(f"{label + ':':20}{value}")
 
 
 @weights.command()
@@ -117,7 +123,6 @@ def fetch(names):
     """
     with quiet_start():
         from resnext_keras.weights import fetch as fetch_set
-        from resnext_keras.weights import find_set
 
     for weight_set in [find_set(name) for name in names]:
         click.echo(fetch_set(weight_set))
@@ -180,7 +185,9 @@ def convert(source, target, model, overwrite):
     with quiet_start():
         from resnext_keras.conversion import convert_weights
 
-    spec = convert_weights(source, target, model, overwrite)
+    if os.path.exists(target) and not overwrite:
+        raise click.ClickException(f"{target} exists; --overwrite replaces it.")
+    spec = convert_weights(source, target, find_model(model), overwrite)
     click.echo(f"{target}: {spec.name}")
 
 

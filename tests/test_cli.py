@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -54,18 +55,22 @@ def test_demo_shows_predictions_the_accuracy_and_a_contact_sheet(tmp_path):
 def test_demo_says_when_it_cannot_write(tmp_path):
     result = run("demo", "-o", tmp_path / "no" / "folder" / "sheet.png", code=1)
     assert result.stderr.startswith("Error: ")
-    assert "Traceback" not in result.stderr
+    assert len(result.stderr.splitlines()) == 1  # no bar: nothing was done yet
     assert result.stdout == ""
 
 
 def test_predict_names_the_digit(digit_file):
-    text = run("predict", digit_file).stdout
-    assert row_of(text, str(digit_file))[1] == digit_file.stem
+    result = run("predict", digit_file)
+    assert row_of(result.stdout, str(digit_file))[1] == digit_file.stem
+    assert result.stdout.startswith("resnext11_8x4d.digits\n")
+    assert "--model resnext50_32x4d" in result.stderr
+    assert run("predict", digit_file, "--weights", "digits").stderr == ""
 
 
 def test_predict_gives_json(digit_file):
     found = json.loads(run("predict", "--json", "--top", 3, digit_file).stdout)
     assert [entry["file"] for entry in found] == [str(digit_file)]
+    assert found[0]["weights"] == "resnext11_8x4d.digits"
     best, *others = found[0]["predictions"]
     assert best["name"] == digit_file.stem
     assert len(others) == 2
@@ -126,7 +131,9 @@ def test_predict_takes_weights_from_a_file_and_finds_their_architecture(
         (["--model", "resnext29_8x64d"], "No ImageNet weights"),
         (["--weights", "resnext50_32x4d.keras_in1k_notop"], "of a classifier"),
         (["--weights", "nowhere.weights.h5"], "nowhere.weights.h5"),
-        (["--weights", "imagenet"], "imagenet"),
+        (["--weights", "imagenet"], "as in 'resnext50_32x4d.imagenet'"),
+        (["--weights", "digit"], "Did you mean digits? `resnext-keras weights list`"),
+        (["--model", "foo"], "No model 'foo'. `resnext-keras list` prints the names"),
         (["--model", "resnext50_32x4d", "--weights", "digits"], "resnext11_8x4d"),
     ],
 )
@@ -140,12 +147,28 @@ def test_bad_arguments_give_one_line_and_no_trace(digit_file, arguments, told):
 
 @pytest.mark.parametrize("place", ["before", "after"])
 def test_only_traceback_shows_the_trace(place):
-    arguments = ["summary", "resnext51"]
-    arguments.insert(0 if place == "before" else 2, "--traceback")
+    arguments = ["weights", "convert", "digits", "nothing.known"]
+    result = CliRunner().invoke(group, arguments)
+    assert isinstance(result.exception, SystemExit)
+    arguments.insert(0 if place == "before" else 4, "--traceback")
     result = CliRunner().invoke(group, arguments)
     assert isinstance(result.exception, ValueError)
-    result = CliRunner().invoke(group, ["summary", "resnext51"])
-    assert isinstance(result.exception, SystemExit)
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (ValueError("Expected this."), "Expected this."),
+        (OSError(28, "No space left"), "[Errno 28] No space left"),
+        (KeyError("x"), "KeyError: 'x' (--traceback shows more)"),
+        (ValueError("One\nTwo"), "ValueError: One (--traceback shows more)"),
+        (MemoryError(), "MemoryError (--traceback shows more)"),
+    ],
+)
+def test_an_error_that_is_no_message_to_users_tells_its_kind(monkeypatch, error, told):
+    monkeypatch.setattr("resnext_keras.complexity.stage_costs", Mock(side_effect=error))
+    result = run("summary", "resnext11_8x4d", code=1)
+    assert result.stderr == f"Error: {told}\n"
 
 
 def test_summary_has_a_row_a_stage():
@@ -171,10 +194,16 @@ def test_any_file_name_is_printed_as_it_is(digit_file, name):
     assert str(path) in run("predict", "--top", 1, path).stdout
 
 
+@pytest.mark.parametrize("command", [["list"], ["summary", "resnext11_8x4d"]])
+def test_what_is_piped_has_no_blanks_around_it(command):
+    lines = run(*command).stdout.splitlines()
+    assert lines == [line.strip() for line in lines]
+    assert all(lines)
+
+
 def test_the_start_of_tensorflow_is_not_told():
-    command = "import sys; from resnext_keras_cli import main; main()"
     done = subprocess.run(
-        [sys.executable, "-c", command, "list"],
+        [sys.executable, "-m", "resnext_keras_cli", "list"],
         capture_output=True,
         text=True,
         check=True,

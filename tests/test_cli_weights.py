@@ -28,10 +28,12 @@ def weight_file(tmp_path):
 def test_list_prints_every_set_with_its_accuracy_and_licence():
     text = run("weights", "list").stdout
     assert row_of(text, "resnext50_32x4d.tv2_in1k") == [
-        *("resnext50_32x4d.tv2_in1k", "*", "224", "81.19%", "95.34%"),
-        *("1000", "BSD-3-Clause"),
+        *("resnext50_32x4d.tv2_in1k", "*", "81.19%", "224", "1000", "BSD-3-Clause"),
     ]
-    assert all(f" {name} " in text for name in WEIGHT_SETS)
+    assert all(f"\n{name} " in text for name in WEIGHT_SETS)
+    rows, _, notes = text.partition("\n\n")
+    assert max(map(len, rows.splitlines())) <= 80
+    assert notes.startswith("resnext101_32x16d.fb_swsl_ig1b_ft_in1k: ")
     assert "83.34 % measured" in text
 
 
@@ -48,12 +50,16 @@ def test_list_is_filtered():
     assert "resnext101_32x8d.fb_wsl_ig1b_ft_in1k" not in names("--permissive")
     assert names("--local") == ["resnext11_8x4d.digits"]
     assert "resnext50" in run("weights", "list", "--model", "resnext5", code=1).stderr
+    none = run("weights", "list", "--permissive", "--model", "resnext101_32x16d")
+    assert (none.stdout, none.stderr) == ("", "No weight set matches.\n")
 
 
 def test_show_prints_what_is_known():
     text = run("weights", "show", "resnext50_32x4d.a1_in1k").stdout
     for part in ("25,097,128", "b5a91a1d", "Apache-2.0", "2110.00476", "235, bicubic"):
         assert part in text
+    url = WEIGHT_SETS["resnext50_32x4d.a1_in1k"].url
+    assert f"URL:                {url}\n" in text
     row = json.loads(run("weights", "show", "resnext50_32x4d.a1_in1k", "--json").stdout)
     assert row["evaluations"][1]["preprocessing"]["size"] == 288
     assert row["url"].endswith(WEIGHT_SETS[row["name"]].file)
@@ -84,7 +90,7 @@ def test_verify_says_of_each_whether_it_is_right(weight_file, tmp_path):
     bad = run("weights", "verify", weight_file, broken, "nothing", code=1).stdout
     assert "1 of 3 right" in bad
     assert f"FAILED  {broken}: Expected a safetensors file" in bad
-    assert "FAILED  nothing: Expected `weights`" in bad
+    assert "FAILED  nothing: Expected the name of a weight set" in bad
 
 
 @pytest.mark.filterwarnings("ignore:The weights .* forbids commercial use")
@@ -106,7 +112,8 @@ def test_convert_writes_the_format_of_the_ending(weight_file, tmp_path):
         load_file(back),
         {k: v for k, v in expected.items() if not k.endswith("num_batches_tracked")},
     )
-    assert "overwrite" in run("weights", "convert", there, back, code=1).stderr
+    refused = run("weights", "convert", there, back, code=1).stderr
+    assert refused == f"Error: {back} exists; --overwrite replaces it.\n"
     run("weights", "convert", there, back, "--overwrite")
 
 

@@ -44,7 +44,7 @@ def test_none_of_them_is_the_same_as_a_picture_of_the_training():
 def test_the_accuracy_is_the_one_that_is_published(found):
     accuracy = np.mean(found[0] == held_out_digits()[1])
     assert accuracy >= 0.98
-    assert accuracy == pytest.approx(DIGITS.evaluations[-1].top1, abs=0.003)
+    assert accuracy == pytest.approx(DIGITS.best.top1, abs=0.003)
 
 
 def test_black_ink_on_white_is_read_too(found):

@@ -43,14 +43,14 @@ def test_what_is_no_file_is_named_with_what_is_near(good_weights, tmp_path, refu
     save_file({}, tmp_path / "resnext.safetensors")
     near = "resnext.safetensors"
     refused(tmp_path / "resnet.safetensors", f"Did you mean .*{near}.*Received: ")
-    refused(tmp_path / "nothing" / "else.h5", "path of an existing file. Received: ")
-    refused(tmp_path, "it is a folder")
+    refused(tmp_path / "nothing" / "else.h5", "found no such file. Received: ")
+    refused(tmp_path, "found a folder")
     (tmp_path / "dangling.h5").symlink_to(tmp_path / "gone.h5")
-    refused(tmp_path / "dangling.h5", "existing file")
+    refused(tmp_path / "dangling.h5", "no such file")
     os.mkfifo(tmp_path / "pipe.h5")
-    refused(tmp_path / "pipe.h5", "existing file")
+    refused(tmp_path / "pipe.h5", "no such file")
     for odd in ("null\0byte.h5", "long" * 2000 + ".h5", "~nobody-of-this-name/a.h5"):
-        with pytest.raises(WeightsError, match="path of an existing file"):
+        with pytest.raises(WeightsError, match="no such file"):
             build(odd)
 
 

@@ -6,6 +6,8 @@ import hashlib
 import os
 import resource
 import shutil
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from unittest.mock import Mock
@@ -15,7 +17,7 @@ import pytest
 from file_server import CONTENT, FILE, SHA256, stored
 from weight_files import TINY, assert_same, build, keras_values, numbers
 
-from resnext_keras import Preprocessing, WeightsError
+from resnext_keras import Preprocessing, ResNeXt, WeightsError
 from resnext_keras.prediction import load_classifier
 from resnext_keras.specs import ARCHITECTURES
 from resnext_keras.weights import (
@@ -103,24 +105,39 @@ def test_a_full_disk_is_told_and_nothing_is_left(wanted, cache):
     assert stored(cache) == set()
 
 
-def test_folders_are_looked_in_one_after_the_other(wanted, server, cache, monkeypatch):
+def test_what_ships_is_looked_for_before_the_cache(wanted, server, cache, monkeypatch):
     in_cache = fetch(wanted)
-    folders = [cache.with_name("packaged"), cache.with_name("checkout")]
-    monkeypatch.setattr(download, "PACKAGED", folders[0])
-    monkeypatch.setattr(download, "CHECKOUT", folders[1])
-    for folder in (folders[1], folders[0]):
-        assert fetch(wanted) == in_cache
-        folder.mkdir()
-        in_cache = Path(shutil.copy(in_cache, folder))
-        assert fetch(wanted) == local_path(wanted) == in_cache
+    shipped = cache.with_name("shipped")
+    monkeypatch.setattr(download, "SHIPPED", shipped)
+    assert fetch(wanted) == in_cache
+    shipped.mkdir()
+    copy = Path(shutil.copy(in_cache, shipped))
+    assert fetch(wanted) == local_path(wanted) == copy
     assert len(server.requests) == 1
 
 
-@pytest.mark.parametrize("place", ["checkout", "cache"])
+def test_an_installed_package_does_not_look_beside_itself(tmp_path):
+    package = tmp_path / "resnext_keras"
+    shutil.copytree(download.PACKAGE, package)
+    (package / "weights" / "bundled").mkdir()  # as in a wheel
+    (tmp_path / "weights").mkdir()
+    code = "from resnext_keras.weights import download; print(download.SHIPPED)"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+    )
+    assert done.stdout.strip() == str(package / "weights" / "bundled")
+
+
+@pytest.mark.parametrize("place", ["shipped", "cache"])
 def test_a_wrong_file_that_was_there_is_refused_and_left(
     wanted, server, cache, monkeypatch, place
 ):
-    monkeypatch.setattr(download, "CHECKOUT", cache.with_name("checkout"))
+    monkeypatch.setattr(download, "SHIPPED", cache.with_name("shipped"))
     path = cache.with_name(place) / FILE
     path.parent.mkdir()
     path.write_bytes(b"something else")
@@ -144,8 +161,7 @@ def test_a_file_that_may_not_be_read_is_named(wanted, monkeypatch):
 
 
 def test_a_bundled_file_that_is_missing_has_no_url(cache, monkeypatch):
-    monkeypatch.setattr(download, "CHECKOUT", cache)
-    monkeypatch.setattr(download, "PACKAGED", cache)
+    monkeypatch.setattr(download, "SHIPPED", cache)
     with pytest.raises(WeightsError, match="Install the package anew"):
         fetch(BUNDLED)
 
@@ -192,6 +208,14 @@ def test_a_network_gets_the_weights_of_the_name(tiny_set, server, name):
     for _ in range(2):
         assert_same(numbers(build(name)), keras_values())
     assert server.requests == ["/model.safetensors"]
+
+
+def test_the_warning_of_a_licence_points_at_the_users_line(tiny_set, monkeypatch):
+    restricted = dataclasses.replace(tiny_set, tag="nc", licence="CC-BY-NC-4.0")
+    monkeypatch.setitem(WEIGHT_SETS, restricted.name, restricted)
+    with pytest.warns(UserWarning, match="commercial") as told:
+        ResNeXt(TINY, weights="nc", classes=5)
+    assert [warning.filename for warning in told] == [__file__]
 
 
 def test_a_classifier_reads_pictures_as_its_set_wants(tiny_set):

@@ -8,6 +8,7 @@ seed, are held out; the last epoch's weights are kept.
 """
 
 import argparse
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -17,7 +18,6 @@ from sklearn.model_selection import train_test_split
 
 import resnext_keras
 from resnext_keras.digits import HELD_OUT_FILE, as_network_sees
-from resnext_keras.weights.download import CHECKOUT
 from resnext_keras.weights.registry import BUNDLED as DIGITS
 
 HELD_OUT = 360
@@ -112,7 +112,7 @@ def main():
     # A network that was never compiled, so that no state of the optimizer is saved.
     plain = build()
     plain.set_weights(model.get_weights())
-    plain.save_weights(CHECKOUT / DIGITS.file)
+    plain.save_weights(Path(__file__).with_name(DIGITS.file))
     np.savez_compressed(
         HELD_OUT_FILE,
         images=pictures[held_out],

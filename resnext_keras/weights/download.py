@@ -1,9 +1,13 @@
 """The file of a weight set: found on this machine, or downloaded and verified."""
 
 import contextlib
+import functools
+import inspect
 import logging
 import os
 import time
+import traceback
+import warnings
 from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
@@ -19,12 +23,14 @@ from urllib3.exceptions import (
     SSLError,
 )
 
-from resnext_keras.weights.registry import WeightSet, warn_of_licence
+from resnext_keras.weights.registry import WeightSet
 from resnext_keras.weights.stored import WeightsError
 
 PACKAGE = Path(str(resources.files("resnext_keras")))
 PACKAGED = PACKAGE / "weights" / "bundled"
-CHECKOUT = PACKAGE.parent / "weights"
+# Only a wheel has that folder; beside its package, `weights` may be anyone's.
+SHIPPED = PACKAGED if PACKAGED.is_dir() else PACKAGE.parent / "weights"
+"""What ships: in the installed package, or else the `weights/` of a checkout."""
 
 CHUNK_SIZE = 2**20
 TIMEOUT = 30
@@ -47,8 +53,8 @@ def cache_folder() -> Path:
 def local_path(weight_set: WeightSet) -> Path | None:
     """Where the file of a weight set lies on this machine.
 
-    Looked in are the installed package, the folder `weights/` of a checkout
-    and the cache, in this order. The file is not verified.
+    Looked in are the installed package, or the folder `weights/` of a checkout,
+    and then the cache. The file is not verified.
 
     Args:
         weight_set: A row of the registry.
@@ -56,7 +62,7 @@ def local_path(weight_set: WeightSet) -> Path | None:
     Returns:
         The path, or None where there is no such file.
     """
-    paths = [f / weight_set.file for f in (PACKAGED, CHECKOUT, cache_folder())]
+    paths = [folder / weight_set.file for folder in (SHIPPED, cache_folder())]
     return next((path for path in paths if os.path.isfile(path)), None)
 
 
@@ -78,12 +84,35 @@ def fetch(weight_set: WeightSet) -> Path:
         WeightsError: The file cannot be had or stored, or its hash is wrong. A
             file that was there before is never changed.
     """
-    warn_of_licence(weight_set)
+    _warn_of_licence(weight_set)
     path = local_path(weight_set)
     if path is None:
         return _download(weight_set)
     check_hash(weight_set, path, "It was left as it is: delete it to download it anew.")
     return path
+
+
+@functools.cache  # once a process; a warning that is raised as an error is not kept
+def _warn_of_licence(weight_set: WeightSet) -> None:
+    """Warns, at the line that called this package, of a non-commercial licence."""
+    if weight_set.non_commercial:
+        warnings.warn(
+            f"The weights {weight_set.name} are under {weight_set.licence}, which "
+            "forbids commercial use.",
+            UserWarning,
+            stacklevel=_level_of_the_caller(),
+        )
+
+
+def _level_of_the_caller() -> int:
+    """The `stacklevel`, for who asks, of the line that called this package.
+
+    It stands above the outermost frame of the package: between its frames are
+    those of contextlib.
+    """
+    frames = enumerate(traceback.walk_stack(inspect.currentframe()))
+    names = ((n, frame.f_globals.get("__name__", "")) for n, (frame, _) in frames)
+    return 1 + max(n for n, name in names if name.split(".")[0] == "resnext_keras")
 
 
 def check_hash(weight_set: WeightSet, path: Path, remedy: str) -> None:
@@ -151,8 +180,8 @@ def _download(weight_set: WeightSet) -> Path:
 def _url(weight_set: WeightSet) -> str:
     if weight_set.url is None:
         raise WeightsError(
-            f"Expected {weight_set.file}, which ships with this package, in {PACKAGED} "
-            f"or {CHECKOUT}; found it in neither. Install the package anew."
+            f"Expected {weight_set.file}, which ships with this package, in {SHIPPED}; "
+            "found no such file. Install the package anew."
         )
     mirror = os.environ.get("RESNEXT_KERAS_MIRROR")
     return f"{mirror.rstrip('/')}/{weight_set.file}" if mirror else weight_set.url
@@ -180,43 +209,38 @@ def _transfer(url: str, part: Path, by_hand: str) -> None:
             return _get(url, part)
         except requests.RequestException as error:
             errors = list(_causes(error))
-            reason = f"{type(errors[-1]).__name__}: {errors[-1]}"
+            reason = _reason(error, errors[-1])
             unconnected = any(isinstance(e, NO_CONNECTION) for e in errors)
             if unconnected:
                 reason = f"no connection: {reason}"
             if unconnected or pause is None or not _may_pass(error):
+                mirror = "" if url in by_hand else f" from {url}"
                 raise WeightsError(
-                    f"Expected to download {url}; found {reason}. {by_hand} "
-                    "RESNEXT_KERAS_MIRROR names another source."
-                ) from error
+                    f"Expected to download {part.name}{mirror}; found {reason}. "
+                    f"{by_hand} RESNEXT_KERAS_MIRROR names another source."
+                ) from None  # the reason is told; its trace is over 60 lines
             logger.warning("%s: %s. Next try in %s s.", url, reason, pause)
             time.sleep(pause)
 
 
-class _Bar(tqdm):
-    """A bar that pooch takes, whose total is not known before the answer."""
-
-    def __bool__(self):
-        return True
-
-
 def _get(url: str, part: Path) -> None:
     """Downloads a file; urllib3 raises if it is shorter than announced."""
-    with contextlib.ExitStack() as stack:
-
-        def close_at_the_end(response, **_):  # after an error pooch would not
-            stack.callback(response.close)
-
+    headers = {"Accept-Encoding": "identity"}  # the file as it is
+    with requests.get(url, stream=True, timeout=TIMEOUT, headers=headers) as answer:
+        answer.raise_for_status()
+        total = answer.raw.length_remaining  # None where it is not announced
         # disable=None shows the bar on a terminal only.
-        bar = _Bar(desc=part.name, unit="B", unit_scale=True, disable=None)
-        download = pooch.HTTPDownloader(
-            progressbar=stack.enter_context(bar),
-            chunk_size=CHUNK_SIZE,
-            timeout=TIMEOUT,
-            headers={"Accept-Encoding": "identity"},  # the file as it is
-            hooks={"response": close_at_the_end},
-        )
-        download(url, str(part), None)
+        bar = tqdm(desc=part.name, total=total, unit="B", unit_scale=True, disable=None)
+        with part.open("wb") as file, bar:
+            for chunk in answer.iter_content(CHUNK_SIZE):
+                bar.update(file.write(chunk))
+
+
+def _reason(error: requests.RequestException, first: BaseException) -> str:
+    """What went wrong, without the URL, which may be long after a redirection."""
+    if isinstance(error, requests.HTTPError):
+        return f"HTTP status {error.response.status_code} {error.response.reason}"
+    return f"{type(first).__name__}: {first}"
 
 
 def _may_pass(error: requests.RequestException) -> bool:

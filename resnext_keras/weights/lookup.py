@@ -3,10 +3,12 @@
 import contextlib
 import difflib
 import os
+from collections.abc import Collection
 from pathlib import Path
 
 from resnext_keras.preprocessing import Preprocessing
-from resnext_keras.specs import get_spec
+from resnext_keras.specs import ARCHITECTURES, get_spec
+from resnext_keras.weights.files import HINTS, READERS
 from resnext_keras.weights.registry import WEIGHT_SETS, WeightSet
 from resnext_keras.weights.stored import WeightsError
 
@@ -43,16 +45,15 @@ def weights_preprocessing(name: str, size: int | None = None) -> Preprocessing:
         WeightsError: There is no such set, or it was not evaluated at this size.
     """
     found = find_set(name)
-    fitting = [e.preprocessing for e in found.evaluations]
-    sizes = [preprocessing.size for preprocessing in fitting]
+    by_size = {e.preprocessing.size: e.preprocessing for e in found.evaluations}
     if size is None:
-        return fitting[-1]
-    if size not in sizes:
+        return found.preprocessing
+    if size not in by_size:
         raise WeightsError(
             f"Expected `size` to be one that {found.name} was evaluated at: "
-            f"{' or '.join(map(str, dict.fromkeys(sizes)))}. Received: size={size!r}"
+            f"{' or '.join(map(str, by_size))}. Received: size={size!r}"
         )
-    return [p for p in fitting if p.size == size][-1]
+    return by_size[size]
 
 
 def find_set(name: str) -> WeightSet:
@@ -115,7 +116,7 @@ def find_weights(
         )
     owner, _, tag = os.fsdecode(weights).rpartition(".")
     if tag == "imagenet" and architecture in (None, owner or architecture):
-        return _default(owner or architecture)
+        return _default(owner or architecture, weights)
     if weights in WEIGHT_SETS:
         found = WEIGHT_SETS[weights]
         if architecture not in (None, found.architecture):
@@ -130,8 +131,9 @@ def find_weights(
         return path
     if fitting:
         raise WeightsError(
-            "Expected `weights` to name one set. These have that name: "
-            f"{_listed(fitting)}. Received: weights={weights!r}"
+            "Expected the name of one weight set, found several: "
+            f"{_listed(fitting)}. Add the architecture, as these names have it. "
+            f"Received: weights={weights!r}"
         )
     if named:
         raise _of_another(weights, named, architecture)
@@ -147,13 +149,13 @@ def _imagenet_sets(architecture: str) -> list[WeightSet]:
     return [s for s in _sets_of(architecture) if s.labels == "imagenet"]
 
 
-def _default(architecture: str | None) -> WeightSet:
+def _default(architecture: str | None, weights: str) -> WeightSet:
     """The set that `"imagenet"` stands for, or what to do without one."""
     if architecture is None:
         raise WeightsError(
             "Expected the name of an architecture before it, as in "
             "'resnext50_32x4d.imagenet': each has a default of its own. "
-            "Received: weights='imagenet'"
+            f"Received: weights={weights!r}"
         )
     if found := default_set(architecture):
         return found
@@ -161,14 +163,15 @@ def _default(architecture: str | None) -> WeightSet:
         raise WeightsError(
             f"Expected a weight set of {architecture!r} by its name: all of them "
             f"forbid commercial use ({sets[0].licence}), so none is the default. "
-            f"There are {_listed(sets)}. Received: weights='imagenet'"
+            f"There are {_listed(sets)}. Received: weights={weights!r}"
         )
     others = _listed(_sets_of(architecture))
+    mistyped = weights != "imagenet" and architecture not in ARCHITECTURES
+    hint = _did_you_mean(architecture, ARCHITECTURES) if mistyped else ""
     raise WeightsError(
-        f"No ImageNet weights of {architecture!r} are published. Pass weights=None "
-        "for a random start, or the path of a file"
-        f"{f', or another weight set: {others}' if others else ''}. "
-        "Received: weights='imagenet'"
+        f"No ImageNet weights of {architecture!r} are published.{hint} Pass the path "
+        f"of a file{f', another weight set ({others})' if others else ''}, or None for "
+        f"a random start. Received: weights={weights!r}"
     )
 
 
@@ -187,28 +190,41 @@ def _of_another(weights, found, architecture) -> WeightsError:
 
 
 def _unknown(weights, path, architecture) -> WeightsError:
-    near = difflib.get_close_matches(str(path), _known_names(path, architecture), n=3)
-    hint = f" Did you mean {' or '.join(near)}?" if near else ""
-    sets = _listed(_sets_of(architecture)) if architecture else ""
+    received = f"Received: weights={os.fspath(weights)!r}"
+    if _is_meant_as_path(weights, path):
+        found = "a folder" if os.path.isdir(path) else "no such file"
+        hint = _did_you_mean(path.name, _files_beside(path))
+        return WeightsError(f"Expected a weight file, found {found}.{hint} {received}")
+    sets = _sets_of(architecture)
+    names = [
+        n for s in sets or WEIGHT_SETS.values() for n in (s.tag, s.name, *s.aliases)
+    ]
+    listed = f"of {architecture!r} there are {_listed(sets)}"
     return WeightsError(
-        "Expected `weights` to be None, the name of a weight set "
-        f"({sets or 'see list_weights()'}) or the path of an existing file"
-        f"{'; it is a folder' if os.path.isdir(path) else ''}.{hint} "
-        f"Received: weights={os.fspath(weights)!r}"
+        "Expected the name of a weight set or the path of a file."
+        f"{_did_you_mean(weights, dict.fromkeys(names))} {received}; "
+        f"{listed if architecture and sets else 'list_weights() gives the names'}."
     )
 
 
-def _known_names(path: Path, architecture: str | None) -> list[str]:
-    """Names of sets, and the files beside a path, that might be meant."""
-    sets = _sets_of(architecture) or WEIGHT_SETS.values()
-    names = [name for s in sets for name in (s.tag, s.name, *s.aliases)]
+def _is_meant_as_path(weights: str | os.PathLike, path: Path) -> bool:
+    return (
+        not isinstance(weights, str)
+        or path.name != weights  # it has folders
+        or path.suffix.lower() in (*READERS, *HINTS)
+        or os.path.lexists(path)
+    )
+
+
+def _files_beside(path: Path) -> list[str]:
     with contextlib.suppress(OSError, ValueError):
-        names += [
-            str(file)
-            for file in path.parent.iterdir()
-            if file.suffix in {".h5", ".pth", ".safetensors"}
-        ]
-    return list(dict.fromkeys(names))
+        return [f.name for f in path.parent.iterdir() if f.suffix.lower() in READERS]
+    return []
+
+
+def _did_you_mean(name: str, names: Collection[str]) -> str:
+    near = difflib.get_close_matches(name, names, n=3)
+    return f" Did you mean {' or '.join(near)}?" if near else ""
 
 
 def _listed(sets: list[WeightSet]) -> str:

@@ -6,7 +6,6 @@ The published ones are the rows of `sets.csv`. Its column `evaluations` reads
 
 import csv
 import math
-import warnings
 from dataclasses import dataclass
 from importlib import resources
 
@@ -90,9 +89,14 @@ class WeightSet:
         return f"{self.architecture}.{self.tag}"
 
     @property
+    def best(self) -> Evaluation:
+        """The evaluation to be preferred."""
+        return self.evaluations[-1]
+
+    @property
     def preprocessing(self) -> Preprocessing:
-        """How pictures are read for it: as in the last evaluation."""
-        return self.evaluations[-1].preprocessing
+        """How pictures are read for it: as in the best evaluation."""
+        return self.best.preprocessing
 
     @property
     def non_commercial(self) -> bool:
@@ -175,17 +179,3 @@ BUNDLED = WeightSet(
 """The one that ships with the package."""
 
 WEIGHT_SETS = {weight_set.name: weight_set for weight_set in (*_published(), BUNDLED)}
-
-_warned: set[str] = set()
-
-
-def warn_of_licence(weight_set: WeightSet) -> None:
-    """Warns, once a process, that a set is not for commercial use."""
-    if weight_set.non_commercial and weight_set.name not in _warned:
-        warnings.warn(
-            f"The weights {weight_set.name} are under {weight_set.licence}, which "
-            "forbids commercial use.",
-            UserWarning,
-            stacklevel=2,
-        )
-        _warned.add(weight_set.name)

@@ -1,0 +1,75 @@
+"""What the names that a user types stand for; errors speak of commands and options."""
+
+import difflib
+
+import click
+
+
+def find_model(name: str | None) -> str | None:
+    """An architecture's name, or None for None.
+
+    Args:
+        name: What was typed, if anything was.
+
+    Returns:
+        The same.
+
+    Raises:
+        click.ClickException: There is no such architecture.
+    """
+    from resnext_keras.specs import ARCHITECTURES
+
+    if name is None or name in ARCHITECTURES:
+        return name
+    near = difflib.get_close_matches(name.lower(), ARCHITECTURES)
+    hint = f" Did you mean {' or '.join(near)}?" if near else ""
+    raise click.ClickException(
+        f"No model {name!r}.{hint} `resnext-keras list` prints the names."
+    )
+
+
+def find_weights(name: str, model: str | None = None):
+    """The weight set or the file that a name stands for.
+
+    Args:
+        name: What was typed.
+        model: Name of the architecture that it has to fit, if one was given.
+
+    Returns:
+        What the library's `find_weights` gives.
+
+    Raises:
+        click.ClickException: It is neither a set nor a file, or does not fit.
+    """
+    from resnext_keras import weights
+
+    try:
+        return weights.find_weights(name, model)
+    except weights.WeightsError as error:
+        # The argument of a Python function, and after it how Python lists names.
+        told, _, received = str(error).partition(" Received: weights=")
+        hint = " `resnext-keras weights list` prints the names." * (";" in received)
+    raise click.ClickException(f"{name}: {told}{hint}")
+
+
+def find_set(name: str):
+    """The weight set of a name.
+
+    Args:
+        name: What was typed.
+
+    Returns:
+        The `WeightSet`.
+
+    Raises:
+        click.ClickException: There is no such set.
+    """
+    from resnext_keras.weights import WeightSet
+
+    found = find_weights(name)
+    if not isinstance(found, WeightSet):
+        raise click.ClickException(
+            f"{name} is a file. Expected the name of a weight set, which "
+            "`resnext-keras weights list` prints."
+        )
+    return found
