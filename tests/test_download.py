@@ -31,7 +31,7 @@ from file_server import (
 )
 
 from resnext_keras import WeightsError
-from resnext_keras.weights import download, fetch, local_path
+from resnext_keras.weights import WEIGHT_SETS, download, fetch, local_path
 
 PAUSES = download.PAUSES  # the tests wait for less
 
@@ -47,10 +47,40 @@ def test_a_download_is_kept_and_used_again(wanted, server, cache):
 
 
 @pytest.mark.parametrize(
-    "hash_", [f"sha256:{SHA256}", f"md5:{hashlib.md5(CONTENT).hexdigest()}", None]
+    "hash_", [f"sha256:{SHA256}", f"md5:{hashlib.md5(CONTENT).hexdigest()}"]
 )
-def test_any_published_hash_will_do_and_none_too(wanted, hash_):
+def test_any_published_hash_will_do(wanted, hash_):
     assert fetch(dataclasses.replace(wanted, hash=hash_)).read_bytes() == CONTENT
+
+
+def answer_with(content):
+    def answer(handler):
+        handler.send_response(200)
+        handler.send_header("Content-Length", str(len(content)))
+        handler.end_headers()
+        handler.wfile.write(content)
+
+    return answer
+
+
+def test_without_a_hash_it_has_to_be_a_file_of_the_network(server, cache):
+    digits = WEIGHT_SETS["resnext11_8x4d.digits"]
+    content = local_path(digits).read_bytes()
+    name = "unhashed.weights.h5"
+    wanted = dataclasses.replace(digits, url=server.url(name), hash=None, file=name)
+    for wrong in (b"<!DOCTYPE html><title>Log in</title>", content[:-100], b""):
+        server.answers = [answer_with(wrong)]
+        with pytest.raises(
+            WeightsError, match=r"download was deleted\. Put .* by hand"
+        ):
+            fetch(wanted)
+        assert stored(cache) == set()
+    another = dataclasses.replace(wanted, architecture="resnext50_32x4d")
+    server.answers = [answer_with(content)]
+    with pytest.raises(WeightsError, match=r"does not fit .*download was deleted"):
+        fetch(another)
+    server.answers = [answer_with(content)]
+    assert fetch(wanted).read_bytes() == content
 
 
 def test_a_redirection_is_followed(wanted, server):
@@ -74,7 +104,7 @@ def test_a_wrong_hash_deletes_the_download_and_says_so(wanted, server, cache):
     assert fetch(wanted).read_bytes() == CONTENT
 
 
-@pytest.mark.parametrize("answer", [cut, hung_up, status(503), status(500)])
+@pytest.mark.parametrize("answer", [cut, hung_up, *map(status, (500, 503, 408, 429))])
 def test_what_may_go_better_is_tried_again(wanted, server, caplog, answer):
     server.answers = [answer, answer]
     assert fetch(wanted).read_bytes() == CONTENT
@@ -157,7 +187,10 @@ def test_a_mirror_is_asked_instead(server, cache, monkeypatch, mirror):
     assert server.requests == [f"/mirror/of/{FILE}"]
 
 
-@pytest.mark.parametrize("mirror", ["a folder", "file:///tmp", "http://"])
+@pytest.mark.parametrize(
+    "mirror",
+    ["a folder", "file:///tmp", "http://", "http://a..b", f"http://{'a' * 70}"],
+)
 def test_a_mirror_that_is_no_url_is_named(cache, monkeypatch, mirror):
     monkeypatch.setenv("RESNEXT_KERAS_MIRROR", mirror)
     with pytest.raises(WeightsError, match=re.escape(f"{mirror.rstrip('/')}/{FILE}")):

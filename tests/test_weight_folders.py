@@ -42,7 +42,7 @@ def test_offline_nothing_is_downloaded(wanted, server, cache, monkeypatch, value
     assert not cache.exists()
 
 
-@pytest.mark.parametrize("value", ["", "0", "false", "False"])
+@pytest.mark.parametrize("value", ["", "0", "false", "False", "no", "off"])
 def test_offline_can_be_switched_off(wanted, monkeypatch, value):
     monkeypatch.setenv("RESNEXT_KERAS_OFFLINE", value)
     assert fetch(wanted).read_bytes() == CONTENT

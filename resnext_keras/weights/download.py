@@ -18,11 +18,15 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 from urllib3.exceptions import (
     ConnectTimeoutError,
+    HTTPError,
     NewConnectionError,
     ProxyError,
     SSLError,
 )
 
+from resnext_keras.shapes import variable_shapes
+from resnext_keras.specs import get_spec
+from resnext_keras.weights.files import open_weights
 from resnext_keras.weights.registry import WeightSet
 from resnext_keras.weights.stored import WeightsError
 
@@ -38,6 +42,9 @@ TIMEOUT = 30
 
 PAUSES = (1, 4, 16)
 """Seconds to wait before each further try."""
+
+NO = ("", "0", "f", "false", "n", "no", "off")
+"""What `RESNEXT_KERAS_OFFLINE` is set to where downloads are allowed."""
 
 NO_CONNECTION = (ConnectTimeoutError, NewConnectionError, ProxyError, SSLError)
 
@@ -149,7 +156,7 @@ def _download(weight_set: WeightSet) -> Path:
     url = _url(weight_set)
     by_hand = f"Put {path.name} from {weight_set.url} into {path.parent} by hand."
     offline = os.environ.get("RESNEXT_KERAS_OFFLINE", "")
-    if offline.lower() not in ("", "0", "false"):
+    if offline.lower() not in NO:
         raise WeightsError(
             f"Expected the weights {weight_set.name} in {path}, since downloads are "
             f"forbidden; found no such file. {by_hand} "
@@ -164,7 +171,7 @@ def _download(weight_set: WeightSet) -> Path:
                 part.unlink(missing_ok=True)  # of a download that was killed
                 try:
                     _transfer(url, part, by_hand)
-                    check_hash(weight_set, part, f"The download was deleted. {by_hand}")
+                    _check_download(weight_set, part, by_hand)
                     part.replace(path)
                 finally:
                     part.unlink(missing_ok=True)
@@ -175,6 +182,19 @@ def _download(weight_set: WeightSet) -> Path:
             "that can, with room for the file."
         ) from error
     return path
+
+
+def _check_download(weight_set: WeightSet, part: Path, by_hand: str) -> None:
+    """Raises unless a download is what was asked for."""
+    remedy = f"The download was deleted. {by_hand}"
+    check_hash(weight_set, part, remedy)
+    if weight_set.hash is None:  # then it has at least to be a file of this network
+        spec = get_spec(weight_set.architecture)
+        try:
+            with open_weights(part, variable_shapes(spec, classes=weight_set.classes)):
+                pass
+        except WeightsError as error:
+            raise WeightsError(f"{error} {remedy}") from error
 
 
 def _url(weight_set: WeightSet) -> str:
@@ -207,7 +227,8 @@ def _transfer(url: str, part: Path, by_hand: str) -> None:
     for pause in (*PAUSES, None):
         try:
             return _get(url, part)
-        except requests.RequestException as error:
+        # Of a URL that cannot be, urllib3's errors and others come through.
+        except (requests.RequestException, HTTPError, ValueError) as error:
             errors = list(_causes(error))
             reason = _reason(error, errors[-1])
             unconnected = any(isinstance(e, NO_CONNECTION) for e in errors)
@@ -236,17 +257,18 @@ def _get(url: str, part: Path) -> None:
                 bar.update(file.write(chunk))
 
 
-def _reason(error: requests.RequestException, first: BaseException) -> str:
+def _reason(error: Exception, first: BaseException) -> str:
     """What went wrong, without the URL, which may be long after a redirection."""
     if isinstance(error, requests.HTTPError):
         return f"HTTP status {error.response.status_code} {error.response.reason}"
     return f"{type(first).__name__}: {first}"
 
 
-def _may_pass(error: requests.RequestException) -> bool:
+def _may_pass(error: Exception) -> bool:
     """Whether an error may be gone the next time: of the server, a cut, a time-out."""
     if isinstance(error, requests.HTTPError):
-        return error.response.status_code >= 500
+        status = error.response.status_code
+        return status >= 500 or status in (408, 429)  # time-out, too many requests
     return isinstance(
         error,
         (
