@@ -11,9 +11,6 @@ import resnext_keras
 from resnext_keras import WeightsError, convert_weights
 from resnext_keras.specs import get_spec
 
-# Keras 3.15 sets off this warning of NumPy's by itself when it saves weights.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ impl:DeprecationWarning")
-
 SPEC = get_spec("resnext11_8x4d")
 
 

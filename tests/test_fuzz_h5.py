@@ -15,9 +15,6 @@ from resnext_keras.shapes import variable_shapes
 from resnext_keras.weights import WeightsError, assign, open_weights
 from resnext_keras.weights.formats import hdf5_index
 
-# Keras 3.15 sets off this warning of NumPy's by itself when it saves weights.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ impl:DeprecationWarning")
-
 WORDS = [0, 1, 2**16, 2**31, 2**32 - 1, 2**63, *(2**64 - n for n in (1, 2, 8, 16))]
 
 

@@ -5,9 +5,6 @@ import numpy as np
 import pytest
 from weight_files import CLASSES
 
-# Keras 3.15 sets off this warning of NumPy's by itself when it saves weights.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ impl:DeprecationWarning")
-
 
 def bias(file, **options):
     """Makes the classifier's bias anew."""

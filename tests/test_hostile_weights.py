@@ -19,9 +19,6 @@ from resnext_keras.shapes import variable_shapes
 from resnext_keras.specs import get_spec
 from resnext_keras.weights import WeightsError, assign, open_weights
 
-# Keras 3.15 sets off this warning of NumPy's by itself when it saves weights.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ impl:DeprecationWarning")
-
 
 @pytest.fixture
 def state(tmp_path):

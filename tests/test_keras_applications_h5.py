@@ -14,9 +14,6 @@ import resnext_keras
 from resnext_keras.shapes import variable_shapes
 from resnext_keras.weights import WeightsError, identify, open_weights
 
-# Keras 3.15 sets off this warning of NumPy's by itself when it saves weights.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ impl:DeprecationWarning")
-
 FILE = GOLDEN / "keras_applications_4x4d.h5"
 SIZE = (65, 97)
 
