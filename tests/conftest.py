@@ -1,21 +1,19 @@
-"""What several tests share."""
+"""The fixtures that several tests share."""
 
-import contextlib
 import json
 import os
 import sys
 import tarfile
-from pathlib import Path
 
 import h5py
 import keras
 import numpy as np
 import pytest
+from helpers import GOLDEN
 from PIL import Image
 from safetensors.numpy import save_file
 from sklearn.datasets import load_sample_images
 
-from resnext_keras.preprocessing import Preprocessing
 from resnext_keras.weights import WeightsError, download
 
 # No test downloads published weights, or finds those that its user has.
@@ -26,33 +24,14 @@ os.environ["RESNEXT_KERAS_HOME"] = os.devnull
 # each; both in one process crash it.
 sys.modules.setdefault("triton", None)
 
-GOLDEN = Path(__file__).parent / "golden"
+# random_state.py, which the scripts that wrote the goldens drew with.
 sys.path.insert(0, str(GOLDEN))
-
-SMALL = Preprocessing(size=8, resize=10)
-
-
-def save(image, path, **options):
-    """Writes a picture; gives its path."""
-    image.save(path, **options)
-    return path
 
 
 @pytest.fixture(scope="session")
 def photos():
     """Two photos of 640 x 427 pixels, china.jpg and flower.jpg."""
     return [Image.fromarray(pixels) for pixels in load_sample_images().images]
-
-
-@contextlib.contextmanager
-def dtype_policy(name):
-    """Builds what is within under a policy for all layers."""
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(name)
-    try:
-        yield
-    finally:
-        keras.config.set_dtype_policy(before)
 
 
 @pytest.fixture(scope="session")

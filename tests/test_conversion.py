@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from conftest import dtype_policy
+from helpers import dtype_policy
 from safetensors.numpy import load_file, save_file
 from weight_files import assert_same, numbers, torch_state
 

@@ -6,7 +6,7 @@ from unittest import mock
 import h5py
 import numpy as np
 import pytest
-from conftest import GOLDEN
+from helpers import GOLDEN
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from weight_files import CLASSES, KERAS_APPLICATIONS, TINY, assert_same, build, numbers

@@ -10,7 +10,7 @@ import tracemalloc
 import h5py
 import numpy as np
 import pytest
-from conftest import GOLDEN
+from helpers import GOLDEN
 from weight_files import KERAS_APPLICATIONS, assert_same, build, keras_values, numbers
 
 from resnext_keras.weights import WeightsError, identify

@@ -6,7 +6,7 @@ import sys
 import h5py
 import numpy as np
 import pytest
-from conftest import GOLDEN
+from helpers import GOLDEN
 from random_state import draw_images
 from weight_files import CLASSES, KERAS_APPLICATIONS, assert_same, build, numbers
 

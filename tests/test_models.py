@@ -5,7 +5,7 @@ import inspect
 import keras
 import numpy as np
 import pytest
-from conftest import dtype_policy
+from helpers import dtype_policy
 
 import resnext_keras
 from resnext_keras import ResNeXt, ResNeXt50, ResNeXtSpec

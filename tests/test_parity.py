@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import GOLDEN, dtype_policy
+from helpers import GOLDEN, dtype_policy
 from random_state import draw_images, sample
 
 import resnext_keras
