@@ -59,17 +59,6 @@ def test_near_names_of_sets_are_suggested(weights):
         build(weights)
 
 
-@pytest.mark.parametrize("weights", [5, True, b"digits", ["digits"], "imagenet"])
-def test_what_is_neither_a_name_nor_a_path_is_refused(weights):
-    with pytest.raises(ValueError, match="Received: weights="):
-        build(weights)
-
-
-def test_a_set_of_another_architecture_is_refused():
-    with pytest.raises(ValueError, match=r"Expected weights of 'tiny'.*resnext11_8x4d"):
-        build("digits")
-
-
 @pytest.mark.parametrize(
     ("name", "found"),
     [
