@@ -4,6 +4,7 @@ import contextlib
 from pathlib import Path
 
 import keras
+import pytest
 
 from resnext_keras.preprocessing import Preprocessing
 
@@ -27,3 +28,23 @@ def dtype_policy(name):
         yield
     finally:
         keras.config.set_dtype_policy(before)
+
+
+def reference_network(library, architecture, seed=0):
+    """Torchvision's or timm's network, all of it random: timm's gammas too.
+
+    Fresh ones of timm are 0 at the end of each block, which would hide the block.
+    """
+    torch = pytest.importorskip("torch")
+    models = pytest.importorskip(library)
+    create = models.create_model if library == "timm" else models.models.get_model
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = create(architecture).eval()
+        for module in network.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.weight.data.uniform_(0.5, 1.5)
+                module.bias.data.uniform_(-0.5, 0.5)
+                module.running_mean.uniform_(-0.5, 0.5)
+                module.running_var.uniform_(0.3, 3.0)
+    return network
