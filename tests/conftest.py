@@ -1,5 +1,7 @@
 """The fixtures that several tests share."""
 
+import dataclasses
+import hashlib
 import json
 import os
 import sys
@@ -14,7 +16,7 @@ from PIL import Image
 from safetensors.numpy import save_file
 from sklearn.datasets import load_sample_images
 
-from resnext_keras.weights import WeightsError, download
+from resnext_keras.weights import WEIGHT_SETS, WeightsError, download
 
 # No test downloads published weights, or finds those that its user has.
 os.environ["RESNEXT_KERAS_OFFLINE"] = "1"
@@ -48,6 +50,21 @@ def resnext50_file(resnext50_state, tmp_path_factory):
     path = tmp_path_factory.mktemp("weights") / "resnext50.safetensors"
     save_file(resnext50_state, path)
     return path
+
+
+@pytest.fixture
+def publish(tmp_path, monkeypatch):
+    """Makes a file of this folder that of a weight set, with its true hash."""
+    monkeypatch.setenv("RESNEXT_KERAS_HOME", str(tmp_path))
+
+    def published(name, path):
+        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+        row = dataclasses.replace(
+            WEIGHT_SETS[name], file=path.name, hash=f"sha256:{sha256[:8]}"
+        )
+        monkeypatch.setitem(WEIGHT_SETS, name, row)
+
+    return published
 
 
 @pytest.fixture

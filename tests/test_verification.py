@@ -1,8 +1,5 @@
 """A verified weight set gives torch's logits; a wrong one is found out."""
 
-import dataclasses
-import hashlib
-
 import pytest
 from helpers import reference_network
 
@@ -14,7 +11,6 @@ from resnext_keras import (
     verification,
 )
 from resnext_keras.verification import TOLERANCE, verify_weights
-from resnext_keras.weights import WEIGHT_SETS
 
 
 def write(architecture, path, library="torchvision", legacy=False, **wrapping):
@@ -28,21 +24,6 @@ def write(architecture, path, library="torchvision", legacy=False, **wrapping):
     )
 
 
-@pytest.fixture
-def published(tmp_path, monkeypatch):
-    """Makes a file of this folder that of a weight set, with its true hash."""
-    monkeypatch.setenv("RESNEXT_KERAS_HOME", str(tmp_path))
-
-    def publish(name, path, digits=8):
-        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-        row = dataclasses.replace(
-            WEIGHT_SETS[name], file=path.name, hash=f"sha256:{sha256[:digits]}"
-        )
-        monkeypatch.setitem(WEIGHT_SETS, name, row)
-
-    return publish
-
-
 @pytest.mark.parity
 @pytest.mark.parametrize(
     ("name", "library", "options"),
@@ -52,12 +33,10 @@ def published(tmp_path, monkeypatch):
         ("seresnext26t_32x4d.bt_in1k", "timm", {"under": "state_dict"}),
     ],
 )
-def test_the_logits_are_compared_with_torchs(
-    name, library, options, tmp_path, published
-):
+def test_the_logits_are_compared_with_torchs(name, library, options, tmp_path, publish):
     path = tmp_path / "file.pth"
     write(name.partition(".")[0], path, library, **options)
-    published(name, path)
+    publish(name, path)
     found = verify_weights(name)
     assert found.passed
     assert found.path == path
@@ -67,12 +46,12 @@ def test_the_logits_are_compared_with_torchs(
 
 
 @pytest.mark.parity
-def test_a_network_that_differs_does_not_pass(tmp_path, published, monkeypatch):
+def test_a_network_that_differs_does_not_pass(tmp_path, publish, monkeypatch):
     """An anti-aliased network has the same variables as one that is not."""
     name = "seresnextaa101d_32x8d.ah_in1k"
     path = tmp_path / "file.pth"
     write("seresnext101d_32x8d", path, "timm")
-    published(name, path)
+    publish(name, path)
     timm = pytest.importorskip("timm")
     create = timm.create_model
     monkeypatch.setattr(
@@ -84,14 +63,14 @@ def test_a_network_that_differs_does_not_pass(tmp_path, published, monkeypatch):
 
 
 def test_a_file_of_another_architecture_or_hash_is_found_out(
-    resnext50_file, tmp_path, published
+    resnext50_file, tmp_path, publish
 ):
     path = tmp_path / resnext50_file.name
     path.write_bytes(resnext50_file.read_bytes())
-    published("resnext101_32x4d.gluon_in1k", path)
+    publish("resnext101_32x4d.gluon_in1k", path)
     with pytest.raises(WeightsError, match="of the architecture 'resnext50_32x4d'"):
         verify_weights("resnext101_32x4d.gluon_in1k")
-    published("resnext50_32x4d.tv2_in1k", path)
+    publish("resnext50_32x4d.tv2_in1k", path)
     with path.open("r+b") as file:
         file.seek(-1, 2)
         file.write(b"\x11")
@@ -100,11 +79,11 @@ def test_a_file_of_another_architecture_or_hash_is_found_out(
 
 
 def test_the_photo_is_seen_as_the_set_wants_it(
-    resnext50_file, tmp_path, published, monkeypatch
+    resnext50_file, tmp_path, publish, monkeypatch
 ):
     path = tmp_path / resnext50_file.name
     path.write_bytes(resnext50_file.read_bytes())
-    published("resnext50_32x4d.tv2_in1k", path)
+    publish("resnext50_32x4d.tv2_in1k", path)
     seen = []
 
     def read(photo, preprocessing):
