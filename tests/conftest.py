@@ -1,22 +1,22 @@
-"""What several tests share."""
+"""The fixtures that several tests share."""
 
-import contextlib
+import dataclasses
+import hashlib
 import json
 import os
 import sys
 import tarfile
-from pathlib import Path
 
 import h5py
 import keras
 import numpy as np
 import pytest
+from helpers import GOLDEN
 from PIL import Image
 from safetensors.numpy import save_file
 from sklearn.datasets import load_sample_images
 
-from resnext_keras.preprocessing import Preprocessing
-from resnext_keras.weights import WeightsError, download
+from resnext_keras.weights import WEIGHT_SETS, WeightsError, download
 
 # No test downloads published weights, or finds those that its user has.
 os.environ["RESNEXT_KERAS_OFFLINE"] = "1"
@@ -26,33 +26,14 @@ os.environ["RESNEXT_KERAS_HOME"] = os.devnull
 # each; both in one process crash it.
 sys.modules.setdefault("triton", None)
 
-GOLDEN = Path(__file__).parent / "golden"
+# random_state.py, which the scripts that wrote the goldens drew with.
 sys.path.insert(0, str(GOLDEN))
-
-SMALL = Preprocessing(size=8, resize=10)
-
-
-def save(image, path, **options):
-    """Writes a picture; gives its path."""
-    image.save(path, **options)
-    return path
 
 
 @pytest.fixture(scope="session")
 def photos():
     """Two photos of 640 x 427 pixels, china.jpg and flower.jpg."""
     return [Image.fromarray(pixels) for pixels in load_sample_images().images]
-
-
-@contextlib.contextmanager
-def dtype_policy(name):
-    """Builds what is within under a policy for all layers."""
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(name)
-    try:
-        yield
-    finally:
-        keras.config.set_dtype_policy(before)
 
 
 @pytest.fixture(scope="session")
@@ -69,6 +50,21 @@ def resnext50_file(resnext50_state, tmp_path_factory):
     path = tmp_path_factory.mktemp("weights") / "resnext50.safetensors"
     save_file(resnext50_state, path)
     return path
+
+
+@pytest.fixture
+def publish(tmp_path, monkeypatch):
+    """Makes a file of this folder that of a weight set, with its true hash."""
+    monkeypatch.setenv("RESNEXT_KERAS_HOME", str(tmp_path))
+
+    def published(name, path):
+        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+        row = dataclasses.replace(
+            WEIGHT_SETS[name], file=path.name, hash=f"sha256:{sha256[:8]}"
+        )
+        monkeypatch.setitem(WEIGHT_SETS, name, row)
+
+    return published
 
 
 @pytest.fixture

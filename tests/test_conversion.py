@@ -1,18 +1,17 @@
 """A converted file holds the same numbers, and other libraries take it."""
 
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
-from conftest import dtype_policy
+from helpers import dtype_policy, reference_network
 from safetensors.numpy import load_file, save_file
 from weight_files import assert_same, numbers, torch_state
 
 import resnext_keras
-from resnext_keras import WeightsError, convert_weights
+from resnext_keras import WeightsError, conversion, convert_weights
 from resnext_keras.specs import get_spec
-
-# Keras 3.15 sets off this warning of NumPy's by itself when it saves weights.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ impl:DeprecationWarning")
 
 SPEC = get_spec("resnext11_8x4d")
 
@@ -55,7 +54,7 @@ def test_a_state_dict_keeps_its_types(source, tmp_path, dtype):
     assert_same(found, state)
 
 
-def test_the_architecture_decides_between_twins(tmp_path):
+def test_a_network_that_no_list_has_needs_its_spec(tmp_path):
     spec = resnext_keras.ResNeXtSpec(
         "own",
         (1, 1),
@@ -74,6 +73,31 @@ def test_the_architecture_decides_between_twins(tmp_path):
     assert convert_weights(source, target, spec) == spec
     again = resnext_keras.ResNeXt(spec, weights=target, classes=4)
     assert_same(numbers(again), numbers(model))
+
+
+def test_the_architecture_decides_between_twins(tmp_path, monkeypatch):
+    """Their variables are the same; one pools where the other strides."""
+    one, other = twins = [
+        dataclasses.replace(
+            get_spec(name), depths=(1, 1, 1, 1), cardinality=2, group_width=4
+        )
+        for name in ("seresnext101d_32x8d", "seresnextaa101d_32x8d")
+    ]
+    monkeypatch.setattr(
+        conversion, "ARCHITECTURES", {spec.name: spec for spec in twins}
+    )
+    model = resnext_keras.ResNeXt(one, weights=None, classes=4)
+    rng = np.random.default_rng(0)
+    model.set_weights([rng.uniform(0.5, 1.5, w.shape) for w in model.get_weights()])
+    source, target = tmp_path / "twin.weights.h5", tmp_path / "twin.safetensors"
+    model.save_weights(source)
+    with pytest.raises(WeightsError, match=f"{one.name} and {other.name} have var"):
+        convert_weights(source, target)
+    assert not target.exists()
+    for spec in twins:
+        assert convert_weights(source, target, spec, overwrite=True) == spec
+        again = resnext_keras.ResNeXt(spec, weights=target, classes=4)
+        assert_same(numbers(again), numbers(model))
 
 
 def test_what_exists_is_only_replaced_when_told(source, tmp_path):
@@ -151,13 +175,7 @@ def test_a_round_trip_gives_the_same_logits(library, architecture, tmp_path):
     from safetensors.torch import load_file as load_torch_file
     from safetensors.torch import save_file as save_torch_file
 
-    models = pytest.importorskip(library)
-    create = models.create_model if library == "timm" else models.models.get_model
-    network = create(architecture).eval()
-    for module in network.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.running_mean.uniform_(-0.5, 0.5)
-            module.running_var.uniform_(0.3, 3.0)
+    network = reference_network(library, architecture)
     images = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
         expected = network(images)
@@ -167,7 +185,7 @@ def test_a_round_trip_gives_the_same_logits(library, architecture, tmp_path):
     save_torch_file(network.state_dict(), source)
     convert_weights(source, there)
     convert_weights(there, back)
-    again = create(architecture).eval()
+    again = reference_network(library, architecture, seed=1)
     again.load_state_dict(load_torch_file(back))  # strict
     with torch.no_grad():
         assert torch.equal(again(images), expected)

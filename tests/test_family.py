@@ -7,7 +7,7 @@ import json
 import keras
 import numpy as np
 import pytest
-from conftest import GOLDEN, dtype_policy
+from helpers import GOLDEN, dtype_policy
 from random_state import draw_images, draw_state, sample
 from safetensors.numpy import save_file
 

@@ -10,14 +10,11 @@ import tracemalloc
 import h5py
 import numpy as np
 import pytest
-from conftest import GOLDEN
+from helpers import GOLDEN
 from weight_files import KERAS_APPLICATIONS, assert_same, build, keras_values, numbers
 
 from resnext_keras.weights import WeightsError, identify
 from resnext_keras.weights.formats import hdf5_index, keras_h5
-
-# Keras 3.15 sets off this warning of NumPy's by itself when it saves weights.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ impl:DeprecationWarning")
 
 LEGACY = GOLDEN / "keras_applications_4x4d.h5"
 

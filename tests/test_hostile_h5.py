@@ -5,9 +5,6 @@ import numpy as np
 import pytest
 from weight_files import CLASSES
 
-# Keras 3.15 sets off this warning of NumPy's by itself when it saves weights.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ impl:DeprecationWarning")
-
 
 def bias(file, **options):
     """Makes the classifier's bias anew."""
@@ -44,7 +41,7 @@ def test_huge_declared_shapes_take_no_memory(h5, refused):
         path = h5(lambda file, o=options: bias(file, data=np.zeros(CLASSES, "f4"), **o))
         refused(path, "found chunks")
     refused(h5(lambda f: bias(f, shape=(CLASSES,), dtype="f4")), "found 0")
-    refused(h5(lambda f: bias(f, data=h5py.Empty("f4"))), "bias|bytes|shape|damaged")
+    refused(h5(lambda f: bias(f, data=h5py.Empty("f4"))), "Expected 4 bytes .* found 0")
 
 
 def test_data_outside_the_file_are_refused(good_weights, h5, refused, tmp_path):

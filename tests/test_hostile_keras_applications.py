@@ -5,7 +5,7 @@ import os
 import h5py
 import numpy as np
 import pytest
-from conftest import GOLDEN
+from helpers import GOLDEN
 from weight_files import CLASSES, KERAS_APPLICATIONS
 
 GOOD = GOLDEN / "keras_applications_4x4d.h5"

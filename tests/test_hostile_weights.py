@@ -9,18 +9,12 @@ import pytest
 from safetensors.numpy import save_file
 from weight_files import (
     CLASSES,
-    TINY,
     build,
-    numbers,
     torch_state,
 )
 
-from resnext_keras.shapes import variable_shapes
 from resnext_keras.specs import get_spec
-from resnext_keras.weights import WeightsError, assign, open_weights
-
-# Keras 3.15 sets off this warning of NumPy's by itself when it saves weights.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ impl:DeprecationWarning")
+from resnext_keras.weights import WeightsError
 
 
 @pytest.fixture
@@ -60,17 +54,6 @@ def test_near_names_of_sets_are_suggested(weights):
         WeightsError, match=r"Did you mean digits\? Received: weights='"
     ):
         build(weights)
-
-
-@pytest.mark.parametrize("weights", [5, True, b"digits", ["digits"], "imagenet"])
-def test_what_is_neither_a_name_nor_a_path_is_refused(weights):
-    with pytest.raises(ValueError, match="Received: weights="):
-        build(weights)
-
-
-def test_a_set_of_another_architecture_is_refused():
-    with pytest.raises(ValueError, match=r"Expected weights of 'tiny'.*resnext11_8x4d"):
-        build("digits")
 
 
 @pytest.mark.parametrize(
@@ -253,33 +236,3 @@ def test_a_name_that_stands_twice_is_refused(tmp_path, refused):
     one, other = (json.dumps(entry(0, 8, shape)) for shape in ((2, 1), (1, 2)))
     write(path, f'{{"fc.bias":{one},"fc.bias":{other}}}'.encode(), b"\0" * 8)
     refused(path, "each name once")
-
-
-# Flipped bits
-
-
-def test_flipped_bits_in_safetensors_give_the_one_error_or_numbers(
-    good_weights, tmp_path
-):
-    whole = np.frombuffer(good_weights[".safetensors"].read_bytes(), "uint8")
-    header = 8 + int.from_bytes(whole[:8].tobytes(), "little")
-    rng = np.random.default_rng(0)
-    model, shapes = build(), variable_shapes(TINY, 3, CLASSES)
-    loaded = errors = 0
-    for i in range(300):
-        broken = whole.copy()
-        places = rng.integers(0, header if i % 3 else len(whole), rng.integers(1, 4))
-        broken[places] ^= 1 << rng.integers(0, 8, len(places), "uint8")
-        path = tmp_path / f"broken{i}.safetensors"
-        broken.tofile(path)
-        try:
-            with open_weights(path, shapes) as tensors:
-                assign(model, tensors)
-            loaded += 1
-        except WeightsError as error:
-            assert str(path) in str(error)  # noqa: PT017 - either is right
-            errors += 1
-        assert path.read_bytes() == broken.tobytes()
-        path.unlink()
-    assert min(loaded, errors) >= 50
-    assert all(np.isfinite(value).all() for value in numbers(model).values())

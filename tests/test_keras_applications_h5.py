@@ -6,16 +6,13 @@ import sys
 import h5py
 import numpy as np
 import pytest
-from conftest import GOLDEN
+from helpers import GOLDEN
 from random_state import draw_images
 from weight_files import CLASSES, KERAS_APPLICATIONS, assert_same, build, numbers
 
 import resnext_keras
 from resnext_keras.shapes import variable_shapes
 from resnext_keras.weights import WeightsError, identify, open_weights
-
-# Keras 3.15 sets off this warning of NumPy's by itself when it saves weights.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ impl:DeprecationWarning")
 
 FILE = GOLDEN / "keras_applications_4x4d.h5"
 SIZE = (65, 97)

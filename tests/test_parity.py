@@ -4,8 +4,9 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import GOLDEN, dtype_policy
+from helpers import GOLDEN, dtype_policy, reference_network
 from random_state import draw_images, sample
+from weight_files import torch_name
 
 import resnext_keras
 
@@ -71,22 +72,6 @@ def test_loss_and_every_gradient_equal_torchvisions_in_training(
         assert relative_error(sample(gradient, 50), expected) <= 1e-5, name
 
 
-def torch_name(name):
-    """The name of a variable in torch, worked out apart from the reader."""
-    layer, variable = name.split("/")
-    if layer == "predictions":
-        return {"kernel": "fc.weight", "bias": "fc.bias"}[variable]
-    place, kind = layer.rsplit("_", 1)
-    end = {"kernel": "weight", "gamma": "weight", "beta": "bias"}[variable]
-    if place == "conv1":
-        return f"{kind}1.{end}"
-    stage, block, number = place.removeprefix("conv").replace("block", "").split("_")
-    part = f"{kind}{number}"
-    if number == "0":
-        part = {"conv": "downsample.0", "bn": "downsample.1"}[kind]
-    return f"layer{int(stage) - 1}.{int(block) - 1}.{part}.{end}"
-
-
 @pytest.mark.parity
 @pytest.mark.parametrize(
     ("library", "architecture", "height", "width"),
@@ -104,21 +89,7 @@ def test_any_weights_give_the_logits_of_torchvision_and_timm(
     torch = pytest.importorskip("torch")
     from safetensors.torch import save_file
 
-    generator = torch.Generator().manual_seed(height)
-    models = pytest.importorskip(library)
-    if library == "timm":
-        reference = models.create_model(architecture, pretrained=False).eval()
-    else:
-        reference = getattr(models.models, architecture)().eval()
-    for module in reference.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            for tensor, low, high in (
-                (module.weight.data, 0.2, 1.0),
-                (module.bias.data, -0.5, 0.5),
-                (module.running_mean, -0.5, 0.5),
-                (module.running_var, 0.3, 3.0),
-            ):
-                tensor.uniform_(low, high, generator=generator)
+    reference = reference_network(library, architecture)
     path = tmp_path / "weights.safetensors"
     save_file(reference.state_dict(), path)
 

@@ -4,7 +4,7 @@ import argparse
 
 import numpy as np
 import pytest
-from conftest import GOLDEN
+from helpers import GOLDEN
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_state import draw_images, draw_state

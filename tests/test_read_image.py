@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import SMALL, save
+from helpers import SMALL, save
 from PIL import Image
 
 from resnext_keras.preprocessing import (

@@ -5,7 +5,7 @@ import dataclasses
 import keras
 import numpy as np
 import pytest
-from conftest import dtype_policy
+from helpers import dtype_policy
 from weight_files import EVERY_OPTION
 
 from resnext_keras import ResNeXt, ResNeXtSpec

@@ -7,6 +7,7 @@ import keras
 import ml_dtypes
 import numpy as np
 import pytest
+from helpers import dtype_policy
 from safetensors.numpy import save_file
 from weight_files import (
     CLASSES,
@@ -25,19 +26,8 @@ from resnext_keras.shapes import variable_shapes
 from resnext_keras.specs import get_spec
 from resnext_keras.weights import WeightsError, assign, identify, open_weights
 
-# Keras 3.15 sets off this warning of NumPy's by itself when it saves weights.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ impl:DeprecationWarning")
-
 # Its tensors are those of a row of the table.
 LISTED = get_spec("resnext11_8x4d")
-
-
-@pytest.fixture
-def policy():
-    """Sets the dtype policy for one test."""
-    before = keras.config.dtype_policy()
-    yield keras.config.set_dtype_policy
-    keras.config.set_dtype_policy(before)
 
 
 @pytest.fixture(scope="module")
@@ -183,31 +173,27 @@ def test_other_channels_and_classes_are_those_of_timm(
 
 
 @pytest.mark.parametrize("name", ["mixed_bfloat16", "mixed_float16"])
-def test_mixed_precision_keeps_the_weights_as_they_are(
-    own_file, policy, tmp_path, name
-):
-    policy(name)
-    model = build(own_file)
+def test_mixed_precision_keeps_the_weights_as_they_are(own_file, tmp_path, name):
+    with dtype_policy(name):
+        model = build(own_file)
     assert_same(numbers(model), keras_values())
     model.save_weights(tmp_path / "mixed.weights.h5")
-    policy("float32")
     assert_same(numbers(build(tmp_path / "mixed.weights.h5")), keras_values())
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_a_half_precision_network_and_a_full_one_read_each_others_files(
-    own_file, torch_file, policy, tmp_path, dtype
+    own_file, torch_file, tmp_path, dtype
 ):
     rounded = {k: v.astype(dtype) for k, v in keras_values().items()}
-    policy(dtype)
-    for path in (own_file, torch_file):
-        model = build(path)
-        assert {v.dtype for v in variables(model).values()} == {dtype}
-        assert_same(numbers(model), rounded)
     path = tmp_path / "half.weights.h5"
-    model.save_weights(path)
-    assert_same(numbers(build(path)), rounded)
-    policy("float32")
+    with dtype_policy(dtype):
+        for source in (own_file, torch_file):
+            model = build(source)
+            assert {v.dtype for v in variables(model).values()} == {dtype}
+            assert_same(numbers(model), rounded)
+        model.save_weights(path)
+        assert_same(numbers(build(path)), rounded)
     assert_same(
         numbers(build(path)), {k: v.astype("float32") for k, v in rounded.items()}
     )
@@ -325,13 +311,15 @@ def test_a_number_that_is_none_is_found_before_anything_changes(tmp_path, bad, s
     assert_same(numbers(model), before)
 
 
-def test_a_number_too_large_for_the_variables_is_refused(tmp_path, policy):
+def test_a_number_too_large_for_the_variables_is_refused(tmp_path):
     path = tmp_path / "large.safetensors"
     state = {k: v.astype("float64") for k, v in torch_state().items()}
     state = {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}
     for large, dtype in [(1e300, "float32"), (1e5, "float16")]:
         state["bn1.bias"][0] = large
         save_file(state, path)
-        policy(dtype)
-        with pytest.raises(WeightsError, match=f"range of {dtype} in conv1_bn/beta"):
+        with (
+            dtype_policy(dtype),
+            pytest.raises(WeightsError, match=f"range of {dtype} in conv1_bn/beta"),
+        ):
             build(path)

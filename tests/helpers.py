@@ -1,0 +1,50 @@
+"""What several tests call; fixtures are in conftest.py."""
+
+import contextlib
+from pathlib import Path
+
+import keras
+import pytest
+
+from resnext_keras.preprocessing import Preprocessing
+
+GOLDEN = Path(__file__).parent / "golden"
+
+SMALL = Preprocessing(size=8, resize=10)
+
+
+def save(image, path, **options):
+    """Writes a picture; gives its path."""
+    image.save(path, **options)
+    return path
+
+
+@contextlib.contextmanager
+def dtype_policy(name):
+    """Builds what is within under a policy for all layers."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(name)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def reference_network(library, architecture, seed=0):
+    """Torchvision's or timm's network, all of it random: timm's gammas too.
+
+    Fresh ones of timm are 0 at the end of each block, which would hide the block.
+    """
+    torch = pytest.importorskip("torch")
+    models = pytest.importorskip(library)
+    create = models.create_model if library == "timm" else models.models.get_model
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = create(architecture).eval()
+        for module in network.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.weight.data.uniform_(0.5, 1.5)
+                module.bias.data.uniform_(-0.5, 0.5)
+                module.running_mean.uniform_(-0.5, 0.5)
+                module.running_var.uniform_(0.3, 3.0)
+    return network

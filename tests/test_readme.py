@@ -1,0 +1,30 @@
+"""The README's Python runs from top to bottom, as it stands."""
+
+import re
+import shutil
+from pathlib import Path
+
+from resnext_keras.verification import PHOTO
+
+README = Path(__file__).parents[1] / "README.md"
+
+
+def test_the_blocks_run_one_after_another(
+    tmp_path, monkeypatch, publish, resnext50_file, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(PHOTO, "cat.jpg")
+    shutil.copy(resnext50_file, tmp_path)
+    publish("resnext50_32x4d.tv2_in1k", tmp_path / resnext50_file.name)
+    text = README.read_text()
+    names = {}
+    for block in re.finditer("```python\n(.*?)```", text, re.DOTALL):
+        # Empty lines before it, so that a traceback tells the README's line.
+        lines = "\n" * text.count("\n", 0, block.start(1))
+        exec(compile(lines + block[1], README, "exec"), names)
+    printed = capsys.readouterr().out
+    assert len(re.findall(r"\('n\d{8}', '", printed)) == 5  # the top classes
+    assert names["features"].shape == (1, 2048)
+    assert len(names["pyramid"].outputs) == 4
+    assert Path("flowers/saved_model.pb").is_file()
+    assert names["model"].output_shape == (None, 20)
