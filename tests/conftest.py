@@ -176,3 +176,18 @@ def legacy_h5(tmp_path):
         return path
 
     return edited
+
+
+@pytest.fixture(params=("zip", "legacy"))
+def written(request, tmp_path):
+    """Writes a pickle into a torch file of either format; gives its path."""
+    from torch_programs import FIVE, write_legacy, write_zip
+
+    def write(pickled):
+        path = tmp_path / f"{request.param}.pth"
+        if request.param == "zip":
+            return write_zip(path, pickled, {"0": FIVE})
+        storages = {"0": (5, FIVE)} if b"storage" in pickled else {}
+        return write_legacy(path, pickled, storages)
+
+    return write

@@ -10,6 +10,7 @@ import zipfile
 import numpy as np
 import pytest
 from torch_programs import (
+    FIVE,
     MAGIC,
     SYSTEM,
     dict_of,
@@ -24,7 +25,6 @@ from resnext_keras.shapes import variable_shapes
 from resnext_keras.weights import WeightsError, assign, open_weights
 
 FORMATS = ("zip", "legacy")
-FIVE = np.arange(5, dtype="<f4").tobytes()
 GOOD = program(dict_of({"fc.bias": tensor()}))
 PASSES = "missing"  # what is said of a state of one tensor that could be read
 

@@ -1,11 +1,15 @@
 """Torch files put together opcode by opcode, so that they may hold anything."""
 
 import pickle
+import struct
 import zipfile
 
 MAGIC = pickle.dumps(0x1950A86A20F9469CFC6C, 2)
 VERSION = pickle.dumps(1001, 2)
 SYSTEM = {"protocol_version": 1001, "little_endian": True, "type_sizes": {"long": 4}}
+
+# The numbers of a tensor without arguments.
+FIVE = struct.pack("<5f", *range(5))
 
 ORDERED_DICT = b"ccollections\nOrderedDict\n"
 EMPTY_TUPLE = b")"
