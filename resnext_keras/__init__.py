@@ -1,6 +1,7 @@
 """The ResNeXt family for Keras 3, called as `keras.applications` is."""
 
 from resnext_keras.conversion import convert_weights
+from resnext_keras.deploy import Predictor, fold_batch_norm
 from resnext_keras.labels import class_names, decode_predictions
 from resnext_keras.layers import GroupedConv2D
 from resnext_keras.models import (
@@ -38,6 +39,7 @@ from resnext_keras.weights import WeightsError, list_weights, weights_preprocess
 __all__ = [
     "GroupedConv2D",
     "ImageError",
+    "Predictor",
     "Preprocessing",
     "ResNeXt",
     "ResNeXt29_8x64d",
@@ -65,6 +67,7 @@ __all__ = [
     "class_names",
     "convert_weights",
     "decode_predictions",
+    "fold_batch_norm",
     "list_models",
     "list_weights",
     "preprocess_input",
