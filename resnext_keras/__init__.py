@@ -2,6 +2,7 @@
 
 from resnext_keras import onednn as onednn  # first: it speaks to TensorFlow
 from resnext_keras.conversion import convert_weights
+from resnext_keras.deploy import Predictor, fold_batch_norm
 from resnext_keras.labels import class_names, decode_predictions
 from resnext_keras.layers import GroupedConv2D
 from resnext_keras.models import (
@@ -39,6 +40,7 @@ from resnext_keras.weights import WeightsError, list_weights, weights_preprocess
 __all__ = [
     "GroupedConv2D",
     "ImageError",
+    "Predictor",
     "Preprocessing",
     "ResNeXt",
     "ResNeXt29_8x64d",
@@ -66,6 +68,7 @@ __all__ = [
     "class_names",
     "convert_weights",
     "decode_predictions",
+    "fold_batch_norm",
     "list_models",
     "list_weights",
     "preprocess_input",

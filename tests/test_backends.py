@@ -19,7 +19,7 @@ SPECS = {
 SCORES = """
 import sys
 import keras, numpy as np
-from resnext_keras import ResNeXt, ResNeXtSpec
+from resnext_keras import ResNeXt, ResNeXtSpec, fold_batch_norm
 folder, backend, layout, spec = sys.argv[1:]
 assert keras.config.backend() == backend
 keras.config.set_image_data_format(layout)
@@ -35,6 +35,8 @@ model = ResNeXt(
     classifier_activation=None,
 )
 np.save(folder + "/scores.npy", model.predict(images, verbose=0))
+folded = fold_batch_norm(model).predict(images, verbose=0)
+np.save(folder + "/folded.npy", folded)
 model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
 loss = model.train_on_batch(images, np.array([0, 1, 2]))
 np.save(folder + "/loss.npy", float(loss))
@@ -78,6 +80,7 @@ def check(reference, relative_error, backend, layout):
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert relative_error(np.load(folder / "scores.npy"), scores) <= 1e-5
+    assert relative_error(np.load(folder / "folded.npy"), scores) <= 1e-5
     assert np.load(folder / "loss.npy") == pytest.approx(loss, rel=1e-4)
 
 

@@ -12,9 +12,6 @@ from resnext_keras import list_weights
 from resnext_keras.specs import get_spec
 from resnext_keras.weights import WEIGHT_SETS
 
-# Keras 3.15 sets off this warning of NumPy's by itself when it saves weights.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ impl:DeprecationWarning")
-
 SPEC = get_spec("resnext11_8x4d")
 
 

@@ -1,32 +1,21 @@
 """Saved and exported models give the same scores where they are loaded."""
 
 import dataclasses
-import os
-import subprocess
-import sys
 
 import keras
 import numpy as np
 import pytest
+from elsewhere import (
+    LOAD_KERAS_FILE,
+    LOAD_SAVED_MODEL,
+    randomised,
+    scores_elsewhere,
+)
 from weight_files import EVERY_OPTION
 
 from resnext_keras import GroupedConv2D, ResNeXt, ResNeXt50, ResNeXtSpec
 
 TINY = ResNeXtSpec("tiny", (1, 1), 4, 4, stem="cifar")
-
-LOAD_KERAS_FILE = """
-import sys, numpy as np
-import resnext_keras, keras
-model = keras.models.load_model(sys.argv[1])
-assert type(model.get_layer("conv2_block1_2_conv")) is resnext_keras.GroupedConv2D
-np.save(sys.argv[3], model.predict(np.load(sys.argv[2]), verbose=0))
-"""
-LOAD_SAVED_MODEL = """
-import sys, numpy as np, tensorflow as tf
-model = tf.saved_model.load(sys.argv[1])
-np.save(sys.argv[3], model.serve(np.load(sys.argv[2])).numpy())
-assert "resnext_keras" not in sys.modules
-"""
 
 
 @pytest.fixture(scope="module", params=[{}, EVERY_OPTION], ids=["plain", "all"])
@@ -44,32 +33,9 @@ def model(request):
     )
 
 
-def randomised(model):
-    rng = np.random.default_rng(0)
-    for variable in model.weights:
-        if "kernel" not in variable.path:
-            low, high = (0.5, 2.0) if "variance" in variable.path else (-0.3, 1.0)
-            variable.assign(rng.uniform(low, high, variable.shape))
-    return model
-
-
 @pytest.fixture(scope="module")
 def images():
     return np.random.default_rng(1).normal(size=(3, 32, 32, 3)).astype("float32")
-
-
-def scores_elsewhere(program, path, images, tmp_path, **environment):
-    """The scores that a fresh process gives."""
-    np.save(tmp_path / "images.npy", images)
-    arguments = [path, tmp_path / "images.npy", tmp_path / "scores.npy"]
-    done = subprocess.run(
-        [sys.executable, "-c", program, *map(str, arguments)],
-        env=os.environ | environment,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return np.load(tmp_path / "scores.npy")
 
 
 def test_a_keras_file_loads_in_a_fresh_process(model, images, tmp_path, relative_error):

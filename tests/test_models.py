@@ -223,7 +223,7 @@ BAD_ARGUMENTS = [
     ({"weights": True}, "weights=True"),
     ({"weights": b"digits"}, "weights=b'digits'"),
     ({"weights": ["digits"]}, "weights=['digits']"),
-    ({"weights": "imagenet"}, "weights=None"),
+    ({"weights": "imagenet"}, "No ImageNet weights of 'tiny' are published"),
     ({"weights": "no/such/file.weights.h5"}, "no/such/file.weights.h5"),
     ({"weights": "digits"}, "resnext11_8x4d"),
 ]

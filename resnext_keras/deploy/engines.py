@@ -1,0 +1,232 @@
+"""What runs a network: TensorFlow, ONNX Runtime or OpenVINO, called alike."""
+
+import contextlib
+import importlib
+import importlib.util
+import os
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import keras
+import numpy as np
+
+if keras.config.backend() == "tensorflow":
+    import tensorflow as tf
+
+Source = keras.Model | Path  # a model, or an exported one: a folder or an .onnx file
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A network that is ready to run.
+
+    Attributes:
+        run: From one batch of images, (rows, ...), to the outputs: an array, or
+            a list or dict of several.
+        input_shape: Shape of the batch, with None for a length that may vary.
+        dtype: Type of the images.
+    """
+
+    run: Callable[[np.ndarray], object]
+    input_shape: tuple[int | None, ...]
+    dtype: np.dtype
+
+
+def only_input(inputs: list):
+    """The one input of a network; more of them are refused."""
+    if len(inputs) != 1:
+        raise ValueError(
+            "Expected a network of one input. "
+            f"Received: a network of {len(inputs)} inputs"
+        )
+    return inputs[0]
+
+
+def engines_for(source: Source) -> list[str]:
+    """The engines that can run a network, whether installed or not, fastest first.
+
+    Other than TensorFlow they compute in float32 alone, and a file in ONNX's
+    format holds less than 2 GB.
+    """
+    if isinstance(source, Path):
+        unfit = "tensorflow" if source.suffix == ".onnx" else "onnxruntime"
+        return [name for name in ENGINES if name != unfit]
+    if any(layer.compute_dtype != "float32" for layer in _layers(source)):
+        return ["tensorflow"]
+    too_large = 4 * source.count_params() >= 2**31
+    return [name for name in ENGINES if name != "onnxruntime" or not too_large]
+
+
+def is_installed(engine: str, source: Source) -> bool:
+    """Whether the packages are installed that an engine needs for a network."""
+    return all(map(importlib.util.find_spec, _packages(engine, source)))
+
+
+def build_engine(engine: str, source: Source) -> Engine:
+    """Prepares a network for an engine.
+
+    Args:
+        engine: One of `engines_for(source)`.
+        source: A functional model, the folder of a SavedModel that Keras has
+            exported, or an `.onnx` file; of one input.
+
+    Raises:
+        ImportError: A package that the engine needs is not installed.
+        ValueError: The network has several inputs, or Keras did not export it.
+    """
+    for package in _packages(engine, source):
+        _optional(package)
+    if engine == "tensorflow" or isinstance(source, Path):
+        return ENGINES[engine](source)
+    with _exported(source, engine) as path:
+        exported = ENGINES[engine](path)
+    if len(source.outputs) == 1:
+        return exported
+    # Numbers, since the model's tensors would keep all of its weights in memory.
+    structure = keras.tree.map_structure(lambda tensor: 0, source.output)
+
+    def run(images):
+        return keras.tree.pack_sequence_as(structure, exported.run(images))
+
+    return Engine(run, exported.input_shape, exported.dtype)
+
+
+def _layers(model: keras.Model) -> Iterator[keras.Layer]:
+    """All layers, of models within the model too."""
+    for layer in model.layers:
+        yield layer
+        if isinstance(layer, keras.Model):
+            yield from _layers(layer)
+
+
+def _packages(engine: str, source: Source) -> tuple[str, ...]:
+    if engine == "tensorflow":
+        return ()
+    if engine == "onnxruntime" and isinstance(source, keras.Model):
+        return ("onnxruntime", "onnx", "tf2onnx")
+    return (engine,)
+
+
+def _optional(package: str):
+    """A package of the extra `fast`."""
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise ImportError(
+            f"Expected the package {package} to be installed, which this engine needs: "
+            f'pip install "resnext-keras[fast]". Received: {error}'
+        ) from error
+
+
+@contextlib.contextmanager
+def _exported(model: keras.Model, engine: str) -> Iterator[Path]:
+    """A file of a model for an engine, as long as it is needed; its outputs a list."""
+    flat = keras.Model(model.inputs, model.outputs, name=model.name)
+    image = only_input(model.inputs)
+    signature = [keras.InputSpec(shape=image.shape, dtype=image.dtype)]
+    # Keras' own export for OpenVINO makes outputs of all grouped convolutions.
+    name, kind = {
+        "onnxruntime": ("model.onnx", "onnx"),
+        "openvino": ("model", "tf_saved_model"),
+    }[engine]
+    with (
+        # Windows does not remove a file that is still mapped.
+        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder,
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore")  # The converters' are no concern of a user.
+        path = Path(folder, name)
+        flat.export(path, kind, verbose=False, input_signature=signature)
+        yield path
+
+
+def _tensorflow(source: Source) -> Engine:
+    if isinstance(source, Path):
+        loaded = tf.saved_model.load(source)
+        if not hasattr(loaded, "serve"):
+            raise ValueError(
+                "Expected a SavedModel with the endpoint `serve`, as Keras exports it. "
+                f"Received: {source}"
+            )
+        signature = loaded.signatures["serving_default"].structured_input_signature
+        spec = only_input(list(signature[1].values()))
+
+        def function(images):  # which, unlike `serve`, keeps the variables alive
+            return loaded.serve(images)
+
+    else:
+        spec = tf.TensorSpec(source.inputs[0].shape, source.inputs[0].dtype)
+        # One graph for all sizes: with a varying length nothing is traced again.
+        function = tf.function(
+            lambda images: source(images, training=False), input_signature=[spec]
+        )
+        function.get_concrete_function()
+
+    def run(images):
+        outputs = function(tf.constant(images))
+        return keras.tree.map_structure(lambda tensor: tensor.numpy(), outputs)
+
+    return Engine(run, tuple(spec.shape), np.dtype(spec.dtype.as_numpy_dtype))
+
+
+def _onnxruntime(path: Path) -> Engine:
+    onnxruntime = _optional("onnxruntime")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = _threads()
+    session = onnxruntime.InferenceSession(
+        path, options, providers=["CPUExecutionProvider"]
+    )
+    image = only_input(session.get_inputs())
+    shape = tuple(n if isinstance(n, int) else None for n in image.shape)
+    dtype = image.type.removeprefix("tensor(").removesuffix(")")
+    dtype = {"float": "float32", "double": "float64"}.get(dtype, dtype)
+
+    def run(images):
+        outputs = session.run(None, {image.name: images})
+        return outputs[0] if len(outputs) == 1 else outputs
+
+    return Engine(run, shape, np.dtype(dtype))
+
+
+def _openvino(path: Path) -> Engine:
+    openvino = _optional("openvino")
+    # By itself it computes in bfloat16 on processors that have it.
+    options = {"INFERENCE_PRECISION_HINT": "f32"}
+    if threads := _threads():
+        options["INFERENCE_NUM_THREADS"] = threads
+    compiled = openvino.Core().compile_model(path, "CPU", options)
+    image = only_input(compiled.inputs)
+    names = [output.any_name for output in compiled.outputs]
+    numbered = [f"output_{number}" for number in range(len(names))]  # Keras' names
+
+    def run(images):
+        arrays = list(compiled(images).values())
+        outputs = dict(zip(names, arrays, strict=True))
+        if len(arrays) == 1:
+            return arrays[0]
+        if outputs.keys() == set(numbered):  # OpenVINO has the tenth before the second
+            return [outputs[name] for name in numbered]
+        return arrays if path.suffix == ".onnx" else outputs
+
+    return Engine(
+        run,
+        tuple(n.get_length() if n.is_static else None for n in image.partial_shape),
+        np.dtype(image.element_type.to_dtype()),
+    )
+
+
+def _threads() -> int:
+    """Number of threads that the user wants, 0 for as many as there are cores."""
+    count = tf.config.threading.get_intra_op_parallelism_threads()
+    first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    return count or (int(first) if first.isdecimal() else 0)
+
+
+ENGINES = {
+    "onnxruntime": _onnxruntime,
+    "openvino": _openvino,
+    "tensorflow": _tensorflow,
+}
