@@ -6,8 +6,8 @@ import json
 import keras
 import numpy as np
 import pytest
-from conftest import GOLDEN, dtype_policy
 from elsewhere import randomised, scores_elsewhere
+from helpers import GOLDEN, dtype_policy
 from keras import layers
 from random_state import draw_images, draw_state, sample
 from safetensors.numpy import save_file
@@ -265,7 +265,7 @@ def test_resnext50_gives_torchvisions_logits(resnext50_file, relative_error):
 
 
 def test_a_variant_gives_timms_logits(tmp_path, relative_error):
-    golden = np.load(GOLDEN / "timm" / "seresnext26t_32x4d.npz")
+    golden = np.load(GOLDEN / "family" / "seresnext26t_32x4d.npz")
     height, width = golden["size"]
     save_file(draw_state(json.loads(str(golden["state"]))), tmp_path / "w.safetensors")
     model = ResNeXt(

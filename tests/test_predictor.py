@@ -9,8 +9,8 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import GOLDEN, dtype_policy
 from elsewhere import randomised
+from helpers import GOLDEN, dtype_policy
 from keras import layers
 from random_state import draw_images
 from weight_files import EVERY_OPTION, TINY, build
