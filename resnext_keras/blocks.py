@@ -11,6 +11,7 @@ keras.applications does.
 import keras
 from keras import layers
 
+from resnext_keras.batch_norm import BatchNormalization
 from resnext_keras.layers import GroupedConv2D
 from resnext_keras.layout import channel_axis
 from resnext_keras.specs import SE_REDUCTION
@@ -48,7 +49,7 @@ def conv_bn(x, filters, kernel_size, *, name, stride=1, groups=1):
         name=f"{name}_conv",
     )(x)
     # PyTorch's momentum 0.1 weighs the new batch; Keras' 0.9 the running average.
-    return layers.BatchNormalization(
+    return BatchNormalization(
         axis=channel_axis(), momentum=0.9, epsilon=1e-5, name=f"{name}_bn"
     )(x)
 

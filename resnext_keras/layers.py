@@ -19,6 +19,16 @@ if keras.config.backend() == "tensorflow":
         onednn.tell_if_off(IsMklEnabled())
 
 
+def has_onednn() -> bool:
+    """Whether TensorFlow runs oneDNN's kernels on the CPU."""
+    return IsMklEnabled()
+
+
+def on_accelerator() -> bool:
+    """Whether TensorFlow has a GPU or TPU to run on."""
+    return any(d.device_type != "CPU" for d in tf.config.list_logical_devices())
+
+
 @keras.saving.register_keras_serializable(package="resnext_keras")
 class GroupedConv2D(layers.Conv2D):
     """A `keras.layers.Conv2D` whose groups are fast to train and clean to export.
@@ -58,7 +68,10 @@ class GroupedConv2D(layers.Conv2D):
 
 def _conv(x, kernel, strides, padding, dilations):
     """Grouped convolution of any configuration."""
-    if _on_accelerator():
+    # On a CPU TensorFlow's own gradients for the input exist only with oneDNN, and
+    # XLA compiles those for the kernel to something that makes a training step 14
+    # times as slow.
+    if on_accelerator():
         return _tensorflows_conv(x, kernel, strides, padding, dilations)
     if max(dilations) == 1:
         return _cpu_conv(x, kernel, strides, padding)
@@ -78,15 +91,6 @@ def _tensorflows_conv(x, kernel, strides, padding, dilations=1):
     # Keeps TensorFlow from fusing the convolution with a bias or activation that
     # follows: without oneDNN its fused kernel for CPUs knows no groups.
     return tf.ensure_shape(y, (None, None, None, kernel.shape[-1]))
-
-
-def _on_accelerator():
-    """Whether TensorFlow's own gradients are to be used, as on a GPU or TPU.
-
-    On a CPU those for the input exist only with oneDNN, and XLA compiles those
-    for the kernel to something that makes a training step 14 times as slow.
-    """
-    return any(d.device_type != "CPU" for d in tf.config.list_logical_devices())
 
 
 def _cpu_conv(x, kernel, strides, padding):
@@ -117,7 +121,7 @@ def _gradients(dy, x, kernel, strides, padding):
         chunk -= 1
     options = {"strides": (1, *strides, 1), "padding": padding}
     # oneDNN has a grouped kernel for this one, in single precision on any CPU.
-    grouped_dx = IsMklEnabled() and x.dtype == tf.float32
+    grouped_dx = has_onednn() and x.dtype == tf.float32
     dx, dkernel = [], []
     for x_part, kernel_part, dy_part in zip(
         *(tf.split(tensor, groups // chunk, axis=-1) for tensor in (x, kernel, dy)),

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 from keras import layers
 
+from resnext_keras.batch_norm import BatchNormalization
 from resnext_keras.layers import GroupedConv2D
 
 
@@ -118,7 +119,7 @@ def _calls_and_norms(graph):
     found = {layer.name: layer for layer in graph.layers}  # operations are none
     norms = {}
     for norm in graph.layers:
-        if type(norm) is not layers.BatchNormalization:
+        if type(norm) not in (layers.BatchNormalization, BatchNormalization):
             continue
         sources = list(_sources(calls[norm.name]))
         name = sources[0]

@@ -1,0 +1,147 @@
+"""BatchNormalization is Keras' layer in all but the speed of its training."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from helpers import dtype_policy
+
+from resnext_keras import ResNeXt, ResNeXtSpec
+from resnext_keras.batch_norm import BatchNormalization
+from resnext_keras.layers import has_onednn
+
+TINY = ResNeXtSpec("tiny", (1, 1), 4, 4, stem="cifar")
+
+KERAS = keras.layers.BatchNormalization
+
+needs_onednn = pytest.mark.skipif(not has_onednn(), reason="TensorFlow without oneDNN")
+
+CONFIGURATIONS = [
+    {},
+    {"momentum": 0.9, "epsilon": 1e-5},
+    {"axis": 3, "gamma_initializer": "random_normal"},
+    {"axis": 1},
+    {"axis": 2},
+    {"scale": False},
+    {"center": False},
+    {"gamma_regularizer": "l2", "beta_constraint": "non_neg"},
+    {"dtype": "float64"},
+]
+
+
+def twins(options, shape, seed=0):
+    """This layer and Keras' with the same random weights."""
+    rng = np.random.default_rng(seed)
+    pair = [kind(**options) for kind in (BatchNormalization, KERAS)]
+    for layer in pair:
+        layer.build(shape)
+    values = [rng.uniform(0.5, 2, w.shape) for w in pair[0].weights]
+    for layer in pair:
+        layer.set_weights(values)
+    return pair
+
+
+def trained(layer, x):
+    """Output, gradients and moving statistics of one training batch."""
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        y = layer(x, training=True)
+        uneven = tf.sin(tf.range(tf.size(y), dtype=tf.float32))
+        loss = tf.reduce_sum(tf.cast(y, tf.float32) * tf.reshape(uneven, y.shape))
+    sources = [x, *(v.value for v in layer.trainable_variables)]
+    gradients = tape.gradient(loss, sources)
+    return [y, *gradients, *(v.value for v in layer.non_trainable_variables)]
+
+
+@pytest.mark.parametrize("options", CONFIGURATIONS, ids=str)
+@pytest.mark.parametrize("shape", [(4, 5, 7, 16), (1, 3, 3, 8), (2, 1, 1, 4)])
+def test_a_training_batch_gives_what_keras_gives(options, shape):
+    dtype = options.get("dtype", "float32")
+    x = tf.constant(np.random.default_rng(1).normal(3, 2, shape), dtype)
+    ours, theirs = (trained(layer, x) for layer in twins(options, shape))
+    for found, expected in zip(ours, theirs, strict=True):
+        assert found.dtype == expected.dtype
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=2e-5)
+
+
+@needs_onednn
+def test_a_large_mean_does_not_spoil_the_variance():
+    x = np.random.default_rng(0).normal(1000, 0.5, (8, 9, 9, 16)).astype("float32")
+    layer = BatchNormalization(momentum=0.0)
+    y = layer(x, training=True)
+    exact = x.astype("float64")
+    mean, variance = exact.mean((0, 1, 2)), exact.var((0, 1, 2))
+    np.testing.assert_allclose(layer.moving_mean, mean, rtol=1e-5)
+    np.testing.assert_allclose(layer.moving_variance, variance, rtol=1e-3)
+    normalised = (exact - mean) / np.sqrt(variance + 1e-3)
+    np.testing.assert_allclose(y, normalised, atol=1e-2)
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+def test_statistics_of_half_precision_maps_are_computed_in_single(policy):
+    x = np.random.default_rng(0).normal(300, 30, (8, 16, 16, 8)).astype("float32")
+    with dtype_policy(policy):
+        layer = BatchNormalization(momentum=0.0)
+    half = tf.cast(x, layer.compute_dtype)
+    y = layer(half, training=True)
+    assert y.dtype == layer.compute_dtype
+    exact = tf.cast(half, tf.float64).numpy()
+    np.testing.assert_allclose(layer.moving_mean, exact.mean((0, 1, 2)), rtol=1e-4)
+    np.testing.assert_allclose(layer.moving_variance, exact.var((0, 1, 2)), rtol=1e-3)
+
+
+def test_in_prediction_and_when_frozen_it_is_keras_layer():
+    x = np.random.default_rng(0).normal(size=(2, 4, 4, 8)).astype("float32")
+    ours, theirs = twins({}, x.shape)
+    np.testing.assert_array_equal(ours(x), theirs(x))
+    ours.trainable = theirs.trainable = False
+    np.testing.assert_array_equal(ours(x, training=True), theirs(x, training=True))
+    for found, expected in zip(ours.weights, theirs.weights, strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+def operations(training):
+    """The types of all operations of a network's graph."""
+    model = ResNeXt(TINY, weights=None, classes=5)
+    function = tf.function(lambda x: model(x, training=training))
+    graph = function.get_concrete_function(tf.TensorSpec((None, 32, 32, 3))).graph
+    return [operation.type for operation in graph.get_operations()]
+
+
+@needs_onednn
+def test_training_takes_the_fused_kernel_and_prediction_does_not():
+    norms = 1 + 2 * 4
+    assert operations(training=True).count("FusedBatchNormV3") == norms
+    assert "FusedBatchNormV3" not in operations(training=False)
+
+
+def test_second_derivatives_are_those_of_keras():
+    x = tf.constant(np.random.default_rng(0).normal(size=(2, 3, 3, 4)), tf.float32)
+
+    def penalty(layer):
+        with tf.GradientTape() as outer:
+            outer.watch(x)
+            with tf.GradientTape() as inner:
+                inner.watch(x)
+                y = tf.reduce_sum(layer(x, training=True) ** 3)
+            steepness = tf.reduce_sum(inner.gradient(y, x) ** 2)
+        return outer.gradient(steepness, x)
+
+    ours, theirs = map(penalty, twins({}, x.shape))
+    np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-3)
+
+
+def test_masked_pixels_do_not_count():
+    x = np.random.default_rng(0).normal(size=(2, 3, 3, 4)).astype("float32")
+    mask = np.arange(18).reshape(2, 3, 3) % 3 > 0
+    ours, theirs = twins({}, x.shape)
+    found, expected = (layer(x, training=True, mask=mask) for layer in (ours, theirs))
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_it_is_saved_and_loaded_as_what_it_is(tmp_path):
+    model = keras.Sequential([keras.Input((4, 4, 8)), BatchNormalization(epsilon=1e-5)])
+    model.save(tmp_path / "norm.keras")
+    loaded = keras.models.load_model(tmp_path / "norm.keras").layers[0]
+    assert type(loaded) is BatchNormalization
+    assert loaded.epsilon == 1e-5
