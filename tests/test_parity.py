@@ -37,17 +37,20 @@ def test_logits_and_every_stage_equal_torchvisions(
         assert relative_error(sample(found[name]), np.ravel(golden[name])) <= 1e-4, name
 
 
+@pytest.mark.parametrize(("dtype", "precision"), [("float64", 1e-5), ("float32", 0.2)])
 def test_loss_and_every_gradient_equal_torchvisions_in_training(
-    resnext50_file, relative_error
+    resnext50_file, relative_error, dtype, precision
 ):
-    # In double precision; make_torchvision.py says why.
-    with dtype_policy("float64"):
+    # float32 has kernels of its own, and here, where a ReLU that flips moves many
+    # gradients by a few hundredths, only gross errors show; make_torchvision.py
+    # tells why.
+    with dtype_policy(dtype):
         model = resnext_keras.ResNeXt50(
             weights=resnext50_file,
             input_shape=(64, 64, 3),
             classifier_activation=None,
         )
-    images = tf.constant(draw_images(64, (4, 64, 64, 3)), "float64")
+    images = tf.constant(draw_images(64, (4, 64, 64, 3)), dtype)
     with tf.GradientTape() as tape:
         tape.watch(images)
         logits = model(images, training=True)
@@ -64,12 +67,12 @@ def test_loss_and_every_gradient_equal_torchvisions_in_training(
     gradients, image_gradient = tape.gradient(loss, (variables, images))
 
     golden = dict(np.load(GOLDEN / "resnext50_training.npz"))
-    assert abs(loss - golden.pop("loss")) <= 1e-6 * loss
-    assert relative_error(sample(image_gradient), golden.pop("images")) <= 1e-5
+    assert abs(loss - golden.pop("loss")) <= precision / 10 * loss
+    assert relative_error(sample(image_gradient), golden.pop("images")) <= precision
     assert golden.keys() == {torch_name(name) for name in gradients}
     for name, gradient in gradients.items():
         expected = golden[torch_name(name)]
-        assert relative_error(sample(gradient, 50), expected) <= 1e-5, name
+        assert relative_error(sample(gradient, 50), expected) <= precision, name
 
 
 @pytest.mark.parity
