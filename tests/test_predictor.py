@@ -182,9 +182,9 @@ def built(monkeypatch):
 
 def test_the_fastest_is_taken_and_told(model, built, caplog):
     caplog.set_level(logging.INFO, "resnext_keras")
-    assert Predictor(model).engine == "onnxruntime"
-    assert built == ["onnxruntime"]
-    assert "onnxruntime" in caplog.text
+    assert Predictor(model).engine == "openvino"
+    assert built == ["openvino"]
+    assert "openvino" in caplog.text
 
 
 def test_the_next_is_taken_where_one_fails(model, built, monkeypatch, caplog):
@@ -209,7 +209,8 @@ def test_a_gpu_is_used(model, built, monkeypatch):
 
 def test_what_onnx_cannot_hold_is_not_converted_to_it(model, built, monkeypatch):
     monkeypatch.setattr(keras.Model, "count_params", lambda self: 2**29)
-    assert Predictor(model).engine == "openvino"
+    with pytest.raises(ValueError, match="one that can run this network"):
+        Predictor(model, "onnxruntime")
 
 
 @pytest.mark.usefixtures("nothing_installed")
@@ -227,7 +228,7 @@ def test_a_missing_package_is_named_with_the_extra(model, tmp_path):
         with pytest.raises(ImportError, match=rf"{engine} .*resnext-keras\[fast\]"):
             Predictor(model, engine)
     (tmp_path / "model.onnx").touch()
-    with pytest.raises(ImportError, match=r"onnxruntime .*resnext-keras\[fast\]"):
+    with pytest.raises(ImportError, match=r"openvino .*resnext-keras\[fast\]"):
         Predictor(tmp_path / "model.onnx")
 
 
@@ -310,7 +311,7 @@ def test_resnext50_gives_torchvisions_logits(resnext50_file, relative_error, eng
         classifier_activation=None,
     )
     predict = Predictor(model, engine)
-    assert predict.engine == engine.replace("auto", "onnxruntime")
+    assert predict.engine == engine.replace("auto", "openvino")
     for height, width in ((161, 193), (224, 224)):
         images = draw_images(height, (2, height, width, 3))
         golden = np.load(GOLDEN / f"resnext50_{height}x{width}.npz")["logits"]
@@ -330,7 +331,7 @@ def test_an_onnx_file_is_taken(case, engine, tmp_path):
     expected = model.predict(IMAGES, verbose=0)
     model.export(tmp_path / "model.onnx", "onnx", verbose=False)
     predict = Predictor(tmp_path / "model.onnx", engine, batch_size=2)
-    assert predict.engine == engine.replace("auto", "onnxruntime")
+    assert predict.engine == engine.replace("auto", "openvino")
     assert_same(predict(IMAGES), expected)
     with pytest.raises(ValueError, match="engine='tensorflow'"):
         Predictor(tmp_path / "model.onnx", "tensorflow")

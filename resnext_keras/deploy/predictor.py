@@ -38,7 +38,7 @@ class Predictor:
             path of a `.keras` file, of the folder of a SavedModel that Keras has
             exported, or of an `.onnx` file. Of a model the batch norm is folded
             and the weights are those of this moment.
-        engine: `"onnxruntime"`, `"openvino"` or `"tensorflow"`; `"auto"` takes
+        engine: `"openvino"`, `"onnxruntime"` or `"tensorflow"`; `"auto"` takes
             the first of them that is installed and can take the network, which
             is their order by speed, and TensorFlow where it has a GPU.
         batch_size: Number of images that are run at once. A network that has a
@@ -51,7 +51,7 @@ class Predictor:
     All engines compute in float32 on all cores of the processor, or in as many
     threads as `tf.config.threading` or else `OMP_NUM_THREADS` says (TensorFlow
     itself heeds the former alone). Only TensorFlow takes models of other types
-    and runs on a GPU. ONNX Runtime and OpenVINO come with the extra `fast`, and
+    and runs on a GPU. OpenVINO and ONNX Runtime come with the extra `fast`, and
     take some seconds to convert a model, which a file of the exported model
     saves. A predictor serves one thread at a time.
 
