@@ -17,7 +17,7 @@ from weight_files import EVERY_OPTION
 from resnext_keras import ResNeXt, ResNeXtSpec
 from resnext_keras.layers import IsMklEnabled
 
-DEPTHS, CARDINALITY = (2, 1), 4
+DEPTHS, CARDINALITY = (1, 1), 4
 BLOCKS = sum(DEPTHS)
 PLAIN = ResNeXtSpec("plain", DEPTHS, CARDINALITY, 4)
 EVERYTHING = ResNeXtSpec("all", DEPTHS, CARDINALITY, 4, **EVERY_OPTION)
