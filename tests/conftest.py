@@ -1,6 +1,7 @@
 """The fixtures that several tests share."""
 
 import dataclasses
+import gc
 import hashlib
 import json
 import os
@@ -28,6 +29,31 @@ sys.modules.setdefault("triton", None)
 
 # random_state.py, which the scripts that wrote the goldens drew with.
 sys.path.insert(0, str(GOLDEN))
+
+
+def pytest_collection_finish():
+    """What the imports left, half a million objects, is not searched again."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture
+def memory_given_back():
+    """Frees the networks of a test, up to 600 MB each, before the next is built."""
+    yield
+    keras.backend.clear_session()  # collects the garbage too
+
+
+@pytest.fixture(autouse=True)
+def _memory_of_parity_tests_given_back(request):
+    if request.node.get_closest_marker("parity"):
+        request.getfixturevalue("memory_given_back")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _memory_of_a_module_given_back():
+    yield
+    keras.backend.clear_session()
 
 
 @pytest.fixture(scope="session")
@@ -65,6 +91,13 @@ def publish(tmp_path, monkeypatch):
         monkeypatch.setitem(WEIGHT_SETS, name, row)
 
     return published
+
+
+@pytest.fixture
+def no_reference_installed(monkeypatch):
+    """No torch to compare with, which takes seconds to start, even where it is."""
+    for package in ("timm", "torchvision"):
+        monkeypatch.setitem(sys.modules, package, None)
 
 
 @pytest.fixture

@@ -6,19 +6,40 @@ import sys
 
 import numpy as np
 
-LOAD_KERAS_FILE = """
+from resnext_keras.layers import IsMklEnabled
+
+# Programs of the arguments: file of images, file for the scores, files of models.
+# The scores are those of all images, and then of the first alone.
+LOAD_KERAS_FILES = """
 import sys, numpy as np
+from pathlib import Path
 import resnext_keras, keras
-model = keras.models.load_model(sys.argv[1])
-assert type(model.get_layer("conv2_block1_2_conv")) is resnext_keras.GroupedConv2D
-np.save(sys.argv[3], model.predict(np.load(sys.argv[2]), verbose=0))
+images, scores, *paths = sys.argv[1:]
+images, found = np.load(images), {}
+for path in paths:
+    model = keras.models.load_model(path)
+    grouped = model.get_layer("conv2_block1_2_conv")
+    assert type(grouped) is resnext_keras.GroupedConv2D
+    batches = [model.predict(batch, verbose=0) for batch in (images, images[:1])]
+    found[Path(path).name] = np.concatenate(batches)
+np.savez(scores, **found)
 """
-LOAD_SAVED_MODEL = """
+LOAD_SAVED_MODELS = """
 import sys, numpy as np, tensorflow as tf
-model = tf.saved_model.load(sys.argv[1])
-np.save(sys.argv[3], model.serve(np.load(sys.argv[2])).numpy())
+from pathlib import Path
+images, scores, *paths = sys.argv[1:]
+images, found = np.load(images), {}
+for path in paths:
+    model = tf.saved_model.load(path)
+    batches = [model.serve(batch) for batch in (images, images[:1])]
+    found[Path(path).name] = np.concatenate(batches)
+np.savez(scores, **found)
 assert "resnext_keras" not in sys.modules
 """
+
+# The environment of a process with oneDNN's kernels where this one has none, and
+# without where it has.
+OTHER_KERNELS = {"TF_ENABLE_ONEDNN_OPTS": "0" if IsMklEnabled() else "1"}
 
 
 def randomised(model):
@@ -31,15 +52,15 @@ def randomised(model):
     return model
 
 
-def scores_elsewhere(program, path, images, tmp_path, **environment):
-    """The scores that a fresh process gives."""
+def scores_elsewhere(program, paths, images, tmp_path):
+    """The scores, by name of the file, in a fresh process with `OTHER_KERNELS`."""
     np.save(tmp_path / "images.npy", images)
-    arguments = [path, tmp_path / "images.npy", tmp_path / "scores.npy"]
+    arguments = [tmp_path / "images.npy", tmp_path / "scores.npz", *paths]
     done = subprocess.run(
         [sys.executable, "-c", program, *map(str, arguments)],
-        env=os.environ | environment,
+        env=os.environ | OTHER_KERNELS,
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    return np.load(tmp_path / "scores.npy")
+    return np.load(tmp_path / "scores.npz")

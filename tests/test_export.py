@@ -5,32 +5,48 @@ import dataclasses
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from elsewhere import (
-    LOAD_KERAS_FILE,
-    LOAD_SAVED_MODEL,
+    LOAD_KERAS_FILES,
+    LOAD_SAVED_MODELS,
     randomised,
     scores_elsewhere,
 )
 from weight_files import EVERY_OPTION
 
-from resnext_keras import GroupedConv2D, ResNeXt, ResNeXt50, ResNeXtSpec
+from resnext_keras import (
+    GroupedConv2D,
+    ResNeXt,
+    ResNeXt50,
+    ResNeXtSpec,
+    fold_batch_norm,
+)
 
 TINY = ResNeXtSpec("tiny", (1, 1), 4, 4, stem="cifar")
 
 
-@pytest.fixture(scope="module", params=[{}, EVERY_OPTION], ids=["plain", "all"])
-def model(request):
-    """A network with random weights and statistics, from 32 x 32 images to logits."""
-    spec = dataclasses.replace(TINY, stem="imagenet", **request.param)
-    return randomised(
-        ResNeXt(
-            spec,
-            weights=None,
-            input_shape=(32, 32, 3),
-            classes=5,
-            classifier_activation=None,
+@pytest.fixture(scope="module")
+def models():
+    """Networks with random weights and statistics, from 32 x 32 images to logits."""
+    models = {
+        name: randomised(
+            ResNeXt(
+                dataclasses.replace(TINY, stem="imagenet", **options),
+                weights=None,
+                input_shape=(32, 32, 3),
+                classes=5,
+                classifier_activation=None,
+            )
         )
-    )
+        for name, options in {"plain": {}, "all": EVERY_OPTION}.items()
+    }
+    # TensorFlow fuses convolution, bias and ReLU to what without oneDNN has no groups.
+    return models | {"folded": fold_batch_norm(models["all"])}
+
+
+@pytest.fixture(params=["plain", "all"])
+def model(request, models):
+    return models[request.param]
 
 
 @pytest.fixture(scope="module")
@@ -38,30 +54,44 @@ def images():
     return np.random.default_rng(1).normal(size=(3, 32, 32, 3)).astype("float32")
 
 
-def test_a_keras_file_loads_in_a_fresh_process(model, images, tmp_path, relative_error):
-    model.save(tmp_path / "model.keras")
-    found = scores_elsewhere(
-        LOAD_KERAS_FILE, tmp_path / "model.keras", images, tmp_path
-    )
-    assert relative_error(found, model.predict(images, verbose=0)) <= 1e-5
+@pytest.fixture(scope="module")
+def scores(models, images):
+    """Of each model the scores of all images, and then of the first alone."""
+    expected = {
+        name: model.predict(images, verbose=0) for name, model in models.items()
+    }
+    return {name: np.concatenate([all_, all_[:1]]) for name, all_ in expected.items()}
 
 
-@pytest.mark.parametrize("onednn", ["0", "1"])
-def test_a_saved_model_runs_without_this_package(
-    model, images, tmp_path, relative_error, onednn
+def test_keras_files_load_in_a_fresh_process_with_other_kernels(
+    models, images, scores, tmp_path, relative_error
 ):
-    model.export(tmp_path / "exported", format="tf_saved_model", verbose=False)
-    graph = (tmp_path / "exported" / "saved_model.pb").read_bytes()
-    assert b"Conv2D" in graph
-    assert b"_XlaMustCompile" not in graph
-    found = scores_elsewhere(
-        LOAD_SAVED_MODEL,
-        tmp_path / "exported",
-        images,
-        tmp_path,
-        TF_ENABLE_ONEDNN_OPTS=onednn,
-    )
-    assert relative_error(found, model.predict(images, verbose=0)) <= 1e-5
+    paths = [tmp_path / f"{name}.keras" for name in models]
+    for path in paths:
+        models[path.stem].save(path)
+    found = scores_elsewhere(LOAD_KERAS_FILES, paths, images, tmp_path)
+    for path in paths:
+        assert relative_error(found[path.name], scores[path.stem]) <= 1e-5
+        here = keras.models.load_model(path).predict(images, verbose=0)
+        assert relative_error(here, scores[path.stem][:-1]) <= 1e-5
+
+
+def test_saved_models_run_without_this_package_and_with_other_kernels(
+    models, images, scores, tmp_path, relative_error
+):
+    paths = [tmp_path / name for name in models]
+    for path in paths:
+        models[path.name].export(path, format="tf_saved_model", verbose=False)
+        graph = (path / "saved_model.pb").read_bytes()
+        assert b"Conv2D" in graph
+        assert b"_XlaMustCompile" not in graph
+    found = scores_elsewhere(LOAD_SAVED_MODELS, paths, images, tmp_path)
+    for path in paths:
+        expected = scores[path.name]
+        assert relative_error(found[path.name], expected) <= 1e-5
+        exported = tf.saved_model.load(path)
+        for batch, rows in ((images, slice(3)), (images[:1], slice(3, 4))):
+            assert relative_error(exported.serve(batch), expected[rows]) <= 1e-5
 
 
 def run_onnx(path, images):
@@ -97,16 +127,18 @@ def run_litert(path, images):
         ("litert", "model.tflite", run_litert),
     ],
 )
-@pytest.mark.parametrize("size", ["tiny", "resnext50"])
+@pytest.mark.parametrize("name", ["plain", "all", "resnext50"])
 @pytest.mark.filterwarnings("ignore")  # the converters'
 def test_other_formats_run_in_their_own_runtimes(
-    model, images, tmp_path, relative_error, format_, file, run, size
+    models, images, tmp_path, relative_error, format_, file, run, name
 ):
-    if size == "resnext50":
+    if name == "resnext50":
         model = randomised(
             ResNeXt50(weights=None, input_shape=(64, 64, 3), classifier_activation=None)
         )
         images = np.random.default_rng(2).normal(size=(2, 64, 64, 3)).astype("float32")
+    else:
+        model = models[name]
     path = str(tmp_path / file)
     expected = model.predict(images, verbose=0)
     model.export(path, format=format_, verbose=False)

@@ -6,7 +6,7 @@ import json
 import keras
 import numpy as np
 import pytest
-from elsewhere import randomised, scores_elsewhere
+from elsewhere import randomised
 from helpers import GOLDEN, dtype_policy
 from keras import layers
 from random_state import draw_images, draw_state, sample
@@ -277,37 +277,6 @@ def test_a_variant_gives_timms_logits(tmp_path, relative_error):
     images = draw_images(height, (2, height, width, 3))
     found = fold_batch_norm(model).predict(images, verbose=0)
     assert relative_error(found, golden["logits"]) <= 1e-4
-
-
-SCORES = """
-import sys, numpy as np, tensorflow as tf
-import resnext_keras, keras
-model = keras.models.load_model(sys.argv[1] + "/model.keras")
-exported = tf.saved_model.load(sys.argv[1] + "/exported")
-images = np.load(sys.argv[2])
-scores = [
-    scores
-    for batch in (images, images[:1])
-    for scores in (model.predict(batch, verbose=0), exported.serve(batch).numpy())
-]
-np.save(sys.argv[3], np.concatenate(scores))
-"""
-
-
-@pytest.mark.parametrize("onednn", ["0", "1"])
-def test_files_of_it_run_with_onednn_and_without(tmp_path, relative_error, onednn):
-    # TensorFlow fuses convolution, bias and ReLU to what without oneDNN has no groups.
-    model = randomised(build(spec=EVERYTHING, classifier_activation=None))
-    folded = fold_batch_norm(model)
-    folded.save(tmp_path / "model.keras")
-    folded.export(tmp_path / "exported", format="tf_saved_model", verbose=False)
-    images = draw_images(2, (8, 32, 32, 3))
-    found = scores_elsewhere(
-        SCORES, tmp_path, images, tmp_path, TF_ENABLE_ONEDNN_OPTS=onednn
-    )
-    expected = model.predict(images, verbose=0)
-    expected = np.concatenate([expected, expected, expected[:1], expected[:1]])
-    assert relative_error(found, expected) <= 1e-5
 
 
 def test_it_is_as_good_as_the_frozen_network_below_layers_that_train(relative_error):

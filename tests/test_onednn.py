@@ -1,10 +1,13 @@
 """TensorFlow's oneDNN kernels are on, unless the user has decided otherwise."""
 
+import importlib
 import os
 import subprocess
 import sys
 
 import pytest
+
+from resnext_keras import onednn
 
 IS_ON = """
 from tensorflow.python.util._pywrap_util_port import IsMklEnabled
@@ -12,11 +15,11 @@ print(IsMklEnabled())
 """
 
 
-def run(program, **environment):
-    kept = {k: v for k, v in os.environ.items() if k != "TF_ENABLE_ONEDNN_OPTS"}
+def run(program):
+    kept = {k: v for k, v in os.environ.items() if k != onednn.VARIABLE}
     done = subprocess.run(
         [sys.executable, "-c", program + IS_ON],
-        env=kept | environment | {"TF_CPP_MIN_LOG_LEVEL": "3"},
+        env=kept | {"TF_CPP_MIN_LOG_LEVEL": "3"},
         capture_output=True,
         text=True,
     )
@@ -24,12 +27,20 @@ def run(program, **environment):
     return done.stdout.split()[-1] == "True", done.stderr
 
 
-@pytest.mark.parametrize(("value", "on"), [(None, True), ("1", True), ("0", False)])
-def test_importing_the_package_turns_them_on_unless_the_user_has_not(value, on):
-    environment = {} if value is None else {"TF_ENABLE_ONEDNN_OPTS": value}
-    found, said = run("import resnext_keras", **environment)
-    assert found == on
+def test_importing_the_package_turns_them_on():
+    found, said = run("import resnext_keras")
+    assert found
     assert "oneDNN kernels" not in said
+
+
+@pytest.mark.parametrize("value", ["0", "1"])
+def test_what_the_user_has_decided_stays(monkeypatch, caplog, value):
+    monkeypatch.setenv(onednn.VARIABLE, value)
+    monkeypatch.delitem(sys.modules, "tensorflow")
+    importlib.reload(onednn)
+    assert os.environ[onednn.VARIABLE] == value
+    onednn.tell_if_off(False)
+    assert not caplog.records
 
 
 def test_after_tensorflow_it_says_once_how_to_get_them():

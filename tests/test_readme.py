@@ -2,8 +2,10 @@
 
 import re
 import shutil
+import sys
 from pathlib import Path
 
+from resnext_keras.deploy.engines import ENGINES
 from resnext_keras.verification import PHOTO
 
 README = Path(__file__).parents[1] / "README.md"
@@ -12,6 +14,9 @@ README = Path(__file__).parents[1] / "README.md"
 def test_the_blocks_run_one_after_another(
     tmp_path, monkeypatch, publish, resnext50_file, capsys
 ):
+    # To convert a network for another engine takes long, and has its own tests.
+    for engine in set(ENGINES) - {"tensorflow"}:
+        monkeypatch.setitem(sys.modules, engine, None)
     monkeypatch.chdir(tmp_path)
     shutil.copy(PHOTO, "cat.jpg")
     shutil.copy(resnext50_file, tmp_path)
@@ -28,3 +33,5 @@ def test_the_blocks_run_one_after_another(
     assert len(names["pyramid"].outputs) == 4
     assert Path("flowers/saved_model.pb").is_file()
     assert names["model"].output_shape == (None, 20)
+    assert names["backbone"].output.dtype == "bfloat16"
+    assert names["classifier"].compute_dtype == "float32"

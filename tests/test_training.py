@@ -49,7 +49,7 @@ def test_training_lowers_the_loss(expected):
     assert expected[-1] < expected[0]
 
 
-@pytest.mark.parametrize("jit_compile", ["auto", True, False])
+@pytest.mark.parametrize("jit_compile", ["auto", True])  # "auto" is False on a CPU
 def test_compiled_training_is_eager_training(batch, start, expected, jit_compile):
     found = losses(batch, start, jit_compile=jit_compile)
     np.testing.assert_allclose(found, expected, rtol=1e-3)

@@ -100,6 +100,7 @@ def test_a_file_of_another_architecture_or_hash_is_found_out(
         verify_weights("resnext50_32x4d.tv2_in1k")
 
 
+@pytest.mark.usefixtures("no_reference_installed")
 def test_the_photo_is_seen_as_the_set_wants_it(
     resnext50_file, tmp_path, publish, monkeypatch
 ):

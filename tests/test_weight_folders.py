@@ -3,12 +3,12 @@
 import dataclasses
 import errno
 import hashlib
+import importlib.util
 import os
 import resource
 import shutil
-import subprocess
-import sys
 import tempfile
+from importlib import resources
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -116,21 +116,21 @@ def test_what_ships_is_looked_for_before_the_cache(wanted, server, cache, monkey
     assert len(server.requests) == 1
 
 
-def test_an_installed_package_does_not_look_beside_itself(tmp_path):
-    package = tmp_path / "resnext_keras"
-    shutil.copytree(download.PACKAGE, package)
-    (package / "weights" / "bundled").mkdir()  # as in a wheel
-    (tmp_path / "weights").mkdir()
-    code = "from resnext_keras.weights import download; print(download.SHIPPED)"
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=True,
-        env={**os.environ, "PYTHONPATH": str(tmp_path)},
-    )
-    assert done.stdout.strip() == str(package / "weights" / "bundled")
+@pytest.mark.parametrize("installed", [True, False])
+def test_an_installed_package_does_not_look_beside_itself(
+    tmp_path, monkeypatch, installed
+):
+    bundled = tmp_path / "resnext_keras" / "weights" / "bundled"
+    if installed:
+        bundled.mkdir(parents=True)  # as in a wheel
+    beside = tmp_path / "weights"
+    beside.mkdir()
+    monkeypatch.setattr(resources, "files", lambda package: tmp_path / package)
+    spec = importlib.util.spec_from_file_location("another", download.__file__)
+    another = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(another)
+    expected = bundled if installed else beside
+    assert another.SHIPPED == expected  # noqa: SIM300
 
 
 @pytest.mark.parametrize("place", ["shipped", "cache"])
