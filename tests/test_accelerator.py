@@ -177,17 +177,18 @@ def test_statistics_softmax_and_loss_are_in_single_precision(
     assert {variable.dtype for variable in model.variables} <= {"float32", "int32"}
     found = operations(step_of(model), *batch)
 
-    def types(kind, within=""):
+    def types(kind, *outputs):
         return [
-            operation.outputs[0].dtype.name
+            operation.outputs[output].dtype.name
             for operation in found[kind]
-            if within in operation.name
+            for output in outputs or (0,)
         ]
 
     norms = sum(isinstance(x, layers.BatchNormalization) for x in model.layers)
-    assert types("Mean", "_bn") == ["float32"] * 2 * norms  # mean and variance
-    assert types("SquaredDifference", "_bn") == ["float32"] * norms
-    assert types("Sum", "_bn") == ["float32"] * 2 * norms  # for offset and scale
+    assert types("FusedBatchNormV3") == [half] * norms
+    # Mean and variance of the batch; gradients for scale and offset.
+    assert types("FusedBatchNormV3", 1, 2) == ["float32"] * 2 * norms
+    assert types("FusedBatchNormGradV3", 1, 2) == ["float32"] * 2 * norms
     assert types("Softmax") == ["float32"]
     assert types("SparseSoftmaxCrossEntropyWithLogits") == ["float32"]
     for kind in ("Conv2D", "Conv2DBackpropInput", "Conv2DBackpropFilter"):
