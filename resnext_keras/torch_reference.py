@@ -28,7 +28,7 @@ def main(path: str, images: str, logits: str, network: str) -> None:
             (nothing beyond the paper's network), and the number of classes.
     """
     spec = json.loads(network)
-    library, model = _torchvision_network(spec) or _timm_network(spec) or (None, None)
+    library, model = find_network(spec)
     if model is None:
         print(json.dumps({"reason": "neither torchvision nor timm has this network"}))
         return
@@ -45,6 +45,15 @@ def main(path: str, images: str, logits: str, network: str) -> None:
         batch = torch.from_numpy(np.moveaxis(np.load(images), -1, 1).copy())
         np.save(logits, model.eval()(batch).numpy())
     print(json.dumps({"library": library}))
+
+
+def find_network(spec: dict):
+    """The library that has a network, and the network; or None and None.
+
+    Args:
+        spec: The network as `main` takes it.
+    """
+    return _torchvision_network(spec) or _timm_network(spec) or (None, None)
 
 
 def _torchvision_network(spec):

@@ -131,6 +131,12 @@ def verify_weights(
     return Verification(name, path, model.count_params(), reference, top1, difference)
 
 
+def for_torch_reference(spec: ResNeXtSpec, classes: int) -> dict:
+    """A network as the program `torch_reference.py` takes it, for JSON."""
+    plain = ResNeXtSpec(spec.name, spec.depths, spec.cardinality, spec.group_width)
+    return dataclasses.asdict(spec) | {"plain": spec == plain, "classes": classes}
+
+
 def _reference(
     spec: ResNeXtSpec, classes: int | None, path: Path, images: np.ndarray
 ) -> tuple[str, np.ndarray | None]:
@@ -141,8 +147,7 @@ def _reference(
         return "an HDF5 file, which torch does not read", None
     if not any(map(importlib.util.find_spec, ("torchvision", "timm"))):
         return "neither torchvision nor timm is installed", None
-    plain = ResNeXtSpec(spec.name, spec.depths, spec.cardinality, spec.group_width)
-    network = dataclasses.asdict(spec) | {"plain": spec == plain, "classes": classes}
+    network = for_torch_reference(spec, classes)
     with tempfile.TemporaryDirectory() as folder:
         files = [str(Path(folder) / name) for name in ("images.npy", "logits.npy")]
         np.save(files[0], images)

@@ -4,6 +4,7 @@ import warnings
 
 import click
 
+from resnext_keras_cli.benchmark import benchmark
 from resnext_keras_cli.demo import demo
 from resnext_keras_cli.listing import list_
 from resnext_keras_cli.predict import predict
@@ -60,7 +61,7 @@ def group():
     """Classify pictures with ResNeXt networks, and look at the networks."""
 
 
-for command in (demo, predict, summary, list_, weights):
+for command in (demo, predict, summary, list_, benchmark, weights):
     group.add_command(command)
     for leaf in getattr(command, "commands", {"": command}).values():
         leaf.params.append(TRACEBACK)
