@@ -80,7 +80,7 @@ class SeveralValues(click.Command):
     type=click.IntRange(min=1),
     default=5,
     show_default=True,
-    help="Calls that each process counts at least; fast ones go on for 2 seconds.",
+    help="Calls that each process counts: more in 2 seconds, fewer in 10.",
 )
 @click.option("--plot", type=FILE, help="PNG file to draw the times into.")
 @click.option("--json", "json_file", type=FILE, help="File for every single time.")
@@ -93,7 +93,8 @@ def benchmark(ctx, model, peers, batches, size, train, rounds, calls, plot, json
     turn. The tables that are printed are Markdown.
     """
     with quiet_start():
-        from resnext_keras.benchmark.contenders import choose, device
+        from resnext_keras.benchmark.contenders import choose
+        from resnext_keras.benchmark.machine import device
         from resnext_keras.benchmark.report import make_report
         from resnext_keras.benchmark.rounds import Settings, measure, schedule
         from resnext_keras.specs import get_spec
@@ -169,11 +170,10 @@ def _print(report):
         click.echo(f"{panel.title}:")
         _print_panel(panel)  # Its Markdown has an empty line above and below.
     click.echo(
-        "The median and the middle half of all calls; a ratio below 1 is faster than "
-        "the best of PyTorch. The first call comes with building, and is the longest "
-        "of all rounds. The floor is what the "
-        f"{2 * facts['multiply_adds'] / 1e9:.2f} GFLOP of an image take at the rate "
-        "of large matrix products, three times for a training step."
+        "Median and middle half of all calls; the ratio is to the best of PyTorch; "
+        "the first call comes with building, and is the longest of all rounds. The "
+        f"floor is what the {2 * facts['multiply_adds'] / 1e9:.2f} GFLOP of an image "
+        "take at the rate of large matrix products, three times for a training step."
     )
 
 

@@ -6,8 +6,6 @@ import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-import tensorflow as tf
-
 from resnext_keras.onednn import VARIABLE
 
 TASKS = ("predict", "train")
@@ -78,7 +76,7 @@ _TORCH_PACKAGES = {"packages": ("torch", "torchvision")}
 _EXPORT = {"cpu_only": True} | _PREDICTION
 
 CONTENDERS = (
-    Contender("ours", "resnext_keras", *_OURS),
+    Contender("ours", "resnext_keras, oneDNN on", *_OURS),
     Contender(
         "ours-without-onednn",
         "resnext_keras, oneDNN off",
@@ -129,7 +127,7 @@ CONTENDERS = (
         "PyTorch, torch.compile",
         *_TORCH,
         {"compiled": True},
-        programs=(os.environ.get("CXX", "g++"),),  # as its inductor takes it
+        programs=(os.environ.get("CXX", "g++"),),  # which its inductor calls
         **_TORCH_PACKAGES,
     ),
     Contender(
@@ -148,7 +146,7 @@ CONTENDERS = (
         packages=("torch", "torchvision", "openvino"),
         **_EXPORT,
     ),
-    Contender("keras", "Keras, own Conv2D", "other", "ours:model", {"stock": True}),
+    Contender("keras", "Keras, stock Conv2D", "other", "ours:model", {"stock": True}),
     Contender(
         "keras-applications",
         "keras-applications",
@@ -165,7 +163,7 @@ PEERS = tuple(c.name for c in CONTENDERS if c.kind != "ours")
 MATRIX_PRODUCT_SIDE = 4096
 MATRIX_PRODUCT = Contender(
     "matrix-product",
-    "large matrix products",
+    "floor",
     "floor",
     "matrix_product:product",
     {"side": MATRIX_PRODUCT_SIDE},
@@ -197,8 +195,3 @@ def choose(
         else:
             able.append(contender)
     return able, left_out
-
-
-def device() -> str:
-    """`"gpu"` where TensorFlow has one, or else `"cpu"`."""
-    return "gpu" if tf.config.list_physical_devices("GPU") else "cpu"

@@ -5,14 +5,20 @@ import platform
 from importlib import metadata
 from pathlib import Path
 
+import tensorflow as tf
+
 VECTORS = {"avx512f": "AVX-512", "avx2": "AVX2", "asimd": "NEON"}
 
 DISTRIBUTIONS = {"keras_applications": "keras-applications", "tf_keras": "tf-keras"}
 
 
+def device() -> str:
+    """`"gpu"` where TensorFlow has one, or else `"cpu"`."""
+    return "gpu" if tf.config.list_physical_devices("GPU") else "cpu"
+
+
 def describe_machine() -> dict:
     """Processor, its widest vector instructions, processors and bytes of memory."""
-    name, vectors = platform.processor() or platform.machine(), ""
     try:
         text = Path("/proc/cpuinfo").read_text()
     except OSError:
@@ -22,7 +28,6 @@ def describe_machine() -> dict:
         for line in text.splitlines()
         if ":" in line
     )
-    name = facts.get("model name", name)
     flags = facts.get("flags", facts.get("Features", "")).split()
     vectors = next((told for flag, told in VECTORS.items() if flag in flags), "")
     try:
@@ -30,7 +35,9 @@ def describe_machine() -> dict:
     except (AttributeError, ValueError, OSError):  # Windows
         memory = None
     return {
-        "processor": name,
+        "processor": facts.get("model name")
+        or platform.processor()
+        or platform.machine(),
         "vectors": vectors,
         "processors": os.cpu_count(),
         "memory": memory,

@@ -56,7 +56,7 @@ def plot(report: Report, path: str | os.PathLike) -> None:
         if kind in kinds
     ]
     handles.append(
-        matplotlib.lines.Line2D([], [], **FLOOR, label="large matrix products alone")
+        matplotlib.lines.Line2D([], [], **FLOOR, label="floor: large matrix products")
     )
     figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
     figure.savefig(path, format="png", dpi=160)
@@ -89,10 +89,13 @@ def _draw(axes, panel: Panel):
     for place, row in enumerate(bars):
         is_cut = row.median > end
         tips.append(end if is_cut else max(row.median, row.high))
-        told = f" {in_seconds(row.median)}" + ", cut off" * is_cut
         axes.barh(place, min(row.median, end), 0.7, color=COLOURS[row.kind])
-        axes.text(tips[-1], place, told, va="center")
-        if not is_cut:
+        axes.text(tips[-1], place, f" {in_seconds(row.median)}", va="center")
+        if is_cut:
+            axes.text(
+                0.93 * end, place, "//", color="white", va="center", weight="bold"
+            )
+        else:
             spread = [[row.median - row.low], [row.high - row.median]]
             axes.errorbar(row.median, place, xerr=spread, color="black", linewidth=0.8)
     for row in rows:
@@ -102,7 +105,8 @@ def _draw(axes, panel: Panel):
     axes.tick_params(axis="y", length=0)
     axes.invert_yaxis()
     axes.set_xlim(0, 1.35 * max(tips, default=end))  # The rest is for the numbers.
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g} s")
+    unit, factor = ("s", 1) if max(tips, default=end) >= 1 else ("ms", 1000)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{factor * value:g} {unit}")
     axes.locator_params(axis="x", nbins=4)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.set_title(panel.title, loc="left", fontsize=10)

@@ -5,8 +5,6 @@ import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-import keras
-
 from resnext_keras.benchmark.contenders import MATRIX_PRODUCT, MATRIX_PRODUCT_SIDE
 from resnext_keras.benchmark.machine import describe_machine, versions
 from resnext_keras.benchmark.rounds import Series, Settings
@@ -145,19 +143,13 @@ def make_report(
     """
     series = tuple(series)
     packages = [p for s in series if s.calls for p in s.run.contender.packages]
-    products = [
-        seconds
-        for s in series
-        if s.run.contender is MATRIX_PRODUCT
-        for seconds in s.calls
-    ]
+    if "torch" in packages:
+        packages.append("timm")  # It has the networks that torchvision has not.
     facts = {
         "model": settings.spec.name,
         "size": settings.size,
         "multiply_adds": _multiply_adds(settings),
-        "gflops": 2 * MATRIX_PRODUCT_SIDE**3 / min(products) / 1e9
-        if products
-        else None,
+        "gflops": _gflops(series),
         "device": settings.device,
         "threads": settings.threads,
         "rounds": rounds,
@@ -176,25 +168,25 @@ def in_seconds(*seconds: float) -> str:
     return f"{' to '.join(numbers)} {unit}"
 
 
+def _gflops(series):
+    """The best rate of the matrix products, None if they failed."""
+    products = [s.calls for s in series if s.run.contender is MATRIX_PRODUCT]
+    best = min((min(calls) for calls in products if calls), default=None)
+    return best and 2 * MATRIX_PRODUCT_SIDE**3 / best / 1e9
+
+
 def _multiply_adds(settings):
     """Multiply-adds for one image."""
     shape = image_shape(settings.size, settings.size)
     network = ResNeXt(
         settings.spec, weights=None, input_shape=shape, classes=settings.spec.classes
     )
-    total = sum(cost.multiply_adds for cost in stage_costs(network))
-    del network
-    keras.backend.clear_session()
-    return total
+    return sum(cost.multiply_adds for cost in stage_costs(network))
 
 
 def _best_of_torch(group):
-    medians = [
-        statistics.median(series.calls)
-        for series in group
-        if series.run.contender.kind == "torch" and series.calls
-    ]
-    return min(medians, default=None)
+    torchs = (s for s in group if s.run.contender.kind == "torch" and s.calls)
+    return min((series.median for series in torchs), default=None)
 
 
 def _rows(group):
@@ -204,7 +196,7 @@ def _rows(group):
         if not calls:
             yield Row(contender.label, contender.kind, reason=series.reason)
             continue
-        median = statistics.median(calls)
+        median = series.median
         low, _, high = (
             statistics.quantiles(calls, method="inclusive") if calls[1:] else calls * 3
         )

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import os
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -19,7 +20,10 @@ from resnext_keras.verification import for_torch_reference
 WORKER = Path(__file__).with_name("worker")
 
 SLOW = 10
-"""Seconds of a call above which a contender runs in one round alone."""
+"""Seconds of a call above which a contender has one turn alone."""
+
+FAR_BEHIND = 3
+"""By how much a contender is slower than the fastest if it has one turn alone."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,7 @@ class Settings:
         spec: The network.
         size: Height and width of the images in pixels.
         device: `"cpu"` or `"gpu"`.
-        calls: Number of calls that each process counts at least.
+        calls: Number of calls that each process counts, if they are not too slow.
         seconds: Seconds that the counted calls of a process take at least.
         time_limit: Seconds after which a process is ended.
         threads: Number of threads; without it that of the processors at hand.
@@ -73,9 +77,9 @@ class Series:
     reason: str = ""
 
     @property
-    def ended(self) -> bool:
-        """Whether no more rounds follow, since it failed or is slow."""
-        return bool(self.reason) or max(self.calls, default=0) > SLOW
+    def median(self) -> float | None:
+        """Median seconds of a call; None where there was none."""
+        return statistics.median(self.calls) if self.calls else None
 
 
 def schedule(
@@ -96,7 +100,7 @@ def schedule(
         In each round the matrix product, then for each task and batch every
         contender that can do it.
     """
-    one_round = [Run(MATRIX_PRODUCT, "predict", 1)] + [
+    one_round = [Run(MATRIX_PRODUCT, MATRIX_PRODUCT.name, 1)] + [
         Run(contender, task, batch)
         for task in tasks
         for batch in batches
@@ -115,34 +119,45 @@ def measure(runs: Iterable[Run], settings: Settings) -> list[Series]:
 
     Returns:
         A `Series` for each contender, task and batch, in the order of the runs.
-        One that fails or takes too long says why; the others go on.
+        One that fails or takes too long says why; the others go on. One that is
+        slow or far behind is not run again: its noise changes nothing.
     """
     found = {}
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         for run in runs:
             key = run.contender.name, run.task, run.batch
             series = found.setdefault(key, Series(run))
-            if not series.ended:
+            if not _has_ended(series, found.values()):
                 _measure_once(series, settings, folder)
     return list(found.values())
+
+
+def _has_ended(series, others):
+    """Whether no more turns follow, since it failed or is slow."""
+    if series.reason or not series.calls:
+        return bool(series.reason)
+    fastest = min(
+        other.median
+        for other in others
+        if other.calls
+        and (other.run.task, other.run.batch) == (series.run.task, series.run.batch)
+    )
+    return series.median > min(SLOW, FAR_BEHIND * fastest)
 
 
 def _measure_once(series, settings, folder):
     """Adds to a series what one process gives."""
     try:
-        code, out, err = _output(
+        answer = _answer(
             [sys.executable, str(WORKER), json.dumps(_request(series.run, settings))],
             _environment(series.run.contender, settings, folder),
             settings.time_limit,
         )
     except subprocess.TimeoutExpired:
-        series.reason = f"took longer than {settings.time_limit:g} s"
+        answer = {"reason": f"took longer than {settings.time_limit:g} s"}
+    if "reason" in answer:
+        series.reason = answer["reason"]
         return
-    if code:
-        last = (err.strip() or f"ended with code {code}").splitlines()[-1]
-        series.reason = f"{last:.200}"
-        return
-    answer = json.loads(out.splitlines()[-1])
     series.calls += answer["calls"]
     series.first.append(answer["first"])
     if answer["memory"] is not None:
@@ -181,9 +196,9 @@ def _environment(contender, settings, folder):
     }
 
 
-def _output(command, environment, time_limit):
-    """Exit code, stdout and stderr of a process that leaves none behind."""
-    process = subprocess.Popen(
+def _answer(command, environment, time_limit):
+    """What a process prints at last; it leaves no other process behind."""
+    with subprocess.Popen(
         command,
         env=environment,
         stdout=subprocess.PIPE,
@@ -191,18 +206,21 @@ def _output(command, environment, time_limit):
         text=True,
         errors="replace",
         start_new_session=True,
-    )
+    ) as process:
+        try:
+            out, err = process.communicate(timeout=time_limit)
+        finally:
+            # A compiler that it has started, say; those hold its output open.
+            with contextlib.suppress(OSError):
+                if hasattr(os, "killpg"):
+                    os.killpg(process.pid, signal.SIGKILL)
+                else:
+                    process.kill()
     try:
-        out, err = process.communicate(timeout=time_limit)
-    finally:
-        # A compiler that it has started, say; those hold its output open.
-        with contextlib.suppress(OSError):
-            if hasattr(os, "killpg"):
-                os.killpg(process.pid, signal.SIGKILL)
-            else:
-                process.kill()
-        process.wait()
-    return process.returncode, out, err
+        return json.loads(out.splitlines()[-1])
+    except (IndexError, ValueError):  # It was killed for want of memory, say.
+        told = (err.splitlines() or [""])[-1]
+        return {"reason": f"ended with code {process.returncode} {told}".strip()[:200]}
 
 
 def _processors():

@@ -21,30 +21,39 @@ ROOT = str(Path(__file__).parents[3])
 if ROOT not in sys.path:
     sys.path.insert(1, ROOT)
 
-SLOW = 10
-"""Seconds of a call that is not repeated."""
+MOST_SECONDS = 10
+"""Seconds after which no more calls follow."""
 
 
 def main(request: str) -> None:
-    """Prints what was measured, as JSON on the last line.
+    """Prints what was measured, as JSON on the last line, or a reason.
 
     Args:
         request: A JSON object: `module` and `function` that make the network
             with these `options`; the `spec`, the `network` as torch_reference.py
             takes it, and its `classes`; `task`, "predict" or "train"; `batch`
-            and `size` of the images; `device`, "cpu" or "gpu"; `threads`; `calls`
-            and `seconds` that are counted at least.
+            and `size` of the images; `device`, "cpu" or "gpu"; `threads`; and
+            how many `calls` are counted, more while they take fewer `seconds`.
     """
-    work = SimpleNamespace(**json.loads(request))
+    try:
+        answer = measured(SimpleNamespace(**json.loads(request)))
+    except Exception as error:  # Libraries raise anything at what they miss.
+        lines = [line for line in str(error).splitlines() if line.strip()]
+        answer = {"reason": f"{type(error).__name__}: {' '.join(lines[:1])}"[:200]}
+    print()  # Libraries leave lines open.
+    print(json.dumps(answer))
+
+
+def measured(work):
+    """Seconds of the first call, which comes with building, and of those after it."""
     make = getattr(importlib.import_module(work.module), work.function)
     call, first = timed(lambda: started(make(work, **work.options)))
-    durations = []
-    while len(durations) < work.calls or sum(durations) < work.seconds:
-        durations.append(timed(call)[1])
-        if durations[-1] > SLOW:
+    calls = []
+    while len(calls) < work.calls or sum(calls) < work.seconds:
+        calls.append(timed(call)[1])
+        if sum(calls) > MOST_SECONDS:
             break
-    print()  # Libraries leave lines open.
-    print(json.dumps({"first": first, "calls": durations, "memory": peak_memory()}))
+    return {"first": first, "calls": calls, "memory": peak_memory()}
 
 
 def started(call):
