@@ -1,6 +1,14 @@
-"""Networks for prediction alone: batch norm folded, on the fastest engine."""
+"""Networks for prediction alone: folded, in int8, on the fastest engine."""
 
+from resnext_keras.deploy.comparison import Comparison, compare_predictions
 from resnext_keras.deploy.fold import fold_batch_norm
 from resnext_keras.deploy.predictor import Predictor
+from resnext_keras.deploy.quantize import quantize
 
-__all__ = ["Predictor", "fold_batch_norm"]
+__all__ = [
+    "Comparison",
+    "Predictor",
+    "compare_predictions",
+    "fold_batch_norm",
+    "quantize",
+]

@@ -78,20 +78,20 @@ def build_engine(engine: str, source: Source) -> Engine:
         ValueError: The network has several inputs, or Keras did not export it.
     """
     for package in _packages(engine, source):
-        _optional(package)
+        optional(package)
     if engine == "tensorflow" or isinstance(source, Path):
         return ENGINES[engine](source)
-    with _exported(source, engine) as path:
-        exported = ENGINES[engine](path)
+    with exported(source, engine) as path:
+        built = ENGINES[engine](path)
     if len(source.outputs) == 1:
-        return exported
+        return built
     # Numbers, since the model's tensors would keep all of its weights in memory.
     structure = keras.tree.map_structure(lambda tensor: 0, source.output)
 
     def run(images):
-        return keras.tree.pack_sequence_as(structure, exported.run(images))
+        return keras.tree.pack_sequence_as(structure, built.run(images))
 
-    return Engine(run, exported.input_shape, exported.dtype)
+    return Engine(run, built.input_shape, built.dtype)
 
 
 def _layers(model: keras.Model) -> Iterator[keras.Layer]:
@@ -110,19 +110,19 @@ def _packages(engine: str, source: Source) -> tuple[str, ...]:
     return (engine,)
 
 
-def _optional(package: str):
+def optional(package: str):
     """A package of the extra `fast`."""
     try:
         return importlib.import_module(package)
     except ImportError as error:
         raise ImportError(
-            f"Expected the package {package} to be installed, which this engine needs: "
+            f"Expected the package {package} to be installed: "
             f'pip install "resnext-keras[fast]". Received: {error}'
         ) from error
 
 
 @contextlib.contextmanager
-def _exported(model: keras.Model, engine: str) -> Iterator[Path]:
+def exported(model: keras.Model, engine: str) -> Iterator[Path]:
     """A file of a model for an engine, as long as it is needed; its outputs a list."""
     flat = keras.Model(model.inputs, model.outputs, name=model.name)
     image = only_input(model.inputs)
@@ -173,7 +173,7 @@ def _tensorflow(source: Source) -> Engine:
 
 
 def _onnxruntime(path: Path) -> Engine:
-    onnxruntime = _optional("onnxruntime")
+    onnxruntime = optional("onnxruntime")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = _threads()
     session = onnxruntime.InferenceSession(
@@ -192,7 +192,7 @@ def _onnxruntime(path: Path) -> Engine:
 
 
 def _openvino(path: Path) -> Engine:
-    openvino = _optional("openvino")
+    openvino = optional("openvino")
     # By itself it computes in bfloat16 on processors that have it.
     options = {"INFERENCE_PRECISION_HINT": "f32"}
     if threads := _threads():
