@@ -30,7 +30,7 @@ class Comparison:
 def compare_predictions(
     first: Predictor, second: Predictor, images: np.ndarray
 ) -> Comparison:
-    """Predicts with two classifiers, and times them in turn.
+    """Predicts with two classifiers, and times them.
 
     Args:
         first: One classifier, of one output (batch, classes).
@@ -43,17 +43,23 @@ def compare_predictions(
     scores = [predict(images) for predict in (first, second)]
     best = [score.argmax(-1) for score in scores]
     batch = images[:BATCH]
-    times = [[], []]
-    for _ in range(CALLS):
-        for predict, calls in zip((first, second), times, strict=True):
-            start = time.perf_counter()
-            predict(batch)
-            calls.append((time.perf_counter() - start) / len(batch))
+    logits = [_logits(score).ravel() for score in scores]
     return Comparison(
         float(np.mean(best[0] == best[1])),
-        _correlation(*map(_logits, scores)),
-        tuple(float(np.median(calls)) for calls in times),
+        float(np.corrcoef(*logits)[0, 1]),
+        tuple(_seconds(predict, batch) / len(batch) for predict in (first, second)),
     )
+
+
+def _seconds(predict: Predictor, batch: np.ndarray) -> float:
+    """Time of a call; not in turn, since threads of ONNX Runtime wait busily."""
+    predict(batch)
+    durations = []
+    for _ in range(CALLS):
+        start = time.perf_counter()
+        predict(batch)
+        durations.append(time.perf_counter() - start)
+    return float(np.median(durations))
 
 
 def _logits(scores: np.ndarray) -> np.ndarray:
@@ -63,7 +69,3 @@ def _logits(scores: np.ndarray) -> np.ndarray:
         return scores
     logits = np.log(np.maximum(scores, np.finfo("float32").tiny))
     return logits - logits.mean(-1, keepdims=True)
-
-
-def _correlation(first: np.ndarray, second: np.ndarray) -> float:
-    return float(np.corrcoef(first.ravel(), second.ravel())[0, 1])

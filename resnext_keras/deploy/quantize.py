@@ -5,7 +5,6 @@ import io
 import os
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import keras
@@ -55,9 +54,7 @@ def quantize(
     Principles and Empirical Evaluation", 2020, whose table 5 has ResNeXt-50 and
     ResNeXt-101 for this choice of scales (99.999 %).
     """
-    path = _checked_path(path, overwrite)
-    for package in PACKAGES:
-        optional(package)
+    path = checked_target(path, overwrite)
     folded = fold_batch_norm(model)
     images = _checked_images(images, only_input(folded.inputs))
     if "onnxruntime" not in engines_for(folded):
@@ -66,6 +63,7 @@ def quantize(
             f"format can hold. Received: model={model.name!r} in {model.compute_dtype} "
             f"of {4 * folded.count_params() / 1e9:.2f} GB"
         )
+    check_packages()
     # A whole file or none: it gets its name when all is written.
     with (
         tempfile.TemporaryDirectory(prefix=".quantize-", dir=path.parent) as folder,
@@ -156,7 +154,12 @@ def _float32_nodes(graph) -> Iterator[str]:
             yield node.name
 
 
-def _checked_path(path, overwrite: bool) -> Path:
+def checked_target(path: str | os.PathLike, overwrite: bool = False) -> Path:
+    """A path that `quantize` can write to.
+
+    Raises:
+        ValueError: It does not end in `.onnx`, or exists, or its folder does not.
+    """
     path = Path(path).expanduser()
     if path.suffix != ".onnx" or not path.parent.is_dir():
         raise ValueError(
@@ -169,6 +172,12 @@ def _checked_path(path, overwrite: bool) -> Path:
             f"Received: path={str(path)!r}"
         )
     return path
+
+
+def check_packages() -> None:
+    """Raises an `ImportError` that names the extra, where `quantize` cannot work."""
+    for package in PACKAGES:
+        optional(package)
 
 
 def _checked_images(images, expected) -> np.ndarray:
