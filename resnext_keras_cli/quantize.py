@@ -111,7 +111,8 @@ def _print(target, engine, count, sizes, comparison):
     from resnext_keras_cli.tables import print_table, table
 
     numbers = ("float32", "int8")
-    rows = table("", *numbers, right=numbers, title=click.format_filename(target))
+    click.echo(click.format_filename(target))  # on one line, that it can be copied
+    rows = table("", *numbers, right=numbers)
     rows.add_row("size", *(f"{size / 1e6:.1f} MB" for size in sizes))
     rows.add_row(
         f"time a picture, {engine}",
