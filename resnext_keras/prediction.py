@@ -157,7 +157,7 @@ def picture_files(
 
     Args:
         paths: Files, whatever their names, and folders, with the folders in them.
-        most: Number of files that are enough; of more, every so many-th is taken.
+        most: Number of files that are enough; of more, an even choice is taken.
 
     Returns:
         The files, those of a folder by name.

@@ -29,10 +29,10 @@ def quantize(model, pictures, output, overwrite):
     MODEL is a name that `resnext-keras list` prints, whose default weights are
     taken, or WEIGHTS one of `resnext-keras weights list`, or a file of weights.
 
-    The PICTUREs, best some hundred like those to come, say how far the numbers in
-    the network reach; of more than 128 every so many-th is taken. At last
-    the predictions for them are compared with those in float32.
-    A file that is no picture is named and left out.
+    The PICTUREs, best some hundred like those to come, tell which range the numbers
+    in the network have; of more than 128 an even choice is taken. In the end the
+    predictions for them are compared with those in float32. A file that is no
+    picture is named and left out.
 
     In Python, resnext_keras.Predictor runs the file. Needs the extra `fast`.
     """
@@ -63,10 +63,11 @@ def quantize(model, pictures, output, overwrite):
     )
     quantize_model(classifier.model, images, target, overwrite)
     click.echo("Comparing with float32.", err=True)
-    predictors = Predictor(classifier.model), Predictor(target)
-    comparison = compare_predictions(*predictors, images)
+    int8 = Predictor(target)
+    float32 = Predictor(classifier.model, int8.engine)
+    comparison = compare_predictions(float32, int8, images)
     sizes = 4 * classifier.model.count_params(), target.stat().st_size
-    _print(target, predictors[1].engine, len(images), sizes, comparison)
+    _print(target, int8.engine, len(images), sizes, comparison)
 
 
 def _find(model):

@@ -1,6 +1,8 @@
 """A network in int8 predicts what it does in float32, from a quarter of the file."""
 
+import os
 import sys
+from unittest.mock import Mock
 
 import keras
 import numpy as np
@@ -12,9 +14,16 @@ from keras import layers
 from PIL import Image
 from random_state import draw_images
 from sklearn.datasets import load_digits
-from weight_files import EVERY_OPTION, build
+from weight_files import EVERY_OPTION, TINY, build
 
-from resnext_keras import Predictor, ResNeXt50, ResNeXtSpec, preprocess_input, quantize
+from resnext_keras import (
+    Predictor,
+    ResNeXt,
+    ResNeXt50,
+    ResNeXtSpec,
+    preprocess_input,
+    quantize,
+)
 from resnext_keras.deploy.comparison import compare_predictions
 from resnext_keras.digits import as_network_sees, held_out_digits
 from resnext_keras.prediction import load_classifier, picture_files
@@ -138,6 +147,21 @@ def test_any_network_of_the_family_is_taken(network, engine, quantized):
 
 
 @pytest.mark.parity
+def test_images_may_have_any_type_and_one_is_enough(model, quantized):
+    pytest.importorskip("openvino")
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 40, 32, 3), "uint8")
+    image = keras.Input((None, None, 3), dtype="uint8")
+    body = ResNeXt(TINY, weights=None, input_shape=(None, None, 3), classes=5)
+    network = randomised(
+        keras.Model(image, body(layers.Rescaling(1 / 99, dtype="float32")(image)))
+    )
+    path = quantized(network, pixels[:1])
+    expected = network.predict(pixels, verbose=0)
+    for engine in ENGINES:
+        assert np.abs(Predictor(path, engine)(pixels) - expected).max() < 0.05
+
+
+@pytest.mark.parity
 def test_convolutions_are_computed_in_int8_but_the_first(model, quantized, tmp_path):
     onnx = pytest.importorskip("onnx")
     import onnxruntime
@@ -230,6 +254,11 @@ def test_a_path_that_cannot_be_is_refused(name, model, refused):
     refused(f"ends in .onnx.*{name}", model, name=name)
 
 
+def test_a_folder_that_cannot_be_written_to_is_refused(model, refused, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write to any
+    refused("can be written to", model)
+
+
 def test_a_file_that_exists_is_kept(model, refused, tmp_path):
     (tmp_path / "int8.onnx").write_bytes(b"mine")
     refused("overwrite=True", model)
@@ -241,6 +270,8 @@ def test_models_that_onnx_cannot_hold_are_refused(model, refused, monkeypatch):
     left, right = keras.Input((3,)), keras.Input((3,))
     refused("2 inputs", keras.Model([left, right], layers.Add()([left, right])))
     refused("functional", None)
+    image = keras.Input(batch_shape=(2, 32, 32, 3))
+    refused("batches of 2", keras.Model(image, model(image)))
     monkeypatch.setattr(keras.Model, "count_params", lambda self: 2**29)
     refused(r"less than 2 GB.* of 2\.15 GB", model)
 
@@ -250,11 +281,10 @@ def test_nothing_is_left_of_what_fails(model, refused, monkeypatch):
     pytest.importorskip("onnxruntime")
     from onnxruntime import quantization
 
-    def fails(*arguments, **options):
-        raise OSError("No space left")
-
-    monkeypatch.setattr(quantization, "quantize_static", fails)
-    refused("No space left", model, error=OSError)
+    for error in (OSError("No space left"), KeyboardInterrupt("Ctrl-C")):
+        fails = Mock(side_effect=error)
+        monkeypatch.setattr(quantization, "quantize_static", fails)
+        refused(str(error), model, error=type(error))
 
 
 # The command.
@@ -286,7 +316,8 @@ def test_the_command_writes_a_file_and_says_what_it_is_like(folder, tmp_path):
     assert done.stdout.startswith(f"{target}\n")
     assert "3.9 MB" in done.stdout
     assert "1.1 MB" in done.stdout
-    assert "100.0% of 9 pictures; logits correlate by 0.99" in done.stdout
+    assert "The same best class for 100.0% of 9 pictures" in done.stdout
+    assert float(done.stdout.rstrip(".\n").rpartition(" ")[2]) > 0.99
     assert "Skipped: Expected a picture" in done.stderr
     assert "broken.png" in done.stderr
     assert "notes.txt" not in done.stderr

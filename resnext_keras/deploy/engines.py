@@ -1,6 +1,7 @@
 """What runs a network: OpenVINO, ONNX Runtime or TensorFlow, called alike."""
 
 import contextlib
+import gc
 import importlib
 import importlib.util
 import os
@@ -33,6 +34,15 @@ class Engine:
     run: Callable[[np.ndarray], object]
     input_shape: tuple[int | None, ...]
     dtype: np.dtype
+
+
+def check_backend() -> None:
+    """Raises a `ValueError` where Keras runs on another backend than TensorFlow."""
+    if keras.config.backend() != "tensorflow":
+        raise ValueError(
+            "Expected Keras to run on TensorFlow. "
+            f"Received: keras.config.backend()={keras.config.backend()!r}"
+        )
 
 
 def only_input(inputs: list):
@@ -139,8 +149,28 @@ def exported(model: keras.Model, engine: str) -> Iterator[Path]:
     ):
         warnings.simplefilter("ignore")  # The converters' are no concern of a user.
         path = Path(folder, name)
-        flat.export(path, kind, verbose=False, input_signature=signature)
+        with _frequent_collections():
+            flat.export(path, kind, verbose=False, input_signature=signature)
         yield path
+
+
+@contextlib.contextmanager
+def _frequent_collections() -> Iterator[None]:
+    """Frees the copies of the graph that tf2onnx makes for each of its steps.
+
+    They refer to themselves, and are so few objects that Python lets them be: of
+    ResNeXt-50 4 GB, whose pages take 10 seconds.
+    """
+    frozen, thresholds = gc.get_freeze_count(), gc.get_threshold()
+    if not frozen:
+        gc.freeze()  # TensorFlow's half a million objects are not searched each time.
+    gc.set_threshold(700, 1, 1)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*thresholds)
+        if not frozen:
+            gc.unfreeze()
 
 
 def _tensorflow(source: Source) -> Engine:
