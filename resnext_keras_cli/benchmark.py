@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from resnext_keras_cli.names import find_model
+from resnext_keras_cli.options import size_option
 from resnext_keras_cli.start import quiet_start
 
 FILE = click.Path(dir_okay=False, writable=True)
@@ -61,12 +62,7 @@ class SeveralValues(click.Command):
     metavar="N...",
     help="Numbers of images at once. Without it: 8.",
 )
-@click.option(
-    "--size",
-    type=click.IntRange(min=32),
-    help="Height and width of the images in pixels. "
-    "Without it: what the network was made for.",
-)
+@size_option
 @click.option("--train", is_flag=True, help="Time training steps too.")
 @click.option(
     "--rounds",
@@ -99,15 +95,15 @@ def benchmark(ctx, model, peers, batches, size, train, rounds, calls, plot, json
         from resnext_keras.benchmark.rounds import Settings, measure, schedule
         from resnext_keras.specs import get_spec
 
-    spec = get_spec(find_model(model))
+    spec, where = get_spec(find_model(model)), device()
     tasks = ("predict", "train") if train else ("predict",)
-    contenders, left_out = choose(_known(peers), tasks, spec.name, device())
+    contenders, left_out = choose(_known(peers), tasks, spec.name, where)
     draw = _plot_function() if plot else None
     for path in filter(None, (plot, json_file)):
         Path(path).open("ab").close()  # it fails now, not when all is done
     for label, reason in left_out.items():
         click.echo(f"Left out: {label}, which {reason}", err=True)
-    settings = Settings(spec, size or spec.image_size, device(), calls)
+    settings = Settings(spec, size or spec.image_size, where, calls)
     runs = schedule(contenders, tasks, dict.fromkeys(batches), rounds)
     series = measure(_with_progress(runs), settings)
     report = make_report(series, settings, rounds, ctx.meta["command"])
@@ -164,7 +160,8 @@ def _print(report):
     click.echo(
         f"{facts['model']}, {size} x {size} pixels, float32, {facts['threads']} "
         f"threads on {machine['processors']} processors of {machine['processor']}"
-        f"{vectors}{memory}, {facts['date']}, `{facts['command']}`: {versions}.\n"
+        f"{vectors}{memory}, {facts['rounds']} rounds, {facts['date']}, "
+        f"`{facts['command']}`: {versions}.\n"
     )
     for panel in report.panels:
         click.echo(f"{panel.title}:")

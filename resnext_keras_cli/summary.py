@@ -3,17 +3,13 @@
 import click
 
 from resnext_keras_cli.names import find_model
+from resnext_keras_cli.options import size_option
 from resnext_keras_cli.start import quiet_start
 
 
 @click.command()
 @click.argument("model")
-@click.option(
-    "--size",
-    type=click.IntRange(min=32),
-    help="Height and width of the images in pixels. "
-    "Without it: what the network was made for.",
-)
+@size_option
 @click.option(
     "--classes",
     type=click.IntRange(min=1),

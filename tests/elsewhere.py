@@ -6,7 +6,7 @@ import sys
 
 import numpy as np
 
-from resnext_keras.layers import IsMklEnabled
+from resnext_keras.layers import has_onednn
 
 # Programs of the arguments: file of images, file for the scores, files of models.
 # The scores are those of all images, and then of the first alone.
@@ -39,7 +39,7 @@ assert "resnext_keras" not in sys.modules
 
 # The environment of a process with oneDNN's kernels where this one has none, and
 # without where it has.
-OTHER_KERNELS = {"TF_ENABLE_ONEDNN_OPTS": "0" if IsMklEnabled() else "1"}
+OTHER_KERNELS = {"TF_ENABLE_ONEDNN_OPTS": "0" if has_onednn() else "1"}
 
 
 def randomised(model):

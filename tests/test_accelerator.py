@@ -15,7 +15,7 @@ from keras import layers
 from weight_files import EVERY_OPTION
 
 from resnext_keras import ResNeXt, ResNeXtSpec
-from resnext_keras.layers import IsMklEnabled
+from resnext_keras.layers import has_onednn
 
 DEPTHS, CARDINALITY = (1, 1), 4
 BLOCKS = sum(DEPTHS)
@@ -150,7 +150,7 @@ def test_a_whole_training_step_is_one_program_of_static_shapes(
         pytest.param(
             False,
             marks=pytest.mark.skipif(
-                not IsMklEnabled(), reason="on a CPU only oneDNN has these kernels"
+                not has_onednn(), reason="on a CPU only oneDNN has these kernels"
             ),
         ),
     ],

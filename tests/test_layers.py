@@ -9,9 +9,9 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from elsewhere import OTHER_KERNELS
 
 from resnext_keras import GroupedConv2D
-from resnext_keras.layers import IsMklEnabled
 
 CONFIGURATIONS = [
     {"kernel_size": 3, "padding": "same"},
@@ -106,7 +106,7 @@ def test_gradients_need_no_particular_kernels():
     rest = ("-k", "not particular_kernels")
     inner = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-x", *rest, str(Path(__file__))],
-        env=os.environ | {"TF_ENABLE_ONEDNN_OPTS": "0" if IsMklEnabled() else "1"},
+        env=os.environ | OTHER_KERNELS,
         capture_output=True,
         text=True,
     )

@@ -209,6 +209,8 @@ def test_a_gpu_is_used(model, built, monkeypatch):
 
 def test_what_onnx_cannot_hold_is_not_converted_to_it(model, built, monkeypatch):
     monkeypatch.setattr(keras.Model, "count_params", lambda self: 2**29)
+    monkeypatch.setattr(predictor, "is_installed", lambda name, _: name != "openvino")
+    assert Predictor(model).engine == "tensorflow"
     with pytest.raises(ValueError, match="one that can run this network"):
         Predictor(model, "onnxruntime")
 
