@@ -2,7 +2,7 @@
 
 from resnext_keras import onednn as onednn  # first: it speaks to TensorFlow
 from resnext_keras.conversion import convert_weights
-from resnext_keras.deploy import Predictor, fold_batch_norm
+from resnext_keras.deploy import Predictor, fold_batch_norm, quantize
 from resnext_keras.labels import class_names, decode_predictions
 from resnext_keras.layers import GroupedConv2D
 from resnext_keras.models import (
@@ -72,6 +72,7 @@ __all__ = [
     "list_models",
     "list_weights",
     "preprocess_input",
+    "quantize",
     "read_image",
     "weights_preprocessing",
 ]

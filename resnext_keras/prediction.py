@@ -25,6 +25,8 @@ from resnext_keras.weights.registry import BUNDLED
 
 Predictions = list[tuple[str, str, float]]
 
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
+
 
 @dataclass(frozen=True)
 class Classifier:
@@ -74,13 +76,14 @@ class Classifier:
         """
         paths = iter(paths)
         while batch := list(itertools.islice(paths, batch_size)):
-            read = [self._read(path) for path in batch]
+            read = [self.read(path) for path in batch]
             images = [image for image in read if not isinstance(image, ImageError)]
             found = iter(self.predict(np.stack(images), top) if images else [])
             for path, image in zip(batch, read, strict=True):
                 yield path, image if isinstance(image, ImageError) else next(found)
 
-    def _read(self, path) -> np.ndarray | ImageError:
+    def read(self, path: str | os.PathLike) -> np.ndarray | ImageError:
+        """The pixels of a picture as the network sees it, or why there are none."""
         try:
             return read_image(path, self.preprocessing)
         except ImageError as error:
@@ -145,6 +148,29 @@ def _from_file(spec: ResNeXtSpec | None, path: Path) -> Classifier:
         class_names("imagenet") if classes == 1000 else _numbers(classes),
         str(path),
     )
+
+
+def picture_files(
+    paths: Iterable[str | os.PathLike], most: int | None = None
+) -> list[Path]:
+    """The files that paths name, and those in folders that are named as pictures.
+
+    Args:
+        paths: Files, whatever their names, and folders, with the folders in them.
+        most: Number of files that are enough; of more, an even choice is taken.
+
+    Returns:
+        The files, those of a folder by name.
+    """
+    files = []
+    for path in map(Path, paths):
+        inside = sorted(path.rglob("*")) if path.is_dir() else [path]
+        files += [
+            file for file in inside if file == path or file.suffix.lower() in SUFFIXES
+        ]
+    if most is None or len(files) <= most:
+        return files
+    return [files[number * len(files) // most] for number in range(most)]
 
 
 def default_preprocessing(spec: ResNeXtSpec) -> Preprocessing:

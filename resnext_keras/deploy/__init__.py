@@ -1,6 +1,16 @@
-"""Networks for prediction alone: batch norm folded, on the fastest engine."""
+"""Networks for prediction alone: folded, in int8, on the fastest engine."""
 
+from resnext_keras.deploy.comparison import Comparison, compare_predictions
 from resnext_keras.deploy.fold import fold_batch_norm
 from resnext_keras.deploy.predictor import Predictor
+from resnext_keras.deploy.quantize import check_packages, checked_target, quantize
 
-__all__ = ["Predictor", "fold_batch_norm"]
+__all__ = [
+    "Comparison",
+    "Predictor",
+    "check_packages",
+    "checked_target",
+    "compare_predictions",
+    "fold_batch_norm",
+    "quantize",
+]

@@ -1,6 +1,7 @@
 """What runs a network: OpenVINO, ONNX Runtime or TensorFlow, called alike."""
 
 import contextlib
+import gc
 import importlib
 import importlib.util
 import os
@@ -33,6 +34,15 @@ class Engine:
     run: Callable[[np.ndarray], object]
     input_shape: tuple[int | None, ...]
     dtype: np.dtype
+
+
+def check_backend() -> None:
+    """Raises a `ValueError` where Keras runs on another backend than TensorFlow."""
+    if keras.config.backend() != "tensorflow":
+        raise ValueError(
+            "Expected Keras to run on TensorFlow. "
+            f"Received: keras.config.backend()={keras.config.backend()!r}"
+        )
 
 
 def only_input(inputs: list):
@@ -78,20 +88,20 @@ def build_engine(engine: str, source: Source) -> Engine:
         ValueError: The network has several inputs, or Keras did not export it.
     """
     for package in _packages(engine, source):
-        _optional(package)
+        optional(package)
     if engine == "tensorflow" or isinstance(source, Path):
         return ENGINES[engine](source)
-    with _exported(source, engine) as path:
-        exported = ENGINES[engine](path)
+    with exported(source, engine) as path:
+        built = ENGINES[engine](path)
     if len(source.outputs) == 1:
-        return exported
+        return built
     # Numbers, since the model's tensors would keep all of its weights in memory.
     structure = keras.tree.map_structure(lambda tensor: 0, source.output)
 
     def run(images):
-        return keras.tree.pack_sequence_as(structure, exported.run(images))
+        return keras.tree.pack_sequence_as(structure, built.run(images))
 
-    return Engine(run, exported.input_shape, exported.dtype)
+    return Engine(run, built.input_shape, built.dtype)
 
 
 def _layers(model: keras.Model) -> Iterator[keras.Layer]:
@@ -110,19 +120,19 @@ def _packages(engine: str, source: Source) -> tuple[str, ...]:
     return (engine,)
 
 
-def _optional(package: str):
+def optional(package: str):
     """A package of the extra `fast`."""
     try:
         return importlib.import_module(package)
     except ImportError as error:
         raise ImportError(
-            f"Expected the package {package} to be installed, which this engine needs: "
+            f"Expected the package {package} to be installed: "
             f'pip install "resnext-keras[fast]". Received: {error}'
         ) from error
 
 
 @contextlib.contextmanager
-def _exported(model: keras.Model, engine: str) -> Iterator[Path]:
+def exported(model: keras.Model, engine: str) -> Iterator[Path]:
     """A file of a model for an engine, as long as it is needed; its outputs a list."""
     flat = keras.Model(model.inputs, model.outputs, name=model.name)
     image = only_input(model.inputs)
@@ -139,8 +149,28 @@ def _exported(model: keras.Model, engine: str) -> Iterator[Path]:
     ):
         warnings.simplefilter("ignore")  # The converters' are no concern of a user.
         path = Path(folder, name)
-        flat.export(path, kind, verbose=False, input_signature=signature)
+        with _frequent_collections():
+            flat.export(path, kind, verbose=False, input_signature=signature)
         yield path
+
+
+@contextlib.contextmanager
+def _frequent_collections() -> Iterator[None]:
+    """Frees the copies of the graph that tf2onnx makes for each of its steps.
+
+    They refer to themselves, and are so few objects that Python lets them be: of
+    ResNeXt-50 4 GB, whose pages take 10 seconds.
+    """
+    frozen, thresholds = gc.get_freeze_count(), gc.get_threshold()
+    if not frozen:
+        gc.freeze()  # TensorFlow's half a million objects are not searched each time.
+    gc.set_threshold(700, 1, 1)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*thresholds)
+        if not frozen:
+            gc.unfreeze()
 
 
 def _tensorflow(source: Source) -> Engine:
@@ -173,7 +203,7 @@ def _tensorflow(source: Source) -> Engine:
 
 
 def _onnxruntime(path: Path) -> Engine:
-    onnxruntime = _optional("onnxruntime")
+    onnxruntime = optional("onnxruntime")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = _threads()
     session = onnxruntime.InferenceSession(
@@ -192,7 +222,7 @@ def _onnxruntime(path: Path) -> Engine:
 
 
 def _openvino(path: Path) -> Engine:
-    openvino = _optional("openvino")
+    openvino = optional("openvino")
     # By itself it computes in bfloat16 on processors that have it.
     options = {"INFERENCE_PRECISION_HINT": "f32"}
     if threads := _threads():

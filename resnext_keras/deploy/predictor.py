@@ -13,6 +13,7 @@ from resnext_keras.deploy.engines import (
     Engine,
     Source,
     build_engine,
+    check_backend,
     engines_for,
     is_installed,
     only_input,
@@ -66,11 +67,7 @@ class Predictor:
         engine: str = "auto",
         batch_size: int = 32,
     ):
-        if keras.config.backend() != "tensorflow":
-            raise ValueError(
-                "Expected Keras to run on TensorFlow. "
-                f"Received: keras.config.backend()={keras.config.backend()!r}"
-            )
+        check_backend()
         if engine not in ("auto", *ENGINES):
             raise ValueError(
                 f"Expected `engine` to be 'auto' or one of {', '.join(ENGINES)}. "

@@ -1,0 +1,126 @@
+"""`resnext-keras quantize`: a network in int8, in a file."""
+
+import difflib
+import os
+
+import click
+
+from resnext_keras_cli.names import find_model, find_weights
+from resnext_keras_cli.start import quiet_start
+
+MOST = 128  # pictures; more change nothing, and take a third of a second each
+
+
+@click.command()
+@click.argument("model", metavar="MODEL|WEIGHTS")
+@click.argument(
+    "pictures", nargs=-1, required=True, metavar="PICTURE|FOLDER...", type=click.Path()
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(dir_okay=False),
+    help="The .onnx file to write. Without it: named after the weights, here.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace an --output that exists.")
+def quantize(model, pictures, output, overwrite):
+    """Write a network in int8, a quarter of its size, into an .onnx file.
+
+    MODEL is a name that `resnext-keras list` prints, whose default weights are
+    taken, or WEIGHTS one of `resnext-keras weights list`, or a file of weights.
+
+    The PICTUREs, best some hundred like those to come, tell which range the numbers
+    in the network have; of more than 128 an even choice is taken. In the end the
+    predictions for them are compared with those in float32. A file that is no
+    picture is named and left out.
+
+    In Python, resnext_keras.Predictor runs the file. Needs the extra `fast`.
+    """
+    with quiet_start():
+        from resnext_keras import Predictor
+        from resnext_keras import quantize as quantize_model
+        from resnext_keras.deploy import (
+            check_packages,
+            checked_target,
+            compare_predictions,
+        )
+        from resnext_keras.prediction import picture_files
+
+    check_packages()
+    name, load = _find(model)
+    output = output or f"{name}.int8.onnx"
+    if os.path.exists(output) and not overwrite:
+        raise click.ClickException(f"{output} exists; --overwrite replaces it.")
+    target = checked_target(output, overwrite)
+    files = picture_files(pictures, MOST)
+    if not files:
+        raise click.ClickException(f"No pictures in {', '.join(pictures)}.")
+    classifier = load()
+    images = _read(classifier, files)
+    click.echo(
+        f"Converting {classifier.weights}, then calibrating on {len(images)} pictures.",
+        err=True,
+    )
+    quantize_model(classifier.model, images, target, overwrite)
+    click.echo("Comparing with float32.", err=True)
+    int8 = Predictor(target)
+    float32 = Predictor(classifier.model, int8.engine)
+    comparison = compare_predictions(float32, int8, images)
+    sizes = 4 * classifier.model.count_params(), target.stat().st_size
+    _print(target, int8.engine, len(images), sizes, comparison)
+
+
+def _find(model):
+    """What an output is named after, and what builds the network."""
+    from resnext_keras.prediction import load_classifier
+    from resnext_keras.specs import ARCHITECTURES
+    from resnext_keras.weights import WeightSet
+
+    if model in ARCHITECTURES:
+        return model, lambda: load_classifier(model)
+    try:
+        found = find_weights(model)
+    except click.ClickException:
+        if difflib.get_close_matches(model, ARCHITECTURES):
+            find_model(model)  # which says what is near
+        raise
+    if isinstance(found, WeightSet):
+        return found.name, lambda: load_classifier(weights=found.name)
+    return found.name.split(".")[0], lambda: load_classifier(weights=found)
+
+
+def _read(classifier, files):
+    """The pictures as the network takes them; those that cannot be read are told."""
+    import numpy as np
+    from tqdm import tqdm
+
+    from resnext_keras.layout import in_layout
+    from resnext_keras.preprocessing import ImageError, preprocess_input
+
+    bar = tqdm(files, desc="reading", unit=" pictures", disable=None, leave=False)
+    read = [classifier.read(path) for path in bar]
+    for error in read:
+        if isinstance(error, ImageError):
+            click.echo(f"Skipped: {error}", err=True)
+    images = [image for image in read if not isinstance(image, ImageError)]
+    if not images:
+        raise click.ClickException("None of the pictures can be read.")
+    return preprocess_input(in_layout(np.stack(images)))
+
+
+def _print(target, engine, count, sizes, comparison):
+    from resnext_keras_cli.tables import print_table, table
+
+    numbers = ("float32", "int8")
+    click.echo(click.format_filename(target))  # on one line, that it can be copied
+    rows = table("", *numbers, right=numbers)
+    rows.add_row("size", *(f"{size / 1e6:.1f} MB" for size in sizes))
+    rows.add_row(
+        f"time a picture, {engine}",
+        *(f"{1000 * seconds:.2f} ms" for seconds in comparison.seconds),
+    )
+    print_table(rows)
+    click.echo(
+        f"The same best class for {comparison.top1:.1%} of {count} pictures; "
+        f"logits correlate by {comparison.correlation:.4f}."
+    )
