@@ -1,14 +1,14 @@
-"""BatchNormalization: Keras' layer, trained by TensorFlow's own fused kernel."""
+"""BatchNormalization: Keras' layer, trained in as few passes as the device allows."""
 
 import keras
 from keras import layers
 
-from resnext_keras.layers import has_onednn, on_accelerator
+from resnext_keras.devices import has_fast_kernels, on_accelerator
 
 if keras.config.backend() == "tensorflow":
     import tensorflow as tf
 
-# What the fused kernel takes; its statistics are float32 for all of them.
+# What TensorFlow's kernel takes; its statistics are float32 for all of them.
 _DTYPES = ("float32", "float16", "bfloat16")
 
 
@@ -18,25 +18,24 @@ class BatchNormalization(layers.BatchNormalization):
 
     Same arguments, weights, configuration and results. Keras computes a training
     batch's statistics, and the gradient through them, in some twenty passes over
-    the feature maps; TensorFlow has one kernel for each of the two, on a CPU with
-    oneDNN and on a GPU, which takes a ReLU that follows along. Where it has not,
-    and in prediction, where such a kernel is slow and cannot be folded away, this
-    is Keras' layer.
+    the feature maps. TensorFlow has one kernel for each of the two, which takes a
+    ReLU that follows along and is used where it is fast, and elsewhere half as
+    many passes do. In prediction, where such a kernel is slow and cannot be
+    folded away, and on other backends this is Keras' layer.
     """
 
     def call(self, inputs, training=None, mask=None):
-        if training and self.trainable and mask is None and self._is_fused(inputs):
+        if training and self.trainable and mask is None and self._is_ours(inputs):
             return self._train(inputs)
         return super().call(inputs, training=training, mask=mask)
 
-    def _is_fused(self, inputs) -> bool:
-        """Whether the fused kernel computes what this layer is configured to."""
+    def _is_ours(self, inputs) -> bool:
+        """Whether `_train` computes what this layer is configured to."""
         if keras.config.backend() != "tensorflow" or len(inputs.shape) != 4:
             return False
-        last = self.axis % 4 == 3
+        axis = self.axis % 4
         return (
-            (on_accelerator() or (has_onednn() and last))
-            and (last or self.axis % 4 == 1)
+            (axis == 3 or (axis == 1 and on_accelerator()))
             and self.scale
             and self.center
             and not self.synchronized
@@ -47,23 +46,76 @@ class BatchNormalization(layers.BatchNormalization):
 
     def _train(self, inputs):
         """Normalises by the batch's statistics, and counts them in the moving ones."""
-        outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
-            x=inputs,
-            scale=self.gamma,
-            offset=self.beta,
-            mean=tf.zeros(0),  # none in training
-            variance=tf.zeros(0),
-            epsilon=self.epsilon,
-            data_format="NHWC" if self.axis % 4 == 3 else "NCHW",
-            is_training=True,
-        )
-        # The kernel's variance is that of the population that the batch is a
-        # sample of; Keras keeps the batch's own.
-        count = tf.cast(tf.size(inputs) // tf.size(mean), tf.float32)
-        variance *= (count - 1) / count
+        scale, offset = map(tf.convert_to_tensor, (self.gamma, self.beta))
+        if has_fast_kernels():
+            layout = "NHWC" if self.axis % 4 == 3 else "NCHW"
+            outputs, mean, variance = _by_kernel(
+                inputs, scale, offset, self.epsilon, layout
+            )
+        else:
+            x = tf.cast(inputs, tf.float32)
+            outputs, mean, variance = _by_products(x, scale, offset, self.epsilon)
+            outputs = tf.cast(outputs, inputs.dtype)
         for moving, batch in (
             (self.moving_mean, mean),
             (self.moving_variance, variance),
         ):
             moving.assign(moving * self.momentum + batch * (1 - self.momentum))
         return outputs
+
+
+def _by_kernel(x, scale, offset, epsilon, layout):
+    """The normalised batch, its mean and its variance."""
+    outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
+        x=x,
+        scale=scale,
+        offset=offset,
+        mean=tf.zeros(0),  # none in training
+        variance=tf.zeros(0),
+        epsilon=epsilon,
+        data_format=layout,
+        is_training=True,
+    )
+    # The kernel's variance is that of the population that the batch is a sample
+    # of; Keras keeps the batch's own.
+    count = tf.cast(tf.size(x) // tf.size(mean), tf.float32)
+    return outputs, mean, variance * (count - 1) / count
+
+
+def _by_products(x, scale, offset, epsilon):
+    """The normalised batch, its mean and its variance, by plain operations.
+
+    Source of the gradients: Ioffe and Szegedy, "Batch Normalization: Accelerating
+    Deep Network Training by Reducing Internal Covariate Shift", 2015, section 3.
+    """
+    count = tf.cast(tf.size(x) // tf.size(scale), x.dtype)
+
+    @tf.custom_gradient
+    def normalise(x, scale, offset):
+        mean = _channel_sums(x) / count
+        centred = x - mean
+        variance = _channel_sums(centred * centred) / count
+        inverse = tf.math.rsqrt(variance + epsilon)
+        factor = scale * inverse
+
+        def gradients(dy, *_):  # Moving statistics are not learnt by gradients.
+            doffset = _channel_sums(dy)
+            dscale = _channel_sums(dy * centred) * inverse
+            slope = dscale * inverse / count
+            dx = factor * (dy - (slope * centred + doffset / count))
+            return dx, dscale, doffset
+
+        return (factor * centred + offset, mean, variance), gradients
+
+    return normalise(x, scale, offset)
+
+
+def _channel_sums(x):
+    """Sums of all pixels, (channels,).
+
+    As a matrix product with ones: XLA adds up columns on one core and in the order
+    in which they lie worst in its cache, and so takes five times as long. Of two rows
+    of ones, since it treats a vector likewise.
+    """
+    pixels = tf.reshape(x, (-1, x.shape[-1]))
+    return tf.matmul(tf.ones((2, tf.shape(pixels)[0]), x.dtype), pixels)[0]

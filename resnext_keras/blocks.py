@@ -12,7 +12,7 @@ import keras
 from keras import layers
 
 from resnext_keras.batch_norm import BatchNormalization
-from resnext_keras.layers import GroupedConv2D
+from resnext_keras.layers import Conv2D, GroupedConv2D
 from resnext_keras.layout import channel_axis
 from resnext_keras.specs import SE_REDUCTION
 
@@ -37,7 +37,7 @@ def conv_bn(x, filters, kernel_size, *, name, stride=1, groups=1):
         # on either side.
         x = layers.ZeroPadding2D(kernel_size // 2, name=f"{name}_pad")(x)
         padding = "valid"
-    conv = layers.Conv2D if groups == 1 else GroupedConv2D
+    conv = Conv2D if groups == 1 else GroupedConv2D
     x = conv(
         filters,
         kernel_size,
@@ -77,7 +77,7 @@ def squeeze_and_excite(x, filters, *, name):
         ("reduce", filters // SE_REDUCTION, "relu"),
         ("expand", filters, "sigmoid"),
     ):
-        weights = layers.Conv2D(
+        weights = Conv2D(
             width,
             1,
             activation=activation,

@@ -6,7 +6,7 @@ import sys
 
 import numpy as np
 
-from resnext_keras.layers import has_onednn
+from resnext_keras.devices import has_onednn
 
 # Programs of the arguments: file of images, file for the scores, files of models.
 # The scores are those of all images, and then of the first alone.

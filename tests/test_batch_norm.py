@@ -6,15 +6,12 @@ import pytest
 import tensorflow as tf
 from helpers import dtype_policy
 
-from resnext_keras import ResNeXt, ResNeXtSpec
+from resnext_keras import ResNeXt, ResNeXtSpec, batch_norm
 from resnext_keras.batch_norm import BatchNormalization
-from resnext_keras.layers import has_onednn
 
 TINY = ResNeXtSpec("tiny", (1, 1), 4, 4, stem="cifar")
 
 KERAS = keras.layers.BatchNormalization
-
-needs_onednn = pytest.mark.skipif(not has_onednn(), reason="TensorFlow without oneDNN")
 
 CONFIGURATIONS = [
     {},
@@ -27,6 +24,13 @@ CONFIGURATIONS = [
     {"gamma_regularizer": "l2", "beta_constraint": "non_neg"},
     {"dtype": "float64"},
 ]
+
+
+@pytest.fixture(params=[True, False], ids=["fast kernels", "slow kernels"])
+def kernels(request, monkeypatch):
+    """Both ways to train, whichever is the faster one here."""
+    monkeypatch.setattr(batch_norm, "has_fast_kernels", lambda: request.param)
+    return request.param
 
 
 def twins(options, shape, seed=0):
@@ -55,7 +59,7 @@ def trained(layer, x):
 
 @pytest.mark.parametrize("options", CONFIGURATIONS, ids=str)
 @pytest.mark.parametrize("shape", [(4, 5, 7, 16), (1, 3, 3, 8), (2, 1, 1, 4)])
-def test_a_training_batch_gives_what_keras_gives(options, shape):
+def test_a_training_batch_gives_what_keras_gives(options, shape, kernels):
     dtype = options.get("dtype", "float32")
     x = tf.constant(np.random.default_rng(1).normal(3, 2, shape), dtype)
     ours, theirs = (trained(layer, x) for layer in twins(options, shape))
@@ -64,8 +68,7 @@ def test_a_training_batch_gives_what_keras_gives(options, shape):
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=2e-5)
 
 
-@needs_onednn
-def test_a_large_mean_does_not_spoil_the_variance():
+def test_a_large_mean_does_not_spoil_the_variance(kernels):
     x = np.random.default_rng(0).normal(1000, 0.5, (8, 9, 9, 16)).astype("float32")
     layer = BatchNormalization(momentum=0.0)
     y = layer(x, training=True)
@@ -78,7 +81,7 @@ def test_a_large_mean_does_not_spoil_the_variance():
 
 
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
-def test_statistics_of_half_precision_maps_are_computed_in_single(policy):
+def test_statistics_of_half_precision_maps_are_computed_in_single(policy, kernels):
     x = np.random.default_rng(0).normal(300, 30, (8, 16, 16, 8)).astype("float32")
     with dtype_policy(policy):
         layer = BatchNormalization(momentum=0.0)
@@ -108,14 +111,22 @@ def operations(training):
     return [operation.type for operation in graph.get_operations()]
 
 
-@needs_onednn
-def test_training_takes_the_fused_kernel_and_prediction_does_not():
+def test_training_takes_a_fast_kernel_and_prediction_does_not(kernels):
     norms = 1 + 2 * 4
-    assert operations(training=True).count("FusedBatchNormV3") == norms
+    count = operations(training=True).count("FusedBatchNormV3")
+    assert count == (norms if kernels else 0)
     assert "FusedBatchNormV3" not in operations(training=False)
 
 
-def test_second_derivatives_are_those_of_keras():
+def test_it_compiles_with_xla():
+    x = tf.constant(np.random.default_rng(1).normal(3, 2, (4, 5, 7, 16)), "float32")
+    ours, theirs = twins({}, x.shape)
+    found = tf.function(trained, jit_compile=True)(ours, x)
+    for one, other in zip(found, trained(theirs, x), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=2e-5)
+
+
+def test_second_derivatives_are_those_of_keras(kernels):
     x = tf.constant(np.random.default_rng(0).normal(size=(2, 3, 3, 4)), tf.float32)
 
     def penalty(layer):

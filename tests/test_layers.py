@@ -1,5 +1,6 @@
-"""GroupedConv2D gives what a loop over the groups gives, gradients too."""
+"""Convolutions give what their definitions give, gradients too."""
 
+import functools
 import os
 import subprocess
 import sys
@@ -12,6 +13,8 @@ import tensorflow as tf
 from elsewhere import OTHER_KERNELS
 
 from resnext_keras import GroupedConv2D
+from resnext_keras.devices import has_onednn
+from resnext_keras.layers import Conv2D
 
 CONFIGURATIONS = [
     {"kernel_size": 3, "padding": "same"},
@@ -60,7 +63,7 @@ def output_and_gradients(function, x, kernel):
     with tf.GradientTape() as tape:
         tape.watch((x, kernel))
         y = function(x, kernel)
-        total = tf.reduce_sum(tf.sin(3.0 * y))
+        total = tf.reduce_sum(tf.sin(0.3 * y))
     return [y, *tape.gradient(total, (x, kernel))]
 
 
@@ -82,17 +85,19 @@ def assert_equal(found, expected, tolerance=1e-5):
         assert np.abs(np.asarray(a) - np.asarray(b)).max() / scale <= tolerance
 
 
-@pytest.mark.parametrize("graph", [False, True], ids=["eager", "graph"])
+@pytest.mark.parametrize("training", [False, True], ids=["eager", "graph, training"])
 @pytest.mark.parametrize("channels", CHANNELS, ids=str)
 @pytest.mark.parametrize("configuration", CONFIGURATIONS, ids=str)
 def test_output_and_gradients_are_those_of_a_loop_over_groups(
-    configuration, channels, graph
+    configuration, channels, training
 ):
     for size in SIZES:
         layer, x, kernel = built(configuration, size, channels)
-        found = tf.function(output_and_gradients) if graph else output_and_gradients
+        found = tf.function(output_and_gradients) if training else output_and_gradients
         assert_equal(
-            found(layer.convolution_op, x, kernel),
+            found(
+                functools.partial(layer.convolution_op, training=training), x, kernel
+            ),
             output_and_gradients(
                 loop_over_groups(layer),
                 x,
@@ -205,11 +210,69 @@ def test_other_types_give_the_same_within_their_precision(dtype):
         assert_equal([tf.cast(t, "float64") for t in found], exact, tolerance)
 
 
-def test_it_compiles_with_xla():
-    layer, x, kernel = built(CONFIGURATIONS[2], (8, 9), (2, 4, 6))
+@pytest.mark.parametrize("configuration", CONFIGURATIONS[::3], ids=str)
+def test_it_compiles_with_xla(configuration):
+    layer, x, kernel = built(configuration, (8, 9), (2, 4, 6))
     expected = output_and_gradients(layer.convolution_op, x, kernel)
     function = tf.function(output_and_gradients, jit_compile=True)
     assert_equal(function(layer.convolution_op, x, kernel), expected)
+
+
+def of_layer(layer, x, training=True):
+    """Output and gradients of a layer that is called."""
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        y = layer(x, training=training)
+        total = tf.reduce_sum(tf.sin(0.3 * y))
+    return [y, *tape.gradient(total, [x, *(v.value for v in layer.variables)])]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"padding": "same"},
+        {"padding": "same", "strides": 2, "use_bias": False},
+        {"padding": "valid", "strides": (3, 1), "activation": "relu"},
+        {"groups": 2},
+        {"kernel_size": 3, "padding": "same", "strides": 2},
+        pytest.param(
+            {"data_format": "channels_first", "bias_initializer": "ones"},
+            marks=pytest.mark.skipif(
+                not has_onednn(), reason="TensorFlow has no such kernel"
+            ),
+        ),
+    ],
+    ids=str,
+)
+def test_a_dense_convolution_is_keras_own(options):
+    options = {"filters": 6, "kernel_size": 1, "bias_initializer": "normal"} | options
+    pair = [kind(**options) for kind in (Conv2D, keras.layers.Conv2D)]
+    x = tf.constant(np.random.default_rng(0).normal(size=(2, 8, 11, 4)), "float32")
+    if options.get("data_format"):
+        x = tf.transpose(x, (0, 3, 1, 2))
+    for layer in pair:
+        layer.build(x.shape)
+    pair[0].set_weights(pair[1].get_weights())
+    expected = of_layer(pair[1], x)
+    assert_equal(of_layer(pair[0], x), expected)
+    assert_equal(of_layer(pair[0], x, training=False), expected)
+    compiled = tf.function(of_layer, jit_compile=True)
+    assert_equal(compiled(pair[0], x), expected)
+    assert pair[0].get_config() | {"name": ""} == pair[1].get_config() | {"name": ""}
+
+
+def test_a_dense_convolution_of_1x1_stays_one_in_exports():
+    layer = Conv2D(6, 1)
+    layer.build((None, None, None, 4))
+
+    def operations(**options):
+        function = tf.function(functools.partial(layer, **options))
+        graph = function.get_concrete_function(tf.TensorSpec((None, 8, 8, 4))).graph
+        return {operation.type for operation in graph.get_operations()}
+
+    assert "Conv2D" in operations()
+    assert "Conv2D" in operations(training=False)
+    assert ("MatMul" in operations(training=True)) != has_onednn()
 
 
 def test_weights_and_configuration_are_those_of_conv2d():

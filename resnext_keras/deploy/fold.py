@@ -8,7 +8,7 @@ import numpy as np
 from keras import layers
 
 from resnext_keras.batch_norm import BatchNormalization
-from resnext_keras.layers import GroupedConv2D
+from resnext_keras.layers import Conv2D, GroupedConv2D
 
 
 def fold_batch_norm(model: keras.Model) -> keras.Model:
@@ -156,7 +156,7 @@ def _always_trains(calls) -> bool:
 
 def _fits(layer, norm) -> bool:
     """Whether a layer is a convolution that can hold the norm of its output."""
-    if type(layer) not in (layers.Conv2D, GroupedConv2D):
+    if type(layer) not in (layers.Conv2D, Conv2D, GroupedConv2D):
         return False
     channels = 1 if layer.data_format == "channels_first" else 3
     return (

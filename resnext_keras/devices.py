@@ -1,0 +1,47 @@
+"""What TensorFlow runs on here, and so which of its kernels are fast."""
+
+import keras
+
+from resnext_keras import onednn
+
+if keras.config.backend() == "tensorflow":
+    import tensorflow as tf
+
+    # No public function tells either of these.
+    try:  # whether oneDNN's kernels are on
+        from tensorflow.python.util._pywrap_util_port import IsMklEnabled
+    except ImportError:
+
+        def IsMklEnabled():
+            return False
+
+    else:
+        onednn.tell_if_off(IsMklEnabled())
+    try:  # whether what is being traced is for XLA
+        from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
+    except ImportError:
+
+        def GraphOrParentsInXlaContext(graph):
+            return True  # The kernels that are right for XLA are slow elsewhere.
+
+
+def has_onednn() -> bool:
+    """Whether TensorFlow runs oneDNN's kernels on the CPU."""
+    return IsMklEnabled()
+
+
+def on_accelerator() -> bool:
+    """Whether TensorFlow has a GPU or TPU to run on."""
+    return any(d.device_type != "CPU" for d in tf.config.list_logical_devices())
+
+
+def has_fast_kernels() -> bool:
+    """Whether TensorFlow's own operations are fast, gradients too.
+
+    They are on a GPU or TPU, and on a CPU with oneDNN; but not where XLA compiles
+    for a CPU, as for `compile(jit_compile=True)`, whom oneDNN does not serve.
+    """
+    if on_accelerator():
+        return True
+    graph = tf.compat.v1.get_default_graph()
+    return has_onednn() and not GraphOrParentsInXlaContext(graph)
