@@ -100,7 +100,7 @@ def benchmark(ctx, model, peers, batches, size, train, rounds, calls, plot, json
     contenders, left_out = choose(_known(peers), tasks, spec.name, where)
     draw = _plot_function() if plot else None
     for path in filter(None, (plot, json_file)):
-        Path(path).open("ab").close()  # it fails now, not when all is done
+        _check_writable(Path(path))
     for label, reason in left_out.items():
         click.echo(f"Left out: {label}, which {reason}", err=True)
     settings = Settings(spec, size or spec.image_size, where, calls)
@@ -139,13 +139,24 @@ def _plot_function():
     return plot
 
 
+def _check_writable(path):
+    """Fails now, not when all is done, and leaves nothing behind."""
+    existed = path.exists()
+    path.open("ab").close()
+    if not existed:
+        path.unlink()
+
+
 def _with_progress(runs):
-    """The runs, each told on a bar while it lasts."""
+    """The runs, each told while it lasts: on a bar, or a line where none can be."""
     from tqdm import tqdm
 
     with tqdm(total=len(runs), unit=" processes", disable=None, leave=False) as bar:
-        for run in runs:
-            bar.set_description(f"{run.contender.label}, {run.task} {run.batch}")
+        for number, run in enumerate(runs, 1):
+            told = f"{run.contender.label}, {run.task} {run.batch}"
+            if bar.disable:
+                click.echo(f"{number} of {len(runs)}: {told}", err=True)
+            bar.set_description(told)
             yield run
             bar.update()
 
@@ -153,21 +164,24 @@ def _with_progress(runs):
 def _print(report):
     """Prints Markdown: what the numbers depend on, and a table a panel."""
     facts, machine = report.facts, report.facts["machine"]
-    size = facts["size"]
+    size, rounds = facts["size"], facts["rounds"]
     memory = f", {machine['memory'] / 2**30:.0f} GB" if machine["memory"] else ""
     vectors = f" with {machine['vectors']}" if machine["vectors"] else ""
     versions = ", ".join(f"{k} {v}" for k, v in facts["versions"].items())
     click.echo(
         f"{facts['model']}, {size} x {size} pixels, float32, {facts['threads']} "
         f"threads on {machine['processors']} processors of {machine['processor']}"
-        f"{vectors}{memory}, {facts['rounds']} rounds, {facts['date']}, "
+        f"{vectors}{memory}, {rounds} round{'s' * (rounds > 1)}, {facts['date']}, "
         f"`{facts['command']}`: {versions}.\n"
     )
-    for panel in report.panels:
+    panels = report.panels
+    for panel in panels:
         click.echo(f"{panel.title}:")
         _print_panel(panel)  # Its Markdown has an empty line above and below.
+    has_ratio = any(row.ratio for panel in panels for row in panel.rows)
     click.echo(
-        "Median and middle half of all calls; the ratio is to the best of PyTorch; "
+        f"Median and middle half of all calls; "
+        f"{'the ratio is to the best of PyTorch; ' * has_ratio}"
         "the first call comes with building, and is the longest of all rounds. The "
         f"floor is what the {2 * facts['multiply_adds'] / 1e9:.2f} GFLOP of an image "
         "take at the rate of large matrix products, three times for a training step."

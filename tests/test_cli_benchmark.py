@@ -34,6 +34,8 @@ def test_command_prints_what_it_measured(tmp_path, monkeypatch):
     )
     elapsed = time.perf_counter() - start
     assert "stand-in crash, which needs no_such_package: pip install" in result.stderr
+    assert "2 of 4: resnext_keras, oneDNN on, predict 2\n" in result.stderr
+    assert ", 1 round, " in result.stdout
     found = json.loads(files["times.json"].read_text())
     assert f"{found['multiply_adds'] / 1e9:.2f}" == "0.15"  # as README's table has it
     calls = [s for r in found["results"] for s in r["seconds"] + r["first_seconds"]]
@@ -100,6 +102,7 @@ def test_several_values_follow_one_option(arguments, expected):
         (["--plot", "nowhere/plot.png"], 1, "nowhere/plot.png"),
         (["--json", "nowhere/times.json"], 1, "nowhere/times.json"),
         (["resnext50"], 1, "Did you mean resnext50_32x4d"),
+        (["--plot", "plot.png", "--json", "nowhere/times.json"], 1, "nowhere/times"),
     ],
 )
 def test_bad_input_is_told_before_anything_runs(
@@ -111,6 +114,7 @@ def test_bad_input_is_told_before_anything_runs(
     assert told in result.stderr
     assert result.stderr.splitlines()[-1].startswith("Error: ")
     assert result.stdout == ""
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_plot_needs_matplotlib(tmp_path, monkeypatch):
