@@ -15,25 +15,24 @@ class Conv2D(layers.Conv2D):
 
     Same arguments, weights, configuration and results. A 1x1 convolution is a
     matrix product. As such TensorFlow trains it in less than half the time where
-    its convolutions have no fast kernels.
+    its convolutions have no fast kernels; it does so in calls with `training=True`,
+    as `fit` makes them.
     """
 
-    def call(self, inputs, training=None):
-        outputs = self.convolution_op(inputs, self.kernel, training)
-        if self.use_bias:
-            last = self.data_format == "channels_last"
-            shape = (1, 1, 1, -1) if last else (1, -1, 1, 1)
-            outputs = keras.ops.add(outputs, keras.ops.reshape(self.bias, shape))
-        return self.activation(outputs)
+    _training = False  # whether the call that goes on is one of training
 
-    def convolution_op(self, inputs, kernel, training=False):
+    def call(self, inputs, training=None):
+        self._training = training is True
+        return super().call(inputs)
+
+    def convolution_op(self, inputs, kernel):
         is_product = (
             self.kernel_size == (1, 1)
             and self.groups == 1
             and self.data_format == "channels_last"
         )
         if (
-            training
+            self._training
             and is_product
             and keras.config.backend() == "tensorflow"
             and not has_fast_kernels()
@@ -47,12 +46,13 @@ class Conv2D(layers.Conv2D):
 class GroupedConv2D(Conv2D):
     """A `keras.layers.Conv2D` whose groups are fast to train and clean to export.
 
-    Same arguments, weights, configuration and results as `Conv2D`. On
-    TensorFlow, Keras sends a grouped convolution through XLA, whose gradient
-    on a CPU takes tens of times as long as the dense one and whose call stays
-    in exported graphs; this layer is TensorFlow's own grouped convolution,
-    with a gradient that works wherever the convolution does. On other
-    backends it is `Conv2D`.
+    Same arguments, weights, configuration and results. On TensorFlow, Keras
+    sends a grouped convolution through XLA, whose gradient on a CPU takes tens
+    of times as long as the dense one and whose call stays in exported graphs.
+    This layer is TensorFlow's own grouped convolution, with a gradient that works
+    wherever the convolution does; where its kernels are slow, it is dense ones of
+    a few groups each in calls with `training=True`. On other backends it is
+    Keras' layer.
 
     Shapes:
         inputs: (batch, H, W, channels), or (batch, channels, H, W) under
@@ -60,9 +60,9 @@ class GroupedConv2D(Conv2D):
         kernel: (kernel height, kernel width, channels / groups, filters).
     """
 
-    def convolution_op(self, inputs, kernel, training=False):
+    def convolution_op(self, inputs, kernel):
         if self.groups == 1 or keras.config.backend() != "tensorflow":
-            return super().convolution_op(inputs, kernel, training)
+            return super().convolution_op(inputs, kernel)
         kernel = tf.convert_to_tensor(kernel)
         channels_first = self.data_format == "channels_first"
         if channels_first:
@@ -77,7 +77,7 @@ class GroupedConv2D(Conv2D):
             self.strides,
             self.padding.upper(),
             self.dilation_rate,
-            training,
+            self._training,
         )
         return tf.transpose(outputs, (0, 3, 1, 2)) if channels_first else outputs
 

@@ -166,7 +166,9 @@ def picture_files(
     for path in map(Path, paths):
         inside = sorted(path.rglob("*")) if path.is_dir() else [path]
         files += [
-            file for file in inside if file == path or file.suffix.lower() in SUFFIXES
+            file
+            for file in inside
+            if file == path or (file.suffix.lower() in SUFFIXES and file.is_file())
         ]
     if most is None or len(files) <= most:
         return files

@@ -81,7 +81,7 @@ def _find(model):
     try:
         found = find_weights(model)
     except click.ClickException:
-        if difflib.get_close_matches(model, ARCHITECTURES):
+        if difflib.get_close_matches(model.lower(), ARCHITECTURES):
             find_model(model)  # which says what is near
         raise
     if isinstance(found, WeightSet):

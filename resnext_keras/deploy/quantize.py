@@ -40,7 +40,8 @@ def quantize(
 
     Batch norm is folded and weights are rounded to 8 bits, with a scale for each
     filter; so are the activations, with a scale for each tensor that the images
-    tell. The first convolution and what gives the outputs stay in float32.
+    tell. The first convolution stays in float32, and so does what follows the
+    last weights.
 
     Args:
         model: A functional or `Sequential` model of one input, in float32, of
@@ -149,7 +150,7 @@ def _float32_nodes(graph) -> Iterator[str]:
     The first convolution, 3 % of ResNeXt-50's work, sees pixels, all far from 0.
     Processors without VNNI add two products of 8-bit numbers in 16 bits, and cut
     the sums there: in int8 the bundled network falls from 99 to 77 % top-1 on an
-    emulated Haswell. Behind a ReLU, where few numbers are large, it loses nothing.
+    emulated Haswell. Behind a ReLU, where few numbers are large, it lost nothing.
 
     Scores in 8 bits would be 0 for all that is less probable than 0.2 %.
     """
@@ -199,7 +200,7 @@ def _checked_images(images, expected) -> np.ndarray:
             "Expected a model for batches of any length. "
             f"Received: a model for batches of {length}"
         )
-    images = np.ascontiguousarray(images, expected.dtype)
+    images = np.asarray(images)
     shape = (None, *sizes)
     if (
         images.ndim != len(shape)
@@ -211,6 +212,12 @@ def _checked_images(images, expected) -> np.ndarray:
             f"Expected one image or more, of shape (batch, {rest}). "
             f"Received: images.shape={images.shape}"
         )
+    if not np.can_cast(images.dtype, expected.dtype, "same_kind"):
+        raise ValueError(
+            f"Expected images of the model's type, {expected.dtype}. "
+            f"Received: images.dtype={images.dtype}"
+        )
+    images = np.ascontiguousarray(images, expected.dtype)
     if not np.isfinite(images).all():
         raise ValueError(
             "Expected images of finite numbers. Received: images with NaN or infinity"
