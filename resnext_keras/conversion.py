@@ -1,13 +1,12 @@
 """From one format of weight files to another."""
 
 import os
-import tempfile
-from pathlib import Path
 
 from resnext_keras.layout import image_shape
 from resnext_keras.models import ResNeXt
 from resnext_keras.shapes import variable_shapes
 from resnext_keras.specs import ARCHITECTURES, ResNeXtSpec, get_spec
+from resnext_keras.targets import checked_target, whole_file
 from resnext_keras.weights import (
     WeightsError,
     WeightSet,
@@ -46,17 +45,15 @@ def convert_weights(
             architecture, or the target exists or has another ending. The
             target is then as it was.
     """
-    target = Path(target).expanduser()
-    suffix = _checked_suffix(target, overwrite)
+    suffixes = (KERAS_SUFFIX, TORCH_SUFFIX)
+    target = checked_target(target, suffixes, overwrite, WeightsError)
     spec = None if spec_or_name is None else get_spec(spec_or_name)
     path = find_weights(source, spec and spec.name)
     if isinstance(path, WeightSet):
         spec, path = get_spec(path.architecture), fetch(path)
     spec, channels, classes = identify(path, [spec] if spec else ARCHITECTURES.values())
-    # A whole file or none: it gets its name when all is written.
-    with tempfile.TemporaryDirectory(prefix=".convert-", dir=target.parent) as folder:
-        written = Path(folder) / f"weights{suffix}"
-        if suffix == KERAS_SUFFIX:
+    with whole_file(target) as written:
+        if target.name.endswith(KERAS_SUFFIX):
             ResNeXt(
                 spec,
                 include_top=classes is not None,
@@ -68,27 +65,4 @@ def convert_weights(
             shapes = variable_shapes(spec, channels, classes)
             with open_weights(path, shapes) as tensors:
                 write_torch_safetensors(written, tensors, spec)
-        os.replace(written, target)
     return spec
-
-
-def _checked_suffix(target: Path, overwrite: bool) -> str:
-    """The ending that says the format, of a file that may be written."""
-    for suffix in (KERAS_SUFFIX, TORCH_SUFFIX):
-        if target.name.endswith(suffix):
-            break
-    else:
-        raise WeightsError(
-            f"Expected a target that ends in {KERAS_SUFFIX} or {TORCH_SUFFIX}. "
-            f"Received: target={str(target)!r}"
-        )
-    if not target.parent.is_dir():
-        raise WeightsError(
-            f"Expected a target in an existing folder. Received: target={str(target)!r}"
-        )
-    if target.is_dir() or (target.exists() and not overwrite):
-        raise WeightsError(
-            "Expected a target that does not exist, or overwrite=True. "
-            f"Received: target={str(target)!r}"
-        )
-    return suffix

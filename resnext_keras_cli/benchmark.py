@@ -180,7 +180,7 @@ def _print(report):
         _print_panel(panel)  # Its Markdown has an empty line above and below.
     has_ratio = any(row.ratio for panel in panels for row in panel.rows)
     click.echo(
-        f"Median and middle half of all calls; "
+        "Median and middle half of all calls; "
         f"{'the ratio is to the best of PyTorch; ' * has_ratio}"
         "the first call comes with building, and is the longest of all rounds. The "
         f"floor is what the {2 * facts['multiply_adds'] / 1e9:.2f} GFLOP of an image "

@@ -1,4 +1,6 @@
-"""Options that several commands have."""
+"""Options that several commands have, and their checks."""
+
+import os
 
 import click
 
@@ -8,3 +10,9 @@ size_option = click.option(
     help="Height and width of the images in pixels. "
     "Without it: what the network was made for.",
 )
+
+
+def check_new(path, overwrite):
+    """Refuses a file that exists and may not be replaced."""
+    if os.path.exists(path) and not overwrite:
+        raise click.ClickException(f"{path} exists; --overwrite replaces it.")

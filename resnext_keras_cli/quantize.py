@@ -1,11 +1,11 @@
 """`resnext-keras quantize`: a network in int8, in a file."""
 
 import difflib
-import os
 
 import click
 
 from resnext_keras_cli.names import find_model, find_weights
+from resnext_keras_cli.options import check_new
 from resnext_keras_cli.start import quiet_start
 
 MOST = 128  # pictures; more change nothing, and take a third of a second each
@@ -39,19 +39,16 @@ def quantize(model, pictures, output, overwrite):
     with quiet_start():
         from resnext_keras import Predictor
         from resnext_keras import quantize as quantize_model
-        from resnext_keras.deploy import (
-            check_packages,
-            checked_target,
-            compare_predictions,
-        )
+        from resnext_keras.deploy import check_packages, compare_predictions
+        from resnext_keras.deploy.quantize import SUFFIXES
         from resnext_keras.prediction import picture_files
+        from resnext_keras.targets import checked_target
 
     check_packages()
     name, load = _find(model)
     output = output or f"{name}.int8.onnx"
-    if os.path.exists(output) and not overwrite:
-        raise click.ClickException(f"{output} exists; --overwrite replaces it.")
-    target = checked_target(output, overwrite)
+    check_new(output, overwrite)
+    target = checked_target(output, SUFFIXES, overwrite)
     files = picture_files(pictures, MOST)
     if not files:
         raise click.ClickException(f"No pictures in {', '.join(pictures)}.")

@@ -2,11 +2,11 @@
 
 import dataclasses
 import json
-import os
 
 import click
 
 from resnext_keras_cli.names import find_model, find_set
+from resnext_keras_cli.options import check_new
 from resnext_keras_cli.start import quiet_start
 
 
@@ -185,8 +185,7 @@ def convert(source, target, model, overwrite):
     with quiet_start():
         from resnext_keras.conversion import convert_weights
 
-    if os.path.exists(target) and not overwrite:
-        raise click.ClickException(f"{target} exists; --overwrite replaces it.")
+    check_new(target, overwrite)
     spec = convert_weights(source, target, find_model(model), overwrite)
     click.echo(f"{target}: {spec.name}")
 

@@ -3,13 +3,12 @@
 from resnext_keras.deploy.comparison import Comparison, compare_predictions
 from resnext_keras.deploy.fold import fold_batch_norm
 from resnext_keras.deploy.predictor import Predictor
-from resnext_keras.deploy.quantize import check_packages, checked_target, quantize
+from resnext_keras.deploy.quantize import check_packages, quantize
 
 __all__ = [
     "Comparison",
     "Predictor",
     "check_packages",
-    "checked_target",
     "compare_predictions",
     "fold_batch_norm",
     "quantize",

@@ -3,7 +3,6 @@
 import contextlib
 import io
 import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +18,9 @@ from resnext_keras.deploy.engines import (
     optional,
 )
 from resnext_keras.deploy.fold import fold_batch_norm
+from resnext_keras.targets import checked_target, whole_file
+
+SUFFIXES = (".onnx",)
 
 PACKAGES = ("onnx", "onnxruntime", "tf2onnx")
 
@@ -62,7 +64,7 @@ def quantize(
     of activations that leave out the outermost numbers.
     """
     check_backend()
-    path = checked_target(path, overwrite)
+    path = checked_target(path, SUFFIXES, overwrite)
     folded = fold_batch_norm(model)
     images = _checked_images(images, only_input(folded.inputs))
     if "onnxruntime" not in engines_for(folded):
@@ -72,14 +74,8 @@ def quantize(
             f"of {4 * folded.count_params() / 1e9:.2f} GB"
         )
     check_packages()
-    # A whole file or none: it gets its name when all is written.
-    with (
-        tempfile.TemporaryDirectory(prefix=".quantize-", dir=path.parent) as folder,
-        exported(folded, "onnxruntime") as float32,
-    ):
-        written = Path(folder, "model.onnx")
+    with whole_file(path) as written, exported(folded, "onnxruntime") as float32:
         _quantize_file(float32, images, written)
-        os.replace(written, path)
 
 
 def _quantize_file(float32: Path, images: np.ndarray, target: Path) -> None:
@@ -163,28 +159,6 @@ def _float32_nodes(graph) -> Iterator[str]:
             gives_output and node.op_type not in WITH_WEIGHTS
         ):
             yield node.name
-
-
-def checked_target(path: str | os.PathLike, overwrite: bool = False) -> Path:
-    """A path that `quantize` can write to.
-
-    Raises:
-        ValueError: It does not end in `.onnx`, or exists, or its folder does not or
-            cannot be written to.
-    """
-    path = Path(path).expanduser()
-    folder = path.parent
-    if path.suffix != ".onnx" or not (folder.is_dir() and os.access(folder, os.W_OK)):
-        raise ValueError(
-            "Expected a path that ends in .onnx, in a folder that exists and can be "
-            f"written to. Received: path={str(path)!r}"
-        )
-    if path.is_dir() or (path.exists() and not overwrite):
-        raise ValueError(
-            "Expected a path that does not exist, or overwrite=True. "
-            f"Received: path={str(path)!r}"
-        )
-    return path
 
 
 def check_packages() -> None:
