@@ -3,6 +3,7 @@
 import dataclasses
 import gc
 import hashlib
+import io
 import json
 import os
 import sys
@@ -224,3 +225,27 @@ def written(request, tmp_path):
         return write_legacy(path, pickled, storages)
 
     return write
+
+
+@pytest.fixture(scope="session")
+def served(tmp_path_factory):
+    """The folder of version 1 of a small exported classifier."""
+    from stand_in_export import export_stand_in
+    from weight_files import drawn_model
+
+    folder = tmp_path_factory.mktemp("served") / "tiny"
+    export_stand_in(drawn_model(), folder, ["tench", "cock", "Käfer", "貓", "a b"])
+    return folder / "1"
+
+
+@pytest.fixture(scope="session")
+def pictures(photos):
+    """Encoded pictures by name, good ones of both formats and broken ones."""
+    pictures = {"nothing.broken": b"", "text.broken": b"no picture\0at all"}
+    for index, photo in enumerate(photos):
+        for suffix, options in (("jpg", {"quality": 80}), ("png", {})):
+            small = photo.resize((96, 64 + 8 * index))
+            file = io.BytesIO()
+            small.save(file, {"jpg": "JPEG", "png": "PNG"}[suffix], **options)
+            pictures[f"{index}.{suffix}"] = file.getvalue()
+    return pictures

@@ -1,0 +1,81 @@
+"""An exported network runs in programs that have only TensorFlow's C library."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from elsewhere import OTHER_KERNELS
+from tensorflow.core.protobuf import saved_model_pb2
+
+PROGRAM = Path(__file__).with_name("c_api_program.py")
+
+
+def tensor_names(folder, signature):
+    """The names of a signature's tensors, as `c_api_program.py` wants them."""
+    saved = saved_model_pb2.SavedModel.FromString(
+        (folder / "saved_model.pb").read_bytes()
+    )
+    found = saved.meta_graphs[0].signature_def[signature]
+    (image,) = found.inputs.values()
+    return json.dumps(
+        {
+            "input": image.name,
+            "outputs": {key: tensor.name for key, tensor in found.outputs.items()},
+        }
+    )
+
+
+def through_c_api(folder, signature, inputs, tmp_path, environment=None):
+    """The outputs of a signature, by key."""
+    results = tmp_path / "results.npz"
+    names = tensor_names(folder, signature)
+    done = subprocess.run(
+        [sys.executable, PROGRAM, folder, names, results, *inputs],
+        env=os.environ | (environment or {}),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return dict(np.load(results))
+
+
+@pytest.mark.parametrize("environment", [{}, OTHER_KERNELS], ids=["same", "other"])
+@pytest.mark.parametrize("signature", ["predict", "features"])
+def test_tensors_give_what_they_give_in_python(
+    served, signature, environment, tmp_path, relative_error
+):
+    images = np.random.default_rng(0).normal(size=(3, 32, 32, 3)).astype("float32")
+    np.save(tmp_path / "images.npy", images)
+    found = through_c_api(
+        served, signature, [tmp_path / "images.npy"], tmp_path, environment
+    )
+    run = tf.saved_model.load(served).signatures[signature]
+    expected = run(images=tf.constant(images))
+    assert set(found) == set(expected)
+    for key, values in expected.items():
+        assert relative_error(found[key], values) <= 1e-5
+
+
+def test_pictures_give_what_they_give_in_python(served, pictures, tmp_path):
+    for name, content in pictures.items():
+        (tmp_path / name).write_bytes(content)
+    found = through_c_api(
+        served, "serving_default", [tmp_path / name for name in pictures], tmp_path
+    )
+    run = tf.saved_model.load(served).signatures["serving_default"]
+    expected = run(image_bytes=tf.constant(list(pictures.values())))
+    assert set(found) == {"classes", "indices", "scores", "valid"} == set(expected)
+    good = np.array(["broken" not in name for name in pictures])
+    np.testing.assert_array_equal(found["valid"], good)
+    np.testing.assert_array_equal(expected["valid"], good)
+    np.testing.assert_array_equal(
+        found["indices"][good], expected["indices"].numpy()[good]
+    )
+    classes = np.char.decode(expected["classes"].numpy().astype("S"))
+    np.testing.assert_array_equal(found["classes"][good], classes[good])
+    np.testing.assert_allclose(found["scores"], expected["scores"], atol=1e-5)
