@@ -45,12 +45,21 @@ def checked_target(
 
 
 @contextlib.contextmanager
-def whole_file(target: Path) -> Iterator[Path]:
-    """A path to write to, of a file that gets its name when all is written."""
+def whole_file(target: Path, *parts: Path) -> Iterator[Path]:
+    """A path to write to, of a file that gets its name when all is written.
+
+    Args:
+        target: The file.
+        parts: Files that belong to it, in the same folder, and are written beside
+            the path that is given. None of them is of use without the target,
+            which is never there beside parts of another.
+    """
     with tempfile.TemporaryDirectory(prefix=".writing-", dir=target.parent) as folder:
-        written = Path(folder, target.name)
-        yield written
-        os.replace(written, target)
+        yield Path(folder, target.name)
+        if parts:
+            target.unlink(missing_ok=True)
+        for path in (*parts, target):
+            os.replace(Path(folder, path.name), path)
 
 
 def checked_folder(path: str | os.PathLike, overwrite: bool) -> Path:

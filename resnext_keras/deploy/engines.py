@@ -19,6 +19,8 @@ from resnext_keras.deploy.card import CARD
 if keras.config.backend() == "tensorflow":
     import tensorflow as tf
 
+INPUT_NAME = "images"  # in exported networks
+
 Source = keras.Model | Path  # a model, or an exported one: a folder or a file
 
 FILES = {
@@ -79,6 +81,16 @@ def engines_for(source: Source) -> list[str]:
         return ["tensorflow"]
     too_large = 4 * source.count_params() >= 2**31
     return ["openvino", *(() if too_large else ("onnxruntime",)), "tensorflow"]
+
+
+def check_fits(model: keras.Model, engine: str) -> None:
+    """Raises a `ValueError` where a network is too large for an engine or its type."""
+    if engine not in engines_for(model):
+        raise ValueError(
+            "Expected a model in float32 and, but for OpenVINO's format, of less than "
+            f"2 GB. Received: model={model.name!r} in {model.compute_dtype} "
+            f"of {4 * model.count_params() / 1e9:.2f} GB"
+        )
 
 
 def is_installed(engine: str, source: Source) -> bool:
@@ -144,17 +156,31 @@ def optional(package: str):
         ) from error
 
 
+def output_names(model: keras.Model) -> list[str]:
+    """A name for each output, that of its layer; none is twice or the input's."""
+    names = []
+    for number, tensor in enumerate(model.outputs):
+        name = tensor._keras_history.operation.name
+        names.append(f"{name}_{number}" if name in (INPUT_NAME, *names) else name)
+    return names
+
+
 @contextlib.contextmanager
-def exported(model: keras.Model, engine: str) -> Iterator[Path]:
-    """A file of a model for an engine, as long as it is needed; its outputs a list."""
-    flat = keras.Model(model.inputs, model.outputs, name=model.name)
+def exported(
+    model: keras.Model, engine: str, names: list[str] | None = None
+) -> Iterator[Path]:
+    """A file of a model for an engine, as long as it is needed.
+
+    Its input is `INPUT_NAME`; its outputs a list, or with `names` a dict of these.
+    """
+    outputs = dict(zip(names, model.outputs, strict=True)) if names else model.outputs
+    flat = keras.Model(model.inputs, outputs, name=model.name)
     image = only_input(model.inputs)
-    signature = [keras.InputSpec(shape=image.shape, dtype=image.dtype)]
+    signature = [keras.InputSpec(shape=image.shape, dtype=image.dtype, name=INPUT_NAME)]
     # Keras' own export for OpenVINO makes outputs of all grouped convolutions.
-    name, kind = {
-        "onnxruntime": ("model.onnx", "onnx"),
-        "openvino": ("model", "tf_saved_model"),
-    }[engine]
+    name, kind = ("model", "tf_saved_model")
+    if engine == "onnxruntime":
+        name, kind = ("model.onnx", "onnx")
     with (
         # Windows does not remove a file that is still mapped.
         tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder,
