@@ -83,16 +83,7 @@ def export_file(
             has then been written.
     """
     check_backend()
-    if precision not in PRECISIONS:
-        raise ValueError(
-            f"Expected `precision` to be one of {', '.join(PRECISIONS)}. "
-            f"Received: precision={precision!r}"
-        )
-    path = checked_target(path, tuple(WRITERS), overwrite)
-    suffix = next(suffix for suffix in WRITERS if path.name.endswith(suffix))
-    parts = [path.with_suffix(".bin")] if suffix == ".xml" else []
-    for part in parts:
-        checked_target(part, (".bin",), overwrite)
+    path, *parts = checked_files(path, precision, overwrite)
     if (images is None) == (precision == "int8"):
         raise ValueError(
             "Expected `images` where the precision is int8, and only there. "
@@ -103,17 +94,41 @@ def export_file(
     card = model_card(folded, weights, preprocessing, class_names, licence)
     if images is not None:
         images = checked_images(images, only_input(folded.inputs))
-    # OpenVINO has no quantizer of its own, and reads what ONNX Runtime's wrote.
-    is_onnx = suffix == ".onnx" or (suffix == ".xml" and precision == "int8")
-    check_fits(
-        folded, "openvino" if suffix == ".xml" and not is_onnx else "onnxruntime"
-    )
-    if is_onnx:
-        check_packages()
-    if suffix == ".xml":
-        optional("openvino")
+    is_openvino = path.suffix == ".xml" and precision != "int8"
+    check_fits(folded, "openvino" if is_openvino else "onnxruntime")
     with whole_file(path, *parts) as written:
-        WRITERS[suffix](folded, written, precision, images, json.dumps(card.as_json()))
+        WRITERS[path.suffix](
+            folded, written, precision, images, json.dumps(card.as_json())
+        )
+
+
+def checked_files(path: str | os.PathLike, precision: str, overwrite: bool):
+    """The paths of a file in one of the formats and of what lies beside it.
+
+    Args:
+        path: This and the rest as `export_file` takes them.
+        precision: The type of the weights.
+        overwrite: Whether existing files may be replaced.
+
+    Raises:
+        ImportError: A package is not installed that writes such a file.
+        ValueError: There is no such precision, or a file that cannot be written.
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(
+            f"Expected `precision` to be one of {', '.join(PRECISIONS)}. "
+            f"Received: precision={precision!r}"
+        )
+    path = checked_target(path, tuple(WRITERS), overwrite)
+    parts = [path.with_suffix(".bin")] if path.suffix == ".xml" else []
+    for part in parts:
+        checked_target(part, (".bin",), overwrite)
+    # OpenVINO has no quantizer of its own, and reads what ONNX Runtime's wrote.
+    if path.suffix == ".onnx" or (path.suffix == ".xml" and precision == "int8"):
+        check_packages()
+    if path.suffix == ".xml":
+        optional("openvino")
+    return path, *parts
 
 
 def _write_onnx(model, target: Path, precision, images, card: str) -> None:

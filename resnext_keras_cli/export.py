@@ -1,0 +1,126 @@
+"""`resnext-keras export`: a network for TF Serving, ONNX, OpenVINO or LiteRT."""
+
+from contextlib import nullcontext
+
+import click
+
+from resnext_keras_cli.names import find_network
+from resnext_keras_cli.options import check_new
+from resnext_keras_cli.pictures import read_pictures
+from resnext_keras_cli.start import quiet_start
+
+FORMATS = (
+    "saved_model",
+    "onnx",
+    "onnx-float16",
+    "onnx-int8",
+    "openvino",
+    "openvino-float16",
+    "openvino-int8",
+    "litert",
+    "litert-float16",
+    "litert-int8",
+)
+
+MOST = 128  # pictures, of which more calibrate no better
+
+
+@click.command()
+@click.argument("model", metavar="MODEL|WEIGHTS")
+@click.argument(
+    "pictures", nargs=-1, metavar="[PICTURE|FOLDER...]", type=click.Path(exists=True)
+)
+@click.option(
+    "--format",
+    "formats",
+    type=click.Choice(FORMATS),
+    multiple=True,
+    default=("saved_model",),
+    show_default=True,
+    help="Format and precision; may be given several times.",
+)
+@click.option(
+    "-o",
+    "--output",
+    metavar="NAME",
+    help="What the files are called, but for their endings; the folder of a "
+    "SavedModel has none. Without it: as the weights, here.",
+)
+@click.option(
+    "--backbone", is_flag=True, help="Without the classifier, for features alone."
+)
+@click.option(
+    "--any-size",
+    is_flag=True,
+    help="Tensors of any size, not only of the one that the weights were made for.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace earlier exports.")
+def export(model, pictures, formats, output, backbone, any_size, overwrite):
+    """Write a network into files that run without this package.
+
+    MODEL is a name that `resnext-keras list` prints, whose default weights are
+    taken, or WEIGHTS one of `resnext-keras weights list`, or a file of weights.
+
+    A saved_model takes picture files and names classes, and lies in a folder as
+    TF Serving expects it. Files of the other formats take what preprocess_input
+    gives; in them is written how pictures are read and what the classes are.
+
+    In the end each is run in its own runtime and compared with Keras, on the
+    PICTUREs or else on a photo of a cat. int8 needs PICTUREs, best some hundred
+    like those to come, which tell the range of the numbers in the network.
+
+    All formats but saved_model need the extra `fast`.
+    """
+    with quiet_start():
+        from resnext_keras.deploy import exports
+        from resnext_keras.prediction import load_classifier, picture_files
+        from resnext_keras.preprocessing import SAMPLE_PHOTO
+        from resnext_keras.weights import WEIGHT_SETS
+
+    name, network = find_network(model)
+    formats = {name: exports.FORMATS[name] for name in dict.fromkeys(formats)}
+    base = output or name
+    for format_ in formats.values():
+        check_new(format_.path(base), overwrite)
+    exports.check_formats(formats.values(), base, overwrite)
+    files = picture_files(pictures, MOST)
+    if pictures and not files:
+        raise click.ClickException(f"No pictures in {', '.join(pictures)}.")
+    if not files and any(f.precision == "int8" for f in formats.values()):
+        raise click.ClickException("int8 needs PICTUREs like those to come.")
+    classifier = load_classifier(**network, include_top=not backbone, any_size=any_size)
+    images = read_pictures(classifier, files or [SAMPLE_PHOTO])
+    if classifier.weights in WEIGHT_SETS:
+        card = {"weights": classifier.weights}
+    else:
+        card = {
+            "preprocessing": classifier.preprocessing,
+            "class_names": classifier.class_names or None,
+        }
+    expected = classifier.model.predict_on_batch(images)
+    trials = {}
+    for name, format_ in formats.items():
+        click.echo(f"Writing {name}.", err=True)
+        # LiteRT's libraries tell of each step.
+        with quiet_start() if format_.engine == "litert" else nullcontext():
+            path = exports.export_as(
+                format_, classifier.model, base, images, overwrite, **card
+            )
+            trials[name] = path, exports.try_out(format_, path, images, expected)
+    _print(trials, len(images) if files else None)
+
+
+def _print(trials, count):
+    from resnext_keras_cli.tables import print_table, table
+
+    numbers = ("size", "difference", "time a picture")
+    rows = table("format", *numbers, "file", right=numbers)
+    for name, (path, trial) in trials.items():
+        tried = ("not installed", "")
+        if trial.difference is not None:
+            tried = f"{trial.difference:.1e}", f"{1000 * trial.seconds:.2f} ms"
+        size = f"{trial.size_bytes / 1e6:.1f} MB"
+        rows.add_row(name, size, *tried, click.format_filename(path))
+    print_table(rows)
+    pictures = "a photo of a cat" if count is None else f"{count} pictures"
+    click.echo(f"Largest difference from Keras, by the largest output, for {pictures}.")

@@ -1,0 +1,439 @@
+"""A SavedModel takes picture files, names classes, and needs nothing but TensorFlow."""
+
+import dataclasses
+import io
+import json
+import os
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from elsewhere import OTHER_KERNELS, randomised
+from helpers import dtype_policy
+from keras import layers
+from PIL import Image
+from weight_files import EVERY_OPTION, TINY
+
+from resnext_keras import (
+    Predictor,
+    Preprocessing,
+    ResNeXt,
+    decode_predictions,
+    export_saved_model,
+    preprocess_input,
+    read_image,
+)
+from resnext_keras.preprocessing import SAMPLE_PHOTO
+
+NAMES = ("ash", "birch", "cedar", "elm", "fir")
+SPEC = dataclasses.replace(TINY, stem="imagenet", depths=(1, 2), **EVERY_OPTION)
+READING = Preprocessing(size=32, resize=40)
+IMAGES = np.random.default_rng(1).normal(size=(3, 32, 32, 3)).astype("float32")
+
+# Program of the arguments: the SavedModel's folder, a file of images, a picture file
+# and a file for what the signatures give.
+CALL_SIGNATURES = """
+import sys, numpy as np, tensorflow as tf
+from pathlib import Path
+folder, images, picture, found = sys.argv[1:]
+signatures = tf.saved_model.load(folder).signatures
+outputs = {}
+for name, signature in signatures.items():
+    (spec,) = signature.structured_input_signature[1].values()
+    if spec.dtype == tf.string:
+        batch = tf.constant([Path(picture).read_bytes(), b"no picture"])
+    else:
+        batch = tf.cast(np.load(images), spec.dtype)
+    for key, value in signature(**{spec.name: batch}).items():
+        outputs[f"{name}/{key}"] = value.numpy()
+np.savez(found, **outputs)
+assert not {"resnext_keras", "resnext_keras_cli"} & set(sys.modules)
+"""
+
+
+def build(include_top=True, spec=SPEC, **options):
+    """A network of all that the family has, with random weights and statistics."""
+    options = {"input_shape": (32, 32, 3), "classes": len(NAMES)} | options
+    return randomised(ResNeXt(spec, include_top, None, **options))
+
+
+@pytest.fixture(scope="module")
+def classifier():
+    return build()
+
+
+@pytest.fixture(scope="module")
+def exported(classifier, tmp_path_factory):
+    """The folder of an exported classifier, in TF Serving's layout."""
+    folder = tmp_path_factory.mktemp("exported") / "trees"
+    export_saved_model(
+        classifier,
+        folder,
+        preprocessing=READING,
+        class_names=NAMES,
+        licence="MIT",
+        top=3,
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def loaded(exported):
+    return tf.saved_model.load(exported / "1")
+
+
+@pytest.fixture
+def reloaded(tmp_path):
+    """Exports a model; gives what TensorFlow loads."""
+
+    def export(model, **options):
+        export_saved_model(model, tmp_path / "model", **options)
+        return tf.saved_model.load(tmp_path / "model" / "1")
+
+    return export
+
+
+@pytest.fixture(scope="module")
+def pictures(photos):
+    """Contents of picture files."""
+    contents = []
+    for photo, format_ in zip(photos, ("JPEG", "PNG"), strict=True):
+        contents.append(io.BytesIO())
+        photo.save(contents[-1], format_)
+    return [file.getvalue() for file in contents]
+
+
+def test_pictures_are_named_as_in_keras(
+    loaded, classifier, pictures, tmp_path, relative_error
+):
+    answer = loaded.signatures["serving_default"](image_bytes=tf.constant(pictures))
+    images = []
+    for number, content in enumerate(pictures):
+        path = tmp_path / str(number)
+        path.write_bytes(content)
+        images.append(read_image(path, READING))
+    scores = classifier.predict_on_batch(preprocess_input(np.stack(images)))
+    for row, expected in enumerate(decode_predictions(scores, 3, class_names=NAMES)):
+        names = [name.decode() for name in answer["classes"].numpy()[row]]
+        assert names == [name for _, name, _ in expected]
+        assert [NAMES[n] for n in answer["indices"].numpy()[row]] == names
+        found = answer["scores"].numpy()[row]
+        assert relative_error(found, [score for *_, score in expected]) <= 1e-2
+    assert answer["valid"].numpy().all()
+
+
+def test_a_broken_picture_spoils_its_own_row_alone(loaded, pictures):
+    serve = loaded.signatures["serving_default"]
+    whole = serve(image_bytes=tf.constant(pictures))
+    broken = [b"", pictures[0], b"no picture", pictures[1][:5000], pictures[1]]
+    answer = serve(image_bytes=tf.constant(broken))
+    assert answer["valid"].numpy().tolist() == [False, True, False, False, True]
+    for row in (0, 2, 3):
+        assert answer["classes"].numpy()[row].tolist() == [b"", b"", b""]
+        assert answer["indices"].numpy()[row].tolist() == [-1, -1, -1]
+        assert answer["scores"].numpy()[row].tolist() == [0, 0, 0]
+    for name, values in whole.items():
+        found = answer[name].numpy()[[1, 4]]
+        if name == "scores":
+            np.testing.assert_allclose(found, values, rtol=1e-5)
+        else:
+            assert (found == values.numpy()).all()
+
+
+def test_tensors_give_what_keras_gives(loaded, classifier, relative_error):
+    def call(signature, **tensors):
+        (value,) = loaded.signatures[signature](**tensors).values()
+        return value
+
+    pixels = np.random.default_rng(2).integers(0, 256, (2, 32, 32, 3), "uint8")
+    features = keras.Model(classifier.input, classifier.get_layer("avg_pool").output)
+    images = tf.constant(IMAGES)
+    assert relative_error(call("predict", images=images), classifier(IMAGES)) <= 1e-5
+    assert relative_error(call("features", images=images), features(IMAGES)) <= 1e-5
+    assert relative_error(loaded.serve(images), classifier(IMAGES)) <= 1e-5
+    found = call("predict_uint8", pixels=tf.constant(pixels))
+    assert relative_error(found, classifier(preprocess_input(pixels))) <= 1e-5
+    assert len(call("predict", images=images[:1])) == 1
+    assert set(loaded.signatures) == {
+        "serving_default",
+        "predict",
+        "predict_uint8",
+        "features",
+    }
+
+
+@pytest.mark.parametrize("pooling", [None, "avg", "max"])
+def test_a_backbone_gives_features_and_a_pyramid(
+    reloaded, pictures, pooling, relative_error
+):
+    backbone = build(include_top=False, pooling=pooling, input_shape=(None, None, 3))
+    signatures = reloaded(backbone, preprocessing=READING).signatures
+    images = np.random.default_rng(3).normal(size=(2, 40, 56, 3)).astype("float32")
+    maps = {
+        name: backbone.get_layer(name).output
+        for name in ("conv2_block1_out", "conv3_block2_out")
+    }
+    expected = keras.Model(backbone.input, maps)(images)
+    found = signatures["pyramid"](images=tf.constant(images))
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        assert relative_error(found[name], value) <= 1e-5
+    features = signatures["features"](images=tf.constant(images))["features"]
+    if pooling is None:
+        expected = expected["conv3_block2_out"].numpy().mean((1, 2))
+    else:
+        expected = backbone(images)
+    assert relative_error(features, expected) <= 1e-5
+    answer = signatures["serving_default"](image_bytes=tf.constant([*pictures, b"x"]))
+    assert answer["features"].shape == (3, features.shape[1])
+    assert answer["valid"].numpy().tolist() == [True, True, False]
+    assert not answer["features"].numpy()[2].any()
+
+
+def test_a_pyramid_is_given_by_the_names_of_its_layers(reloaded, relative_error):
+    backbone = build(include_top=False, input_shape=(None, None, 3))
+    names = ("conv2_block1_out", "conv3_block2_out")
+    model = keras.Model(backbone.input, [backbone.get_layer(n).output for n in names])
+    signatures = reloaded(model).signatures
+    for signature in ("predict", "pyramid"):
+        found = signatures[signature](images=tf.constant(IMAGES))
+        assert len(found) == 2
+        for name, expected in zip(names, model(IMAGES), strict=True):
+            assert relative_error(found[name], expected) <= 1e-5
+
+
+def test_a_head_of_ones_own_is_a_classifier(reloaded, relative_error):
+    backbone = build(include_top=False, pooling="avg")
+    model = keras.Sequential(
+        [backbone, layers.Dropout(0.5), layers.Dense(3), layers.Softmax()]
+    )
+    model.build((None, 32, 32, 3))
+    signatures = reloaded(model, class_names=NAMES[:3]).signatures
+    found = signatures["predict"](images=tf.constant(IMAGES))["predictions"]
+    assert relative_error(found, model(IMAGES)) <= 1e-5
+    found = signatures["features"](images=tf.constant(IMAGES))["features"]
+    assert relative_error(found, backbone(IMAGES)) <= 1e-5
+    assert "pyramid" not in signatures
+    answer = signatures["serving_default"](
+        image_bytes=tf.constant([SAMPLE_PHOTO.read_bytes()])
+    )
+    assert answer["classes"].shape == (1, 3)  # no more than there are
+
+
+def test_half_precision_answers_in_float32(reloaded):
+    with dtype_policy("mixed_bfloat16"):
+        model = build()
+    signatures = reloaded(model).signatures
+    for signature in ("predict", "features"):
+        (found,) = signatures[signature](images=tf.constant(IMAGES)).values()
+        assert found.dtype == tf.float32
+
+
+def test_the_card_tells_how_to_use_the_model(exported):
+    card = json.loads((exported / "1" / "assets" / "model.json").read_text())
+    assert card["class_names"] == list(NAMES)
+    assert card["licence"] == "MIT"
+    assert card["preprocessing"] == {
+        "size": 32,
+        "resize": 40,
+        "interpolation": "bilinear",
+        "detail": None,
+        "mean": [0.485, 0.456, 0.406],
+        "std": [0.229, 0.224, 0.225],
+    }
+
+
+def test_a_weight_set_tells_pictures_classes_and_licence(tmp_path):
+    model = ResNeXt("resnext11_8x4d", weights="digits", classes=10)
+    export_saved_model(model, tmp_path / "digits", weights="digits")
+    card = json.loads((tmp_path / "digits/1/assets/model.json").read_text())
+    assert card["weights"] == "resnext11_8x4d.digits"
+    assert card["licence"] == "Apache-2.0"
+    assert card["class_names"] == list("0123456789")
+    assert card["preprocessing"]["detail"] == 8
+
+
+def test_the_graph_is_folded_and_free_of_files_and_foreign_code(exported):
+    graph = (exported / "1" / "saved_model.pb").read_bytes()
+    for operation in (b"FusedBatchNorm", b"Rsqrt", b"_XlaMustCompile", b"PyFunc"):
+        assert operation not in graph
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "tensorflow.python.tools.saved_model_cli", "scan"),
+            *("--dir", str(exported / "1"), "--tag_set", "serve"),
+        ],
+        capture_output=True,
+        text=True,
+    )
+    assert "does not contain the default denylisted ops" in done.stdout, done.stderr
+
+
+def test_it_runs_without_this_package_and_with_other_kernels(
+    exported, loaded, pictures, tmp_path, relative_error
+):
+    np.save(tmp_path / "images.npy", IMAGES)
+    (tmp_path / "picture").write_bytes(pictures[0])
+    files = (tmp_path / name for name in ("images.npy", "picture", "found.npz"))
+    done = subprocess.run(
+        [sys.executable, "-c", CALL_SIGNATURES, str(exported / "1"), *map(str, files)],
+        env=os.environ | OTHER_KERNELS,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = np.load(tmp_path / "found.npz")
+    picture = tf.constant(pictures[:1])
+    here = loaded.signatures["serving_default"](image_bytes=picture)
+    assert (found["serving_default/indices"][:1] == here["indices"].numpy()).all()
+    assert found["serving_default/valid"].tolist() == [True, False]
+    for name in ("predict/predictions", "features/features"):
+        signature, output = name.split("/")
+        here = loaded.signatures[signature](images=tf.constant(IMAGES))[output]
+        assert relative_error(found[name], here) <= 1e-5
+
+
+def test_predictor_takes_the_folder(exported, classifier, relative_error):
+    for path in (exported, exported / "1"):
+        predict = Predictor(path)
+        assert predict.engine == "tensorflow"
+        assert relative_error(predict(IMAGES), classifier(IMAGES)) <= 1e-5
+
+
+def test_a_head_on_an_exported_backbone_trains_as_in_keras(tmp_path):
+    backbone = build(include_top=False, pooling="avg")
+    backbone.trainable = False
+    export_saved_model(backbone, tmp_path / "backbone")
+    exported = layers.TFSMLayer(tmp_path / "backbone" / "1", call_endpoint="serve")
+    losses = []
+    for features in (exported, backbone):
+        head = layers.Dense(2, "softmax", kernel_initializer="zeros")
+        model = keras.Sequential([features, head])
+        model.compile(keras.optimizers.Adam(0.01), "sparse_categorical_crossentropy")
+        history = model.fit(IMAGES, np.array([0, 1, 1]), epochs=5, verbose=0).history
+        losses.append(history["loss"])
+        assert len(model.trainable_weights) == 2
+    np.testing.assert_allclose(*losses, rtol=1e-4)
+    assert losses[0][0] != losses[0][-1]
+
+
+def test_an_earlier_export_is_replaced_only_when_asked(classifier, tmp_path):
+    path = tmp_path / "trees"
+    export_saved_model(classifier, path)
+    before = (path / "1" / "saved_model.pb").stat().st_mtime_ns
+    with pytest.raises(ValueError, match="overwrite=True"):
+        export_saved_model(classifier, path)
+    assert (path / "1" / "saved_model.pb").stat().st_mtime_ns == before
+    export_saved_model(classifier, path, class_names=NAMES, overwrite=True)
+    card = json.loads((path / "1" / "assets" / "model.json").read_text())
+    assert card["class_names"] == list(NAMES)
+    assert os.listdir(tmp_path) == ["trees"]
+
+
+def test_a_folder_of_other_things_is_never_replaced(classifier, tmp_path):
+    for name in ("file", "empty/", "full/1/mine"):
+        path = tmp_path / name
+        (path if name.endswith("/") else path.parent).mkdir(parents=True, exist_ok=True)
+        if not name.endswith("/"):
+            path.write_text("mine")
+    for name in ("file", "empty", "full"):
+        with pytest.raises(ValueError, match="earlier export"):
+            export_saved_model(classifier, tmp_path / name, overwrite=True)
+    assert (tmp_path / "full" / "1" / "mine").read_text() == "mine"
+
+
+# Exports once onto a disk that is soon full, and then is killed with all but the name
+# of the folder written.
+FAIL_TWICE = """
+import os, resource, signal, sys
+import resnext_keras as rk
+from resnext_keras.deploy import saved_model
+spec = rk.ResNeXtSpec("tiny", (1,), 4, 4, stem="cifar")
+model = rk.ResNeXt(spec, weights=None, input_shape=(32, 32, 3))
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+try:
+    rk.export_saved_model(model, sys.argv[1])
+except OSError as error:
+    print(error, flush=True)
+print(os.listdir("."), flush=True)
+resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+saved_model.write_warmup_requests = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+rk.export_saved_model(model, sys.argv[1])
+"""
+
+
+def test_a_full_disk_or_a_kill_leaves_no_half_model(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", FAIL_TWICE, "trees"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == -9, done.stderr[-3000:]
+    told, files = done.stdout.splitlines()
+    assert "trees could not be written" in told
+    assert files == "[]"
+    assert not (tmp_path / "trees").exists()
+
+
+def two_inputs():
+    images = [keras.Input((32, 32, 3)) for _ in range(2)]
+    return keras.Model(images, layers.Dense(2)(layers.Flatten()(images[0] + images[1])))
+
+
+def flat(*shape, batch=None):
+    image = keras.Input(batch_shape=(batch, *shape))
+    return keras.Model(image, layers.Dense(2)(layers.Flatten()(image)))
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "received"),
+    [
+        (lambda: layers.Dense(2), {}, "Received: model="),
+        (keras.Sequential, {}, "Received: model="),
+        (two_inputs, {}, r"\(None, 32, 32, 3\) and \(None, 32, 32, 3\)"),
+        (lambda: flat(32, 32, 4), {}, r"\(None, 32, 32, 4\)"),
+        (lambda: flat(32, 48, 3), {}, r"\(None, 32, 48, 3\)"),
+        (lambda: flat(32, 32, 3, batch=2), {}, r"\(2, 32, 32, 3\)"),
+        (lambda: flat(32), {}, r"\(None, 32\)"),
+        (None, {"top": 0}, "top=0"),
+        (None, {"top": "5"}, "top='5'"),
+        (None, {"class_names": NAMES[:2]}, "class_names="),
+        (None, {"class_names": "trees"}, "class_names='trees'"),
+        (None, {"weights": "no_such_set"}, "no_such_set"),
+        (None, {"weights": "resnext50_32x4d.tv2_in1k"}, "size=32"),
+        (None, {"preprocessing": Preprocessing(48, 48)}, "preprocessing="),
+    ],
+)
+def test_bad_arguments_are_refused_and_nothing_is_written(
+    classifier, tmp_path, model, options, received
+):
+    with pytest.raises(ValueError, match=received):
+        export_saved_model(model() if model else classifier, tmp_path / "m", **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_does_not_exist_is_named(classifier, tmp_path):
+    with pytest.raises(ValueError, match="existing folder"):
+        export_saved_model(classifier, tmp_path / "missing" / "trees")
+
+
+def test_names_may_have_any_letters(reloaded, classifier):
+    names = ("bouleau", "ель", "木", 'a "b"', "c\nd")
+    serve = reloaded(classifier, class_names=names).signatures["serving_default"]
+    answer = serve(image_bytes=tf.constant([SAMPLE_PHOTO.read_bytes()]))
+    found = {name.decode() for name in answer["classes"].numpy()[0]}
+    assert found == set(names)
+
+
+def test_a_picture_may_be_of_any_shape(loaded):
+    content = io.BytesIO()
+    Image.new("L", (300, 20), 128).save(content, "PNG")
+    answer = loaded.signatures["serving_default"](
+        image_bytes=tf.constant([content.getvalue()])
+    )
+    assert answer["valid"].numpy().all()
