@@ -2,7 +2,12 @@
 
 from resnext_keras import onednn as onednn  # first: it speaks to TensorFlow
 from resnext_keras.conversion import convert_weights
-from resnext_keras.deploy import Predictor, fold_batch_norm, quantize
+from resnext_keras.deploy import (
+    Predictor,
+    export_saved_model,
+    fold_batch_norm,
+    quantize,
+)
 from resnext_keras.labels import class_names, decode_predictions
 from resnext_keras.layers import GroupedConv2D
 from resnext_keras.models import (
@@ -68,6 +73,7 @@ __all__ = [
     "class_names",
     "convert_weights",
     "decode_predictions",
+    "export_saved_model",
     "fold_batch_norm",
     "list_models",
     "list_weights",

@@ -35,7 +35,7 @@ class Classifier:
     Attributes:
         model: A `keras.Model`, from preprocessed images to scores.
         preprocessing: How pictures are read for it.
-        class_names: Name of each class.
+        class_names: Name of each class; none for a network without its top.
         weights: Name of the weight set, or path of the file.
     """
 
@@ -93,6 +93,8 @@ class Classifier:
 def load_classifier(
     spec_or_name: ResNeXtSpec | str | None = None,
     weights: str | os.PathLike | None = None,
+    include_top: bool = True,
+    any_size: bool = False,
 ) -> Classifier:
     """Builds a network with trained weights and what belongs to them.
 
@@ -101,6 +103,10 @@ def load_classifier(
         weights: Name of a weight set or path of a file, as `ResNeXt` takes
             it; None for the set that ships with the package, or with another
             architecture for its `"imagenet"`.
+        include_top: Whether the classifier stands at the end; without it the
+            model gives the last feature maps.
+        any_size: Whether the model takes images of any size, not only of the
+            one that the weights were made for.
 
     Returns:
         The `Classifier`. Weights from a file get the class names of ImageNet
@@ -115,37 +121,52 @@ def load_classifier(
         ships = spec is None or spec.name == BUNDLED.architecture
         weights = BUNDLED.name if ships else "imagenet"
     found = find_weights(weights, spec and spec.name)
-    return _from_set(found) if isinstance(found, WeightSet) else _from_file(spec, found)
+    load = _from_set if isinstance(found, WeightSet) else _from_file
+    return load(found, spec, include_top, any_size)
 
 
-def _from_set(found: WeightSet) -> Classifier:
-    if found.classes is None:
+def _from_set(found: WeightSet, _, include_top: bool, any_size: bool) -> Classifier:
+    if found.classes is None and include_top:
         raise ValueError(
             f"Expected weights of a classifier; the set {found.name} has no classes. "
             f"Received: weights={found.name!r}"
         )
-    size = found.preprocessing.size
+    size = None if any_size else found.preprocessing.size
     model = ResNeXt(
         found.architecture,
-        weights=found.name,
+        include_top,
+        found.name,
         input_shape=image_shape(size, size),
-        classes=found.classes,
+        classes=found.classes or 1,
     )
-    names = class_names(found.labels) if found.labels else _numbers(found.classes)
-    return Classifier(model, found.preprocessing, names, found.name)
+    names = class_names(found.labels) if found.labels else _numbers(found.classes or 0)
+    return Classifier(
+        model, found.preprocessing, names if include_top else (), found.name
+    )
 
 
-def _from_file(spec: ResNeXtSpec | None, path: Path) -> Classifier:
+def _from_file(
+    path: Path, spec: ResNeXtSpec | None, include_top: bool, any_size: bool
+) -> Classifier:
     spec, channels, classes = identify(path, [spec] if spec else ARCHITECTURES.values())
-    if classes is None or channels != 3:
+    if (classes is None and include_top) or channels != 3:
         raise ValueError(
             "Expected weights of a classifier of RGB images; the file has "
             f"{channels} input channels and {classes or 'no'} classes. Received: {path}"
         )
+    preprocessing = default_preprocessing(spec)
+    size = None if any_size else preprocessing.size
+    names = class_names("imagenet") if classes == 1000 else _numbers(classes or 0)
     return Classifier(
-        ResNeXt(spec, weights=path, classes=classes),
-        default_preprocessing(spec),
-        class_names("imagenet") if classes == 1000 else _numbers(classes),
+        ResNeXt(
+            spec,
+            include_top,
+            path,
+            input_shape=image_shape(size, size),
+            classes=classes or 1,
+        ),
+        preprocessing,
+        names if include_top else (),
         str(path),
     )
 

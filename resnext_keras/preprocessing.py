@@ -11,6 +11,7 @@ import stat
 import threading
 import warnings
 from dataclasses import dataclass
+from importlib import resources
 from numbers import Integral
 
 import keras
@@ -34,6 +35,10 @@ INTERPOLATIONS = {
 
 # Resized to a short side of 256, a picture of this aspect takes 26 MB.
 MAX_ASPECT = 100
+
+# Chelsea the cat, by Stefan van der Walt, public domain (CC0), as in
+# skimage.data.chelsea.
+SAMPLE_PHOTO = resources.files("resnext_keras") / "data" / "chelsea.jpg"
 
 _TRANSPOSITIONS = {  # by EXIF orientation; 1 is upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,

@@ -45,9 +45,70 @@ def checked_target(
 
 
 @contextlib.contextmanager
-def whole_file(target: Path) -> Iterator[Path]:
-    """A path to write to, of a file that gets its name when all is written."""
+def whole_file(target: Path, *parts: Path) -> Iterator[Path]:
+    """A path to write to, of a file that gets its name when all is written.
+
+    Args:
+        target: The file.
+        parts: Files that belong to it, in the same folder, and are written beside
+            the path that is given. None of them is of use without the target,
+            which is never there beside parts of another.
+    """
+    with tempfile.TemporaryDirectory(prefix=".writing-", dir=target.parent) as folder:
+        yield Path(folder, target.name)
+        if parts:
+            target.unlink(missing_ok=True)
+        for path in (*parts, target):
+            os.replace(Path(folder, path.name), path)
+
+
+def checked_folder(path: str | os.PathLike, overwrite: bool) -> Path:
+    """The path of a folder that may be written, for a model in TF Serving's layout.
+
+    Args:
+        path: What the user named.
+        overwrite: Whether an earlier model may be replaced.
+
+    Raises:
+        ValueError: It exists, and is no such model or may not be replaced; or the
+            folder that it lies in does not exist or cannot be written to.
+    """
+    path = Path(os.path.abspath(Path(path).expanduser()))
+    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        raise ValueError(
+            "Expected a path in an existing folder that can be written to. "
+            f"Received: {str(path)!r}"
+        )
+    if not os.path.lexists(path):
+        return path
+    if not overwrite:
+        raise ValueError(
+            "Expected a path that does not exist, or overwrite=True. "
+            f"Received: {str(path)!r}"
+        )
+    # Whoever names a folder of his own by mistake shall not lose it.
+    versions = list(path.iterdir()) if path.is_dir() and not path.is_symlink() else []
+    if not versions or not all((v / "saved_model.pb").is_file() for v in versions):
+        raise ValueError(
+            "Expected the folder of an earlier export, which alone is replaced. "
+            f"Received: {str(path)!r}"
+        )
+    return path
+
+
+@contextlib.contextmanager
+def whole_folder(target: Path) -> Iterator[Path]:
+    """A folder to write to, which gets its name, and replaces another, when whole."""
     with tempfile.TemporaryDirectory(prefix=".writing-", dir=target.parent) as folder:
         written = Path(folder, target.name)
+        written.mkdir()
         yield written
-        os.replace(written, target)
+        replaced = Path(folder, "replaced")
+        if target.exists():
+            target.rename(replaced)
+        try:
+            written.rename(target)
+        except OSError:
+            if replaced.exists():
+                replaced.rename(target)
+            raise

@@ -18,7 +18,7 @@ from resnext_keras.labels import decode_predictions
 from resnext_keras.layout import image_shape, in_layout
 from resnext_keras.models import ResNeXt
 from resnext_keras.prediction import default_preprocessing
-from resnext_keras.preprocessing import preprocess_input, read_image
+from resnext_keras.preprocessing import SAMPLE_PHOTO, preprocess_input, read_image
 from resnext_keras.specs import ARCHITECTURES, ResNeXtSpec, get_spec
 from resnext_keras.weights import (
     WeightsError,
@@ -27,10 +27,6 @@ from resnext_keras.weights import (
     find_weights,
     identify,
 )
-
-# Chelsea the cat, by Stefan van der Walt, public domain (CC0), as in
-# skimage.data.chelsea.
-PHOTO = resources.files("resnext_keras") / "data" / "chelsea.jpg"
 
 PROGRAM = (sys.executable, torch_reference.__file__)
 
@@ -118,7 +114,7 @@ def verify_weights(
         classes=classes or spec.classes,
         classifier_activation=None,
     )
-    with resources.as_file(PHOTO) as photo:
+    with resources.as_file(SAMPLE_PHOTO) as photo:
         images = preprocess_input(
             read_image(photo, preprocessing)[np.newaxis], "channels_last"
         )

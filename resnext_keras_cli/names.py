@@ -73,3 +73,31 @@ def find_set(name: str):
             "`resnext-keras weights list` prints."
         )
     return found
+
+
+def find_network(name: str):
+    """The network with trained weights that a name stands for.
+
+    Args:
+        name: What was typed: an architecture, a weight set or a file of weights.
+
+    Returns:
+        What an output is named after, and the arguments of `load_classifier`.
+
+    Raises:
+        click.ClickException: It is none of them.
+    """
+    from resnext_keras.specs import ARCHITECTURES
+    from resnext_keras.weights import WeightSet
+
+    if name in ARCHITECTURES:
+        return name, {"spec_or_name": name}
+    try:
+        found = find_weights(name)
+    except click.ClickException:
+        if difflib.get_close_matches(name.lower(), ARCHITECTURES):
+            find_model(name)  # which says what is near
+        raise
+    if isinstance(found, WeightSet):
+        return found.name, {"weights": found.name}
+    return found.name.split(".")[0], {"weights": found}

@@ -1,11 +1,10 @@
 """`resnext-keras quantize`: a network in int8, in a file."""
 
-import difflib
-
 import click
 
-from resnext_keras_cli.names import find_model, find_weights
+from resnext_keras_cli.names import find_network
 from resnext_keras_cli.options import check_new
+from resnext_keras_cli.pictures import read_pictures
 from resnext_keras_cli.start import quiet_start
 
 MOST = 128  # pictures; more change nothing, and take a third of a second each
@@ -41,19 +40,19 @@ def quantize(model, pictures, output, overwrite):
         from resnext_keras import quantize as quantize_model
         from resnext_keras.deploy import check_packages, compare_predictions
         from resnext_keras.deploy.quantize import SUFFIXES
-        from resnext_keras.prediction import picture_files
+        from resnext_keras.prediction import load_classifier, picture_files
         from resnext_keras.targets import checked_target
 
     check_packages()
-    name, load = _find(model)
+    name, network = find_network(model)
     output = output or f"{name}.int8.onnx"
     check_new(output, overwrite)
     target = checked_target(output, SUFFIXES, overwrite)
     files = picture_files(pictures, MOST)
     if not files:
         raise click.ClickException(f"No pictures in {', '.join(pictures)}.")
-    classifier = load()
-    images = _read(classifier, files)
+    classifier = load_classifier(**network)
+    images = read_pictures(classifier, files)
     click.echo(
         f"Converting {classifier.weights}, then calibrating on {len(images)} pictures.",
         err=True,
@@ -65,44 +64,6 @@ def quantize(model, pictures, output, overwrite):
     comparison = compare_predictions(float32, int8, images)
     sizes = 4 * classifier.model.count_params(), target.stat().st_size
     _print(target, int8.engine, len(images), sizes, comparison)
-
-
-def _find(model):
-    """What an output is named after, and what builds the network."""
-    from resnext_keras.prediction import load_classifier
-    from resnext_keras.specs import ARCHITECTURES
-    from resnext_keras.weights import WeightSet
-
-    if model in ARCHITECTURES:
-        return model, lambda: load_classifier(model)
-    try:
-        found = find_weights(model)
-    except click.ClickException:
-        if difflib.get_close_matches(model.lower(), ARCHITECTURES):
-            find_model(model)  # which says what is near
-        raise
-    if isinstance(found, WeightSet):
-        return found.name, lambda: load_classifier(weights=found.name)
-    return found.name.split(".")[0], lambda: load_classifier(weights=found)
-
-
-def _read(classifier, files):
-    """The pictures as the network takes them; those that cannot be read are told."""
-    import numpy as np
-    from tqdm import tqdm
-
-    from resnext_keras.layout import in_layout
-    from resnext_keras.preprocessing import ImageError, preprocess_input
-
-    bar = tqdm(files, desc="reading", unit=" pictures", disable=None, leave=False)
-    read = [classifier.read(path) for path in bar]
-    for error in read:
-        if isinstance(error, ImageError):
-            click.echo(f"Skipped: {error}", err=True)
-    images = [image for image in read if not isinstance(image, ImageError)]
-    if not images:
-        raise click.ClickException("None of the pictures can be read.")
-    return preprocess_input(in_layout(np.stack(images)))
 
 
 def _print(target, engine, count, sizes, comparison):

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from resnext_keras.deploy.engines import ENGINES
-from resnext_keras.verification import PHOTO
+from resnext_keras.preprocessing import SAMPLE_PHOTO
 
 README = Path(__file__).parents[1] / "README.md"
 
@@ -18,7 +18,7 @@ def test_the_blocks_run_one_after_another(
     for engine in set(ENGINES) - {"tensorflow"}:
         monkeypatch.setitem(sys.modules, engine, None)
     monkeypatch.chdir(tmp_path)
-    shutil.copy(PHOTO, "cat.jpg")
+    shutil.copy(SAMPLE_PHOTO, "cat.jpg")
     shutil.copy(resnext50_file, tmp_path)
     publish("resnext50_32x4d.tv2_in1k", tmp_path / resnext50_file.name)
     text = README.read_text()

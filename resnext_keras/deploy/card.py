@@ -5,11 +5,13 @@ from dataclasses import asdict, dataclass
 
 import keras
 
-from resnext_keras.deploy.engines import only_input
 from resnext_keras.labels import class_names as packaged_names
 from resnext_keras.layout import channels_first
 from resnext_keras.preprocessing import IMAGENET, MEAN, STD, Preprocessing
 from resnext_keras.weights import WeightSet, find_set, weights_preprocessing
+
+CARD = "model.json"
+"""Name of the file of a model's card, where its format has files for that."""
 
 
 @dataclass(frozen=True)
@@ -106,16 +108,16 @@ def logits_layer(model: keras.Model) -> keras.layers.Dense | None:
 
 def _size(model) -> int | None:
     """Height and width of a model's images, None for those of any size."""
-    shape = tuple(only_input(model.inputs).shape)
-    _, channels, *sides = (
-        shape if channels_first() else (*shape[:1], *shape[-1:], *shape[1:-1])
+    shapes = [tuple(image.shape) for image in model.inputs]
+    for length, *shape in shapes if len(shapes) == 1 else ():
+        channels = shape[0 if channels_first() else -1]
+        sides = shape[1:] if channels_first() else shape[:-1]
+        if len(shape) == 3 and length is None and channels == 3 and len({*sides}) == 1:
+            return sides[0]
+    raise ValueError(
+        "Expected a model of square RGB images, in batches of any length. "
+        f"Received: a model of {' and '.join(map(str, shapes))}"
     )
-    if len(sides) != 2 or channels != 3 or sides[0] != sides[1]:
-        raise ValueError(
-            "Expected a model of square RGB images. "
-            f"Received: a model of images of shape {shape}"
-        )
-    return sides[0]
 
 
 def _preprocessing(found: WeightSet | None, size: int | None) -> Preprocessing:

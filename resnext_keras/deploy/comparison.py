@@ -3,6 +3,7 @@
 import time
 from dataclasses import dataclass
 
+import keras
 import numpy as np
 
 from resnext_keras.deploy.predictor import Predictor
@@ -42,24 +43,41 @@ def compare_predictions(
     """
     scores = [predict(images) for predict in (first, second)]
     best = [score.argmax(-1) for score in scores]
-    batch = images[:BATCH]
     logits = [_logits(score).ravel() for score in scores]
     return Comparison(
         float(np.mean(best[0] == best[1])),
         float(np.corrcoef(*logits)[0, 1]),
-        tuple(_seconds(predict, batch) / len(batch) for predict in (first, second)),
+        tuple(seconds_an_image(predict, images) for predict in (first, second)),
     )
 
 
-def _seconds(predict: Predictor, batch: np.ndarray) -> float:
-    """Time of a call; not in turn, since threads of ONNX Runtime wait busily."""
+def largest_difference(found, expected) -> float:
+    """Largest difference of two models' outputs, by the largest of the second.
+
+    Args:
+        found: Outputs of one model, an array or several.
+        expected: Those of the other, whose order counts and not their names.
+    """
+    pairs = zip(keras.tree.flatten(found), keras.tree.flatten(expected), strict=True)
+    return max(
+        float(np.abs(np.subtract(a, b, dtype="float64")).max() / np.abs(b).max())
+        for a, b in pairs
+    )
+
+
+def seconds_an_image(predict: Predictor, images: np.ndarray) -> float:
+    """Median time of an image in a batch of up to 8.
+
+    Models are not timed in turn, since threads of ONNX Runtime wait busily.
+    """
+    batch = images[:BATCH]
     predict(batch)
     durations = []
     for _ in range(CALLS):
         start = time.perf_counter()
         predict(batch)
         durations.append(time.perf_counter() - start)
-    return float(np.median(durations))
+    return float(np.median(durations)) / len(batch)
 
 
 def _logits(scores: np.ndarray) -> np.ndarray:

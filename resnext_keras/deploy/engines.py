@@ -14,10 +14,21 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from resnext_keras.deploy.card import CARD
+
 if keras.config.backend() == "tensorflow":
     import tensorflow as tf
 
-Source = keras.Model | Path  # a model, or an exported one: a folder or an .onnx file
+INPUT_NAME = "images"  # in exported networks
+
+Source = keras.Model | Path  # a model, or an exported one: a folder or a file
+
+FILES = {
+    ".onnx": ("openvino", "onnxruntime"),
+    ".xml": ("openvino",),
+    ".tflite": ("litert",),
+}
+"""Which engines run a file, by its ending."""
 
 
 @dataclass(frozen=True)
@@ -62,12 +73,24 @@ def engines_for(source: Source) -> list[str]:
     format holds less than 2 GB.
     """
     if isinstance(source, Path):
-        unfit = "tensorflow" if source.suffix == ".onnx" else "onnxruntime"
-        return [name for name in ENGINES if name != unfit]
+        # OpenVINO cannot decode pictures, as the SavedModels with a card do.
+        has_card = (source / "assets" / CARD).is_file()
+        folder = ("tensorflow",) if has_card else ("openvino", "tensorflow")
+        return list(FILES.get(source.suffix, folder))
     if any(layer.compute_dtype != "float32" for layer in _layers(source)):
         return ["tensorflow"]
     too_large = 4 * source.count_params() >= 2**31
-    return [name for name in ENGINES if name != "onnxruntime" or not too_large]
+    return ["openvino", *(() if too_large else ("onnxruntime",)), "tensorflow"]
+
+
+def check_fits(model: keras.Model, engine: str) -> None:
+    """Raises a `ValueError` where a network is too large for an engine or its type."""
+    if engine not in engines_for(model):
+        raise ValueError(
+            "Expected a model in float32 and, but for OpenVINO's format, of less than "
+            f"2 GB. Received: model={model.name!r} in {model.compute_dtype} "
+            f"of {4 * model.count_params() / 1e9:.2f} GB"
+        )
 
 
 def is_installed(engine: str, source: Source) -> bool:
@@ -80,8 +103,8 @@ def build_engine(engine: str, source: Source) -> Engine:
 
     Args:
         engine: One of `engines_for(source)`.
-        source: A functional model, the folder of a SavedModel that Keras has
-            exported, or an `.onnx` file; of one input.
+        source: A functional model, the folder of a SavedModel that Keras or
+            `export_saved_model` has written, or a file of `FILES`; of one input.
 
     Raises:
         ImportError: A package that the engine needs is not installed.
@@ -115,6 +138,8 @@ def _layers(model: keras.Model) -> Iterator[keras.Layer]:
 def _packages(engine: str, source: Source) -> tuple[str, ...]:
     if engine == "tensorflow":
         return ()
+    if engine == "litert":
+        return ("ai_edge_litert",)
     if engine == "onnxruntime" and isinstance(source, keras.Model):
         return ("onnxruntime", "onnx", "tf2onnx")
     return (engine,)
@@ -131,17 +156,31 @@ def optional(package: str):
         ) from error
 
 
+def output_names(model: keras.Model) -> list[str]:
+    """A name for each output, that of its layer; none is twice or the input's."""
+    names = []
+    for number, tensor in enumerate(model.outputs):
+        name = tensor._keras_history.operation.name
+        names.append(f"{name}_{number}" if name in (INPUT_NAME, *names) else name)
+    return names
+
+
 @contextlib.contextmanager
-def exported(model: keras.Model, engine: str) -> Iterator[Path]:
-    """A file of a model for an engine, as long as it is needed; its outputs a list."""
-    flat = keras.Model(model.inputs, model.outputs, name=model.name)
+def exported(
+    model: keras.Model, engine: str, names: list[str] | None = None
+) -> Iterator[Path]:
+    """A file of a model for an engine, as long as it is needed.
+
+    Its input is `INPUT_NAME`; its outputs a list, or with `names` a dict of these.
+    """
+    outputs = dict(zip(names, model.outputs, strict=True)) if names else model.outputs
+    flat = keras.Model(model.inputs, outputs, name=model.name)
     image = only_input(model.inputs)
-    signature = [keras.InputSpec(shape=image.shape, dtype=image.dtype)]
+    signature = [keras.InputSpec(shape=image.shape, dtype=image.dtype, name=INPUT_NAME)]
     # Keras' own export for OpenVINO makes outputs of all grouped convolutions.
-    name, kind = {
-        "onnxruntime": ("model.onnx", "onnx"),
-        "openvino": ("model", "tf_saved_model"),
-    }[engine]
+    name, kind = ("model", "tf_saved_model")
+    if engine == "onnxruntime":
+        name, kind = ("model.onnx", "onnx")
     with (
         # Windows does not remove a file that is still mapped.
         tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder,
@@ -181,8 +220,7 @@ def _tensorflow(source: Source) -> Engine:
                 "Expected a SavedModel with the endpoint `serve`, as Keras exports it. "
                 f"Received: {source}"
             )
-        signature = loaded.signatures["serving_default"].structured_input_signature
-        spec = only_input(list(signature[1].values()))
+        spec = only_input(loaded.serve.input_signature)
 
         def function(images):  # which, unlike `serve`, keeps the variables alive
             return loaded.serve(images)
@@ -248,6 +286,28 @@ def _openvino(path: Path) -> Engine:
     )
 
 
+def _litert(path: Path) -> Engine:
+    interpreter = optional("ai_edge_litert.interpreter").Interpreter(
+        str(path), num_threads=_threads() or os.cpu_count()
+    )
+    runner = interpreter.get_signature_runner()
+    ((name, image),) = runner.get_input_details().items()
+    shape = tuple(int(n) if n > 0 else None for n in image["shape_signature"])
+    names = sorted(runner.get_output_details(), key=_by_number)
+
+    def run(images):
+        outputs = runner(**{name: images})
+        return outputs[names[0]] if len(names) == 1 else [outputs[n] for n in names]
+
+    return Engine(run, shape, np.dtype(image["dtype"]))
+
+
+def _by_number(name: str):
+    """`output_10` after `output_9`."""
+    start, _, number = name.rpartition("_")
+    return (start, int(number)) if number.isdecimal() else (name, 0)
+
+
 def _threads() -> int:
     """Number of threads that the user wants, 0 for as many as there are cores."""
     count = tf.config.threading.get_intra_op_parallelism_threads()
@@ -261,4 +321,5 @@ ENGINES = {
     "openvino": _openvino,
     "onnxruntime": _onnxruntime,
     "tensorflow": _tensorflow,
+    "litert": _litert,
 }

@@ -39,12 +39,7 @@ def fold_batch_norm(model: keras.Model) -> keras.Model:
     Source: Jacob et al., "Quantization and Training of Neural Networks for
     Efficient Integer-Arithmetic-Only Inference", CVPR 2018, section 3.2.
     """
-    if not _is_graph(model):
-        raise ValueError(
-            "Expected a functional model, or a `Sequential` one that has been built. "
-            f"Received: model={model!r}"
-        )
-    graph = _graph(model)
+    graph = plain_graph(model)
     calls, norms = _calls_and_norms(graph)
     folded_norms = {norm.name for norm in norms.values()}
 
@@ -87,8 +82,13 @@ def _is_graph(layer) -> bool:
     return isinstance(layer, keras.Model) and isinstance(layer, keras.Function)
 
 
-def _graph(model):
-    """A plain functional model of the same layers."""
+def plain_graph(model: keras.Model) -> keras.Model:
+    """A plain functional model of the same layers, or a `ValueError`."""
+    if not _is_graph(model):
+        raise ValueError(
+            "Expected a functional model, or a `Sequential` one that has been built. "
+            f"Received: model={model!r}"
+        )
     if isinstance(model, keras.Sequential):
         return keras.Model(model.inputs[0], model.outputs[0], name=model.name)
     return keras.Model(model.input, model.output, name=model.name)

@@ -10,6 +10,7 @@ import numpy as np
 
 from resnext_keras.deploy.engines import (
     ENGINES,
+    FILES,
     Engine,
     Source,
     build_engine,
@@ -36,12 +37,14 @@ class Predictor:
 
     Args:
         model_or_path: A functional or `Sequential` model of one input, or the
-            path of a `.keras` file, of the folder of a SavedModel that Keras has
-            exported, or of an `.onnx` file. Of a model the batch norm is folded
-            and the weights are those of this moment.
-        engine: `"openvino"`, `"onnxruntime"` or `"tensorflow"`; `"auto"` takes
-            the first of them that is installed and can take the network, which
-            is their order by speed, and TensorFlow where it has a GPU.
+            path of a `.keras` file, of the folder of a SavedModel that Keras or
+            `export_saved_model` has written, or of an `.onnx`, `.xml` (OpenVINO)
+            or `.tflite` file. Of a model the batch norm is folded and the weights
+            are those of this moment.
+        engine: `"openvino"`, `"onnxruntime"` or `"tensorflow"`, or `"litert"` for
+            `.tflite` files; `"auto"` takes the first of them that is installed
+            and can take the network, which is their order by speed, and
+            TensorFlow where it has a GPU.
         batch_size: Number of images that are run at once. A network that has a
             fixed length of its batches is run in those.
 
@@ -143,21 +146,30 @@ def _source(model_or_path) -> Source:
     model = model_or_path
     if isinstance(model_or_path, (str, os.PathLike)):
         path = Path(model_or_path)
-        if (path / "saved_model.pb").is_file():
-            return path
-        if path.suffix == ".onnx" and path.is_file():
+        if folder := _saved_model(path):
+            return folder
+        if path.suffix in FILES and path.is_file():
             return path
         if path.suffix == ".keras" and path.is_file():
             model = keras.models.load_model(path, compile=False)
     if not isinstance(model, keras.Model):
         raise ValueError(
-            "Expected `model_or_path` to be a Keras model, or the path of a .keras "
-            "file, of an .onnx file or of a SavedModel's folder that exists. "
+            "Expected `model_or_path` to be a Keras model, or the path of a .keras, "
+            f"{', '.join(FILES)} file or of a SavedModel's folder that exists. "
             f"Received: model_or_path={model_or_path!r}"
         )
     model = fold_batch_norm(model)
     only_input(model.inputs)
     return model
+
+
+def _saved_model(path: Path) -> Path | None:
+    """The folder of a SavedModel, the newest one where TF Serving finds several."""
+    if (path / "saved_model.pb").is_file():
+        return path
+    versions = [file.parent for file in path.glob("*/saved_model.pb")]
+    numbered = [folder for folder in versions if folder.name.isdecimal()]
+    return max(numbered, key=lambda folder: int(folder.name), default=None)
 
 
 def _build(source: Source, engine: str) -> tuple[str, Engine]:

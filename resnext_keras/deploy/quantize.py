@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from resnext_keras.deploy.engines import (
     check_backend,
-    engines_for,
+    check_fits,
     exported,
     only_input,
     optional,
@@ -66,20 +66,15 @@ def quantize(
     check_backend()
     path = checked_target(path, SUFFIXES, overwrite)
     folded = fold_batch_norm(model)
-    images = _checked_images(images, only_input(folded.inputs))
-    if "onnxruntime" not in engines_for(folded):
-        raise ValueError(
-            "Expected a model in float32 of less than 2 GB, which a file in ONNX's "
-            f"format can hold. Received: model={model.name!r} in {model.compute_dtype} "
-            f"of {4 * folded.count_params() / 1e9:.2f} GB"
-        )
+    images = checked_images(images, only_input(folded.inputs))
+    check_fits(folded, "onnxruntime")
     check_packages()
     with whole_file(path) as written, exported(folded, "onnxruntime") as float32:
-        _quantize_file(float32, images, written)
+        quantize_file(float32, images, written)
 
 
-def _quantize_file(float32: Path, images: np.ndarray, target: Path) -> None:
-    """Quantizes an ONNX file."""
+def quantize_file(float32: Path, images: np.ndarray, target: Path) -> None:
+    """Quantizes an ONNX file by images that are checked."""
     quantization = optional("onnxruntime.quantization")
     # Shapes of all tensors; the other step, for which sympy is needed, adds nothing.
     optional("onnxruntime.quantization.shape_inference").quant_pre_process(
@@ -167,7 +162,8 @@ def check_packages() -> None:
         optional(package)
 
 
-def _checked_images(images, expected) -> np.ndarray:
+def checked_images(images, expected) -> np.ndarray:
+    """The images that tell a network's ranges, in the type of its input."""
     length, *sizes = expected.shape
     if length not in (None, 1):  # The pictures are taken one by one.
         raise ValueError(
