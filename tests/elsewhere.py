@@ -37,6 +37,16 @@ np.savez(scores, **found)
 assert "resnext_keras" not in sys.modules
 """
 
+# Programs of the arguments: two that do not matter, a model's file, files to export.
+EXPORT_FILES = """
+import sys, keras, numpy as np
+from resnext_keras.deploy import export_file
+_, scores, model, *paths = sys.argv[1:]
+for path in paths:
+    export_file(keras.models.load_model(model), path)
+np.savez(scores)
+"""
+
 # The environment of a process with oneDNN's kernels where this one has none, and
 # without where it has.
 OTHER_KERNELS = {"TF_ENABLE_ONEDNN_OPTS": "0" if has_onednn() else "1"}

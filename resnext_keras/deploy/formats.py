@@ -189,7 +189,7 @@ def _write_litert(model, target: Path, precision, images, card: str) -> None:
         )
     target.write_bytes(network)
     # Files that belong to a .tflite file are a zip archive at its end, as in
-    # https://www.tensorflow.org/lite/models/convert/metadata.
+    # https://ai.google.dev/edge/litert/conversion/tensorflow/metadata.
     with zipfile.ZipFile(target, "a") as archive:
         archive.writestr(f"{CARD}.json", card)
 

@@ -1,0 +1,145 @@
+"""What cannot be exported is refused, and no half file is left."""
+
+import os
+import re
+import sys
+from pathlib import Path
+from unittest.mock import Mock
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from helpers import dtype_policy
+from keras import layers
+from random_state import draw_images
+from weight_files import build
+
+from resnext_keras.deploy import export_file
+from resnext_keras.preprocessing import IMAGENET
+from resnext_keras.targets import whole_file
+
+ENDINGS = ("onnx", "xml", "tflite")
+IMAGES = draw_images(4, (5, 32, 32, 3))
+
+
+@pytest.fixture(scope="module")
+def model():
+    return build()
+
+
+@pytest.fixture
+def refused(tmp_path):
+    def check(message, model, name="model.tflite", *arguments, kind=ValueError, **opts):
+        before = {path: path.read_bytes() for path in tmp_path.glob("*.*")}
+        with pytest.raises(kind, match=message):
+            export_file(model, tmp_path / name, *arguments, **opts)
+        assert before == {path: path.read_bytes() for path in tmp_path.glob("*.*")}
+
+    return check
+
+
+@pytest.mark.parametrize("name", ["model.pb", "model", "no/folder/model.onnx"])
+def test_a_path_that_cannot_be_is_refused(name, model, refused):
+    refused(rf"ends in .onnx or .xml or .tflite.*{name}", model, name)
+
+
+@pytest.mark.parametrize("name", ["m.onnx", "m.xml", "m.bin", "m.tflite"])
+def test_a_file_that_exists_is_kept(name, model, refused, tmp_path):
+    (tmp_path / name).write_bytes(b"mine")
+    message = rf"overwrite=True.*{re.escape(name)}"
+    refused(message, model, name.replace("bin", "xml"))
+
+
+@pytest.mark.parametrize("precision", ["float64", "bfloat16", "INT8", None, 16])
+def test_other_precisions_are_refused(precision, model, refused):
+    message = f"float32, float16, int8. Received: precision={precision!r}"
+    for ending in ENDINGS:
+        refused(message, model, f"model.{ending}", precision)
+
+
+def test_images_are_needed_for_int8_and_for_nothing_else(model, refused):
+    refused("`images` where .*Received: precision='int8'", model, "m.xml", "int8")
+    refused("Received: precision='float16'", model, "m.onnx", "float16", IMAGES)
+    refused("one image or more", model, "m.tflite", "int8", IMAGES[:0])
+    refused("NaN or infinity", model, "m.tflite", "int8", IMAGES * np.nan)
+
+
+def test_what_does_not_fit_the_model_is_refused(model, refused):
+    refused("5 classes", model, class_names=["one"])
+    refused("size, 32 pixels", model, preprocessing=IMAGENET)
+    refused("no weight set|Expected", model, weights="nothing")
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_models_that_files_cannot_hold_are_refused(ending, model, refused, monkeypatch):
+    name = f"model.{ending}"
+    with dtype_policy("mixed_bfloat16"):
+        refused("float32.*mixed_bfloat16|bfloat16", build(), name)
+    left, right = keras.Input((3,)), keras.Input((3,))
+    two = keras.Model([left, right], layers.Add()([left, right]))
+    refused("2 inputs", two, name)
+    refused("functional", None, name)
+    monkeypatch.setattr(keras.Model, "count_params", lambda self: 2**29)
+    if ending != "xml":
+        refused(r"less than 2 GB.* of 2\.15 GB", model, name)
+    refused(r"less than 2 GB.* of 2\.15 GB", model, name, "int8", IMAGES)
+
+
+@pytest.mark.parametrize(
+    ("package", "name", "precision"),
+    [
+        *((package, "m.onnx", "float32") for package in ("onnx", "tf2onnx")),
+        ("openvino", "m.xml", "float32"),
+        *((package, "m.xml", "int8") for package in ("openvino", "onnxruntime")),
+    ],
+)
+def test_a_missing_package_is_named_with_the_extra(
+    package, name, precision, model, refused, monkeypatch
+):
+    for installed in ("onnx", "onnxruntime", "openvino", "tf2onnx"):
+        monkeypatch.setitem(sys.modules, installed, sys)  # as if it were installed
+    monkeypatch.setitem(sys.modules, package, None)
+    images = IMAGES if precision == "int8" else None
+    message = rf"{package} .*resnext-keras\[fast\]"
+    refused(message, model, name, precision, images, kind=ImportError)
+
+
+@pytest.mark.parametrize("kind", [OSError, KeyboardInterrupt])
+def test_nothing_is_left_of_what_fails(kind, model, refused, monkeypatch, tmp_path):
+    (tmp_path / "model.tflite").write_bytes(b"mine")
+    fails = Mock(side_effect=kind("No space left"))
+    monkeypatch.setattr(tf.lite.TFLiteConverter, "from_saved_model", fails)
+    refused("No space left", model, kind=kind, overwrite=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["model.tflite"]
+
+
+def test_two_files_are_there_both_or_not_at_all(tmp_path, monkeypatch):
+    target, part = tmp_path / "model.xml", tmp_path / "model.bin"
+
+    def write(content):
+        with whole_file(target, part) as written:
+            written.write_text(content)
+            written.with_suffix(".bin").write_text(content)
+            if content == "bad":
+                raise OSError("No space left")
+
+    def found():
+        return {path.name: path.read_text() for path in tmp_path.iterdir()}
+
+    with pytest.raises(OSError, match="No space left"):
+        write("bad")
+    assert found() == {}
+    write("one")
+    with pytest.raises(OSError, match="No space left"):
+        write("bad")
+    assert found() == {"model.xml": "one", "model.bin": "one"}
+    write("two")
+    assert found() == {"model.xml": "two", "model.bin": "two"}
+    # Killed between the two: never a file beside another's part.
+    replace = Mock(side_effect=[None, KeyboardInterrupt])
+    monkeypatch.setattr(os, "replace", replace)
+    with pytest.raises(KeyboardInterrupt):
+        write("three")
+    assert found() == {"model.bin": "two"}
+    assert Path(replace.call_args_list[0].args[1]) == part
