@@ -54,8 +54,15 @@ MOST = 128  # pictures, of which more calibrate no better
     is_flag=True,
     help="Tensors of any size, not only of the one that the weights were made for.",
 )
+@click.option(
+    "--top",
+    type=click.IntRange(min=1),
+    default=5,
+    show_default=True,
+    help="Number of classes that a saved_model names for each picture.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace earlier exports.")
-def export(model, pictures, formats, output, backbone, any_size, overwrite):
+def export(model, pictures, formats, output, backbone, any_size, top, overwrite):
     """Write a network into files that run without this package.
 
     MODEL is a name that `resnext-keras list` prints, whose default weights are
@@ -104,7 +111,7 @@ def export(model, pictures, formats, output, backbone, any_size, overwrite):
         # LiteRT's libraries tell of each step.
         with quiet_start() if format_.engine == "litert" else nullcontext():
             path = exports.export_as(
-                format_, classifier.model, base, images, overwrite, **card
+                format_, classifier.model, base, images, top, overwrite, **card
             )
             trials[name] = path, exports.try_out(format_, path, images, expected)
     _print(trials, len(images) if files else None)

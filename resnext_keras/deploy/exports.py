@@ -92,6 +92,7 @@ def export_as(
     model: keras.Model,
     base: str | os.PathLike,
     images: np.ndarray | None,
+    top: int,
     overwrite: bool,
     **card,
 ) -> Path:
@@ -102,6 +103,7 @@ def export_as(
         model: As `export_file` and `export_saved_model` take it.
         base: What the files are called, but for their endings.
         images: For int8, as `quantize` takes them.
+        top: Number of classes that a SavedModel gives for a picture.
         overwrite: Whether an earlier export may be replaced.
         card: What `model_card` takes besides the model.
 
@@ -110,7 +112,7 @@ def export_as(
     """
     path = format_.path(base)
     if not format_.ending:
-        export_saved_model(model, path, overwrite=overwrite, **card)
+        export_saved_model(model, path, top=top, overwrite=overwrite, **card)
     else:
         images = images if format_.precision == "int8" else None
         export_file(model, path, format_.precision, images, overwrite=overwrite, **card)
