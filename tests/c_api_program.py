@@ -102,9 +102,10 @@ def allocate(dtype, shape, size):
     return tf.TF_AllocateTensor(dtype, sizes, len(shape), size)
 
 
-def float_tensor(array):
-    array = np.ascontiguousarray(array, np.float32)
-    tensor = allocate(1, array.shape, array.nbytes)
+def array_tensor(array):
+    array = np.ascontiguousarray(array)
+    (dtype,) = (number for number, dtype in DTYPES.items() if dtype == array.dtype)
+    tensor = allocate(dtype, array.shape, array.nbytes)
     ctypes.memmove(tf.TF_TensorData(tensor), array.ctypes.data, array.nbytes)
     return tensor
 
@@ -149,7 +150,7 @@ def main(folder, names, results, *inputs):
     names, graph = json.loads(names), tf.TF_NewGraph()
     session = load_session(folder, graph)
     tensor = (
-        float_tensor(np.load(inputs[0]))
+        array_tensor(np.load(inputs[0]))
         if inputs[0].endswith(".npy")
         else string_tensor([Path(path).read_bytes() for path in inputs])
     )

@@ -18,6 +18,7 @@ from PIL import Image
 from safetensors.numpy import save_file
 from sklearn.datasets import load_sample_images
 
+from resnext_keras import export_saved_model
 from resnext_keras.weights import WEIGHT_SETS, WeightsError, download
 
 # No test downloads published weights, or finds those that its user has.
@@ -230,11 +231,11 @@ def written(request, tmp_path):
 @pytest.fixture(scope="session")
 def served(tmp_path_factory):
     """The folder of version 1 of a small exported classifier."""
-    from stand_in_export import export_stand_in
     from weight_files import drawn_model
 
     folder = tmp_path_factory.mktemp("served") / "tiny"
-    export_stand_in(drawn_model(), folder, ["tench", "cock", "Käfer", "貓", "a b"])
+    names = ["tench", "cock", "Käfer", "貓", "a b"]
+    export_saved_model(drawn_model(), folder, class_names=names, top=3)
     return folder / "1"
 
 
@@ -248,4 +249,6 @@ def pictures(photos):
             file = io.BytesIO()
             small.save(file, {"jpg": "JPEG", "png": "PNG"}[suffix], **options)
             pictures[f"{index}.{suffix}"] = file.getvalue()
+    pictures["cut.broken.jpg"] = pictures["0.jpg"][:300]
+    pictures["cut.broken.png"] = pictures["0.png"][:-100]
     return pictures
