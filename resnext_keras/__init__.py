@@ -4,6 +4,7 @@ from resnext_keras import onednn as onednn  # first: it speaks to TensorFlow
 from resnext_keras.conversion import convert_weights
 from resnext_keras.deploy import (
     Predictor,
+    export_file,
     export_saved_model,
     fold_batch_norm,
     quantize,
@@ -73,6 +74,7 @@ __all__ = [
     "class_names",
     "convert_weights",
     "decode_predictions",
+    "export_file",
     "export_saved_model",
     "fold_batch_norm",
     "list_models",

@@ -31,7 +31,8 @@ def test_the_blocks_run_one_after_another(
     assert len(re.findall(r"\('n\d{8}', '", printed)) == 5  # the top classes
     assert names["features"].shape == (1, 2048)
     assert len(names["pyramid"].outputs) == 4
-    assert Path("flowers/saved_model.pb").is_file()
+    assert Path("flowers/1/saved_model.pb").is_file()
+    assert Path("flowers.tflite").is_file()
     assert names["model"].output_shape == (None, 20)
     assert names["backbone"].output.dtype == "bfloat16"
     assert names["classifier"].compute_dtype == "float32"
