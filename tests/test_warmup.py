@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from helpers import GOLDEN
 from make_warmup_requests import REQUESTS
 
@@ -24,8 +25,6 @@ def test_the_file_is_that_of_tf_servings_package(exported):
 @pytest.mark.parity
 def test_tf_servings_package_reads_it_beside_our_declarations(exported):
     log = pytest.importorskip("tensorflow_serving.apis.prediction_log_pb2")
-    import tensorflow as tf
-
     write_warmup_requests(exported, "pets", REQUESTS)
     records = list(tf.data.TFRecordDataset(str(exported / WARMUP_FILE)))
     for record, (signature, inputs) in zip(records, REQUESTS, strict=True):
@@ -50,3 +49,21 @@ def test_the_folder_must_hold_a_model(tmp_path):
     with pytest.raises(ValueError, match=r"holds `saved_model.pb`.*Received: folder="):
         write_warmup_requests(tmp_path, "pets", REQUESTS)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parity
+def test_an_exported_model_answers_its_own_for_every_signature(served):
+    log = pytest.importorskip("tensorflow_serving.apis.prediction_log_pb2")
+    signatures = tf.saved_model.load(served).signatures
+    asked = set()
+    for record in tf.data.TFRecordDataset(str(served / WARMUP_FILE)):
+        request = log.PredictionLog.FromString(record.numpy()).predict_log.request
+        assert request.model_spec.name == served.parent.name
+        inputs = {
+            name: tf.constant(tf.make_ndarray(tensor))
+            for name, tensor in request.inputs.items()
+        }
+        answer = signatures[request.model_spec.signature_name](**inputs)
+        assert np.all(answer.get("valid", True))
+        asked.add(request.model_spec.signature_name)
+    assert asked == set(signatures)
