@@ -1,6 +1,9 @@
 """What several tests call; fixtures are in conftest.py."""
 
 import contextlib
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import keras
@@ -9,6 +12,9 @@ import pytest
 from resnext_keras.preprocessing import Preprocessing
 
 GOLDEN = Path(__file__).parent / "golden"
+
+# An environment of the model server's own may have its package.
+KSERVE_PYTHON = os.environ.get("KSERVE_PYTHON", sys.executable)
 
 SMALL = Preprocessing(size=8, resize=10)
 
@@ -48,3 +54,9 @@ def reference_network(library, architecture, seed=0):
                 module.running_mean.uniform_(-0.5, 0.5)
                 module.running_var.uniform_(0.3, 3.0)
     return network
+
+
+def has_kserve():
+    """Whether the model server can be started."""
+    tried = [KSERVE_PYTHON, "-c", "import kserve"]
+    return subprocess.run(tried, capture_output=True).returncode == 0

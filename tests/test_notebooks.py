@@ -4,24 +4,45 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from helpers import has_kserve
 from nbclient import NotebookClient
 
-NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
+FOLDER = Path(__file__).parents[1] / "notebooks"
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    ("name", "printed"),
+    [
+        pytest.param(
+            "quickstart",
+            "the loaded model gives the same scores: True",
+            marks=pytest.mark.long,
+        ),
+        pytest.param("serve", '"valid": true', marks=pytest.mark.parity),
+    ],
+)
 # Of zmq's event loop, and of the kernel's sockets.
 @pytest.mark.filterwarnings("ignore")
-def test_a_notebook_runs(path):
-    notebook = nbformat.read(path, as_version=4)
+def test_a_notebook_runs(name, printed):
+    if name == "serve" and not has_kserve():
+        pytest.skip("kserve is not installed")
+    notebook = nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert not any(cell.outputs or cell.execution_count for cell in code)
-    NotebookClient(notebook, timeout=300, kernel_name="python3").execute()
-    printed = "".join(
+    NotebookClient(
+        notebook,
+        timeout=300,
+        kernel_name="python3",
+        resources={"metadata": {"path": FOLDER}},
+    ).execute()
+    told = "".join(
         output.text
         for cell in code
         for output in cell.outputs
         if output.output_type == "stream" and output.name == "stdout"
     )
-    assert "the loaded model gives the same scores: True" in printed
+    assert printed in told
+
+
+def test_all_notebooks_are_run():
+    assert {path.stem for path in FOLDER.glob("*.ipynb")} == {"quickstart", "serve"}

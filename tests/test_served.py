@@ -6,10 +6,8 @@ KSERVE_PYTHON names: an environment with `kserve` and `tensorflow` is enough.
 
 import base64
 import contextlib
-import os
 import socket
 import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,18 +16,18 @@ import numpy as np
 import pytest
 import requests
 import tensorflow as tf
+from helpers import KSERVE_PYTHON, has_kserve
 
 pytestmark = pytest.mark.parity
 
-PROGRAM = Path(__file__).with_name("kserve_program.py")
-PYTHON = os.environ.get("KSERVE_PYTHON", sys.executable)
+PROGRAM = Path(__file__).parents[1] / "notebooks" / "kserve_server.py"
 CLIENTS, REQUESTS = 8, 1000
 
 
 @pytest.fixture(scope="module")
 def url(served, tmp_path_factory):
     """Where the model is asked for predictions."""
-    if subprocess.run([PYTHON, "-c", "import kserve"], capture_output=True).returncode:
+    if not has_kserve():
         pytest.skip("kserve is not installed")
     log = tmp_path_factory.mktemp("server") / "log"
     with running_server(served, log) as url:
@@ -41,7 +39,13 @@ def running_server(folder, log):
     """KServe on a free port of this machine, until the end of the block."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    command = [PYTHON, PROGRAM, folder, "--model_name=tiny", f"--http_port={port}"]
+    command = [
+        KSERVE_PYTHON,
+        PROGRAM,
+        folder,
+        "--model_name=tiny",
+        f"--http_port={port}",
+    ]
     with log.open("w") as file:
         server = subprocess.Popen(command, stdout=file, stderr=file)
     url = f"http://127.0.0.1:{port}/v1/models/tiny"

@@ -14,7 +14,7 @@ from resnext_keras.deploy.card import CARD, model_card
 from resnext_keras.deploy.engines import check_backend
 from resnext_keras.deploy.fold import fold_batch_norm, plain_graph
 from resnext_keras.deploy.signatures import signatures, with_features
-from resnext_keras.deploy.warmup import write_warmup_requests
+from resnext_keras.deploy.warmup import Inputs, write_warmup_requests
 from resnext_keras.preprocessing import SAMPLE_PHOTO, Preprocessing
 from resnext_keras.targets import checked_folder, whole_folder
 
@@ -114,13 +114,13 @@ def _checked_top(top) -> int:
     return count
 
 
-def _requests(functions, size: int) -> list[tuple[str, dict[str, np.ndarray]]]:
+def _requests(functions, size: int) -> list[tuple[str, Inputs]]:
     """A request for each signature, as TF Serving answers them when it starts."""
     requests = []
     for signature, function in functions.items():
         (spec,) = function.input_signature
         if spec.dtype == tf.string:
-            example = np.array([SAMPLE_PHOTO.read_bytes()])
+            example = [SAMPLE_PHOTO.read_bytes()]
         else:
             shape = [1, *(n or size for n in spec.shape[1:])]
             example = np.zeros(shape, spec.dtype.as_numpy_dtype)

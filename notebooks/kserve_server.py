@@ -1,6 +1,6 @@
 """Serves a SavedModel with KServe, which speaks TF Serving's REST API.
 
-    python kserve_program.py FOLDER --model_name NAME --http_port PORT
+    python kserve_server.py FOLDER --model_name NAME --http_port PORT
 
 KServe brings the server; here are the forms in which TF Serving writes tensors as
 JSON (https://www.tensorflow.org/tfx/serving/api_rest).
