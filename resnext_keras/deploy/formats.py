@@ -2,7 +2,6 @@
 
 import json
 import os
-import tempfile
 import warnings
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -67,9 +66,9 @@ def export_file(
             float32 and, but for OpenVINO, of less than 2 GB. It stays as it is.
         path: The file to be written. Its name ends in `.onnx`; or in `.xml`, for
             OpenVINO, whose weights are in a `.bin` file beside it; or in `.tflite`.
-        precision: `"float32"`; `"float16"`, in which weights take half the space,
-            and processors compute in float32; or `"int8"`, a quarter of it, in
-            which processors compute too.
+        precision: `"float32"`; `"float16"`, in which weights take half the space
+            and processors compute in float32; or `"int8"`, a quarter of it (but
+            for a classifier in LiteRT), in which processors compute too.
         images: For int8 pictures as `quantize` takes them, else None.
         weights: This and the rest as `model_card` takes them.
         preprocessing: How pictures are read.
@@ -143,10 +142,9 @@ def _write_onnx(model, target: Path, precision, images, card: str) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of weights near 0
             network = float16.convert_float_to_float16(network, keep_io_types=True)
-        # It leaves the nodes in an order that ONNX forbids.
-        optional("onnxruntime.transformers.onnx_model").OnnxModel(
-            network
-        ).topological_sort()
+        # Its casts come last, an order that ONNX forbids.
+        sorting = optional("onnxruntime.transformers.onnx_model")
+        sorting.OnnxModel(network).topological_sort()
     graph = network.graph
     outputs = [output.name for output in graph.output]
     names = dict(zip(outputs, output_names(model), strict=True))
@@ -168,10 +166,9 @@ def _write_openvino(model, target: Path, precision, images, card: str) -> None:
         openvino.save_model(network, target, compress_to_fp16=precision == "float16")
 
     if precision == "int8":
-        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-            path = Path(folder, "int8.onnx")
-            _write_onnx(model, path, precision, images, card)
-            save(path)
+        onnx = target.with_suffix(".onnx")  # in a folder that is then removed
+        _write_onnx(model, onnx, precision, images, card)
+        save(onnx)
     else:
         with exported(model, "openvino", output_names(model)) as path:
             save(path)
