@@ -23,7 +23,15 @@ class Conv2D(layers.Conv2D):
 
     def call(self, inputs, training=None):
         self._training = training is True
-        return super().call(inputs)
+        if (
+            not self.use_bias
+            or self.data_format == "channels_last"
+            or keras.config.backend() != "tensorflow"
+        ):
+            return super().call(inputs)
+        # Keras adds the bias along the wrong axis of images as wide as it is long.
+        outputs = self.convolution_op(inputs, self.kernel)
+        return self.activation(tf.nn.bias_add(outputs, self.bias, "NCHW"))
 
     def convolution_op(self, inputs, kernel):
         is_product = (

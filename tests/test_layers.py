@@ -129,6 +129,23 @@ def test_channels_first_gives_the_same(configuration):
     assert_equal(found, output_and_gradients(layer.convolution_op, x, kernel))
 
 
+@pytest.mark.skipif(not has_onednn(), reason="TensorFlow has no such kernel")
+@pytest.mark.parametrize("kind", [Conv2D, GroupedConv2D])
+def test_a_bias_belongs_to_the_channels_of_images_as_wide_as_they_are_many(kind):
+    options = {"padding": "same", "bias_initializer": "normal", "activation": "relu"}
+    last, first = (
+        kind(8, 3, data_format=f"channels_{place}", groups=2, **options)
+        for place in ("last", "first")
+    )
+    x = np.random.default_rng(0).normal(size=(2, 5, 8, 4)).astype("float32")
+    expected = last(x)
+    first.build((None, 4, 5, 8))
+    first.set_weights(last.get_weights())
+    assert_equal(
+        [tf.transpose(first(x.transpose(0, 3, 1, 2)), (0, 2, 3, 1))], [expected]
+    )
+
+
 @pytest.mark.parametrize("activation", [None, "relu", "elu"])
 @pytest.mark.parametrize("configuration", CONFIGURATIONS[:4], ids=str)
 def test_bias_and_activation_work_in_a_graph(configuration, activation):

@@ -159,6 +159,8 @@ def _fits(layer, norm) -> bool:
     if type(layer) not in (layers.Conv2D, Conv2D, GroupedConv2D):
         return False
     channels = 1 if layer.data_format == "channels_first" else 3
+    if channels == 1 and type(layer) is layers.Conv2D:
+        return False  # Keras adds a bias along the wrong axis of some images.
     return (
         norm.axis % 4 == channels
         and layer.activation is keras.activations.linear
