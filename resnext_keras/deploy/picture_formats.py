@@ -135,11 +135,12 @@ def _png(contents, header):
 
 
 def _gif(contents, header):
-    frame = first_frame(contents)
+    """GIF whose first frame fills the picture."""
+    frame, fills = first_frame(contents)
     return _unless_huge(
-        tf.maximum(_number(header, 8, 2), frame.height),
-        tf.maximum(_number(header, 6, 2), frame.width),
-        lambda: tf.io.decode_image(frame.contents, expand_animations=False),
+        tf.where(fills, _number(header, 8, 2), 0),
+        _number(header, 6, 2),
+        lambda: tf.io.decode_image(frame, channels=3, expand_animations=False),
     )
 
 
