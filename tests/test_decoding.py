@@ -1,19 +1,18 @@
 """Pictures decoded in a graph have the pixels that Pillow gives in Python."""
 
 import functools
-import io
 import os
 import struct
 import subprocess
 import sys
 import threading
-import zlib
 
 import numpy as np
 import pytest
 import tensorflow as tf
 from elsewhere import OTHER_KERNELS
 from helpers import SMALL
+from picture_files import encoded, jpegs, others, patched, pngs, webps
 from PIL import Image
 from test_broken_images import broken_files
 
@@ -54,12 +53,6 @@ def decoded(contents, preprocessing=SMALL):
     return pixels, valid
 
 
-def encoded(image, name, **options):
-    file = io.BytesIO()
-    image.save(file, name, **options)
-    return file.getvalue()
-
-
 @pytest.fixture
 def read(tmp_path):
     def read(contents, preprocessing):
@@ -88,13 +81,12 @@ def test_a_picture_of_any_size_is_resized_as_by_pillow(photos, preprocessing):
     )
     sizes = [(640, 427), (427, 427), (201, 427), (639, 101), (333, 77), (256, 300)]
     sizes += [(232, 232), (31, 47), (53, 7), (1, 1), (640, 7), (225, 224), (8, 9)]
-    for photo in photos:
-        for width, height in sizes:
-            image = photo.crop((0, 0, width, height))
-            for picture in (image, image.transpose(Image.Transpose.ROTATE_90)):
-                got = resize(np.asarray(picture)).numpy()
-                wanted = in_python.resize_and_crop(picture, preprocessing)
-                assert_near(got, wanted, picture.size)
+    for width, height in sizes:
+        image = photos[0].crop((0, 0, width, height))
+        for picture in (image, image.transpose(Image.Transpose.ROTATE_90)):
+            got = resize(np.asarray(picture)).numpy()
+            wanted = in_python.resize_and_crop(picture, preprocessing)
+            assert_near(got, wanted, picture.size)
 
 
 def test_a_large_photo_is_resized_as_by_pillow(photos):
@@ -106,102 +98,6 @@ def test_a_large_photo_is_resized_as_by_pillow(photos):
 
 
 # Formats
-
-
-def png(values, depth, colour, interlaced=False, transparent=None):
-    """A PNG of what Pillow does not write: 16-bit colour, and interlaced ones."""
-    values = np.asarray(values)
-    offsets = [(0, 0, 1, 1)]
-    if interlaced:  # Adam7
-        offsets = [(0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4)]
-        offsets += [(2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1)]
-    data = b"".join(
-        b"\0" + row.astype(">u2" if depth == 16 else "u1").tobytes()
-        for y, x, down, right in offsets
-        for row in values[y::down, x::right]
-    )
-    height, width = values.shape[:2]
-    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, interlaced)
-    chunks = [(b"IHDR", header)]
-    if transparent is not None:
-        chunks.append((b"tRNS", np.asarray(transparent, ">u2").tobytes()))
-    chunks += [(b"IDAT", zlib.compress(data)), (b"IEND", b"")]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(content))
-        + kind
-        + content
-        + struct.pack(">I", zlib.crc32(kind + content))
-        for kind, content in chunks
-    )
-
-
-def with_alpha(image):
-    """The image, from left to right ever more opaque."""
-    image = image.copy()
-    ramp = np.linspace(0, 255, image.width).astype("uint8")
-    image.putalpha(Image.fromarray(np.tile(ramp, (image.height, 1))))
-    return image
-
-
-def jpegs(photo):
-    yield "4:2:0", encoded(photo, "JPEG", quality=90)
-    yield "4:4:4", encoded(photo, "JPEG", quality=95, subsampling="4:4:4")
-    yield "4:2:2", encoded(photo, "JPEG", quality=60, subsampling="4:2:2")
-    yield "progressive", encoded(photo, "JPEG", progressive=True)
-    yield "grey", encoded(photo.convert("L"), "JPEG")
-    yield "CMYK", encoded(photo.convert("CMYK"), "JPEG")
-
-
-def pngs(photo):
-    grey, rgb = photo.convert("L"), np.asarray(photo)
-    fine = np.asarray(grey, int) * 257 - (np.arange(photo.width) % 250) * (
-        rgb[..., 0] > 0
-    )
-    fine = np.maximum(fine, 0).astype("uint16")
-    wide = rgb.astype("uint16") * 257
-    yield "RGB", encoded(photo, "PNG")
-    yield "RGBA", encoded(with_alpha(photo.convert("RGBA")), "PNG")
-    yield "RGB, one colour clear", encoded(photo, "PNG", transparency=(1, 2, 3))
-    yield "grey", encoded(grey, "PNG")
-    yield "grey and alpha", encoded(with_alpha(photo.convert("LA")), "PNG")
-    yield "grey, one value clear", encoded(grey, "PNG", transparency=100)
-    yield "1 bit", encoded(photo.convert("1"), "PNG")
-    yield "1 bit, black clear", encoded(photo.convert("1"), "PNG", transparency=0)
-    for colours in (2, 4, 16, 256):
-        palette = photo.quantize(colours)
-        clear = bytes(255 * n // colours for n in range(colours))
-        yield f"{colours} colours", encoded(palette, "PNG")
-        yield f"{colours}, clear", encoded(palette, "PNG", transparency=clear)
-    yield "16-bit grey", encoded(Image.fromarray(fine), "PNG")
-    yield "16-bit RGB", png(wide, 16, 2)
-    yield "16-bit grey and alpha", png(np.stack([fine, fine], -1), 16, 4)
-    yield "16-bit RGBA", png(np.concatenate([wide, wide[..., :1]], -1), 16, 6)
-    yield "interlaced RGB", png(rgb, 8, 2, interlaced=True)
-    yield "interlaced 16-bit grey", png(fine, 16, 0, interlaced=True)
-
-
-def others(photo):
-    palette = photo.quantize(200)
-    frames = {"save_all": True, "append_images": [palette.transpose(0)] * 3}
-    yield "GIF", encoded(photo, "GIF")
-    yield "interlaced GIF", encoded(palette, "GIF", interlace=True)
-    yield "GIF, a colour clear", encoded(palette, "GIF", transparency=7)
-    yield "animation", encoded(palette, "GIF", transparency=7, loop=0, **frames)
-    yield "GIF, a comment", encoded(palette, "GIF", comment=b"from above" * 99)
-    yield "BMP", encoded(photo, "BMP")
-    yield "BMP, 32 bits", encoded(photo.convert("RGBA"), "BMP")
-    yield "BMP, a palette", encoded(palette, "BMP")
-    yield "BMP, grey", encoded(photo.convert("L"), "BMP")
-
-
-def webps(photo):
-    alpha = with_alpha(photo.convert("RGBA"))
-    frames = {"save_all": True, "append_images": [alpha.transpose(0)] * 2}
-    yield "WebP", encoded(photo, "WEBP")
-    yield "WebP and alpha", encoded(alpha, "WEBP")
-    yield "lossless WebP", encoded(photo, "WEBP", lossless=True)
-    yield "lossless WebP and alpha", encoded(alpha, "WEBP", lossless=True)
-    yield "WebP animation", encoded(alpha, "WEBP", **frames)
 
 
 @pytest.mark.parametrize(
@@ -253,10 +149,6 @@ def test_the_exif_rotation_is_not_carried_out(photos):
 
 
 # Rows that are no pictures
-
-
-def patched(contents, place, new):
-    return contents[:place] + new + contents[place + len(new) :]
 
 
 def spoilt(photos):
@@ -363,23 +255,17 @@ import sys
 from pathlib import Path
 import numpy as np, tensorflow as tf
 model, found, *paths = sys.argv[1:]
-decode = tf.saved_model.load(model).signatures["serving_default"]
 contents = [Path(path).read_bytes() for path in paths]
-np.savez(found, **decode(image_bytes=tf.constant(contents)))
+pixels, valid = tf.saved_model.load(model).decode(tf.constant(contents))
+np.savez(found, pixels=pixels, valid=valid)
 assert "resnext_keras" not in sys.modules
 """
 
 
 def test_an_exported_graph_decodes_without_this_package(photos, tmp_path):
     module = tf.Module()
-
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "image_bytes")])
-    def decode(image_bytes):
-        pixels, valid = decode_pictures(image_bytes, IMAGENET)
-        return {"pixels": pixels, "valid": valid}
-
-    module.decode = decode
-    tf.saved_model.save(module, tmp_path / "model", {"serving_default": decode})
+    module.decode = graph(IMAGENET)
+    tf.saved_model.save(module, tmp_path / "model")
     contents = [file for photo in photos for _, file in [*jpegs(photo), *others(photo)]]
     contents[3:3] = spoilt(photos).values()
     paths = [tmp_path / f"{row}" for row in range(len(contents))]

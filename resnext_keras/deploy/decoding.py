@@ -19,13 +19,14 @@ KERNELS = {"bilinear": "triangle", "bicubic": "keyscubic"}  # as TensorFlow call
 def decode_pictures(image_bytes, preprocessing: Preprocessing):
     """Decodes pictures and cuts out of each the square that a weight set expects.
 
-    For a `tf.function` that is exported: the same as `read_image`, of TensorFlow's
-    own operations alone. A file that cannot be read spoils only its own row.
+    For a `tf.function` that is exported: what `read_image` does, of TensorFlow's own
+    operations alone. A file that cannot be read spoils only its own row.
 
-    The formats are JPEG, PNG, GIF, uncompressed BMP, and WebP where the TensorFlow
-    that runs the function decodes it; TIFF and PPM are no pictures to it. The EXIF
-    rotation is not carried out. Other pixels differ from those of `read_image` by
-    rounding: by 1 in some of 100 to 1000, since Pillow weighs in whole numbers.
+    The formats are JPEG, PNG, GIF whose first frame fills the picture, uncompressed
+    BMP of 8, 24 or 32 bits, and WebP where the TensorFlow that runs the function
+    decodes it, which 2.19 does not. TIFF and PPM are no pictures to it. The EXIF
+    rotation is not carried out. Where `read_image` rounds in whole numbers, a pixel
+    may differ by 1 or 2, on average by 0.01; by 0.3 for CMYK, which TensorFlow cuts.
 
     Args:
         image_bytes: Contents of picture files, strings of shape (batch,).

@@ -62,6 +62,7 @@ def first_frame(contents):
         [head, -1],
         maximum_iterations=MOST_EXTENSIONS,
     )
+    image = tf.minimum(image, size)
     own = palette_length(byte(image + 9))
     end = behind_parts(image + 10 + own + 1)
     box = [byte(image + n) for n in range(1, 9)]  # left, top, width, height
