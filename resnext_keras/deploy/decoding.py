@@ -1,6 +1,7 @@
 """From encoded pictures to the pixels of a batch, in a TensorFlow graph."""
 
 import keras
+import PIL
 
 from resnext_keras.deploy.picture_formats import decode
 from resnext_keras.preprocessing import Preprocessing
@@ -8,19 +9,24 @@ from resnext_keras.preprocessing import Preprocessing
 if keras.config.backend() == "tensorflow":
     import tensorflow as tf
 
+# Since Pillow 13 the height comes first where it loses over twice as many pixels as
+# the width, https://github.com/python-pillow/Pillow/pull/9549; before, it never did.
+VERTICAL_FIRST = int(PIL.__version__.split(".")[0]) >= 13
+
 KERNELS = {"bilinear": "triangle", "bicubic": "keyscubic"}  # as TensorFlow calls them
 
 
 def decode_pictures(image_bytes, preprocessing: Preprocessing):
     """Decodes pictures and cuts out of each the square that a weight set expects.
 
-    For a `tf.function` that is exported: the same as `read_image`, of TensorFlow's
-    own operations alone. A file that cannot be read spoils only its own row.
+    For a `tf.function` that is exported: what `read_image` does, of TensorFlow's own
+    operations alone. A file that cannot be read spoils only its own row.
 
-    The formats are JPEG, PNG, GIF, uncompressed BMP, and WebP where the TensorFlow
-    that runs the function decodes it; TIFF and PPM are no pictures to it. The EXIF
-    rotation is not carried out. Other pixels differ from those of `read_image` by
-    rounding: by 1 in some of 100 to 1000, since Pillow weighs in whole numbers.
+    The formats are JPEG, PNG, GIF whose first frame fills the picture, uncompressed
+    BMP of 8, 24 or 32 bits, and WebP where the TensorFlow that runs the function
+    decodes it, which 2.19 does not. TIFF and PPM are no pictures to it. The EXIF
+    rotation is not carried out. Where `read_image` rounds in whole numbers, a pixel
+    may differ by 1 or 2, on average by 0.01; by 0.3 for CMYK, which TensorFlow cuts.
 
     Args:
         image_bytes: Contents of picture files, strings of shape (batch,).
@@ -82,12 +88,28 @@ def resize_and_crop(rgb, preprocessing: Preprocessing):
 def _resize(rgb, short, kernel: str, size: int | None = None):
     """Resizes the short side, and then cuts out the centre if there is a size.
 
-    One axis after the other, each rounded, in Pillow's order.
+    One axis after the other, each rounded, in the order of Pillow.
     """
-    sides = tf.shape(rgb, tf.int64)[:2]
-    height, width = tf.unstack(tf.cast(short, tf.int64) * sides // tf.reduce_min(sides))
-    rgb = _resample(tf.transpose(rgb, [1, 0, 2]), width, kernel, size)
-    return _resample(tf.transpose(rgb, [1, 0, 2]), height, kernel, size)
+    before = tf.shape(rgb, tf.int64)[:2]
+    after = tf.cast(short, tf.int64) * before // tf.reduce_min(before)
+    height, width = tf.unstack(after)
+
+    def transposed(rgb):
+        return tf.transpose(rgb, [1, 0, 2])
+
+    def resized(rgb, first, second):
+        """The second axis first."""
+        rgb = _resample(transposed(rgb), first, kernel, size)
+        return _resample(transposed(rgb), second, kernel, size)
+
+    if not VERTICAL_FIRST:
+        return resized(rgb, width, height)
+    less_height, less_width = tf.unstack(before - after)
+    return tf.cond(
+        (less_height > 0) & (less_height > 2 * less_width),
+        lambda: transposed(resized(transposed(rgb), height, width)),
+        lambda: resized(rgb, width, height),
+    )
 
 
 def _resample(rgb, length, kernel: str, size: int | None):
@@ -111,6 +133,6 @@ def _resample(rgb, length, kernel: str, size: int | None):
         kernel_type=kernel,
         antialias=True,
     )
-    # A bicubic kernel leaves the range of a pixel.
-    rounded = tf.clip_by_value(tf.floor(resized + 0.5), 0.0, 255.0)
-    return tf.reshape(tf.cast(rounded, tf.uint8), [after, others, 3])
+    # A bicubic kernel leaves the range of a pixel. The cast cuts, so half goes up.
+    rounded = tf.cast(tf.clip_by_value(resized + 0.5, 0.0, 255.0), tf.uint8)
+    return tf.reshape(rounded, [after, others, 3])

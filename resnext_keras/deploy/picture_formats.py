@@ -16,7 +16,7 @@ if keras.config.backend() == "tensorflow":
     import tensorflow as tf
 
 MAX_PIXELS = 2 * Image.MAX_IMAGE_PIXELS  # Pillow takes more for an attack.
-HEADER = 32  # bytes, which tell format and size of all formats but JPEG
+HEADER = 34  # bytes, which tell the format, and the size of all formats but JPEG
 
 
 def decode(contents):
@@ -32,7 +32,7 @@ def decode(contents):
     readers = {  # by what a file begins with; a dot stands for any byte
         b"\xff\xd8\xff": _jpeg,
         b"\x89PNG\r\n\x1a\n....IHDR": _png,
-        b"GIF8": _gif,
+        b"GIF8.a": _gif,
         b"RIFF....WEBP": _webp,
         b"BM": _bmp,
     }
@@ -135,16 +135,17 @@ def _png(contents, header):
 
 
 def _gif(contents, header):
-    frame = first_frame(contents)
+    """GIF whose first frame fills the picture."""
+    frame, fills = first_frame(contents)
     return _unless_huge(
-        tf.maximum(_number(header, 8, 2), frame.height),
-        tf.maximum(_number(header, 6, 2), frame.width),
-        lambda: tf.io.decode_image(frame.contents, expand_animations=False),
+        tf.where(fills, _number(header, 8, 2), 0),
+        _number(header, 6, 2),
+        lambda: tf.io.decode_image(frame, channels=3, expand_animations=False),
     )
 
 
 def _webp(contents, header):
-    """WebP, for which TensorFlow before 2.20 has no decoder, but an error."""
+    """WebP, of which TensorFlow 2.19 makes an error, and later ones a picture."""
     dimensions = {  # height and width by kind of the first chunk
         b"VP8X": lambda: (_number(header, 27, 3) + 1, _number(header, 24, 3) + 1),
         b"VP8L": lambda: (
@@ -178,7 +179,7 @@ def _bmp(contents, header):
         bgr = tf.reshape(palette, [-1, 4])[:, :3]
         return tf.gather(bgr[:, ::-1], tf.cast(indices, tf.int32))
 
-    uncompressed = header[30] == 0
+    uncompressed = _number(header, 30, 4) == 0
     return _unless_huge(
         tf.where(uncompressed, tf.abs(height), 0),
         width,
