@@ -22,11 +22,12 @@ def decode_pictures(image_bytes, preprocessing: Preprocessing):
     For a `tf.function` that is exported: what `read_image` does, of TensorFlow's own
     operations alone. A file that cannot be read spoils only its own row.
 
-    The formats are JPEG, PNG, GIF whose first frame fills the picture, uncompressed
-    BMP of 8, 24 or 32 bits, and WebP where the TensorFlow that runs the function
-    decodes it, which 2.19 does not. TIFF and PPM are no pictures to it. The EXIF
-    rotation is not carried out. Where `read_image` rounds in whole numbers, a pixel
-    may differ by 1 or 2, on average by 0.01; by 0.3 for CMYK, which TensorFlow cuts.
+    The formats are JPEG, PNG, uncompressed BMP of 8, 24 or 32 bits, and WebP where
+    the TensorFlow that runs the function decodes it, which 2.19 does not. GIF, of
+    which TensorFlow would hold all frames at once, TIFF and PPM are no pictures to
+    it. The EXIF rotation is not carried out. Where `read_image` rounds in whole
+    numbers, a pixel may differ by 1 or 2, on average by 0.01; by 0.3 for CMYK, which
+    TensorFlow cuts.
 
     Args:
         image_bytes: Contents of picture files, strings of shape (batch,).

@@ -9,7 +9,6 @@ from collections.abc import Callable
 import keras
 from PIL import Image
 
-from resnext_keras.deploy.gif import first_frame
 from resnext_keras.preprocessing import MAX_ASPECT
 
 if keras.config.backend() == "tensorflow":
@@ -32,7 +31,6 @@ def decode(contents):
     readers = {  # by what a file begins with; a dot stands for any byte
         b"\xff\xd8\xff": _jpeg,
         b"\x89PNG\r\n\x1a\n....IHDR": _png,
-        b"GIF8.a": _gif,
         b"RIFF....WEBP": _webp,
         b"BM": _bmp,
     }
@@ -131,16 +129,6 @@ def _png(contents, header):
         _number(header, 20, -4),
         _number(header, 16, -4),
         lambda: _over_white(tf.case(cases, default=others)),
-    )
-
-
-def _gif(contents, header):
-    """GIF whose first frame fills the picture."""
-    frame, fills = first_frame(contents)
-    return _unless_huge(
-        tf.where(fills, _number(header, 8, 2), 0),
-        _number(header, 6, 2),
-        lambda: tf.io.decode_image(frame, channels=3, expand_animations=False),
     )
 
 

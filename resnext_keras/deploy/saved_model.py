@@ -58,8 +58,8 @@ def export_saved_model(
     - `pyramid`, of a backbone: `images` give the last map of each stage, or the
       outputs where the model has several, by the names of their layers.
 
-    Pictures are read as `read_image` does it, but for the EXIF rotation, which is
-    left to who sends them; see `decode_pictures` for the formats. `serve`, which
+    Pictures are JPEG, PNG, BMP or WebP files, and read as `read_image` does it, but
+    for the EXIF rotation, which is left to who sends them. `serve`, which
     `keras.layers.TFSMLayer` and `Predictor` look for, is the network itself.
     `assets/model.json` tells of preprocessing, classes, weights and licence.
 
