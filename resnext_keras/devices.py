@@ -1,4 +1,4 @@
-"""What TensorFlow runs on here, which of its kernels are fast, and what leaves it."""
+"""What TensorFlow runs on here, what of it is fast, and what is to run elsewhere."""
 
 import traceback
 
@@ -49,8 +49,8 @@ def has_fast_kernels() -> bool:
     return has_onednn() and not GraphOrParentsInXlaContext(graph)
 
 
-# Whose functions trace what is to run elsewhere. Neither Keras nor TensorFlow has a
-# public sign of it.
+# Whose functions trace what is to run elsewhere; no public function tells. Where one
+# is missing, its graphs hold a CPU's detours, which are right but slower there.
 _EXPORTERS = (
     "keras.src.export",
     "tensorflow.python.saved_model",
@@ -64,6 +64,6 @@ def is_exporting() -> bool:
     if tf.executing_eagerly():
         return False
     return any(
-        frame.f_globals.get("__name__", "").startswith(_EXPORTERS)
+        str(frame.f_globals.get("__name__")).startswith(_EXPORTERS)
         for frame, _ in traceback.walk_stack(None)
     )
