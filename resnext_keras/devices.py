@@ -1,4 +1,6 @@
-"""What TensorFlow runs on here, and so which of its kernels are fast."""
+"""What TensorFlow runs on here, what of it is fast, and what is to run elsewhere."""
+
+import traceback
 
 import keras
 
@@ -45,3 +47,23 @@ def has_fast_kernels() -> bool:
         return True
     graph = tf.compat.v1.get_default_graph()
     return has_onednn() and not GraphOrParentsInXlaContext(graph)
+
+
+# Whose functions trace what is to run elsewhere; no public function tells. Where one
+# is missing, its graphs hold a CPU's detours, which are right but slower there.
+_EXPORTERS = (
+    "keras.src.export",
+    "tensorflow.python.saved_model",
+    "tf2onnx",
+    "openvino",
+)
+
+
+def is_exporting() -> bool:
+    """Whether what is being traced is for a file or another runtime."""
+    if tf.executing_eagerly():
+        return False
+    return any(
+        str(frame.f_globals.get("__name__")).startswith(_EXPORTERS)
+        for frame, _ in traceback.walk_stack(None)
+    )

@@ -1,9 +1,10 @@
 """Conv2D and GroupedConv2D: what knows how a backend runs a convolution."""
 
 import keras
+import numpy as np
 from keras import layers
 
-from resnext_keras.devices import has_fast_kernels, on_accelerator
+from resnext_keras.devices import has_fast_kernels, is_exporting, on_accelerator
 
 if keras.config.backend() == "tensorflow":
     import tensorflow as tf
@@ -52,15 +53,15 @@ class Conv2D(layers.Conv2D):
 
 @keras.saving.register_keras_serializable(package="resnext_keras")
 class GroupedConv2D(Conv2D):
-    """A `keras.layers.Conv2D` whose groups are fast to train and clean to export.
+    """A `keras.layers.Conv2D` whose groups are fast and clean to export.
 
     Same arguments, weights, configuration and results. On TensorFlow, Keras
     sends a grouped convolution through XLA, whose gradient on a CPU takes tens
     of times as long as the dense one and whose call stays in exported graphs.
     This layer is TensorFlow's own grouped convolution, with a gradient that works
     wherever the convolution does; where its kernels are slow, it is dense ones of
-    a few groups each in calls with `training=True`. On other backends it is
-    Keras' layer.
+    a few groups each, but not in graphs that are exported for prediction. On other
+    backends it is Keras' layer.
 
     Shapes:
         inputs: (batch, H, W, channels), or (batch, channels, H, W) under
@@ -118,11 +119,11 @@ def _cpu_conv(x, kernel, strides, padding, training):
     # oneDNN has the gradients too, in single precision on any CPU.
     if is_fast and x.dtype == tf.float32:
         return _plain_conv(x, kernel, strides, padding)
-    if training and not is_fast:
+    if not is_fast and (training or not is_exporting()):
         return _dense_conv(x, kernel, strides, padding)
 
-    # One operation, as exported networks are to have it, whose own gradients not
-    # every CPU has.
+    # One operation, as exported networks are to have it for the fast kernels of
+    # wherever they run, whose own gradients not every CPU has.
     @tf.custom_gradient
     def conv(x, kernel):
         def gradients(dy):
@@ -145,36 +146,38 @@ def _plain_conv(x, kernel, strides, padding, dilations=1):
 
 
 # Groups of one dense convolution: fewer make too many small convolutions, more too
-# much that lies off the diagonal. Measured with conv2 to conv5 of ResNeXt-50.
+# much that lies off the diagonal. Measured with conv2 to conv5 of ResNeXt-50, one
+# image and eight.
 _MAX_DENSE_GROUPS = 4
-_MAX_DENSE_CHANNELS = 64
+_MAX_DENSE_CHANNELS = 32
 
 
 def _dense_conv(x, kernel, strides, padding):
     """Grouped convolution as dense ones of a few groups each.
 
-    Without oneDNN they take less than half the time of the grouped one, and
-    TensorFlow has their gradients.
+    Without oneDNN they take half the time of the grouped one, and TensorFlow has
+    their gradients.
     """
     depth = kernel.shape[2]
     groups = x.shape[-1] // depth
     count = max(1, min(_MAX_DENSE_GROUPS, _MAX_DENSE_CHANNELS // depth))
     while groups % count:
         count -= 1
+    parts = tf.split(x, groups // count, axis=-1)
+    kernels = _block_diagonals(kernel, groups, count)
     outputs = [
-        tf.nn.conv2d(x_part, _block_diagonal(kernel_part, count), strides, padding)
-        for x_part, kernel_part in zip(
-            *(tf.split(tensor, groups // count, axis=-1) for tensor in (x, kernel)),
-            strict=True,
-        )
+        tf.nn.conv2d(part, dense, strides, padding)
+        for part, dense in zip(parts, kernels, strict=True)
     ]
     return tf.concat(outputs, axis=-1)
 
 
-def _block_diagonal(kernel, groups):
-    """The dense kernel (h, w, g * i, g * o) that a grouped one stands for."""
+def _block_diagonals(kernel, groups, count):
+    """The dense kernels (h, w, count * i, count * o), each for `count` groups."""
     height, width, depth, outputs = kernel.shape
-    blocks = tf.reshape(kernel, (height, width, depth, groups, outputs // groups))
-    eye = tf.eye(groups, dtype=kernel.dtype)
-    dense = tf.einsum("hwigo,fg->hwfigo", blocks, eye)
-    return tf.reshape(dense, (height, width, groups * depth, outputs))
+    parts, filters = groups // count, outputs // groups
+    blocks = tf.reshape(kernel, (height, width, depth, parts, count, filters))
+    eye = tf.constant(np.eye(count), kernel.dtype)
+    dense = tf.einsum("hwipgo,fg->phwfigo", blocks, eye)
+    shape = (parts, height, width, count * depth, count * filters)
+    return tf.unstack(tf.reshape(dense, shape))

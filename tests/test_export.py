@@ -16,6 +16,7 @@ from weight_files import EVERY_OPTION
 
 from resnext_keras import (
     GroupedConv2D,
+    Predictor,
     ResNeXt,
     ResNeXt50,
     ResNeXtSpec,
@@ -92,6 +93,61 @@ def test_saved_models_run_without_this_package_and_with_other_kernels(
         exported = tf.saved_model.load(path)
         for batch, rows in ((images, slice(3)), (images[:1], slice(3, 4))):
             assert relative_error(exported.serve(batch), expected[rows]) <= 1e-5
+
+
+def is_grouped(images, kernel):
+    return images.shape[-1] != kernel.shape[2]
+
+
+@pytest.fixture
+def grouped(monkeypatch):
+    """Kernels of the grouped convolutions that are asked of TensorFlow while slow."""
+    asked, conv2d = [], tf.nn.conv2d
+
+    def record(images, kernel, *args, **kwargs):
+        if is_grouped(images, kernel):
+            asked.append(kernel)
+        return conv2d(images, kernel, *args, **kwargs)
+
+    monkeypatch.setattr(tf.nn, "conv2d", record)
+    monkeypatch.setattr("resnext_keras.layers.has_fast_kernels", lambda: False)
+    return asked
+
+
+def test_predictions_do_without_slow_grouped_convolutions(
+    models, images, scores, relative_error, grouped
+):
+    model = keras.models.clone_model(models["all"])  # of which nothing is traced yet
+    model.set_weights(models["all"].get_weights())
+    for predict in (
+        model,
+        lambda images: model.predict(images, verbose=0),
+        tf.function(model),
+        Predictor(model, engine="tensorflow"),
+    ):
+        assert relative_error(predict(images), scores["all"][:-1]) <= 1e-5
+    assert not grouped
+
+
+def test_what_is_exported_has_one_grouped_convolution_a_block_all_the_same(
+    model, grouped, tmp_path
+):
+    frozen = keras.Model(model.inputs, model(model.inputs[0], training=False))
+    model.export(tmp_path / "exported", verbose=False)
+    frozen.export(tmp_path / "frozen", verbose=False)
+    tf.saved_model.save(keras.models.clone_model(model), tmp_path / "saved")
+    for name in ("exported", "frozen", "saved"):
+        loaded = tf.saved_model.load(tmp_path / name)
+        serve = loaded.signatures["serving_default"]
+        while calls := [o for o in serve.graph.get_operations() if "Call" in o.type]:
+            serve = serve.graph._get_function(calls[0].get_attr("f").name)
+        found = [o for o in serve.graph.get_operations() if o.type == "Conv2D"]
+        assert sum(is_grouped(*operation.inputs) for operation in found) == sum(
+            TINY.depths
+        )
+        assert len(found) == sum(
+            isinstance(x, keras.layers.Conv2D) for x in model.layers
+        )
 
 
 def run_onnx(path, images):
