@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 from elsewhere import randomised, scores_elsewhere
 from random_state import draw_images
+from tensorflow.core.protobuf import saved_model_pb2
 
 from resnext_keras import ResNeXt, export_saved_model
 from resnext_keras.prediction import load_classifier
@@ -58,6 +59,18 @@ NETWORKS = {
 }
 
 
+def convolutions(path):
+    """Number of convolutions in the graph of the network."""
+    saved = saved_model_pb2.SavedModel()
+    saved.ParseFromString((path / "1" / "saved_model.pb").read_bytes())
+    (network,) = (
+        function
+        for function in saved.meta_graphs[0].graph_def.library.function
+        if function.signature.name.startswith("__inference_run_")
+    )
+    return sum(node.op == "Conv2D" for node in network.node_def)
+
+
 def test_all_agree_with_keras(tmp_path, relative_error):
     expected, files, here = {}, [], []
     for name, build in NETWORKS.items():
@@ -83,6 +96,8 @@ def test_all_agree_with_keras(tmp_path, relative_error):
 
     scores_elsewhere(EXPORT, files, IMAGES, tmp_path)
     elsewhere = [file.with_suffix(".elsewhere") for file in files]
+    for path, other in zip(here, elsewhere, strict=True):
+        assert convolutions(path) == convolutions(other) > 0
     found = scores_elsewhere(RUN, [*here, *elsewhere], IMAGES, tmp_path)
     assert len(found) == 2 * 2 * len(expected)
     for key in found:
