@@ -114,18 +114,24 @@ def _classes_of(names, columns) -> Sequence[tuple[str, str]]:
                 f"Received: {columns} columns"
             )
         return classes
+    names = checked_names(names, columns)
+    return [(str(column), name) for column, name in enumerate(names)]
+
+
+def checked_names(names: Sequence[str], classes: int) -> tuple[str, ...]:
+    """The names of all classes, or a `ValueError`."""
     if (
         isinstance(names, str)
-        or not hasattr(names, "__len__")
+        or not isinstance(names, (Sequence, np.ndarray))
         or not all(isinstance(name, str) for name in names)
     ):
         raise ValueError(
             "Expected `class_names` to be a sequence of strings. "
             f"Received: class_names={names!r}"
         )
-    if len(names) != columns:
+    if len(names) != classes:
         raise ValueError(
-            "Expected `class_names` to name each column of `preds`. "
-            f"Received: {len(names)} names for {columns} columns"
+            f"Expected `class_names` to name each of the {classes} classes. "
+            f"Received: {len(names)} names"
         )
-    return [(str(column), name) for column, name in enumerate(names)]
+    return tuple(map(str, names))

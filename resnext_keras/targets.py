@@ -29,6 +29,7 @@ def checked_target(
     folder = path.parent
     if (
         not path.name.endswith(suffixes)
+        or path.name in suffixes
         or not folder.is_dir()
         or not os.access(folder, os.W_OK)
     ):
@@ -36,7 +37,9 @@ def checked_target(
             f"Expected a path that ends in {' or '.join(suffixes)}, in an existing "
             f"folder that can be written to. Received: {str(path)!r}"
         )
-    if path.is_dir() or (path.exists() and not overwrite):
+    if path.is_dir():
+        raise error(f"Expected the path of a file. Received the folder {str(path)!r}")
+    if path.exists() and not overwrite:
         raise error(
             "Expected a path that does not exist, or overwrite=True. "
             f"Received: {str(path)!r}"
@@ -62,15 +65,16 @@ def whole_file(target: Path, *parts: Path) -> Iterator[Path]:
             os.replace(Path(folder, path.name), path)
 
 
-def checked_folder(path: str | os.PathLike, overwrite: bool) -> Path:
-    """The path of a folder that may be written, for a model in TF Serving's layout.
+def checked_folder(path: str | os.PathLike, overwrite: bool, earlier: Path) -> Path:
+    """The path of a folder that may be written.
 
     Args:
         path: What the user named.
-        overwrite: Whether an earlier model may be replaced.
+        overwrite: Whether an earlier one may be replaced.
+        earlier: A file that an earlier one holds, in the one folder that is in it.
 
     Raises:
-        ValueError: It exists, and is no such model or may not be replaced; or the
+        ValueError: It exists, and is no earlier one or may not be replaced; or the
             folder that it lies in does not exist or cannot be written to.
     """
     path = Path(os.path.abspath(Path(path).expanduser()))
@@ -87,28 +91,34 @@ def checked_folder(path: str | os.PathLike, overwrite: bool) -> Path:
             f"Received: {str(path)!r}"
         )
     # Whoever names a folder of his own by mistake shall not lose it.
-    versions = list(path.iterdir()) if path.is_dir() and not path.is_symlink() else []
-    if not versions or not all((v / "saved_model.pb").is_file() for v in versions):
+    inside = os.listdir(path) if path.is_dir() and not path.is_symlink() else []
+    if inside != [earlier.parts[0]] or not (path / earlier).is_file():
         raise ValueError(
-            "Expected the folder of an earlier export, which alone is replaced. "
+            "Expected the folder of an earlier export alone, as nothing else is "
+            "replaced. "
             f"Received: {str(path)!r}"
         )
     return path
 
 
 @contextlib.contextmanager
-def whole_folder(target: Path) -> Iterator[Path]:
-    """A folder to write to, which gets its name, and replaces another, when whole."""
+def whole_folder(target: Path, overwrite: bool) -> Iterator[Path]:
+    """A folder to write to, which gets its name when all is written.
+
+    Args:
+        target: The name.
+        overwrite: Whether it replaces a folder of this name.
+    """
     with tempfile.TemporaryDirectory(prefix=".writing-", dir=target.parent) as folder:
         written = Path(folder, target.name)
         written.mkdir()
         yield written
         replaced = Path(folder, "replaced")
-        if target.exists():
-            target.rename(replaced)
         try:
+            if overwrite and target.exists():
+                target.rename(replaced)
             written.rename(target)
-        except OSError:
+        except BaseException:
             if replaced.exists():
                 replaced.rename(target)
             raise

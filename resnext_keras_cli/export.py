@@ -1,6 +1,7 @@
 """`resnext-keras export`: a network for TF Serving, ONNX, OpenVINO or LiteRT."""
 
 from contextlib import nullcontext
+from pathlib import Path
 
 import click
 
@@ -9,7 +10,7 @@ from resnext_keras_cli.options import check_new
 from resnext_keras_cli.pictures import read_pictures
 from resnext_keras_cli.start import quiet_start
 
-FORMATS = (
+FORMAT_NAMES = (  # of resnext_keras.deploy.formats, which loads TensorFlow
     "saved_model",
     "onnx",
     "onnx-float16",
@@ -33,7 +34,7 @@ MOST = 128  # pictures, of which more calibrate no better
 @click.option(
     "--format",
     "formats",
-    type=click.Choice(FORMATS),
+    type=click.Choice((*FORMAT_NAMES, "all")),
     multiple=True,
     default=("saved_model",),
     show_default=True,
@@ -43,8 +44,9 @@ MOST = 128  # pictures, of which more calibrate no better
     "-o",
     "--output",
     metavar="NAME",
-    help="What the files are called, but for their endings; the folder of a "
-    "SavedModel has none. Without it: as the weights, here.",
+    help="What the files are called, but for their endings, and the folder of a "
+    "saved_model; or an existing folder to write into. Without it: as the weights, "
+    "here.",
 )
 @click.option(
     "--backbone", is_flag=True, help="Without the classifier, for features alone."
@@ -72,24 +74,34 @@ def export(model, pictures, formats, output, backbone, any_size, top, overwrite)
     TF Serving expects it. Files of the other formats take what preprocess_input
     gives; in them is written how pictures are read and what the classes are.
 
+    For a network of your own, with classes of your own, there are
+    resnext_keras.export_saved_model and export_file in Python.
+
     In the end each is run in its own runtime and compared with Keras, on the
     PICTUREs or else on a photo of a cat. int8 needs PICTUREs, best some hundred
     like those to come, which tell the range of the numbers in the network.
 
-    All formats but saved_model need the extra `fast`.
+    onnx and openvino need the extra `fast`, and so does trying litert.
     """
     with quiet_start():
-        from resnext_keras.deploy import exports
+        from resnext_keras.deploy.formats import (
+            FORMATS,
+            check_formats,
+            export_as,
+            try_out,
+        )
         from resnext_keras.prediction import load_classifier, picture_files
         from resnext_keras.preprocessing import SAMPLE_PHOTO
         from resnext_keras.weights import WEIGHT_SETS
 
     name, network = find_network(model)
-    formats = {name: exports.FORMATS[name] for name in dict.fromkeys(formats)}
-    base = output or name
+    chosen = FORMAT_NAMES if "all" in formats else dict.fromkeys(formats)
+    formats = {name: FORMATS[name] for name in chosen}
+    base = _base(output, f"{name}.backbone" if backbone else name, formats.values())
+    check_formats(formats.values(), base, overwrite=True)
     for format_ in formats.values():
         check_new(format_.path(base), overwrite)
-    exports.check_formats(formats.values(), base, overwrite)
+    check_formats(formats.values(), base, overwrite)
     files = picture_files(pictures, MOST)
     if pictures and not files:
         raise click.ClickException(f"No pictures in {', '.join(pictures)}.")
@@ -98,23 +110,43 @@ def export(model, pictures, formats, output, backbone, any_size, top, overwrite)
     classifier = load_classifier(**network, include_top=not backbone, any_size=any_size)
     images = read_pictures(classifier, files or [SAMPLE_PHOTO])
     if classifier.weights in WEIGHT_SETS:
-        card = {"weights": classifier.weights}
+        about = {"weights": classifier.weights}
     else:
-        card = {
+        about = {
             "preprocessing": classifier.preprocessing,
             "class_names": classifier.class_names or None,
         }
-    expected = classifier.model.predict_on_batch(images)
+    expected = classifier.model.predict(images, batch_size=32, verbose=0)
     trials = {}
     for name, format_ in formats.items():
-        click.echo(f"Writing {name}.", err=True)
+        by = f", calibrated on {_count_of(len(images))}"
+        by *= format_.precision == "int8"
+        click.echo(f"Writing {name}{by}.", err=True)
         # LiteRT's libraries tell of each step.
         with quiet_start() if format_.engine == "litert" else nullcontext():
-            path = exports.export_as(
-                format_, classifier.model, base, images, top, overwrite, **card
+            path = export_as(
+                format_, classifier.model, base, images, top, overwrite, **about
             )
-            trials[name] = path, exports.try_out(format_, path, images, expected)
+            trials[name] = path, try_out(format_, path, images, expected)
     _print(trials, len(images) if files else None)
+
+
+def _count_of(pictures):
+    return f"{pictures} picture{'s' * (pictures != 1)}"
+
+
+def _base(output, name, formats):
+    """What the files are called, but for their endings."""
+    from resnext_keras.deploy.saved_model.export import EARLIER
+
+    if output is None:
+        return name
+    folder = Path(output).expanduser()
+    if folder.is_dir() and not (folder / EARLIER).is_file():
+        return folder / name
+    for format_ in sorted(formats, key=lambda format_: -len(format_.ending)):
+        output = output.removesuffix(format_.ending)
+    return output
 
 
 def _print(trials, count):
@@ -129,5 +161,5 @@ def _print(trials, count):
         size = f"{trial.size_bytes / 1e6:.1f} MB"
         rows.add_row(name, size, *tried, click.format_filename(path))
     print_table(rows)
-    pictures = "a photo of a cat" if count is None else f"{count} pictures"
+    pictures = "a photo of a cat" if count is None else _count_of(count)
     click.echo(f"Largest difference from Keras, by the largest output, for {pictures}.")

@@ -33,7 +33,11 @@ class ErrorsInOneLine(click.Group):
 def _in_one_line(error):
     """The message of an error that speaks to users, or the kind of another."""
     lines = str(error).splitlines() or [""]
-    if isinstance(error, (ValueError, OSError)) and len(lines) == 1 and lines[0]:
+    if (
+        isinstance(error, (ValueError, OSError, ImportError))
+        and len(lines) == 1
+        and lines[0]
+    ):
         return lines[0]
     kind = type(error).__name__
     told = f"{kind}: {lines[0]}" if lines[0] else kind

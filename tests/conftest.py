@@ -103,6 +103,19 @@ def no_reference_installed(monkeypatch):
 
 
 @pytest.fixture
+def reloaded(tmp_path):
+    """Exports a model; gives what TensorFlow loads."""
+
+    def export(model, **options):
+        import tensorflow as tf
+
+        export_saved_model(model, tmp_path / "model", **options)
+        return tf.saved_model.load(tmp_path / "model" / "1")
+
+    return export
+
+
+@pytest.fixture
 def relative_error():
     """Largest difference of two arrays, by the largest value of the second."""
 

@@ -10,7 +10,8 @@ from click.testing import CliRunner
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from resnext_keras.deploy import exports
+from resnext_keras.deploy import formats
+from resnext_keras.deploy.formats import FORMATS
 from resnext_keras.digits import as_network_sees, held_out_digits
 from resnext_keras.prediction import load_classifier
 from resnext_keras.preprocessing import preprocess_input
@@ -70,13 +71,16 @@ def test_a_saved_model_needs_a_name_alone(tmp_path):
 def test_a_backbone_of_any_size_from_a_file(tmp_path):
     weights = tmp_path / "mine.weights.h5"
     load_classifier().model.save_weights(weights)
+    (tmp_path / "features").mkdir()
     run(weights, "--backbone", "--any-size", "-o", "features")
-    signatures = tf.saved_model.load("features/1").signatures
+    signatures = tf.saved_model.load("features/mine.backbone/1").signatures
     for size in (32, 48):
         images = tf.zeros((1, size, size, 3))
         assert signatures["features"](images=images)["features"].shape == (1, 1024)
     assert len(signatures["pyramid"](images=images)) == 3
-    card = json.loads((tmp_path / "features/1/assets/model.json").read_text())
+    card = json.loads(
+        (tmp_path / "features/mine.backbone/1/assets/model.json").read_text()
+    )
     assert card["class_names"] is None
     assert card["weights"] is None
 
@@ -95,13 +99,12 @@ def test_the_number_of_classes_is_the_users(pictures):
 def test_all_formats_at_once(pictures):
     for package in (*PACKAGES, "ai_edge_litert"):
         pytest.importorskip(package)
-    options = [f"--format={name}" for name in command.FORMATS]
-    done = run("digits", pictures, "-o", "digits", *options)
+    done = run("digits", pictures, "-o", "digits", "--format", "all")
     table = rows(done)
-    assert list(table) == list(command.FORMATS)
+    assert list(table) == list(command.FORMAT_NAMES)
     limits = {"float16": 1e-2, "int8": 0.2}
     for name, (size, _, difference, *_, path) in table.items():
-        format_ = exports.FORMATS[name]
+        format_ = FORMATS[name]
         assert path == str(format_.path("digits"))
         assert float(difference) < limits.get(format_.precision, 1e-5)
         shares = {"float16": 0.52, "int8": 0.4}
@@ -109,16 +112,19 @@ def test_all_formats_at_once(pictures):
     assert "for 8 pictures" in done.stdout
     assert "broken.png" in done.stderr
     assert [line for line in done.stderr.splitlines() if "Writing" in line] == [
-        f"Writing {name}." for name in command.FORMATS
+        f"Writing {name}, calibrated on 8 pictures."
+        if "int8" in name
+        else f"Writing {name}."
+        for name in command.FORMAT_NAMES
     ]
 
 
 def test_all_formats_are_offered():
-    assert tuple(exports.FORMATS) == command.FORMATS
+    assert tuple(FORMATS) == command.FORMAT_NAMES
 
 
 def test_a_runtime_that_is_missing_is_told(monkeypatch):
-    monkeypatch.setattr(exports, "is_installed", lambda *_: False)
+    monkeypatch.setattr(formats, "is_installed", lambda *_: False)
     assert "not installed" in run("digits").stdout
 
 
@@ -144,17 +150,23 @@ def test_a_missing_package_is_named_before_anything_is_built(
         (["digits", "empty"], "No pictures in empty."),
         (["digits", "--format", "litert-int8"], "int8 needs PICTUREs"),
         (["digits", "-o", "no/folder"], "existing folder"),
-        (["digits", "-o", "empty"], "empty exists; --overwrite replaces it."),
-        (["digits", "-o", "empty", "--overwrite"], "the folder of an earlier export"),
+        (["digits", "--format", "litert", "-o", "no/"], "existing folder"),
+        (["digits", "-o", "full/mine", "--overwrite"], "folder of an earlier export"),
         (["digits", "--format", "litert", "-o", "mine"], "mine.tflite exists"),
     ],
 )
 def test_bad_arguments_give_one_line(arguments, told, tmp_path, monkeypatch):
     (tmp_path / "empty").mkdir()
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine").write_text("mine")
     (tmp_path / "mine.tflite").write_text("mine")
     monkeypatch.setattr("resnext_keras.prediction.load_classifier", None)
     done = run(*arguments, code=1)
     assert told in done.stderr.splitlines()[-1]
     assert done.stdout == ""
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "mine.tflite"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "empty",
+        "full",
+        "mine.tflite",
+    ]
     assert (tmp_path / "mine.tflite").read_text() == "mine"

@@ -17,8 +17,8 @@ from PIL import Image
 from test_broken_images import broken_files
 
 from resnext_keras import preprocessing as in_python
-from resnext_keras.deploy import picture_formats
-from resnext_keras.deploy.decoding import decode_pictures, resize_and_crop
+from resnext_keras.deploy.saved_model import picture_formats
+from resnext_keras.deploy.saved_model.decoding import decode_pictures, resize_and_crop
 from resnext_keras.preprocessing import IMAGENET, STD, Preprocessing, read_image
 from resnext_keras.weights import WEIGHT_SETS
 

@@ -28,6 +28,18 @@ def model():
     return build()
 
 
+def of_pixels():
+    pixels = keras.Input((32, 32, 3), dtype="uint8")
+    return keras.Model(pixels, build()(layers.Rescaling(1 / 255)(pixels)))
+
+
+@pytest.fixture
+def all_installed(monkeypatch):
+    """No package is missing, even where it is; none is to be used."""
+    for package in ("onnx", "onnxruntime", "openvino", "tf2onnx"):
+        monkeypatch.setitem(sys.modules, package, sys)
+
+
 @pytest.fixture
 def refused(tmp_path):
     def check(message, model, name="model.tflite", *arguments, kind=ValueError, **opts):
@@ -39,7 +51,7 @@ def refused(tmp_path):
     return check
 
 
-@pytest.mark.parametrize("name", ["model.pb", "model", "no/folder/model.onnx"])
+@pytest.mark.parametrize("name", ["model.pb", "model", "no/folder/model.onnx", ".onnx"])
 def test_a_path_that_cannot_be_is_refused(name, model, refused):
     refused(rf"ends in .onnx or .xml or .tflite.*{name}", model, name)
 
@@ -58,19 +70,30 @@ def test_other_precisions_are_refused(precision, model, refused):
         refused(message, model, f"model.{ending}", precision)
 
 
+@pytest.mark.usefixtures("all_installed")
 def test_images_are_needed_for_int8_and_for_nothing_else(model, refused):
     refused("`images` where .*Received: precision='int8'", model, "m.xml", "int8")
     refused("Received: precision='float16'", model, "m.onnx", "float16", IMAGES)
     refused("one image or more", model, "m.tflite", "int8", IMAGES[:0])
     refused("NaN or infinity", model, "m.tflite", "int8", IMAGES * np.nan)
+    refused(
+        "numbers from 0 to 255",
+        model,
+        "m.tflite",
+        "int8",
+        np.tile(np.float32([0, 9, 255]), (1, 32, 32, 1)),
+    )
 
 
 def test_what_does_not_fit_the_model_is_refused(model, refused):
     refused("5 classes", model, class_names=["one"])
     refused("size, 32 pixels", model, preprocessing=IMAGENET)
-    refused("no weight set|Expected", model, weights="nothing")
+    refused("nothing", model, weights="nothing")
+    refused("5 classes and resnext11_8x4d.digits has 10", model, weights="digits")
+    refused("licence=3", model, licence=3)
 
 
+@pytest.mark.usefixtures("all_installed")
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_models_that_files_cannot_hold_are_refused(ending, model, refused, monkeypatch):
     name = f"model.{ending}"
@@ -78,7 +101,8 @@ def test_models_that_files_cannot_hold_are_refused(ending, model, refused, monke
         refused("float32.*mixed_bfloat16|bfloat16", build(), name)
     left, right = keras.Input((3,)), keras.Input((3,))
     two = keras.Model([left, right], layers.Add()([left, right]))
-    refused("2 inputs", two, name)
+    refused(r"\(None, 3\) and float32 \(None, 3\)", two, name)
+    refused("Received: a model of uint8", of_pixels(), name)
     refused("functional", None, name)
     monkeypatch.setattr(keras.Model, "count_params", lambda self: 2**29)
     if ending != "xml":
@@ -94,11 +118,10 @@ def test_models_that_files_cannot_hold_are_refused(ending, model, refused, monke
         *((package, "m.xml", "int8") for package in ("openvino", "onnxruntime")),
     ],
 )
+@pytest.mark.usefixtures("all_installed")
 def test_a_missing_package_is_named_with_the_extra(
     package, name, precision, model, refused, monkeypatch
 ):
-    for installed in ("onnx", "onnxruntime", "openvino", "tf2onnx"):
-        monkeypatch.setitem(sys.modules, installed, sys)  # as if it were installed
     monkeypatch.setitem(sys.modules, package, None)
     images = IMAGES if precision == "int8" else None
     message = rf"{package} .*resnext-keras\[fast\]"

@@ -112,7 +112,7 @@ def test_columns_other_than_1000_ask_for_class_names(columns):
 
 
 def test_class_names_that_do_not_fit_are_refused():
-    with pytest.raises(ValueError, match="Received: 2 names for 3 columns"):
+    with pytest.raises(ValueError, match=r"the 3 classes\. Received: 2 names"):
         decode_predictions(np.zeros((1, 3)), class_names=["a", "b"])
     with pytest.raises(ValueError, match="sequence of strings"):
         decode_predictions(np.zeros((1, 3)), class_names="abc")

@@ -1,6 +1,5 @@
 """A SavedModel takes picture files, names classes, and needs nothing but TensorFlow."""
 
-import dataclasses
 import io
 import json
 import os
@@ -11,15 +10,14 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from elsewhere import OTHER_KERNELS, randomised
+from elsewhere import OTHER_KERNELS
+from exported_network import IMAGES, NAMES, READING, SIGNATURES, build
 from helpers import dtype_policy
 from keras import layers
 from PIL import Image
-from weight_files import EVERY_OPTION, TINY
 
 from resnext_keras import (
     Predictor,
-    Preprocessing,
     ResNeXt,
     decode_predictions,
     export_saved_model,
@@ -27,11 +25,6 @@ from resnext_keras import (
     read_image,
 )
 from resnext_keras.preprocessing import SAMPLE_PHOTO
-
-NAMES = ("ash", "birch", "cedar", "elm", "fir")
-SPEC = dataclasses.replace(TINY, stem="imagenet", depths=(1, 2), **EVERY_OPTION)
-READING = Preprocessing(size=32, resize=40)
-IMAGES = np.random.default_rng(1).normal(size=(3, 32, 32, 3)).astype("float32")
 
 # Program of the arguments: the SavedModel's folder, a file of images, a picture file
 # and a file for what the signatures give.
@@ -52,12 +45,6 @@ for name, signature in signatures.items():
 np.savez(found, **outputs)
 assert not {"resnext_keras", "resnext_keras_cli"} & set(sys.modules)
 """
-
-
-def build(include_top=True, spec=SPEC, **options):
-    """A network of all that the family has, with random weights and statistics."""
-    options = {"input_shape": (32, 32, 3), "classes": len(NAMES)} | options
-    return randomised(ResNeXt(spec, include_top, None, **options))
 
 
 @pytest.fixture(scope="module")
@@ -83,17 +70,6 @@ def exported(classifier, tmp_path_factory):
 @pytest.fixture(scope="module")
 def loaded(exported):
     return tf.saved_model.load(exported / "1")
-
-
-@pytest.fixture
-def reloaded(tmp_path):
-    """Exports a model; gives what TensorFlow loads."""
-
-    def export(model, **options):
-        export_saved_model(model, tmp_path / "model", **options)
-        return tf.saved_model.load(tmp_path / "model" / "1")
-
-    return export
 
 
 @pytest.fixture(scope="module")
@@ -157,70 +133,7 @@ def test_tensors_give_what_keras_gives(loaded, classifier, relative_error):
     found = call("predict_uint8", pixels=tf.constant(pixels))
     assert relative_error(found, classifier(preprocess_input(pixels))) <= 1e-5
     assert len(call("predict", images=images[:1])) == 1
-    assert set(loaded.signatures) == {
-        "serving_default",
-        "predict",
-        "predict_uint8",
-        "features",
-    }
-
-
-@pytest.mark.parametrize("pooling", [None, "avg", "max"])
-def test_a_backbone_gives_features_and_a_pyramid(
-    reloaded, pictures, pooling, relative_error
-):
-    backbone = build(include_top=False, pooling=pooling, input_shape=(None, None, 3))
-    signatures = reloaded(backbone, preprocessing=READING).signatures
-    images = np.random.default_rng(3).normal(size=(2, 40, 56, 3)).astype("float32")
-    maps = {
-        name: backbone.get_layer(name).output
-        for name in ("conv2_block1_out", "conv3_block2_out")
-    }
-    expected = keras.Model(backbone.input, maps)(images)
-    found = signatures["pyramid"](images=tf.constant(images))
-    assert found.keys() == expected.keys()
-    for name, value in expected.items():
-        assert relative_error(found[name], value) <= 1e-5
-    features = signatures["features"](images=tf.constant(images))["features"]
-    if pooling is None:
-        expected = expected["conv3_block2_out"].numpy().mean((1, 2))
-    else:
-        expected = backbone(images)
-    assert relative_error(features, expected) <= 1e-5
-    answer = signatures["serving_default"](image_bytes=tf.constant([*pictures, b"x"]))
-    assert answer["features"].shape == (3, features.shape[1])
-    assert answer["valid"].numpy().tolist() == [True, True, False]
-    assert not answer["features"].numpy()[2].any()
-
-
-def test_a_pyramid_is_given_by_the_names_of_its_layers(reloaded, relative_error):
-    backbone = build(include_top=False, input_shape=(None, None, 3))
-    names = ("conv2_block1_out", "conv3_block2_out")
-    model = keras.Model(backbone.input, [backbone.get_layer(n).output for n in names])
-    signatures = reloaded(model).signatures
-    for signature in ("predict", "pyramid"):
-        found = signatures[signature](images=tf.constant(IMAGES))
-        assert len(found) == 2
-        for name, expected in zip(names, model(IMAGES), strict=True):
-            assert relative_error(found[name], expected) <= 1e-5
-
-
-def test_a_head_of_ones_own_is_a_classifier(reloaded, relative_error):
-    backbone = build(include_top=False, pooling="avg")
-    model = keras.Sequential(
-        [backbone, layers.Dropout(0.5), layers.Dense(3), layers.Softmax()]
-    )
-    model.build((None, 32, 32, 3))
-    signatures = reloaded(model, class_names=NAMES[:3]).signatures
-    found = signatures["predict"](images=tf.constant(IMAGES))["predictions"]
-    assert relative_error(found, model(IMAGES)) <= 1e-5
-    found = signatures["features"](images=tf.constant(IMAGES))["features"]
-    assert relative_error(found, backbone(IMAGES)) <= 1e-5
-    assert "pyramid" not in signatures
-    answer = signatures["serving_default"](
-        image_bytes=tf.constant([SAMPLE_PHOTO.read_bytes()])
-    )
-    assert answer["classes"].shape == (1, 3)  # no more than there are
+    assert set(loaded.signatures) == SIGNATURES
 
 
 def test_half_precision_answers_in_float32(reloaded):

@@ -2,8 +2,10 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import keras
 import pytest
@@ -11,6 +13,8 @@ from keras import layers
 from weight_files import build
 
 from resnext_keras import Preprocessing, export_saved_model
+from resnext_keras.deploy.saved_model import export
+from resnext_keras.targets import whole_folder
 
 NAMES = ("ash", "birch", "cedar", "elm", "fir")
 
@@ -33,6 +37,49 @@ def test_an_earlier_export_is_replaced_only_when_asked(classifier, tmp_path):
     assert os.listdir(tmp_path) == ["trees"]
 
 
+def test_models_of_others_are_never_replaced(classifier, tmp_path):
+    for name in ("models", "versions"):
+        export_saved_model(classifier, tmp_path / name)
+    models, versions = tmp_path / "models", tmp_path / "versions"
+    (models / "1").rename(models / "mine")
+    shutil.copytree(models / "mine", versions / "7")
+    for path in (models, versions):
+        before = sorted(path.rglob("*"))
+        with pytest.raises(ValueError, match="earlier export"):
+            export_saved_model(classifier, path, overwrite=True)
+        assert sorted(path.rglob("*")) == before
+
+
+def test_what_appears_meanwhile_is_not_replaced(classifier, tmp_path, monkeypatch):
+    path = tmp_path / "trees"
+
+    def write_then_find(*_):
+        path.mkdir()
+        (path / "mine").touch()
+
+    monkeypatch.setattr(export, "write_warmup_requests", write_then_find)
+    with pytest.raises(OSError, match="trees could not be written"):
+        export_saved_model(classifier, path)
+    assert os.listdir(path) == ["mine"]
+
+
+def test_an_interrupted_replacement_leaves_the_earlier_one(tmp_path, monkeypatch):
+    target, rename = tmp_path / "trees", Path.rename
+    target.mkdir()
+    (target / "mine").touch()
+
+    def interrupted(self, other):
+        if self.name == "trees" and self.parent != tmp_path:
+            raise KeyboardInterrupt
+        return rename(self, other)
+
+    with pytest.raises(KeyboardInterrupt), whole_folder(target, overwrite=True):
+        monkeypatch.setattr(Path, "rename", interrupted)
+    monkeypatch.undo()
+    assert os.listdir(tmp_path) == ["trees"]
+    assert os.listdir(target) == ["mine"]
+
+
 def test_a_folder_of_other_things_is_never_replaced(classifier, tmp_path):
     for name in ("file", "empty/", "full/1/mine"):
         path = tmp_path / name
@@ -50,7 +97,7 @@ def test_a_folder_of_other_things_is_never_replaced(classifier, tmp_path):
 FAIL_TWICE = """
 import os, resource, signal, sys
 import resnext_keras as rk
-from resnext_keras.deploy import saved_model
+from resnext_keras.deploy.saved_model import export
 spec = rk.ResNeXtSpec("tiny", (1,), 4, 4, stem="cifar")
 model = rk.ResNeXt(spec, weights=None, input_shape=(32, 32, 3))
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -62,7 +109,7 @@ except OSError as error:
     print(error, flush=True)
 print(os.listdir("."), flush=True)
 resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-saved_model.write_warmup_requests = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+export.write_warmup_requests = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 rk.export_saved_model(model, sys.argv[1])
 """
 
@@ -86,8 +133,8 @@ def two_inputs():
     return keras.Model(images, layers.Dense(2)(layers.Flatten()(images[0] + images[1])))
 
 
-def flat(*shape, batch=None):
-    image = keras.Input(batch_shape=(batch, *shape))
+def flat(*shape, batch=None, dtype="float32"):
+    image = keras.Input(batch_shape=(batch, *shape), dtype=dtype)
     return keras.Model(image, layers.Dense(2)(layers.Flatten()(image)))
 
 
@@ -96,16 +143,21 @@ def flat(*shape, batch=None):
     [
         (lambda: layers.Dense(2), {}, "Received: model="),
         (keras.Sequential, {}, "Received: model="),
-        (two_inputs, {}, r"\(None, 32, 32, 3\) and \(None, 32, 32, 3\)"),
+        (two_inputs, {}, r"\(None, 32, 32, 3\) and float32 \(None"),
         (lambda: flat(32, 32, 4), {}, r"\(None, 32, 32, 4\)"),
         (lambda: flat(32, 48, 3), {}, r"\(None, 32, 48, 3\)"),
         (lambda: flat(32, 32, 3, batch=2), {}, r"\(2, 32, 32, 3\)"),
         (lambda: flat(32), {}, r"\(None, 32\)"),
+        (lambda: flat(32, 32, 3, dtype="uint8"), {}, "uint8"),
         (None, {"top": 0}, "top=0"),
         (None, {"top": "5"}, "top='5'"),
-        (None, {"class_names": NAMES[:2]}, "class_names="),
+        (None, {"class_names": NAMES[:2]}, r"5 classes\. Received: 2 names"),
         (None, {"class_names": "trees"}, "class_names='trees'"),
         (None, {"weights": "no_such_set"}, "no_such_set"),
+        (None, {"weights": "digits"}, "resnext11_8x4d.digits has 10"),
+        (None, {"class_names": 5}, "class_names=5"),
+        (None, {"licence": 5}, "licence=5"),
+        (None, {"preprocessing": (32, 32)}, r"preprocessing=\(32, 32\)"),
         (None, {"weights": "resnext50_32x4d.tv2_in1k"}, "size=32"),
         (None, {"preprocessing": Preprocessing(48, 48)}, "preprocessing="),
     ],

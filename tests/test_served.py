@@ -154,6 +154,14 @@ def assert_same(row, expected, name):
         assert row["indices"] == expected["indices"].tolist()
 
 
+def test_a_malformed_request_is_refused_and_the_next_is_answered(url, pictures):
+    for signature in ("predict", "predict_uint8", "features"):
+        for instances in ([1, 2], [[1, 2, 3]], [[[[1, 2]]]]):
+            body = {"signature_name": signature, "instances": instances}
+            assert requests.post(url, json=body, timeout=60).status_code >= 400
+    ask(url, [{"instances": [b64(next(iter(pictures.values())))]}])
+
+
 def test_tensors_are_taken_too(url, served):
     images = np.random.default_rng(1).normal(size=(2, 32, 32, 3)).astype("float32")
     run = tf.saved_model.load(served).signatures

@@ -6,7 +6,7 @@ import tensorflow as tf
 from helpers import GOLDEN
 from make_warmup_requests import REQUESTS
 
-from resnext_keras.deploy.warmup import WARMUP_FILE, write_warmup_requests
+from resnext_keras.deploy.saved_model.warmup import WARMUP_FILE, write_warmup_requests
 
 
 @pytest.fixture

@@ -5,13 +5,22 @@ from dataclasses import asdict, dataclass
 
 import keras
 
+from resnext_keras.labels import checked_names
 from resnext_keras.labels import class_names as packaged_names
 from resnext_keras.layout import channels_first
 from resnext_keras.preprocessing import IMAGENET, MEAN, STD, Preprocessing
 from resnext_keras.weights import WeightSet, find_set, weights_preprocessing
 
-CARD = "model.json"
+CARD_FILE = "model.json"
 """Name of the file of a model's card, where its format has files for that."""
+
+READING = (
+    "RGB, turned upright as EXIF says. Its short side resized, with antialiasing, to "
+    "`detail` if that is a number and less, then to `resize`. The square of `size` "
+    "pixels in the centre. Its values, 0 to 255, divided by 255, less `mean`, divided "
+    "by `std`, for each of red, green and blue. In float32, (batch, height, width, 3)."
+)
+"""What `read_image` and `preprocess_input` do, in words."""
 
 
 @dataclass(frozen=True)
@@ -33,9 +42,10 @@ class ModelCard:
     licence: str | None = None
 
     def as_json(self) -> dict:
-        """The same for `json.dumps`, with mean and deviation of `preprocess_input`."""
+        """The same for `json.dumps`, and how to read pictures without this package."""
         return asdict(self) | {
-            "preprocessing": asdict(self.preprocessing) | {"mean": MEAN, "std": STD}
+            "preprocessing": asdict(self.preprocessing) | {"mean": MEAN, "std": STD},
+            "reading": READING,
         }
 
 
@@ -49,9 +59,10 @@ def model_card(
     """Gathers what is known of a model.
 
     Args:
-        model: A functional or built `Sequential` model of RGB pictures.
+        model: A functional model of what `preprocess_input` gives: square RGB
+            images, in batches of any length.
         weights: Name of the weight set it was built with, which tells the rest;
-            None for weights of one's own.
+            None for weights of one's own. That it was is not checked.
         preprocessing: How pictures are read; None for what the weight set wants
             at the model's size; without one for `IMAGENET`, or for models of
             another size the whole short side in their size.
@@ -60,18 +71,24 @@ def model_card(
         licence: SPDX identifier; None for that of the weight set.
 
     Raises:
-        ValueError: There is no such weight set, it was not evaluated at the
-            model's size, or the sizes or the number of names do not fit.
+        ValueError: The model is none of these, there is no such weight set, it was
+            not evaluated at the model's size or has other classes, or the sizes or
+            the number of names do not fit.
     """
     found = None if weights is None else find_set(weights)
     size = _size(model)
     if preprocessing is None:
         preprocessing = _preprocessing(found, size)
-    elif size not in (None, preprocessing.size):
+    elif not isinstance(preprocessing, Preprocessing) or size not in (
+        None,
+        preprocessing.size,
+    ):
         raise ValueError(
-            f"Expected pictures of the model's size, {size} pixels. "
+            f"Expected a `Preprocessing` for the model's size, {size or 'any'} pixels. "
             f"Received: preprocessing={preprocessing!r}"
         )
+    if not isinstance(licence, (str, type(None))):
+        raise ValueError(f"Expected a string. Received: licence={licence!r}")
     return ModelCard(
         model.name,
         preprocessing,
@@ -81,42 +98,49 @@ def model_card(
     )
 
 
-def classes_of(model: keras.Model) -> int | None:
-    """Number of classes of a classifier, None for any other model.
+def classifier_head(model: keras.Model):
+    """The dense layer of a classifier and the tensor that it sees, None for others.
 
-    A classifier has one output, of a dense layer and its activation.
+    A classifier has one output, of a dense layer and of what gives each of its
+    numbers another value, as an activation does.
     """
-    logits = logits_layer(model)
-    return None if logits is None else logits.units
-
-
-def logits_layer(model: keras.Model) -> keras.layers.Dense | None:
-    """The dense layer that gives the logits of a classifier."""
     if len(model.outputs) != 1 or len(model.outputs[0].shape) != 2:
         return None
     tensor = model.outputs[0]
     while True:
-        layer = tensor._keras_history.operation
-        if isinstance(layer, keras.layers.Dense):
-            return layer
+        layer, sources = source_of(tensor)
         if isinstance(layer, keras.Model):
-            return logits_layer(layer)
-        if not isinstance(layer, (keras.layers.Activation, keras.layers.Softmax)):
+            return classifier_head(layer) if isinstance(layer, keras.Function) else None
+        if isinstance(layer, keras.layers.Dense):
+            return layer, sources[0]
+        if len(sources) != 1 or sources[0].shape != tensor.shape:
             return None
-        tensor = layer.input
+        (tensor,) = sources
+
+
+def source_of(tensor):
+    """The layer or operation that gives a tensor of a model, and what it is given."""
+    operation, node, _ = tensor._keras_history
+    return operation, operation._inbound_nodes[node].input_tensors
 
 
 def _size(model) -> int | None:
     """Height and width of a model's images, None for those of any size."""
     shapes = [tuple(image.shape) for image in model.inputs]
-    for length, *shape in shapes if len(shapes) == 1 else ():
+    if len(shapes) == 1:
+        length, *shape = shapes[0]
         channels = shape[0 if channels_first() else -1]
         sides = shape[1:] if channels_first() else shape[:-1]
-        if len(shape) == 3 and length is None and channels == 3 and len({*sides}) == 1:
+        if (
+            (length, len(shape), channels, len({*sides})) == (None, 3, 3, 1)
+            # Into integers what `preprocess_input` gives does not go.
+            and keras.backend.is_float_dtype(model.inputs[0].dtype)
+        ):
             return sides[0]
+    found = [f"{image.dtype} {tuple(image.shape)}" for image in model.inputs]
     raise ValueError(
-        "Expected a model of square RGB images, in batches of any length. "
-        f"Received: a model of {' and '.join(map(str, shapes))}"
+        "Expected a model of square RGB images as `preprocess_input` gives them, in "
+        f"batches of any length. Received: a model of {' and '.join(found)}"
     )
 
 
@@ -129,18 +153,21 @@ def _preprocessing(found: WeightSet | None, size: int | None) -> Preprocessing:
 
 
 def _class_names(model, names, found: WeightSet | None) -> tuple[str, ...] | None:
-    classes = classes_of(model)
-    if names is None:
-        if classes is None:
-            return None
-        if found is not None and found.labels and found.classes == classes:
-            return packaged_names(found.labels)
-        if found is None and classes == 1000:
-            return packaged_names("imagenet")
-        return tuple(map(str, range(classes)))
-    if isinstance(names, str) or len(names) != classes:
+    head = classifier_head(model)
+    if names is not None:
+        shape = model.outputs[0].shape
+        is_classifier = len(model.outputs) == 1 and len(shape) == 2
+        return checked_names(names, shape[1] if is_classifier else 0)
+    if head is None:
+        return None
+    classes = head[0].units
+    if found is not None and found.classes not in (None, classes):
         raise ValueError(
-            f"Expected `class_names` to name the model's {classes or 'no'} classes. "
-            f"Received: class_names={names!r}"
+            f"Expected `class_names`, since the model has {classes} classes and "
+            f"{found.name} has {found.classes}. Received: class_names=None"
         )
-    return tuple(map(str, names))
+    if found is not None and found.labels:
+        return packaged_names(found.labels)
+    if found is None and classes == 1000:
+        return packaged_names("imagenet")
+    return tuple(map(str, range(classes)))

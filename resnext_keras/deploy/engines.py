@@ -14,7 +14,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from resnext_keras.deploy.card import CARD
+from resnext_keras.deploy.card import CARD_FILE, source_of
 
 if keras.config.backend() == "tensorflow":
     import tensorflow as tf
@@ -74,7 +74,7 @@ def engines_for(source: Source) -> list[str]:
     """
     if isinstance(source, Path):
         # OpenVINO cannot decode pictures, as the SavedModels with a card do.
-        has_card = (source / "assets" / CARD).is_file()
+        has_card = (source / "assets" / CARD_FILE).is_file()
         folder = ("tensorflow",) if has_card else ("openvino", "tensorflow")
         return list(FILES.get(source.suffix, folder))
     if any(layer.compute_dtype != "float32" for layer in _layers(source)):
@@ -160,7 +160,7 @@ def output_names(model: keras.Model) -> list[str]:
     """A name for each output, that of its layer; none is twice or the input's."""
     names = []
     for number, tensor in enumerate(model.outputs):
-        name = tensor._keras_history.operation.name
+        name = source_of(tensor)[0].name
         names.append(f"{name}_{number}" if name in (INPUT_NAME, *names) else name)
     return names
 
@@ -268,16 +268,12 @@ def _openvino(path: Path) -> Engine:
     compiled = openvino.Core().compile_model(path, "CPU", options)
     image = only_input(compiled.inputs)
     names = [output.any_name for output in compiled.outputs]
-    numbered = [f"output_{number}" for number in range(len(names))]  # Keras' names
 
     def run(images):
         arrays = list(compiled(images).values())
-        outputs = dict(zip(names, arrays, strict=True))
-        if len(arrays) == 1:
-            return arrays[0]
-        if outputs.keys() == set(numbered):  # OpenVINO has the tenth before the second
-            return [outputs[name] for name in numbered]
-        return arrays if path.suffix == ".onnx" else outputs
+        outputs = _in_order(dict(zip(names, arrays, strict=True)))
+        is_onnx = path.suffix == ".onnx" and len(arrays) > 1
+        return arrays if is_onnx else outputs
 
     return Engine(
         run,
@@ -293,19 +289,22 @@ def _litert(path: Path) -> Engine:
     runner = interpreter.get_signature_runner()
     ((name, image),) = runner.get_input_details().items()
     shape = tuple(int(n) if n > 0 else None for n in image["shape_signature"])
-    names = sorted(runner.get_output_details(), key=_by_number)
 
     def run(images):
-        outputs = runner(**{name: images})
-        return outputs[names[0]] if len(names) == 1 else [outputs[n] for n in names]
+        return _in_order(runner(**{name: images}))
 
     return Engine(run, shape, np.dtype(image["dtype"]))
 
 
-def _by_number(name: str):
-    """`output_10` after `output_9`."""
-    start, _, number = name.rpartition("_")
-    return (start, int(number)) if number.isdecimal() else (name, 0)
+def _in_order(outputs: dict):
+    """The one output, or a list of those that Keras has numbered, or all by name."""
+    if len(outputs) == 1:
+        return next(iter(outputs.values()))
+    # The runtimes have the tenth before the second.
+    numbered = [f"output_{number}" for number in range(len(outputs))]
+    if outputs.keys() == set(numbered):
+        return [outputs[name] for name in numbered]
+    return outputs
 
 
 def _threads() -> int:

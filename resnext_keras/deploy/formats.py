@@ -1,218 +1,146 @@
-"""Networks as files of other runtimes: ONNX Runtime, OpenVINO and LiteRT."""
+"""One model in any of the formats, and how it does in the format's own runtime."""
 
-import json
 import os
-import warnings
-import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import keras
 import numpy as np
-from tqdm import tqdm
 
-from resnext_keras.deploy.card import model_card
-from resnext_keras.deploy.engines import (
-    check_backend,
-    check_fits,
-    exported,
-    only_input,
-    optional,
-    output_names,
-)
-from resnext_keras.deploy.fold import fold_batch_norm
-from resnext_keras.deploy.quantize import (
-    check_packages,
-    checked_images,
-    quantize_file,
-)
-from resnext_keras.preprocessing import Preprocessing
-from resnext_keras.targets import checked_target, whole_file
-
-if keras.config.backend() == "tensorflow":
-    import tensorflow as tf
-
-PRECISIONS = ("float32", "float16", "int8")
-
-CARD = "model_card"  # what the card is called in a file
+from resnext_keras.deploy.comparison import largest_difference, seconds_an_image
+from resnext_keras.deploy.engines import is_installed
+from resnext_keras.deploy.files import checked_files, export_file
+from resnext_keras.deploy.predictor import Predictor
+from resnext_keras.deploy.saved_model.export import EARLIER, export_saved_model
+from resnext_keras.targets import checked_folder
 
 
-def export_file(
-    model: keras.Model,
-    path: str | os.PathLike,
-    precision: str = "float32",
-    images: np.ndarray | None = None,
-    *,
-    weights: str | None = None,
-    preprocessing: Preprocessing | None = None,
-    class_names: Sequence[str] | None = None,
-    licence: str | None = None,
-    overwrite: bool = False,
+@dataclass(frozen=True)
+class Format:
+    """What a format's files are called, and what runs them.
+
+    Attributes:
+        ending: What follows the name of the model; of a folder nothing.
+        precision: As `export_file` takes it.
+        engine: As `Predictor` takes it.
+    """
+
+    ending: str
+    precision: str
+    engine: str
+
+    def path(self, base: str | os.PathLike) -> Path:
+        """The file or folder of a model that is called `base`."""
+        return Path(f"{os.fspath(base)}{self.ending}").expanduser()
+
+
+FORMATS = {
+    "saved_model": Format("", "float32", "tensorflow"),
+    "onnx": Format(".onnx", "float32", "onnxruntime"),
+    "onnx-float16": Format(".float16.onnx", "float16", "onnxruntime"),
+    "onnx-int8": Format(".int8.onnx", "int8", "onnxruntime"),
+    "openvino": Format(".xml", "float32", "openvino"),
+    "openvino-float16": Format(".float16.xml", "float16", "openvino"),
+    "openvino-int8": Format(".int8.xml", "int8", "openvino"),
+    "litert": Format(".tflite", "float32", "litert"),
+    "litert-float16": Format(".float16.tflite", "float16", "litert"),
+    "litert-int8": Format(".int8.tflite", "int8", "litert"),
+}
+
+
+@dataclass(frozen=True)
+class Trial:
+    """How an exported model does beside the one in Keras.
+
+    Attributes:
+        size_bytes: Size of all its files.
+        difference: Largest difference of an output, by the largest output; None
+            where the format's runtime is not installed.
+        seconds: Time of an image in a batch of up to 8, likewise.
+    """
+
+    size_bytes: int
+    difference: float | None = None
+    seconds: float | None = None
+
+
+def check_formats(
+    formats: Iterable[Format], base: str | os.PathLike, overwrite: bool
 ) -> None:
-    """Writes a network into a file for ONNX Runtime, OpenVINO or LiteRT.
-
-    ```python
-    export_file(model, "flowers.tflite", "float16", class_names=["daisy", "tulip"])
-    ```
-
-    Batch norm is folded. The input is called `images`, each output as its layer;
-    whatever the precision, both are of the model's type, and of any length of the
-    batch that the model takes. The `ModelCard` lies in the file as JSON, called
-    `model_card`: in ONNX's `metadata_props`, in OpenVINO's `rt_info`, and in a
-    `.tflite` file, which is a zip archive too, as `model_card.json`.
+    """Looks for all that would keep a model from being written.
 
     Args:
-        model: A functional or built `Sequential` model of square RGB images, in
-            float32 and, but for OpenVINO, of less than 2 GB. It stays as it is.
-        path: The file to be written. Its name ends in `.onnx`; or in `.xml`, for
-            OpenVINO, whose weights are in a `.bin` file beside it; or in `.tflite`.
-        precision: `"float32"`; `"float16"`, in which weights take half the space
-            and processors compute in float32; or `"int8"`, a quarter of it (but
-            for a classifier in LiteRT), in which processors compute too.
-        images: For int8 pictures as `quantize` takes them, else None.
-        weights: This and the rest as `model_card` takes them.
-        preprocessing: How pictures are read.
-        class_names: Name of each class.
-        licence: SPDX identifier.
-        overwrite: Whether existing files may be replaced.
+        formats: Some of `FORMATS`.
+        base: What the files are called, but for their endings.
+        overwrite: Whether earlier exports may be replaced.
 
     Raises:
-        ImportError: A package of the extra `fast` is not installed.
-        ValueError: An argument is none of the above, or a file exists. Nothing
-            has then been written.
+        ImportError: A package is missing.
+        ValueError: A file is there already, or cannot be written.
     """
-    check_backend()
-    path, *parts = checked_files(path, precision, overwrite)
-    if (images is None) == (precision == "int8"):
-        raise ValueError(
-            "Expected `images` where the precision is int8, and only there. "
-            f"Received: precision={precision!r}, "
-            f"images={'None' if images is None else '...'}"
-        )
-    folded = fold_batch_norm(model)
-    card = model_card(folded, weights, preprocessing, class_names, licence)
-    if images is not None:
-        images = checked_images(images, only_input(folded.inputs))
-    is_openvino = path.suffix == ".xml" and precision != "int8"
-    check_fits(folded, "openvino" if is_openvino else "onnxruntime")
-    with whole_file(path, *parts) as written:
-        WRITERS[path.suffix](
-            folded, written, precision, images, json.dumps(card.as_json())
-        )
+    for format_ in formats:
+        path = format_.path(base)
+        if format_.ending:
+            checked_files(path, format_.precision, overwrite)
+        else:
+            checked_folder(path, overwrite, EARLIER)
 
 
-def checked_files(path: str | os.PathLike, precision: str, overwrite: bool):
-    """The paths of a file in one of the formats and of what lies beside it.
+def export_as(
+    format_: Format,
+    model: keras.Model,
+    base: str | os.PathLike,
+    images: np.ndarray | None,
+    top: int,
+    overwrite: bool,
+    **about,
+) -> Path:
+    """Writes a model in one of the formats.
 
     Args:
-        path: This and the rest as `export_file` takes them.
-        precision: The type of the weights.
-        overwrite: Whether existing files may be replaced.
+        format_: One of `FORMATS`.
+        model: As `export_file` and `export_saved_model` take it.
+        base: What the files are called, but for their endings.
+        images: For int8, as `quantize` takes them.
+        top: Number of classes that a SavedModel gives for a picture.
+        overwrite: Whether an earlier export may be replaced.
+        about: What `model_card` takes besides the model.
 
-    Raises:
-        ImportError: A package is not installed that writes such a file.
-        ValueError: There is no such precision, or a file that cannot be written.
+    Returns:
+        The path that `Predictor` takes.
     """
-    if precision not in PRECISIONS:
-        raise ValueError(
-            f"Expected `precision` to be one of {', '.join(PRECISIONS)}. "
-            f"Received: precision={precision!r}"
-        )
-    path = checked_target(path, tuple(WRITERS), overwrite)
-    parts = [path.with_suffix(".bin")] if path.suffix == ".xml" else []
-    for part in parts:
-        checked_target(part, (".bin",), overwrite)
-    # OpenVINO has no quantizer of its own, and reads what ONNX Runtime's wrote.
-    if path.suffix == ".onnx" or (path.suffix == ".xml" and precision == "int8"):
-        check_packages()
-    if path.suffix == ".xml":
-        optional("openvino")
-    return path, *parts
-
-
-def _write_onnx(model, target: Path, precision, images, card: str) -> None:
-    onnx = optional("onnx")
-    with exported(model, "onnxruntime") as float32:
-        if precision == "int8":
-            quantize_file(float32, images, target)
-            float32 = target
-        network = onnx.load(float32)
-    if precision == "float16":
-        float16 = optional("onnxruntime.transformers.float16")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of weights near 0
-            network = float16.convert_float_to_float16(network, keep_io_types=True)
-        # Its casts come last, an order that ONNX forbids.
-        sorting = optional("onnxruntime.transformers.onnx_model")
-        sorting.OnnxModel(network).topological_sort()
-    graph = network.graph
-    outputs = [output.name for output in graph.output]
-    names = dict(zip(outputs, output_names(model), strict=True))
-    for node in graph.node:
-        for tensors in (node.input, node.output):
-            tensors[:] = [names.get(tensor, tensor) for tensor in tensors]
-    for value in (*graph.output, *graph.value_info):
-        value.name = names.get(value.name, value.name)
-    network.metadata_props.add(key=CARD, value=card)
-    onnx.save(network, target)
-
-
-def _write_openvino(model, target: Path, precision, images, card: str) -> None:
-    openvino = optional("openvino")
-
-    def save(path):
-        network = openvino.Core().read_model(path)
-        network.set_rt_info(card, CARD)
-        openvino.save_model(network, target, compress_to_fp16=precision == "float16")
-
-    if precision == "int8":
-        onnx = target.with_suffix(".onnx")  # in a folder that is then removed
-        _write_onnx(model, onnx, precision, images, card)
-        save(onnx)
+    path = format_.path(base)
+    if not format_.ending:
+        export_saved_model(model, path, top=top, overwrite=overwrite, **about)
     else:
-        with exported(model, "openvino", output_names(model)) as path:
-            save(path)
-
-
-def _write_litert(model, target: Path, precision, images, card: str) -> None:
-    with exported(model, "tensorflow", output_names(model)) as folder:
-        converter = tf.lite.TFLiteConverter.from_saved_model(str(folder))
-        if precision != "float32":
-            converter.optimizations = [tf.lite.Optimize.DEFAULT]
-        if precision == "float16":
-            converter.target_spec.supported_types = [tf.float16]
-        network = (
-            _int8(converter, images) if images is not None else converter.convert()
+        images = images if format_.precision == "int8" else None
+        export_file(
+            model, path, format_.precision, images, overwrite=overwrite, **about
         )
-    target.write_bytes(network)
-    # Files that belong to a .tflite file are a zip archive at its end, as in
-    # https://ai.google.dev/edge/litert/conversion/tensorflow/metadata.
-    with zipfile.ZipFile(target, "a") as archive:
-        archive.writestr(f"{CARD}.json", card)
+    return path
 
 
-def _int8(converter, images) -> bytes:
-    """A LiteRT network in int8, but for the classifier.
+def try_out(format_: Format, path: Path, images: np.ndarray, expected) -> Trial:
+    """Runs an exported model on images, where its runtime is installed.
 
-    Rounded to 8 bits, the logits of close classes would be the same, and scores
-    below 0.2 % be 0: for the bundled network the logits' correlation with float32
-    is 0.9988 then, and 0.9999 so.
+    Args:
+        format_: One of `FORMATS`.
+        path: What `export_as` gave.
+        images: A batch as the model takes it.
+        expected: What Keras predicts for them.
+
+    Returns:
+        The `Trial`.
     """
-
-    def pictures() -> Iterator[list[np.ndarray]]:
-        bar = tqdm(images, "calibrating", unit=" pictures", disable=None, leave=False)
-        for image in bar:
-            yield [image[None]]
-
-    converter.representative_dataset = pictures
-    # Nothing else that is public leaves out operations.
-    debugger = tf.lite.experimental.QuantizationDebugger(
-        converter=converter,
-        debug_options=tf.lite.experimental.QuantizationDebugOptions(
-            denylisted_ops=["FULLY_CONNECTED", "SOFTMAX"]
-        ),
+    beside = [path.with_suffix(".bin")] if path.suffix == ".xml" else []
+    files = path.rglob("*") if path.is_dir() else (path, *beside)
+    size = sum(file.stat().st_size for file in files if file.is_file())
+    if not is_installed(format_.engine, path):
+        return Trial(size)
+    predict = Predictor(path, format_.engine)
+    return Trial(
+        size,
+        largest_difference(predict(images), expected),
+        seconds_an_image(predict, images),
     )
-    return debugger.get_nondebug_quantized_model()
-
-
-WRITERS = {".onnx": _write_onnx, ".xml": _write_openvino, ".tflite": _write_litert}

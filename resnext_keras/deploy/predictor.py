@@ -145,7 +145,7 @@ def _source(model_or_path) -> Source:
     """A folded model, or the path of an exported one."""
     model = model_or_path
     if isinstance(model_or_path, (str, os.PathLike)):
-        path = Path(model_or_path)
+        path = Path(model_or_path).expanduser()
         if folder := _saved_model(path):
             return folder
         if path.suffix in FILES and path.is_file():

@@ -10,11 +10,11 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from resnext_keras.deploy.card import CARD, model_card
+from resnext_keras.deploy.card import CARD_FILE, model_card
 from resnext_keras.deploy.engines import check_backend
 from resnext_keras.deploy.fold import fold_batch_norm, plain_graph
-from resnext_keras.deploy.signatures import signatures, with_features
-from resnext_keras.deploy.warmup import Inputs, write_warmup_requests
+from resnext_keras.deploy.saved_model.signatures import signatures, with_features
+from resnext_keras.deploy.saved_model.warmup import Inputs, write_warmup_requests
 from resnext_keras.preprocessing import SAMPLE_PHOTO, Preprocessing
 from resnext_keras.targets import checked_folder, whole_folder
 
@@ -22,6 +22,9 @@ if keras.config.backend() == "tensorflow":
     import tensorflow as tf
 
 VERSION = "1"  # of TF Serving, which serves the highest number that it finds
+
+EARLIER = Path(VERSION, "assets", CARD_FILE)
+"""What the folder of an earlier export holds, and nothing beside."""
 
 
 def export_saved_model(
@@ -42,13 +45,14 @@ def export_saved_model(
     ```
 
     writes `flowers/1`, in the layout that TF Serving expects. Batch norm is
-    folded. These are the signatures; batches are of any length:
+    folded. These are the signatures, of batches of one row and more:
 
     - `serving_default`: `image_bytes`, contents of picture files, a string each,
       gives `classes`, `indices` and `scores` of the `top` best classes, (batch,
       top) by falling score, and `valid`, (batch,). A row that is no picture is
       not `valid` and has empty names, indices of -1 and scores of 0. Of a
-      backbone it gives `features`, zeros where not `valid`.
+      backbone it gives `features`, zeros where not `valid`. The `scores` are what
+      the model gives, logits where it ends in them.
     - `predict`: `images` as `preprocess_input` gives them, float32, gives
       `predictions`, or the outputs by the names of their layers.
     - `predict_uint8`: the same for `pixels` in RGB, uint8 (batch, H, W, 3), as
@@ -58,21 +62,25 @@ def export_saved_model(
     - `pyramid`, of a backbone: `images` give the last map of each stage, or the
       outputs where the model has several, by the names of their layers.
 
-    Pictures are JPEG, PNG, BMP or WebP files, and read as `read_image` does it, but
-    for the EXIF rotation, which is left to who sends them. `serve`, which
+    Pictures are read as `read_image` does it, but for the EXIF rotation, which is
+    left to who sends them: JPEG, PNG, BMP of 8, 24 or 32 bits, and from TensorFlow
+    2.20 on WebP. `serve`, which
     `keras.layers.TFSMLayer` and `Predictor` look for, is the network itself.
     `assets/model.json` tells of preprocessing, classes, weights and licence.
 
     Args:
-        model: A functional or built `Sequential` model of square RGB images, of
-            any size or a fixed one. It stays as it is.
+        model: A functional or built `Sequential` model of what `preprocess_input`
+            gives: square RGB images, of any size or a fixed one. One whose only
+            output comes from a dense layer is a classifier. It stays as it is.
         path: The folder to be written, whose name is the model's in TF Serving.
         weights: Name of the weight set that the model was built with, which
             tells of pictures, classes and licence; None for weights of your own.
+            That the model was built with it is not checked.
         preprocessing: How pictures are read; None for what the weights want, or
             else `IMAGENET`, or a square of the model's size.
-        class_names: Name of each class; None for those of the weights, or
-            ImageNet's for 1000 classes, or else the numbers of the classes.
+        class_names: Name of each class, of any model with one vector of as many
+            scores; None for those of the weights, or ImageNet's for 1000 classes,
+            or else the numbers of the classes.
         licence: SPDX identifier of the weights' licence; None for the weight set's.
         top: Number of classes that `serving_default` gives.
         overwrite: Whether an earlier export may be replaced.
@@ -80,17 +88,21 @@ def export_saved_model(
     Raises:
         ValueError: An argument is none of the above, or the folder exists.
             Nothing has then been written.
-        OSError: The disk is full, say; an earlier export is still there.
+        OSError: The disk is full, say; an earlier export is still there. What is
+            killed leaves a folder `.writing-...` beside, which may be removed.
     """
     check_backend()
-    target = checked_folder(path, overwrite)
+    target = checked_folder(path, overwrite, EARLIER)
     top = _checked_top(top)
     model = plain_graph(model)
     card = model_card(model, weights, preprocessing, class_names, licence)
-    network = fold_batch_norm(with_features(model))
+    network = fold_batch_norm(with_features(model, card))
     try:
-        with tempfile.TemporaryDirectory() as elsewhere, whole_folder(target) as folder:
-            file = Path(elsewhere, CARD)
+        with (
+            tempfile.TemporaryDirectory() as elsewhere,
+            whole_folder(target, overwrite) as folder,
+        ):
+            file = Path(elsewhere, CARD_FILE)
             file.write_text(json.dumps(card.as_json(), indent=2), encoding="utf-8")
             module, functions = signatures(network, card, top)
             module.card = tf.saved_model.Asset(str(file))

@@ -3,7 +3,7 @@
 import keras
 import PIL
 
-from resnext_keras.deploy.picture_formats import decode
+from resnext_keras.deploy.saved_model.picture_formats import decode
 from resnext_keras.preprocessing import Preprocessing
 
 if keras.config.backend() == "tensorflow":

@@ -4,8 +4,9 @@ import re
 
 import keras
 
-from resnext_keras.deploy.card import ModelCard, classes_of, logits_layer
-from resnext_keras.deploy.decoding import decode_pictures
+from resnext_keras.deploy.card import ModelCard, classifier_head, source_of
+from resnext_keras.deploy.engines import output_names
+from resnext_keras.deploy.saved_model.decoding import decode_pictures
 from resnext_keras.layout import channels_first
 from resnext_keras.preprocessing import preprocess_input
 
@@ -13,45 +14,46 @@ if keras.config.backend() == "tensorflow":
     import tensorflow as tf
 
 
-def with_features(model: keras.Model) -> keras.Model:
+def with_features(model: keras.Model, card: ModelCard) -> keras.Model:
     """The model with all that the signatures give, in a dict.
 
     Under `predict` are the outputs of the model, under `features` one vector an
     image, where there is one, and under `pyramid` the maps of a backbone.
     """
-    outputs = {"predict": _named_outputs(model)}
-    features = _features(model)
+    outputs = {"predict": _named_outputs(model, card)}
+    features = _features(model, card)
     if features is not None:
         outputs["features"] = {"features": features}
-    if classes_of(model) is None:
-        pyramid = outputs["predict"] if len(model.outputs) > 1 else _stages(model)
-        if pyramid:
+    if card.class_names is None:
+        several = len(_maps(model)) == len(model.outputs) > 1
+        if pyramid := outputs["predict"] if several else _stages(model):
             outputs["pyramid"] = pyramid
     return keras.Model(model.inputs[0], outputs, name=model.name)
 
 
-def _named_outputs(model) -> dict:
-    if isinstance(model.output, dict):
-        return dict(model.output)
-    if classes_of(model) is not None:
+def _named_outputs(model, card) -> dict:
+    if card.class_names is not None:
         return {"predictions": model.outputs[0]}
-    names = [tensor._keras_history.operation.name for tensor in model.outputs]
-    if len(set(names)) < len(names):
-        names = [f"output_{number}" for number in range(len(names))]
-    return dict(zip(names, model.outputs, strict=True))
+    if isinstance(model.output, dict) and len(model.output) == len(model.outputs):
+        return dict(model.output)
+    return dict(zip(output_names(model), model.outputs, strict=True))
 
 
-def _features(model):
+def _features(model, card):
     """What a classifier's last layer sees, or a backbone's last map, averaged."""
-    if classes_of(model) is not None:
-        logits = logits_layer(model)
-        return logits.input if logits in model.layers else None
-    last = model.outputs[-1]
-    if len(last.shape) == 2:
-        return last
-    if len(last.shape) != 4:
-        return None
-    return keras.layers.GlobalAveragePooling2D(name="features", dtype="float32")(last)
+    if card.class_names is not None:
+        head = classifier_head(model)
+        return head[1] if head and head[0] in model.layers else None
+    if maps := _maps(model):
+        order = [id(operation) for operation in model.operations]
+        last = max(maps, key=lambda tensor: order.index(id(source_of(tensor)[0])))
+        return keras.layers.GlobalAveragePooling2D(dtype="float32")(last)
+    is_vector = len(model.outputs) == 1 and len(model.outputs[0].shape) == 2
+    return model.outputs[0] if is_vector else None
+
+
+def _maps(model) -> list:
+    return [tensor for tensor in model.outputs if len(tensor.shape) == 4]
 
 
 def _stages(model) -> dict:
@@ -87,6 +89,8 @@ def signatures(network: keras.Model, card: ModelCard, top: int):
     # One graph of the network, which all signatures call.
     @tf.function(input_signature=[tf.TensorSpec(image.shape, tf.float32, "images")])
     def run(images):
+        # oneDNN ends the process, and with it a server, on too few axes.
+        images = tf.ensure_shape(images, image.shape)
         outputs, _ = network.stateless_call(
             module.frozen, module.others, tf.cast(images, image.dtype), training=False
         )
@@ -100,24 +104,29 @@ def signatures(network: keras.Model, card: ModelCard, top: int):
     def of_pixels(name):
         sides = image.shape[2:] if channels_first() else image.shape[1:3]
         spec = tf.TensorSpec([None, *sides, 3], tf.uint8, "pixels")
-        return tf.function(
-            lambda pixels: run(_normalised(pixels))[name], input_signature=[spec]
-        )
+
+        @tf.function(input_signature=[spec])
+        def call(pixels):
+            return run(_normalised(tf.ensure_shape(pixels, spec.shape)))[name]
+
+        return call
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "image_bytes")])
     def of_pictures(image_bytes):
         pixels, valid = decode_pictures(image_bytes, card.preprocessing)
         outputs = run(_normalised(pixels))
         if card.class_names is None:
-            found = {"features": outputs["features"]["features"]}
+            found = outputs.get("features", outputs["predict"])
         else:
             found = _named(outputs["predict"]["predictions"], card.class_names, top)
-        rows = valid[:, tf.newaxis]
-        found = {
-            name: tf.where(rows, value, _NOTHING.get(name, tf.zeros([], value.dtype)))
-            for name, value in found.items()
-        }
-        return found | {"valid": valid}
+        return {
+            name: tf.where(
+                tf.reshape(valid, [-1] + [1] * (len(values.shape) - 1)),
+                values,
+                tf.constant(_NOTHING.get(name, 0), values.dtype),
+            )
+            for name, values in found.items()
+        } | {"valid": valid}
 
     module.serve = tf.function(
         lambda images: _only(run(images)["predict"]),
@@ -125,8 +134,7 @@ def signatures(network: keras.Model, card: ModelCard, top: int):
     )
     found = {"predict_uint8": of_pixels("predict")}
     found |= {name: of_images(name) for name in network.output}
-    if card.class_names is not None or "features" in network.output:
-        found["serving_default"] = of_pictures
+    found["serving_default"] = of_pictures
     return module, found
 
 
