@@ -5,7 +5,14 @@ import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
+import pytest
+from PIL import Image
+
+from resnext_keras import export_file, weights_preprocessing
 from resnext_keras.deploy.engines import ENGINES
+from resnext_keras.digits import as_network_sees, held_out_digits
+from resnext_keras.prediction import load_classifier
 from resnext_keras.preprocessing import SAMPLE_PHOTO
 
 README = Path(__file__).parents[1] / "README.md"
@@ -36,3 +43,25 @@ def test_the_blocks_run_one_after_another(
     assert names["model"].output_shape == (None, 20)
     assert names["backbone"].output.dtype == "bfloat16"
     assert names["classifier"].compute_dtype == "float32"
+
+
+@pytest.mark.parity
+@pytest.mark.filterwarnings("ignore")  # the converters'
+def test_a_file_is_run_without_this_package_as_told(tmp_path, monkeypatch, capsys):
+    names = {"onnxruntime": pytest.importorskip("onnxruntime")}
+    monkeypatch.chdir(tmp_path)
+    classifier = load_classifier(weights="digits")
+    export_file(classifier.model, "digits.onnx", weights="digits")
+    pixels, digits = held_out_digits()
+    (block,) = re.findall("```py\n(.*?)```", README.read_text(), re.DOTALL)
+    exec("import json\nimport numpy as np\nfrom PIL import Image, ImageOps", names)
+    found = []
+    for image in pixels[:20]:
+        Image.fromarray(image).save("digit.png")
+        exec(block, names)
+        found.append(int(capsys.readouterr().out))
+    expected = classifier.predict(
+        as_network_sees(pixels[:20], weights_preprocessing("digits")), 1
+    )
+    assert found == [int(name) for ((_, name, _),) in expected]
+    assert np.mean(found == digits[:20]) > 0.9
