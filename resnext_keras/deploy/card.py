@@ -18,7 +18,7 @@ READING = (
     "RGB, turned upright as EXIF says. Its short side resized, with antialiasing, to "
     "`detail` if that is a number and less, then to `resize`. The square of `size` "
     "pixels in the centre. Its values, 0 to 255, divided by 255, less `mean`, divided "
-    "by `std`, for each of red, green and blue. In float32, (batch, height, width, 3)."
+    "by `std`, for each of red, green and blue. In float32, (batch, {axes})."
 )
 """What `read_image` and `preprocess_input` do, in words."""
 
@@ -43,9 +43,10 @@ class ModelCard:
 
     def as_json(self) -> dict:
         """The same for `json.dumps`, and how to read pictures without this package."""
+        axes = "3, height, width" if channels_first() else "height, width, 3"
         return asdict(self) | {
             "preprocessing": asdict(self.preprocessing) | {"mean": MEAN, "std": STD},
-            "reading": READING,
+            "reading": READING.format(axes=axes),
         }
 
 

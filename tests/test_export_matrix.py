@@ -1,16 +1,15 @@
-"""SavedModels of the family, written and run with oneDNN's kernels and without."""
+"""Every format of the family's networks, written and run with oneDNN and without."""
 
 import keras
 import pytest
+import runtimes
 import tensorflow as tf
 from elsewhere import randomised, scores_elsewhere
 from random_state import draw_images
 from tensorflow.core.protobuf import saved_model_pb2
 
-from resnext_keras import ResNeXt, export_saved_model
+from resnext_keras import ResNeXt, export_file, export_saved_model
 from resnext_keras.prediction import load_classifier
-
-pytestmark = pytest.mark.long
 
 SIZES = {"input_shape": (64, 64, 3), "weights": None}
 IMAGES = draw_images(6, (5, 64, 64, 3))
@@ -18,11 +17,12 @@ IMAGES = draw_images(6, (5, 64, 64, 3))
 # Programs of the arguments that `scores_elsewhere` gives.
 EXPORT = """
 import sys, keras, numpy as np
-from resnext_keras import export_saved_model
-_, scores, *paths = sys.argv[1:]
-for path in paths:
-    model = keras.models.load_model(path)
-    export_saved_model(model, path.replace(".keras", ".elsewhere"))
+from pathlib import Path
+from resnext_keras import export_file, export_saved_model
+_, scores, ending, *paths = sys.argv[1:]
+for path in map(Path, paths):
+    export = export_file if ending else export_saved_model
+    export(keras.models.load_model(path), path.with_suffix(".elsewhere" + ending))
 np.savez(scores)
 """
 RUN = """
@@ -71,30 +71,39 @@ def convolutions(path):
     return sum(node.op == "Conv2D" for node in network.node_def)
 
 
-def test_all_agree_with_keras(tmp_path, relative_error):
-    expected, files, here = {}, [], []
+@pytest.fixture(scope="module")
+def networks(tmp_path_factory):
+    """Files of the networks, and their outputs by name of network and output."""
+    folder, expected = tmp_path_factory.mktemp("networks"), {}
     for name, build in NETWORKS.items():
         model = build()
-        files.append(tmp_path / f"{name}.keras")
-        model.save(files[-1])
-        here.append(tmp_path / name)
-        export_saved_model(model, here[-1])
+        model.save(folder / f"{name}.keras")
         outputs = model.predict(IMAGES, verbose=0)
-        expected |= {
-            (name, output): values
-            for output, values in (
-                outputs.items()
-                if isinstance(outputs, dict)
-                else [("predictions", outputs)]
-            )
-        }
+        if not isinstance(outputs, dict):
+            outputs = {"predictions": outputs}
+        expected |= {(name, output): values for output, values in outputs.items()}
         keras.backend.clear_session()
+    return [folder / f"{name}.keras" for name in NETWORKS], expected
 
-    def check(path, output, rows, found):
-        error = relative_error(found, expected[path.partition(".")[0], output][:rows])
-        assert error <= 1e-5, (path, output, rows)
 
-    scores_elsewhere(EXPORT, files, IMAGES, tmp_path)
+@pytest.fixture
+def check(networks, relative_error):
+    """Compares what a file gives for the first of the images."""
+
+    def compare(path, output, found):
+        expected = networks[1][path.name.partition(".")[0], output][: len(found)]
+        assert relative_error(found, expected) <= 1e-5, (path, output)
+
+    return compare
+
+
+@pytest.mark.long
+def test_saved_models_agree_with_keras(networks, tmp_path, check):
+    files, expected = networks
+    here = [tmp_path / file.stem for file in files]
+    for file, path in zip(files, here, strict=True):
+        export_saved_model(keras.models.load_model(file), path)
+    scores_elsewhere(EXPORT, ["", *files], IMAGES, tmp_path)
     elsewhere = [file.with_suffix(".elsewhere") for file in files]
     for path, other in zip(here, elsewhere, strict=True):
         assert convolutions(path) == convolutions(other) > 0
@@ -102,9 +111,38 @@ def test_all_agree_with_keras(tmp_path, relative_error):
     assert len(found) == 2 * 2 * len(expected)
     for key in found:
         path, output, rows = key.split("/")
-        check(path, output, int(rows), found[key])
+        assert len(found[key]) == int(rows)
+        check(tmp_path / path, output, found[key])
     for path in (*here, *elsewhere):
         predict = tf.saved_model.load(path / "1").signatures["predict"]
         for rows in (5, 1):
             for output, values in predict(images=tf.constant(IMAGES[:rows])).items():
-                check(path.name, output, rows, values)
+                check(path, output, values)
+
+
+@pytest.mark.parity
+@pytest.mark.filterwarnings("ignore")  # the converters'
+@pytest.mark.parametrize(
+    ("ending", "runtime"),
+    [
+        (".onnx", "onnxruntime"),
+        (".xml", "openvino"),
+        (".tflite", "ai_edge_litert.interpreter"),
+    ],
+)
+def test_files_agree_with_keras(networks, tmp_path, check, ending, runtime):
+    pytest.importorskip(runtime)
+    files, expected = networks
+    here = [tmp_path / f"{file.stem}{ending}" for file in files]
+    for file, path in zip(files, here, strict=True):
+        export_file(keras.models.load_model(file), path)
+    scores_elsewhere(EXPORT, [ending, *files], IMAGES, tmp_path)
+    elsewhere = [file.with_suffix(f".elsewhere{ending}") for file in files]
+    checked = []
+    for path in (*here, *elsewhere):
+        for rows in (5, 1):
+            for output, values in runtimes.run(path, IMAGES[:rows])[0].items():
+                assert len(values) == rows
+                check(path, output, values)
+                checked.append((path, output, rows))
+    assert len(checked) == 2 * 2 * len(expected)
