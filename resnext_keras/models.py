@@ -7,6 +7,7 @@ import re
 import keras
 from keras import layers
 
+from resnext_keras.arguments import positive_integer
 from resnext_keras.blocks import resnext_features
 from resnext_keras.layout import channels_first, image_shape
 from resnext_keras.shapes import variable_shapes
@@ -83,7 +84,7 @@ def ResNeXt(
     """
     spec = get_spec(spec_or_name)
     name = _checked_name(spec.name if name is None else name)
-    classes = _checked_classes(classes)
+    classes = positive_integer("classes", classes)
     _check_choices(pooling, classifier_activation, weights, include_top)
     shape = _input_shape(spec, include_top, input_tensor, input_shape)
     channels = shape[0 if channels_first() else -1]
@@ -141,19 +142,6 @@ def _checked_name(name):
             f"Received: name={name!r}"
         )
     return name
-
-
-def _checked_classes(classes):
-    try:
-        count = operator.index(classes)
-    except TypeError:
-        count = 0
-    if count < 1 or isinstance(classes, bool):
-        raise ValueError(
-            "Expected `classes` to be a positive integer. "
-            f"Received: classes={classes!r}"
-        )
-    return count
 
 
 def _check_choices(pooling, classifier_activation, weights, include_top):

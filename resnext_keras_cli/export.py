@@ -98,10 +98,10 @@ def export(model, pictures, formats, output, backbone, any_size, top, overwrite)
     chosen = FORMAT_NAMES if "all" in formats else dict.fromkeys(formats)
     formats = {name: FORMATS[name] for name in chosen}
     base = _base(output, f"{name}.backbone" if backbone else name, formats.values())
-    check_formats(formats.values(), base, overwrite=True)
+    check_formats(formats.values(), base)
     for format_ in formats.values():
-        check_new(format_.path(base), overwrite)
-    check_formats(formats.values(), base, overwrite)
+        for path in format_.paths(base):
+            check_new(path, overwrite)
     files = picture_files(pictures, MOST)
     if pictures and not files:
         raise click.ClickException(f"No pictures in {', '.join(pictures)}.")
@@ -127,7 +127,7 @@ def export(model, pictures, formats, output, backbone, any_size, top, overwrite)
             path = export_as(
                 format_, classifier.model, base, images, top, overwrite, **about
             )
-            trials[name] = path, try_out(format_, path, images, expected)
+            trials[name] = path, try_out(format_, base, images, expected)
     _print(trials, len(images) if files else None)
 
 

@@ -56,6 +56,9 @@ def reference_network(library, architecture, seed=0):
     return network
 
 
+NO_KSERVE = "kserve and tensorflow are not in the Python that KSERVE_PYTHON names"
+
+
 def has_kserve():
     """Whether the model server can be started."""
     tried = [KSERVE_PYTHON, "-c", "import kserve"]

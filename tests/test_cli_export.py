@@ -170,3 +170,12 @@ def test_bad_arguments_give_one_line(arguments, told, tmp_path, monkeypatch):
         "mine.tflite",
     ]
     assert (tmp_path / "mine.tflite").read_text() == "mine"
+
+
+def test_weights_that_lie_beside_are_kept(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "openvino", sys)  # as if it were installed
+    monkeypatch.setattr("resnext_keras.prediction.load_classifier", None)
+    (tmp_path / "mine.bin").write_text("mine")
+    done = run("digits", "--format", "openvino", "-o", "mine", code=1)
+    assert "mine.bin exists; --overwrite replaces it." in done.stderr
+    assert (tmp_path / "mine.bin").read_text() == "mine"

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from helpers import has_kserve
+from helpers import NO_KSERVE, has_kserve
 from nbclient import NotebookClient
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
@@ -25,7 +25,7 @@ FOLDER = Path(__file__).parents[1] / "notebooks"
 @pytest.mark.filterwarnings("ignore")
 def test_a_notebook_runs(name, printed):
     if name == "serve" and not has_kserve():
-        pytest.skip("kserve is not installed")
+        pytest.skip(NO_KSERVE)
     notebook = nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert not any(cell.outputs or cell.execution_count for cell in code)

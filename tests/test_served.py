@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import requests
 import tensorflow as tf
-from helpers import KSERVE_PYTHON, has_kserve
+from helpers import KSERVE_PYTHON, NO_KSERVE, has_kserve
 
 pytestmark = pytest.mark.parity
 
@@ -28,7 +28,7 @@ CLIENTS, REQUESTS = 8, 1000
 def url(served, tmp_path_factory):
     """Where the model is asked for predictions."""
     if not has_kserve():
-        pytest.skip("kserve is not installed")
+        pytest.skip(NO_KSERVE)
     log = tmp_path_factory.mktemp("server") / "log"
     with running_server(served, log) as url:
         yield url

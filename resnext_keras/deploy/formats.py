@@ -32,7 +32,12 @@ class Format:
 
     def path(self, base: str | os.PathLike) -> Path:
         """The file or folder of a model that is called `base`."""
-        return Path(f"{os.fspath(base)}{self.ending}").expanduser()
+        return self.paths(base)[0]
+
+    def paths(self, base: str | os.PathLike) -> list[Path]:
+        """The same, and the file of weights that lies beside OpenVINO's."""
+        path = Path(f"{os.fspath(base)}{self.ending}").expanduser()
+        return [path, path.with_suffix(".bin")] if path.suffix == ".xml" else [path]
 
 
 FORMATS = {
@@ -65,26 +70,23 @@ class Trial:
     seconds: float | None = None
 
 
-def check_formats(
-    formats: Iterable[Format], base: str | os.PathLike, overwrite: bool
-) -> None:
-    """Looks for all that would keep a model from being written.
+def check_formats(formats: Iterable[Format], base: str | os.PathLike) -> None:
+    """Looks for all that keeps a model from being written, even with `overwrite`.
 
     Args:
         formats: Some of `FORMATS`.
         base: What the files are called, but for their endings.
-        overwrite: Whether earlier exports may be replaced.
 
     Raises:
         ImportError: A package is missing.
-        ValueError: A file is there already, or cannot be written.
+        ValueError: A file cannot be written, or what is there is no earlier export.
     """
     for format_ in formats:
         path = format_.path(base)
         if format_.ending:
-            checked_files(path, format_.precision, overwrite)
+            checked_files(path, format_.precision, overwrite=True)
         else:
-            checked_folder(path, overwrite, EARLIER)
+            checked_folder(path, overwrite=True, earlier=EARLIER)
 
 
 def export_as(
@@ -121,19 +123,21 @@ def export_as(
     return path
 
 
-def try_out(format_: Format, path: Path, images: np.ndarray, expected) -> Trial:
+def try_out(
+    format_: Format, base: str | os.PathLike, images: np.ndarray, expected
+) -> Trial:
     """Runs an exported model on images, where its runtime is installed.
 
     Args:
         format_: One of `FORMATS`.
-        path: What `export_as` gave.
+        base: What the files are called, but for their endings.
         images: A batch as the model takes it.
         expected: What Keras predicts for them.
 
     Returns:
         The `Trial`.
     """
-    beside = [path.with_suffix(".bin")] if path.suffix == ".xml" else []
+    path, *beside = format_.paths(base)
     files = path.rglob("*") if path.is_dir() else (path, *beside)
     size = sum(file.stat().st_size for file in files if file.is_file())
     if not is_installed(format_.engine, path):

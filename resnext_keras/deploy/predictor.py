@@ -1,13 +1,13 @@
 """One callable for predictions, whatever runs the network."""
 
 import logging
-import operator
 import os
 from pathlib import Path
 
 import keras
 import numpy as np
 
+from resnext_keras.arguments import positive_integer
 from resnext_keras.deploy.engines import (
     ENGINES,
     FILES,
@@ -76,7 +76,7 @@ class Predictor:
                 f"Expected `engine` to be 'auto' or one of {', '.join(ENGINES)}. "
                 f"Received: engine={engine!r}"
             )
-        batch_size = _checked_batch_size(batch_size)
+        batch_size = positive_integer("batch_size", batch_size)
         source = _source(model_or_path)
         self.engine, self._engine = _build(source, engine)
         self._fixed_size = self._engine.input_shape[0]
@@ -126,19 +126,6 @@ class Predictor:
                 f"Expected a batch of images of shape (batch, {rest}). "
                 f"Received: images.shape={images.shape}"
             )
-
-
-def _checked_batch_size(batch_size) -> int:
-    try:
-        count = operator.index(batch_size)
-    except TypeError:
-        count = 0
-    if count < 1 or isinstance(batch_size, bool):
-        raise ValueError(
-            "Expected `batch_size` to be a positive integer. "
-            f"Received: batch_size={batch_size!r}"
-        )
-    return count
 
 
 def _source(model_or_path) -> Source:

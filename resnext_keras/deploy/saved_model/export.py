@@ -1,7 +1,6 @@
 """A SavedModel that is served as it is: encoded pictures in, named classes out."""
 
 import json
-import operator
 import os
 import tempfile
 from collections.abc import Sequence
@@ -10,6 +9,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from resnext_keras.arguments import positive_integer
 from resnext_keras.deploy.card import CARD_FILE, model_card
 from resnext_keras.deploy.engines import check_backend
 from resnext_keras.deploy.fold import fold_batch_norm, plain_graph
@@ -93,7 +93,7 @@ def export_saved_model(
     """
     check_backend()
     target = checked_folder(path, overwrite, EARLIER)
-    top = _checked_top(top)
+    top = positive_integer("top", top)
     model = plain_graph(model)
     card = model_card(model, weights, preprocessing, class_names, licence)
     network = fold_batch_norm(with_features(model, card))
@@ -112,18 +112,6 @@ def export_saved_model(
             write_warmup_requests(version, target.name, requests)
     except (OSError, tf.errors.OpError) as error:
         raise OSError(f"{target} could not be written: {error}") from error
-
-
-def _checked_top(top) -> int:
-    try:
-        count = operator.index(top)
-    except TypeError:
-        count = 0
-    if count < 1 or isinstance(top, bool):
-        raise ValueError(
-            f"Expected `top` to be a positive integer. Received: top={top!r}"
-        )
-    return count
 
 
 def _requests(functions, size: int) -> list[tuple[str, Inputs]]:
