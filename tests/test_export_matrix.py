@@ -8,7 +8,7 @@ from elsewhere import randomised, scores_elsewhere
 from random_state import draw_images
 from tensorflow.core.protobuf import saved_model_pb2
 
-from resnext_keras import ResNeXt, export_file, export_saved_model
+from resnext_keras import ResNeXt, export_file, export_saved_model, feature_pyramid
 from resnext_keras.prediction import load_classifier
 
 SIZES = {"input_shape": (64, 64, 3), "weights": None}
@@ -45,9 +45,9 @@ def classifier(name):
 
 
 def pyramid():
-    backbone = ResNeXt("resnext50_32x4d", include_top=False, **SIZES)
-    names = [f"conv{stage}_block{n}_out" for stage, n in enumerate((3, 4, 6, 3), 2)]
-    return keras.Model(backbone.input, {n: backbone.get_layer(n).output for n in names})
+    # Its last stages are dilated.
+    options = {"include_top": False, "output_stride": 8} | SIZES
+    return feature_pyramid(ResNeXt("resnext50_32x4d", **options))
 
 
 NETWORKS = {

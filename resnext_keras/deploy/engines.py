@@ -157,10 +157,15 @@ def optional(package: str):
 
 
 def output_names(model: keras.Model) -> list[str]:
-    """A name for each output, that of its layer; none is twice or the input's."""
+    """A name for each output; none is twice or the input's.
+
+    Of a dict it is the key, else the name of the output's layer.
+    """
+    found = [source_of(tensor)[0].name for tensor in model.outputs]
+    if isinstance(model.output, dict) and len(model.output) == len(found):
+        found = keras.tree.flatten({key: str(key) for key in model.output})
     names = []
-    for number, tensor in enumerate(model.outputs):
-        name = source_of(tensor)[0].name
+    for number, name in enumerate(found):
         names.append(f"{name}_{number}" if name in (INPUT_NAME, *names) else name)
     return names
 

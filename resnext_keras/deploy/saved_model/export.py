@@ -54,13 +54,13 @@ def export_saved_model(
       backbone it gives `features`, zeros where not `valid`. The `scores` are what
       the model gives, logits where it ends in them.
     - `predict`: `images` as `preprocess_input` gives them, float32, gives
-      `predictions`, or the outputs by the names of their layers.
+      `predictions`, or the outputs by their keys or the names of their layers.
     - `predict_uint8`: the same for `pixels` in RGB, uint8 (batch, H, W, 3), as
       `read_image` gives them.
     - `features`: `images` give `features`, (batch, channels): what the classifier
       sees, or the mean of a backbone's last map.
     - `pyramid`, of a backbone: `images` give the last map of each stage, or the
-      outputs where the model has several, by the names of their layers.
+      outputs where the model has several, by their keys or the names of their layers.
 
     Pictures are read as `read_image` does it, but for the EXIF rotation, which is
     left to who sends them: JPEG, PNG, BMP of 8, 24 or 32 bits, and from TensorFlow

@@ -33,8 +33,6 @@ def with_features(model: keras.Model, card: ModelCard) -> keras.Model:
 def _named_outputs(model, card) -> dict:
     if card.class_names is not None:
         return {"predictions": model.outputs[0]}
-    if isinstance(model.output, dict) and len(model.output) == len(model.outputs):
-        return dict(model.output)
     return dict(zip(output_names(model), model.outputs, strict=True))
 
 
