@@ -8,6 +8,7 @@ from elsewhere import randomised
 from exported_network import IMAGES, NAMES, READING, SIGNATURES, build
 from keras import layers
 
+from resnext_keras import feature_pyramid
 from resnext_keras.preprocessing import SAMPLE_PHOTO
 
 
@@ -49,6 +50,16 @@ def test_a_pyramid_is_given_by_the_names_of_its_layers(reloaded, relative_error)
         assert len(found) == 2
         for name, expected in zip(names, model(IMAGES), strict=True):
             assert relative_error(found[name], expected) <= 1e-5
+
+
+def test_the_levels_of_a_feature_pyramid_keep_their_names(reloaded, relative_error):
+    model = feature_pyramid(build(include_top=False), ("C3", "C2"))
+    signatures = reloaded(model).signatures
+    for signature in ("predict", "pyramid"):
+        found = signatures[signature](images=tf.constant(IMAGES))
+        assert found.keys() == {"C2", "C3"}
+        for level, expected in model(IMAGES).items():
+            assert relative_error(found[level], expected) <= 1e-5
 
 
 def test_a_head_of_ones_own_is_a_classifier(reloaded, relative_error):
