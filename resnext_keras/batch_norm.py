@@ -3,7 +3,7 @@
 import keras
 from keras import layers
 
-from resnext_keras.devices import has_fast_kernels, on_accelerator
+from resnext_keras.devices import has_fast_kernels, is_exporting, on_accelerator
 
 if keras.config.backend() == "tensorflow":
     import tensorflow as tf
@@ -14,19 +14,25 @@ _DTYPES = ("float32", "float16", "bfloat16")
 
 @keras.saving.register_keras_serializable(package="resnext_keras")
 class BatchNormalization(layers.BatchNormalization):
-    """A `keras.layers.BatchNormalization` that is fast to train.
+    """A `keras.layers.BatchNormalization` that is fast on any CPU.
 
     Same arguments, weights, configuration and results. Keras computes a training
     batch's statistics, and the gradient through them, in some twenty passes over
     the feature maps. TensorFlow has one kernel for each of the two, which takes a
     ReLU that follows along and is used where it is fast, and elsewhere half as
-    many passes do. In prediction, where such a kernel is slow and cannot be
-    folded away, and on other backends this is Keras' layer.
+    many passes do. In prediction it is the other way round: the kernel is used
+    where kernels are slow, since TensorFlow fuses it with the convolution before
+    it, but not in graphs that are exported, which are alike for all processors.
+    Where it is frozen in training, whose gradient takes the kernel longer, and on
+    other backends this is Keras' layer.
     """
 
     def call(self, inputs, training=None, mask=None):
-        if training and self.trainable and mask is None and self._is_ours(inputs):
+        is_ours = mask is None and self._is_ours(inputs)
+        if is_ours and training and self.trainable:
             return self._train(inputs)
+        if is_ours and not training and not has_fast_kernels() and not is_exporting():
+            return self._predict(inputs)
         return super().call(inputs, training=training, mask=mask)
 
     def _is_ours(self, inputs) -> bool:
@@ -43,6 +49,19 @@ class BatchNormalization(layers.BatchNormalization):
             and inputs.dtype.name in _DTYPES
             and self.variable_dtype == "float32"
         )
+
+    def _predict(self, inputs):
+        """Normalises by the moving statistics."""
+        outputs, *_ = tf.raw_ops.FusedBatchNormV3(
+            x=inputs,
+            scale=self.gamma,
+            offset=self.beta,
+            mean=self.moving_mean,
+            variance=self.moving_variance,
+            epsilon=self.epsilon,
+            is_training=False,
+        )
+        return outputs
 
     def _train(self, inputs):
         """Normalises by the batch's statistics, and counts them in the moving ones."""

@@ -157,21 +157,17 @@ def _dense_conv(x, kernel, strides, padding, dilations):
     count = max(1, min(_MAX_DENSE_GROUPS, _MAX_DENSE_CHANNELS // depth))
     while groups % count:
         count -= 1
-    parts = tf.split(x, groups // count, axis=-1)
-    kernels = _block_diagonals(kernel, groups, count)
+    # Below each kernel as many copies as its input has groups, of which the mask
+    # leaves the one that is its own.
+    own = np.kron(np.eye(count), np.ones((depth, kernel.shape[-1] // groups)))
+    mask = tf.constant(np.tile(own, groups // count), kernel.dtype)
+    kernels = tf.tile(kernel, (1, 1, count, 1)) * mask
     outputs = [
         tf.nn.conv2d(part, dense, strides, padding)
-        for part, dense in zip(parts, kernels, strict=True)
+        for part, dense in zip(
+            tf.split(x, groups // count, axis=-1),
+            tf.split(kernels, groups // count, axis=-1),
+            strict=True,
+        )
     ]
     return tf.concat(outputs, axis=-1)
-
-
-def _block_diagonals(kernel, groups, count):
-    """The dense kernels (h, w, count * i, count * o), each for `count` groups."""
-    height, width, depth, outputs = kernel.shape
-    parts, filters = groups // count, outputs // groups
-    blocks = tf.reshape(kernel, (height, width, depth, parts, count, filters))
-    eye = tf.constant(np.eye(count), kernel.dtype)
-    dense = tf.einsum("hwipgo,fg->phwfigo", blocks, eye)
-    shape = (parts, height, width, count * depth, count * filters)
-    return tf.unstack(tf.reshape(dense, shape))

@@ -95,14 +95,67 @@ def test_statistics_of_half_precision_maps_are_computed_in_single(policy, kernel
     np.testing.assert_allclose(layer.moving_variance, exact.var((0, 1, 2)), rtol=1e-3)
 
 
-def test_in_prediction_and_when_frozen_it_is_keras_layer():
+def differentiated(layer, x, training):
+    """Output, its gradients, and a second derivative."""
+    with tf.GradientTape() as outer:
+        outer.watch(x)
+        with tf.GradientTape() as inner:
+            inner.watch(x)
+            y = layer(x, training=training)
+            loss = tf.reduce_sum(tf.cast(y, tf.float32) ** 3)
+        gradients = inner.gradient(loss, [x, layer.gamma.value, layer.beta.value])
+        steepness = tf.reduce_sum(tf.cast(gradients[0], tf.float32) ** 2)
+    return [y, *gradients, outer.gradient(steepness, x)]
+
+
+HALVES = {"mixed_float16": 2**-9, "mixed_bfloat16": 2**-7}
+
+
+@pytest.mark.parametrize("kernels", [False], indirect=True, ids=["slow kernels"])
+@pytest.mark.parametrize(
+    ("options", "jit_compile"),
+    [({}, True), ({}, False), ({"epsilon": 1e-7}, False), ({"axis": 1}, False)]
+    + [({"dtype": policy}, False) for policy in HALVES],
+    ids=str,
+)
+def test_in_prediction_it_gives_what_keras_gives(kernels, options, jit_compile):
+    shape = (2, 4, 5, 8)
+    ours, theirs = twins(options, shape)
+    x = tf.constant(np.random.default_rng(0).normal(size=shape), ours.compute_dtype)
+    function = tf.function(differentiated, jit_compile=jit_compile)
+    results = [function(layer, x, training=False) for layer in (ours, theirs)]
+    tolerance = HALVES.get(options.get("dtype"), 2e-6)
+    for found, expected in zip(*results, strict=True):
+        assert found.dtype == expected.dtype
+        found, expected = (tf.cast(y, tf.float32).numpy() for y in (found, expected))
+        largest = np.abs(expected).max()
+        assert 0 < largest < np.inf
+        np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance * largest)
+    for found, expected in zip(ours.weights, theirs.weights, strict=True):
+        np.testing.assert_array_equal(found, expected)  # moving statistics too
+
+
+def test_when_frozen_it_is_keras_layer(kernels):
     x = np.random.default_rng(0).normal(size=(2, 4, 4, 8)).astype("float32")
     ours, theirs = twins({}, x.shape)
-    np.testing.assert_array_equal(ours(x), theirs(x))
     ours.trainable = theirs.trainable = False
     np.testing.assert_array_equal(ours(x, training=True), theirs(x, training=True))
     for found, expected in zip(ours.weights, theirs.weights, strict=True):
         np.testing.assert_array_equal(found, expected)
+
+
+def test_a_network_predicts_as_with_keras_layer(kernels, monkeypatch):
+    """With convolutions and ReLUs beside it, with which TensorFlow fuses it."""
+    model = ResNeXt(TINY, weights=None, classes=5)
+    rng = np.random.default_rng(0)
+    for layer in model.layers:
+        if isinstance(layer, KERAS):
+            layer.set_weights([rng.uniform(0.5, 2, w.shape) for w in layer.weights])
+    x = rng.normal(size=(3, 32, 32, 3)).astype("float32")
+    found = tf.function(lambda x: model(x, training=False))(x)
+    monkeypatch.setattr(BatchNormalization, "call", KERAS.call)
+    expected = tf.function(lambda x: model(x, training=False))(x)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-7)
 
 
 def operations(training):
@@ -113,10 +166,21 @@ def operations(training):
     return [operation.type for operation in graph.get_operations()]
 
 
-def test_training_takes_a_fast_kernel_and_prediction_does_not(kernels):
-    norms = 1 + 2 * 4
+NORMS = 1 + 2 * 4  # of `TINY`
+
+
+def test_training_takes_a_kernel_where_it_is_fast(kernels):
     count = operations(training=True).count("FusedBatchNormV3")
-    assert count == (norms if kernels else 0)
+    assert count == (NORMS if kernels else 0)
+
+
+def test_prediction_takes_the_kernel_that_fuses_where_others_are_slow(kernels):
+    count = operations(training=False).count("FusedBatchNormV3")
+    assert count == (0 if kernels else NORMS)
+
+
+def test_exports_are_the_same_on_any_processor(kernels, monkeypatch):
+    monkeypatch.setattr(batch_norm, "is_exporting", lambda: True)
     assert "FusedBatchNormV3" not in operations(training=False)
 
 
