@@ -6,6 +6,7 @@ import click
 
 from resnext_keras_cli.benchmark import benchmark
 from resnext_keras_cli.demo import demo
+from resnext_keras_cli.explain import explain
 from resnext_keras_cli.export import export
 from resnext_keras_cli.listing import list_
 from resnext_keras_cli.predict import predict
@@ -67,7 +68,18 @@ def group():
     """Classify pictures with ResNeXt networks, and look at the networks."""
 
 
-for command in (demo, predict, summary, list_, export, quantize, benchmark, weights):
+COMMANDS = (
+    demo,
+    predict,
+    explain,
+    summary,
+    list_,
+    export,
+    quantize,
+    benchmark,
+    weights,
+)
+for command in COMMANDS:
     group.add_command(command)
     for leaf in getattr(command, "commands", {"": command}).values():
         leaf.params.append(TRACEBACK)
