@@ -1,0 +1,121 @@
+"""The rows of feature files that are nearest to vectors, exactly."""
+
+import importlib
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from resnext_keras.arguments import positive_integer
+from resnext_keras.features.store import count_rows, iterate
+
+MOST_IN_NUMPY = 100_000
+"""Rows that NumPy compares; of more, faiss does it on all cores."""
+
+BATCH_ROWS = 8192
+"""Rows in memory at a time: 67 MB of 2048 numbers."""
+
+
+@dataclass(frozen=True)
+class Match:
+    """A picture that is near.
+
+    Attributes:
+        path: Its file, as the index has it.
+        similarity: Cosine of the angle between the vectors, -1 to 1.
+        index: The feature file that it is in.
+    """
+
+    path: str
+    similarity: float
+    index: str | os.PathLike
+
+
+def nearest(
+    queries: np.ndarray, indexes: Sequence[str | os.PathLike], top: int = 10
+) -> list[list[Match]]:
+    """Finds the rows whose vectors point most nearly where the queries do.
+
+    All rows are compared, a batch in memory at a time. Vectors of zeros are unlike
+    everything, with similarity 0; those with NaN or infinities are left out.
+
+    Args:
+        queries: (queries, features), finite.
+        indexes: Feature files, as `resnext-keras extract` writes them.
+        top: Number of rows to find for each query; fewer where there are fewer.
+
+    Returns:
+        For each query the `Match`es by falling similarity; among equals the first
+        row of the first file comes first.
+
+    Raises:
+        ValueError: The shapes do not fit, a query is not finite, or `top` is no
+            positive integer.
+        ImportError: There are more than 100,000 rows, and faiss is not installed.
+    """
+    top = positive_integer("top", top)
+    queries = np.asarray(queries, "float32")
+    if queries.ndim != 2 or not np.isfinite(queries).all():
+        raise ValueError(
+            "Expected `queries` to be finite, of shape (queries, features). "
+            f"Received: queries.shape={queries.shape}"
+        )
+    queries = _unit(queries)
+    rows = sum(map(count_rows, indexes))
+    best_of = _best_in_numpy if rows <= MOST_IN_NUMPY else _best_in_faiss()
+    best = [[] for _ in queries]
+    for index in indexes:
+        for paths, features in iterate(index, BATCH_ROWS):
+            if features.shape[1:] != queries.shape[1:]:
+                raise ValueError(
+                    f"Expected vectors of {queries.shape[1]} numbers. "
+                    f"Received: {features.shape[1]} in {os.fspath(index)!r}"
+                )
+            finite = np.flatnonzero(np.isfinite(features).all(axis=1))
+            if not finite.size:
+                continue
+            found = best_of(queries, _unit(features[finite]), min(top, finite.size))
+            for matches, similarities, numbers in zip(best, *found, strict=True):
+                matches += [
+                    Match(paths[finite[number]], float(similarity), index)
+                    for similarity, number in zip(similarities, numbers, strict=True)
+                ]
+                # Stable, so that what came first stays first among equals.
+                matches.sort(key=lambda match: -match.similarity)
+                del matches[top:]
+    return best
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    """The vectors at length 1, and zeros as they are."""
+    # The largest number first: squares of numbers beyond 1e19 have no float32.
+    largest = np.abs(vectors).max(axis=1, keepdims=True)
+    scaled = np.divide(vectors, largest, out=np.zeros_like(vectors), where=largest > 0)
+    lengths = np.linalg.norm(scaled, axis=1, keepdims=True)
+    return np.divide(scaled, lengths, out=scaled, where=lengths > 0)
+
+
+def _best_in_numpy(queries, vectors, count) -> tuple[np.ndarray, np.ndarray]:
+    """Similarities and numbers of the `count` nearest vectors, (queries, count)."""
+    similarities = queries @ vectors.T
+    numbers = np.argsort(-similarities, axis=1, kind="stable")[:, :count]
+    return np.take_along_axis(similarities, numbers, axis=1).clip(-1, 1), numbers
+
+
+def _best_in_faiss() -> Callable:
+    """The same with faiss, which is to be there before anything is read."""
+    try:
+        faiss = importlib.import_module("faiss")
+    except ImportError as error:
+        raise ImportError(
+            f"Expected faiss for more than {MOST_IN_NUMPY:,} rows: "
+            'pip install "resnext-keras[features]"'
+        ) from error
+
+    def best(queries, vectors, count):
+        inner = faiss.METRIC_INNER_PRODUCT
+        similarities, numbers = faiss.knn(queries, vectors, count, metric=inner)
+        return similarities.clip(-1, 1), numbers
+
+    return best
