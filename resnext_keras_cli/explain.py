@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from resnext_keras_cli.names import find_choice, find_class
-from resnext_keras_cli.options import check_new, model_option, weights_option
+from resnext_keras_cli.options import model_option, weights_option
 from resnext_keras_cli.start import quiet_start
 
 
@@ -51,23 +51,14 @@ def explain(picture, classes, top, layer, model, weights, output, html, overwrit
     with quiet_start():
         from resnext_keras.features.explain import explain as explain_picture
         from resnext_keras.prediction import load_classifier
-        from resnext_keras.targets import checked_target, whole_file
+        from resnext_keras_cli.sheets import checked_sheet, write_sheet
 
     output = output or f"{Path(picture).stem}.explained.png"
-    check_new(output, overwrite)
-    target = checked_target(output, (".png",), overwrite)
-    page = target.with_suffix(".html")
-    if html:
-        check_new(page, overwrite)
+    target = checked_sheet(output, html, overwrite)
     classifier = load_classifier(*find_choice(model, weights))
     numbers = [find_class(name, classifier.class_names) for name in classes]
     explanation = explain_picture(classifier, picture, numbers or None, layer, top)
-    with whole_file(target) as path:
-        explanation.sheet().save(path)
-    if html:
-        with whole_file(page) as path:
-            path.write_text(explanation.page(), encoding="utf-8")
-    _print(explanation, [target, page] if html else [target])
+    _print(explanation, write_sheet(explanation, target, html))
 
 
 def _print(explanation, files):

@@ -11,6 +11,7 @@ from resnext_keras_cli.export import export
 from resnext_keras_cli.listing import list_
 from resnext_keras_cli.predict import predict
 from resnext_keras_cli.quantize import quantize
+from resnext_keras_cli.search import search
 from resnext_keras_cli.summary import summary
 from resnext_keras_cli.weights import weights
 
@@ -72,6 +73,7 @@ COMMANDS = (
     demo,
     predict,
     explain,
+    search,
     summary,
     list_,
     export,

@@ -35,8 +35,8 @@ def _environment() -> jinja2.Environment:
 
 
 def shown_name(path: str | os.PathLike) -> str:
-    """A file's name as text that can be written; what is not UTF-8 becomes U+FFFD."""
-    return os.fsencode(path).decode("utf-8", "replace")
+    """A file's name as any page can hold it; bytes that are no UTF-8 are escaped."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def data_uri(picture: Image.Image) -> str:
