@@ -27,7 +27,12 @@ from resnext_keras_cli.start import quiet_start
     show_default=True,
     help="Number of pictures to find.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON, not a table.")
+@click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="Print JSON, not a table, and draw only with -o.",
+)
 @click.option(
     "-o",
     "--output",
@@ -52,15 +57,18 @@ def search(picture, indexes, top, as_json, output, html, overwrite):
         from resnext_keras.features.search import search as search_picture
         from resnext_keras_cli.sheets import checked_sheet, write_sheet
 
-    sheet = checked_sheet(output or f"{Path(picture).stem}.found.png", html, overwrite)
+    # Who asks for JSON alone is a program.
+    drawn = not as_json or output or html
+    output = output or f"{Path(picture).stem}.found.png"
+    target = checked_sheet(output, html, overwrite) if drawn else None
     found = search_picture(picture, indexes, top)
-    files = write_sheet(found, sheet, html)
+    files = write_sheet(found, target, html) if drawn else []
     if as_json:
         click.echo(json.dumps(_as_json(found), indent=2))
-        return
-    _print(found)
+    else:
+        _print(found)
     for file in files:
-        click.echo(click.format_filename(file))
+        click.echo(click.format_filename(file), err=as_json)
 
 
 def _as_json(found):

@@ -75,7 +75,8 @@ def nearest(
             finite = np.flatnonzero(np.isfinite(features).all(axis=1))
             if not finite.size:
                 continue
-            found = best_of(queries, _unit(features[finite]), min(top, finite.size))
+            vectors = _unit(features[finite].astype("float32"))
+            found = best_of(queries, vectors, min(top, finite.size))
             for matches, similarities, numbers in zip(best, *found, strict=True):
                 matches += [
                     Match(paths[finite[number]], float(similarity), index)
