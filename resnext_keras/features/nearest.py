@@ -4,6 +4,7 @@ import importlib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import compress
 
 import numpy as np
 
@@ -55,13 +56,13 @@ def nearest(
         ImportError: There are more than 100,000 rows, and faiss is not installed.
     """
     top = positive_integer("top", top)
-    queries = np.asarray(queries, "float32")
+    queries = np.array(queries, "float32")
     if queries.ndim != 2 or not np.isfinite(queries).all():
         raise ValueError(
             "Expected `queries` to be finite, of shape (queries, features). "
             f"Received: queries.shape={queries.shape}"
         )
-    queries = _unit(queries)
+    _to_unit_length(queries)
     rows = sum(map(count_rows, indexes))
     best_of = _best_in_numpy if rows <= MOST_IN_NUMPY else _best_in_faiss()
     best = [[] for _ in queries]
@@ -72,14 +73,16 @@ def nearest(
                     f"Expected vectors of {queries.shape[1]} numbers. "
                     f"Received: {features.shape[1]} in {os.fspath(index)!r}"
                 )
-            finite = np.flatnonzero(np.isfinite(features).all(axis=1))
-            if not finite.size:
+            vectors = features.astype("float32")
+            finite = _to_unit_length(vectors)
+            if not finite.all():
+                vectors, paths = vectors[finite], list(compress(paths, finite))
+            if not paths:
                 continue
-            vectors = _unit(features[finite].astype("float32"))
-            found = best_of(queries, vectors, min(top, finite.size))
+            found = best_of(queries, vectors, min(top, len(paths)))
             for matches, similarities, numbers in zip(best, *found, strict=True):
                 matches += [
-                    Match(paths[finite[number]], float(similarity), index)
+                    Match(paths[number], float(similarity), index)
                     for similarity, number in zip(similarities, numbers, strict=True)
                 ]
                 # Stable, so that what came first stays first among equals.
@@ -88,13 +91,22 @@ def nearest(
     return best
 
 
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    """The vectors at length 1, and zeros as they are."""
-    # The largest number first: squares of numbers beyond 1e19 have no float32.
-    largest = np.abs(vectors).max(axis=1, keepdims=True)
-    scaled = np.divide(vectors, largest, out=np.zeros_like(vectors), where=largest > 0)
-    lengths = np.linalg.norm(scaled, axis=1, keepdims=True)
-    return np.divide(scaled, lengths, out=scaled, where=lengths > 0)
+def _to_unit_length(vectors: np.ndarray) -> np.ndarray:
+    """Scales vectors in place; gives which were finite. The others are 0 then."""
+    squares = np.einsum("ij,ij->i", vectors, vectors)
+    finite = np.ones(len(vectors), bool)
+    # Of very large and small numbers the squares have no float32. They are rare, and
+    # so are zeros: a second look at them alone costs nothing.
+    odd = np.flatnonzero(~((squares > 1e-30) & (squares < 1e30)))
+    if odd.size:
+        finite[odd] = np.isfinite(vectors[odd]).all(axis=1)
+        vectors[~finite] = 0
+        largest = np.abs(vectors[odd]).max(axis=1, keepdims=True)
+        vectors[odd] /= np.where(largest > 0, largest, 1)
+        squares[odd] = np.square(vectors[odd]).sum(axis=1)
+        squares[squares == 0] = 1
+    vectors /= np.sqrt(squares)[:, np.newaxis]
+    return finite
 
 
 def _best_in_numpy(queries, vectors, count) -> tuple[np.ndarray, np.ndarray]:
