@@ -53,6 +53,8 @@ def search(picture, indexes, top, as_json, output, html, overwrite):
     Prints a table, and draws PICTURE and those found on a contact sheet. Needs the
     extra `features`.
     """
+    from tqdm import tqdm
+
     with quiet_start():
         from resnext_keras.features.search import search as search_picture
         from resnext_keras_cli.sheets import checked_sheet, write_sheet
@@ -61,7 +63,8 @@ def search(picture, indexes, top, as_json, output, html, overwrite):
     drawn = not as_json or output or html
     output = output or f"{Path(picture).stem}.found.png"
     target = checked_sheet(output, html, overwrite) if drawn else None
-    found = search_picture(picture, indexes, top)
+    with tqdm(unit=" pictures", delay=1, disable=None, leave=False) as bar:
+        found = search_picture(picture, indexes, top, bar.update)
     files = write_sheet(found, target, html) if drawn else []
     if as_json:
         click.echo(json.dumps(_as_json(found), indent=2))

@@ -100,7 +100,9 @@ def test_without_faiss_many_rows_name_the_extra(vectors, tmp_path, monkeypatch):
     with pytest.raises(ImportError, match=r"faiss.*resnext-keras\[features\]"):
         nearest(vectors[:1], [index])
     monkeypatch.setattr(rows_module, "MOST_IN_NUMPY", 500)
-    assert len(nearest(vectors[:1], [index])[0]) == 10
+    compared = []
+    assert len(nearest(vectors[:1], [index], progress=compared.append)[0]) == 10
+    assert sum(compared) == 500
 
 
 def test_odd_vectors_do_not_break_a_search(vectors, tmp_path):
@@ -112,7 +114,8 @@ def test_odd_vectors_do_not_break_a_search(vectors, tmp_path):
     odd[5] = odd[0] * np.float32(1e-30)
     index = write_features(tmp_path / "a.parquet", odd)
     paths, similarities = paths_and_similarities(nearest(odd[:1], [index])[0])
-    assert paths == ["0.png", "4.png", "5.png", "1.png"]
+    assert {*paths[:3]} == {"0.png", "4.png", "5.png"}
+    assert paths[3:] == ["1.png"]
     np.testing.assert_allclose(similarities, [1, 1, 1, 0], atol=1e-6)
     (matches,) = nearest(np.zeros((1, 24)), [index])
     assert [match.similarity for match in matches] == [0] * 4

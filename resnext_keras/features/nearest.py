@@ -1,6 +1,5 @@
 """The rows of feature files that are nearest to vectors, exactly."""
 
-import importlib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,7 +8,7 @@ from itertools import compress
 import numpy as np
 
 from resnext_keras.arguments import positive_integer
-from resnext_keras.features.store import count_rows, iterate
+from resnext_keras.features.store import count_rows, iterate, optional
 
 MOST_IN_NUMPY = 100_000
 """Rows that NumPy compares; of more, faiss does it on all cores."""
@@ -34,7 +33,10 @@ class Match:
 
 
 def nearest(
-    queries: np.ndarray, indexes: Sequence[str | os.PathLike], top: int = 10
+    queries: np.ndarray,
+    indexes: Sequence[str | os.PathLike],
+    top: int = 10,
+    progress: Callable[[int], object] = lambda rows: None,
 ) -> list[list[Match]]:
     """Finds the rows whose vectors point most nearly where the queries do.
 
@@ -45,6 +47,8 @@ def nearest(
         queries: (queries, features), finite.
         indexes: Feature files, as `resnext-keras extract` writes them.
         top: Number of rows to find for each query; fewer where there are fewer.
+        progress: Called with the number of rows that were compared since the last
+            call.
 
     Returns:
         For each query the `Match`es by falling similarity; among equals the first
@@ -63,8 +67,8 @@ def nearest(
             f"Received: queries.shape={queries.shape}"
         )
     _to_unit_length(queries)
-    rows = sum(map(count_rows, indexes))
-    best_of = _best_in_numpy if rows <= MOST_IN_NUMPY else _best_in_faiss()
+    is_small = check_rows(indexes) <= MOST_IN_NUMPY
+    best_of = _best_in_numpy if is_small else _best_in_faiss
     best = [[] for _ in queries]
     for index in indexes:
         for paths, features in iterate(index, BATCH_ROWS):
@@ -73,6 +77,7 @@ def nearest(
                     f"Expected vectors of {queries.shape[1]} numbers. "
                     f"Received: {features.shape[1]} in {os.fspath(index)!r}"
                 )
+            progress(len(paths))
             vectors = features.astype("float32")
             finite = _to_unit_length(vectors)
             if not finite.all():
@@ -89,6 +94,14 @@ def nearest(
                 matches.sort(key=lambda match: -match.similarity)
                 del matches[top:]
     return best
+
+
+def check_rows(indexes: Sequence[str | os.PathLike]) -> int:
+    """Number of rows of feature files; an `ImportError` where they need faiss."""
+    rows = sum(map(count_rows, indexes))
+    if rows > MOST_IN_NUMPY:
+        optional("faiss")
+    return rows
 
 
 def _to_unit_length(vectors: np.ndarray) -> np.ndarray:
@@ -116,19 +129,9 @@ def _best_in_numpy(queries, vectors, count) -> tuple[np.ndarray, np.ndarray]:
     return np.take_along_axis(similarities, numbers, axis=1).clip(-1, 1), numbers
 
 
-def _best_in_faiss() -> Callable:
-    """The same with faiss, which is to be there before anything is read."""
-    try:
-        faiss = importlib.import_module("faiss")
-    except ImportError as error:
-        raise ImportError(
-            f"Expected faiss for more than {MOST_IN_NUMPY:,} rows: "
-            'pip install "resnext-keras[features]"'
-        ) from error
-
-    def best(queries, vectors, count):
-        inner = faiss.METRIC_INNER_PRODUCT
-        similarities, numbers = faiss.knn(queries, vectors, count, metric=inner)
-        return similarities.clip(-1, 1), numbers
-
-    return best
+def _best_in_faiss(queries, vectors, count) -> tuple[np.ndarray, np.ndarray]:
+    """The same with faiss."""
+    faiss = optional("faiss")
+    inner = faiss.METRIC_INNER_PRODUCT
+    similarities, numbers = faiss.knn(queries, vectors, count, metric=inner)
+    return similarities.clip(-1, 1), numbers

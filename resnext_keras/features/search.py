@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +10,9 @@ import pooch
 from PIL import Image
 
 from resnext_keras.contact_sheet import contact_sheet
-from resnext_keras.features.nearest import Match, nearest
+from resnext_keras.features.nearest import Match, check_rows, nearest
 from resnext_keras.features.pages import data_uri, render, shown_name
-from resnext_keras.features.store import Source, count_rows, read_source
+from resnext_keras.features.store import Source, read_source
 from resnext_keras.layout import channel_axis, in_layout
 from resnext_keras.prediction import Classifier, load_classifier
 from resnext_keras.preprocessing import (
@@ -89,7 +89,10 @@ class Search:
 
 
 def search(
-    path: str | os.PathLike, indexes: Sequence[str | os.PathLike], top: int = 10
+    path: str | os.PathLike,
+    indexes: Sequence[str | os.PathLike],
+    top: int = 10,
+    progress: Callable[[int], object] = lambda rows: None,
 ) -> Search:
     """Finds the pictures that a network sees as most like a picture.
 
@@ -100,6 +103,8 @@ def search(
         indexes: Feature files of one network, as `resnext-keras extract` writes
             them.
         top: Number of pictures to find.
+        progress: Called with the number of pictures that were compared since the
+            last call.
 
     Raises:
         ImageError: The file is no picture.
@@ -109,7 +114,7 @@ def search(
             faiss.
     """
     source = common_source(indexes)
-    rows = sum(map(count_rows, indexes))
+    rows = check_rows(indexes)
     if not rows:
         raise ValueError(
             f"Expected features of pictures. Received: none in {_listed(indexes)}"
@@ -119,7 +124,7 @@ def search(
     maps = network.model.predict_on_batch(preprocess_input(in_layout(image[None])))
     axes = (2, 3) if channel_axis() == 1 else (1, 2)
     features = np.mean(maps, axis=axes, dtype="float32")
-    (matches,) = nearest(features, indexes, top)
+    (matches,) = nearest(features, indexes, top, progress)
     return Search(path, source.weights, rows, tuple(matches))
 
 
