@@ -8,6 +8,7 @@ from resnext_keras_cli.benchmark import benchmark
 from resnext_keras_cli.demo import demo
 from resnext_keras_cli.explain import explain
 from resnext_keras_cli.export import export
+from resnext_keras_cli.extract import extract
 from resnext_keras_cli.listing import list_
 from resnext_keras_cli.predict import predict
 from resnext_keras_cli.quantize import quantize
@@ -69,10 +70,11 @@ def group():
     """Classify pictures with ResNeXt networks, and look at the networks."""
 
 
-COMMANDS = (
+for command in (
     demo,
     predict,
     explain,
+    extract,
     search,
     summary,
     list_,
@@ -80,8 +82,7 @@ COMMANDS = (
     quantize,
     benchmark,
     weights,
-)
-for command in COMMANDS:
+):
     group.add_command(command)
     for leaf in getattr(command, "commands", {"": command}).values():
         leaf.params.append(TRACEBACK)

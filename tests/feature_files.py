@@ -16,7 +16,7 @@ DIGITS = Source(
         "size": 32,
         "resize": 32,
         "interpolation": "bilinear",
-        "detail": None,
+        "detail": 8,
     },
     pooling="avg",
     length=1024,

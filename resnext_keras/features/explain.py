@@ -10,8 +10,9 @@ from PIL import Image
 from resnext_keras.arguments import positive_integer
 from resnext_keras.contact_sheet import contact_sheet
 from resnext_keras.features.grad_cam import grad_cam, layer_with_maps
+from resnext_keras.features.listing import readable
 from resnext_keras.features.overlay import HEAT_COLOURS, overlay
-from resnext_keras.features.pages import data_uri, render, shown_name
+from resnext_keras.features.pages import data_uri, render
 from resnext_keras.layout import in_layout
 from resnext_keras.prediction import Classifier
 from resnext_keras.preprocessing import preprocess_input, read_image
@@ -82,10 +83,10 @@ class Explanation:
         drawn = zip(self.reasons, self.overlays(), strict=True)
         return render(
             "explanation.html",
-            name=shown_name(self.path),
+            name=readable(self.path),
             image=data_uri(_enlarged(self.image)),
             side=len(self.image),
-            weights=shown_name(self.weights),
+            weights=readable(self.weights),
             layer=self.layer,
             heat_colours=HEAT_COLOURS,
             reasons=[(reason, data_uri(picture)) for reason, picture in drawn],

@@ -7,7 +7,6 @@ and a page forbids its browser to run scripts or to load anything.
 import base64
 import functools
 import io
-import os
 
 import jinja2
 from PIL import Image
@@ -32,11 +31,6 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-
-
-def shown_name(path: str | os.PathLike) -> str:
-    """A file's name as any page can hold it; bytes that are no UTF-8 are escaped."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def data_uri(picture: Image.Image) -> str:

@@ -10,11 +10,12 @@ import pooch
 from PIL import Image
 
 from resnext_keras.contact_sheet import contact_sheet
+from resnext_keras.features.listing import readable
 from resnext_keras.features.nearest import Match, check_rows, nearest
-from resnext_keras.features.pages import data_uri, render, shown_name
+from resnext_keras.features.network import FeatureNetwork, load_network
+from resnext_keras.features.pages import data_uri, render
 from resnext_keras.features.store import Source, read_source
-from resnext_keras.layout import channel_axis, in_layout
-from resnext_keras.prediction import Classifier, load_classifier
+from resnext_keras.layout import in_layout
 from resnext_keras.preprocessing import (
     ImageError,
     Preprocessing,
@@ -74,16 +75,16 @@ class Search:
                 {
                     "image": None if image is None else _uri(image),
                     "note": note,
-                    "name": shown_name(match.path),
+                    "name": readable(match.path),
                     "similarity": match.similarity,
                 }
             )
         return render(
             "search.html",
-            name=shown_name(self.path),
+            name=readable(self.path),
             image=_uri(_read(self.path)),
             rows=self.rows,
-            weights=shown_name(self.weights),
+            weights=readable(self.weights),
             matches=matches,
         )
 
@@ -121,9 +122,7 @@ def search(
         )
     image = read_image(path, Preprocessing(**source.preprocessing))
     network = network_of(source)
-    maps = network.model.predict_on_batch(preprocess_input(in_layout(image[None])))
-    axes = (2, 3) if channel_axis() == 1 else (1, 2)
-    features = np.mean(maps, axis=axes, dtype="float32")
+    features = network.features(preprocess_input(in_layout(image[np.newaxis])))
     (matches,) = nearest(features, indexes, top, progress)
     return Search(path, source.weights, rows, tuple(matches))
 
@@ -157,8 +156,8 @@ def common_source(indexes: Sequence[str | os.PathLike]) -> Source:
     return first
 
 
-def network_of(source: Source) -> Classifier:
-    """The network that features are from, without its classifier.
+def network_of(source: Source) -> FeatureNetwork:
+    """The network that features are from.
 
     Raises:
         ValueError: Its weights are gone or others now, or this package has no such
@@ -178,15 +177,15 @@ def network_of(source: Source) -> Classifier:
                 f"{source.weights_sha256}, at {source.weights!r}. Found: {found}. "
                 f"{remedy}"
             )
-    network = load_classifier(
-        source.architecture, source.weights, include_top=False, any_size=True
-    )
-    channels = network.model.output.shape[channel_axis()]
-    if (source.pooling, source.length) != ("avg", channels):
-        raise ValueError(
-            f"Expected {channels} features that are averages, as {source.architecture} "
-            f"has. Received: {source.length} features of pooling={source.pooling!r}"
-        )
+    # One picture is seen before another engine has read the network.
+    network = load_network(source.architecture, source.weights, engine="tensorflow")
+    for field in IDENTITY:
+        expected, found = getattr(network.source, field), getattr(source, field)
+        if field != "weights" and expected != found:
+            raise ValueError(
+                f"Expected features of the {field} that {source.weights} has here, "
+                f"{expected}. Received: {found}. Extract the features again"
+            )
     return network
 
 
