@@ -8,6 +8,8 @@ builders take and return Keras tensors in the layout of
 keras.applications does.
 """
 
+import itertools
+
 import keras
 from keras import layers
 
@@ -17,7 +19,7 @@ from resnext_keras.layout import channel_axis
 from resnext_keras.specs import SE_REDUCTION
 
 
-def conv_bn(x, filters, kernel_size, *, name, stride=1, groups=1):
+def conv_bn(x, filters, kernel_size, *, name, stride=1, groups=1, dilation=1):
     """Convolves without bias, then normalises; H and W become ceil(H / stride).
 
     Args:
@@ -27,6 +29,8 @@ def conv_bn(x, filters, kernel_size, *, name, stride=1, groups=1):
         name: Prefix of the layers' names: `{name}_conv` and `{name}_bn`.
         stride: Step of the kernel in pixels, along both sides.
         groups: Number of groups that the channels are split into.
+        dilation: Distance in pixels of what neighbouring kernel values see; 1
+            where there is a stride.
 
     Returns:
         Feature maps, (batch, ceil(H / stride), ceil(W / stride), filters).
@@ -43,6 +47,7 @@ def conv_bn(x, filters, kernel_size, *, name, stride=1, groups=1):
         kernel_size,
         strides=stride,
         padding=padding,
+        dilation_rate=dilation,
         groups=groups,
         use_bias=False,
         kernel_initializer=conv_initializer(),
@@ -95,6 +100,7 @@ def residual_branch(
     stride,
     cardinality,
     name,
+    dilation=1,
     squeeze_excite=False,
     anti_aliased=False,
 ):
@@ -107,6 +113,7 @@ def residual_branch(
         stride: Stride of the 3x3 convolution.
         cardinality: Groups of the 3x3 convolution (the paper's C).
         name: Prefix of the layers' names.
+        dilation: Dilation of the 3x3 convolution.
         squeeze_excite: Whether squeeze-and-excitation weighs the output.
         anti_aliased: Whether an average of the pixels takes the place of the
             stride.
@@ -125,6 +132,7 @@ def residual_branch(
         3,
         stride=1 if pooled else stride,
         groups=cardinality,
+        dilation=dilation,
         name=f"{name}_2",
     )
     x = layers.Activation("relu", name=f"{name}_2_relu")(x)
@@ -135,19 +143,41 @@ def residual_branch(
 
 
 def average_pool(x, stride, *, name):
-    """Averages patches of pixels; H and W become ceil(H / stride)."""
-    # Pixels beyond the border do not count in the average: PyTorch's
-    # ceil_mode=True with count_include_pad=False.
-    return layers.AveragePooling2D(stride, padding="same", name=name)(x)
+    """Averages 2x2 pixels; H and W become ceil(H / stride)."""
+    if stride == 1:
+        # timm has a border of zeros here, which count in the average.
+        x = layers.ZeroPadding2D(((0, 1), (0, 1)), name=f"{name}_pad")(x)
+        return layers.AveragePooling2D(2, strides=1, name=name)(x)
+    # Pixels beyond the border do not count: PyTorch's ceil_mode=True with
+    # count_include_pad=False.
+    return layers.AveragePooling2D(2, strides=stride, padding="same", name=name)(x)
 
 
-def add_relu(shortcut, branch, name):
-    """Joins the two ways of a block: `relu(shortcut + branch)`."""
+def add_relu(shortcut, branch, name, drop_path_rate=0.0):
+    """Joins the two ways of a block: `relu(shortcut + branch)`.
+
+    In training the branch is dropped for some of the pictures (stochastic depth;
+    Huang et al., ECCV 2016), and weighs more for the others to make up for it.
+    """
+    if drop_path_rate:
+        branch = layers.Dropout(
+            drop_path_rate, noise_shape=(None, 1, 1, 1), name=f"{name}_drop_path"
+        )(branch)
     x = layers.Add(name=f"{name}_add")([shortcut, branch])
     return layers.Activation("relu", name=f"{name}_out")(x)
 
 
-def identity_block(x, width, filters, *, cardinality, name, squeeze_excite=False):
+def identity_block(
+    x,
+    width,
+    filters,
+    *,
+    cardinality,
+    name,
+    dilation=1,
+    squeeze_excite=False,
+    drop_path_rate=0.0,
+):
     """Adds the residual branch to `x` itself; the shape stays as it is.
 
     Args:
@@ -156,7 +186,9 @@ def identity_block(x, width, filters, *, cardinality, name, squeeze_excite=False
         filters: Number of output channels, which is also that of `x`.
         cardinality: Groups of the 3x3 convolution (the paper's C).
         name: Prefix of the layers' names, as in `"conv3_block2"`.
+        dilation: Dilation of the 3x3 convolution.
         squeeze_excite: Whether squeeze-and-excitation weighs the branch.
+        drop_path_rate: Share of the pictures for which training drops the branch.
 
     Returns:
         Feature maps of the shape of `x`.
@@ -168,9 +200,10 @@ def identity_block(x, width, filters, *, cardinality, name, squeeze_excite=False
         stride=1,
         cardinality=cardinality,
         name=name,
+        dilation=dilation,
         squeeze_excite=squeeze_excite,
     )
-    return add_relu(x, branch, name)
+    return add_relu(x, branch, name, drop_path_rate)
 
 
 def conv_block(
@@ -181,9 +214,11 @@ def conv_block(
     stride,
     cardinality,
     name,
+    dilation=1,
     squeeze_excite=False,
     anti_aliased=False,
     pooled_shortcut=False,
+    drop_path_rate=0.0,
 ):
     """Adds the residual branch to a 1x1 projection of `x`; opens a stage.
 
@@ -194,10 +229,12 @@ def conv_block(
         stride: Stride of the 3x3 convolution and of the projection.
         cardinality: Groups of the 3x3 convolution (the paper's C).
         name: Prefix of the layers' names, as in `"conv3_block1"`.
+        dilation: Dilation of the 3x3 convolution.
         squeeze_excite: Whether squeeze-and-excitation weighs the branch.
         anti_aliased: Whether averages take the place of the branch's stride.
-        pooled_shortcut: Whether an average takes the place of the projection's
-            stride.
+        pooled_shortcut: Whether the projection is of averages of 2x2 pixels, at
+            the stride in place of its own.
+        drop_path_rate: Share of the pictures for which training drops the branch.
 
     Returns:
         Feature maps, (batch, ceil(H / stride), ceil(W / stride), filters).
@@ -209,44 +246,59 @@ def conv_block(
         stride=stride,
         cardinality=cardinality,
         name=name,
+        dilation=dilation,
         squeeze_excite=squeeze_excite,
         anti_aliased=anti_aliased,
     )
     shortcut = x
-    if pooled_shortcut and stride > 1:
+    if pooled_shortcut:
         shortcut = average_pool(shortcut, stride, name=f"{name}_0_pool")
         stride = 1
     shortcut = conv_bn(shortcut, filters, 1, stride=stride, name=f"{name}_0")
-    return add_relu(shortcut, branch, name)
+    return add_relu(shortcut, branch, name, drop_path_rate)
 
 
-def residual_stage(x, spec, stage):
+def residual_stage(x, spec, stage, *, stride, dilations=(1, 1), drop_path_rates=None):
     """Stacks the blocks of conv`stage`; only the first changes the shape.
 
     Args:
         x: Feature maps, (batch, H, W, channels).
         spec: The `ResNeXtSpec` that is being built.
         stage: Number of the stage in the paper's count, 2 for conv2.
+        stride: Stride of the first block.
+        dilations: Dilation of the first block and of the others.
+        drop_path_rates: For each block the share of the pictures for which
+            training drops its branch; None for none.
 
     Returns:
-        Feature maps with `256 * 2 ** (stage - 2)` channels; from conv3 on
-        with half the height and width, rounded up.
+        Feature maps, (batch, ceil(H / stride), ceil(W / stride),
+        256 * 2 ** (stage - 2)).
     """
     width, filters = spec.widths(stage)
+    rates = drop_path_rates or [0.0] * spec.depths[stage - 2]
     options = {"cardinality": spec.cardinality, "squeeze_excite": spec.squeeze_excite}
     x = conv_block(
         x,
         width,
         filters,
-        stride=1 if stage == 2 else 2,
+        stride=stride,
+        dilation=dilations[0],
         anti_aliased=spec.anti_aliased,
-        pooled_shortcut=spec.pooled_shortcut,
+        # Where a stride was traded for dilation, timm averages all the same.
+        pooled_shortcut=spec.pooled_shortcut and stage > 2,
+        drop_path_rate=rates[0],
         name=f"conv{stage}_block1",
         **options,
     )
-    for block in range(2, spec.depths[stage - 2] + 1):
+    for block, rate in enumerate(rates[1:], start=2):
         x = identity_block(
-            x, width, filters, name=f"conv{stage}_block{block}", **options
+            x,
+            width,
+            filters,
+            dilation=dilations[1],
+            drop_path_rate=rate,
+            name=f"conv{stage}_block{block}",
+            **options,
         )
     return x
 
@@ -276,17 +328,46 @@ def stem(x, spec):
     return layers.MaxPooling2D(3, strides=2, name="pool1_pool")(x)  # 56, 56, 64
 
 
-def resnext_features(x, spec):
+def resnext_features(x, spec, output_stride=None, drop_path_rate=0.0):
     """From an image batch to the last feature maps, (7, 7, 2048) in ResNeXt-50.
 
     Args:
         x: Preprocessed images, (batch, H, W, channels).
         spec: The `ResNeXtSpec` that is being built.
+        output_stride: By how much the last feature maps are smaller than the
+            images, one of `spec.strides`; None for the last of them. The strides
+            beyond it become dilations, which let the same weights see the same.
+        drop_path_rate: Share of the pictures for which training drops the branch
+            of the last block; earlier ones are dropped less, the first never.
 
     Returns:
         The output of the last stage's last block.
+
+    Source: Yu et al., "Dilated Residual Networks", CVPR 2017, section 2.
     """
+    rates = iter(linear_decay(drop_path_rate, sum(spec.depths)))
+    dilation = 1
     x = stem(x, spec)
-    for stage in spec.stages:
-        x = residual_stage(x, spec, stage)
+    for stage, reduction, depth in zip(
+        spec.stages, spec.strides, spec.depths, strict=True
+    ):
+        stride = 1 if stage == 2 else 2
+        before = dilation
+        if reduction > (output_stride or reduction):
+            stride, dilation = 1, dilation * stride
+        x = residual_stage(
+            x,
+            spec,
+            stage,
+            stride=stride,
+            # The 3x3 convolution of the first block carries the stride and so sees
+            # pixels at the distance of the stage before.
+            dilations=(before, dilation),
+            drop_path_rates=list(itertools.islice(rates, depth)),
+        )
     return x
+
+
+def linear_decay(rate, blocks):
+    """Rates from 0 for the first block to `rate` for the last (Huang et al.)."""
+    return [rate * block / max(1, blocks - 1) for block in range(blocks)]

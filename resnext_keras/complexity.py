@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 import keras
 
+from resnext_keras.stages import stage_of
+
 
 @dataclass(frozen=True)
 class StageCost:
@@ -43,10 +45,8 @@ def stage_costs(model: keras.Model) -> list[StageCost]:
         )
     stages = {}
     for layer in model.layers:
-        if layer.name.startswith("conv"):
-            stages.setdefault(layer.name.split("_")[0], []).append(layer)
-        elif layer.name.startswith("pool1"):
-            stages["conv1"].append(layer)
+        if stage := stage_of(layer.name):
+            stages.setdefault(f"conv{stage}", []).append(layer)
         elif not isinstance(layer, keras.layers.InputLayer):
             stages.setdefault("classifier", []).append(layer)
     return [

@@ -95,32 +95,14 @@ class GroupedConv2D(Conv2D):
 
 
 def _conv(x, kernel, strides, padding, dilations, training):
-    """Grouped convolution of any configuration."""
-    if on_accelerator():
-        return _plain_conv(x, kernel, strides, padding, dilations)
-    if max(dilations) == 1:
-        return _cpu_conv(x, kernel, strides, padding, training)
-    # An output pixel of a dilated convolution sees one residue class of the
-    # input's pixels: with the classes as a batch it is an ordinary convolution.
-    return tf.nn.with_space_to_batch(
-        x,
-        dilations,
-        padding,
-        lambda classes, _, padding: _cpu_conv(
-            classes, kernel, strides, padding, training
-        ),
-        filter_shape=kernel.shape[:2],
-    )
-
-
-def _cpu_conv(x, kernel, strides, padding, training):
-    """Grouped convolution with gradients that any CPU has, with XLA or without."""
+    """Grouped convolution, with gradients wherever it runs, by XLA or without."""
+    arguments = strides, padding, dilations
     is_fast = has_fast_kernels()
     # oneDNN has the gradients too, in single precision on any CPU.
-    if is_fast and x.dtype == tf.float32:
-        return _plain_conv(x, kernel, strides, padding)
+    if on_accelerator() or (is_fast and x.dtype == tf.float32):
+        return _plain_conv(x, kernel, *arguments)
     if not is_fast and (training or not is_exporting()):
-        return _dense_conv(x, kernel, strides, padding)
+        return _dense_conv(x, kernel, *arguments)
 
     # One operation, as exported networks are to have it for the fast kernels of
     # wherever they run, whose own gradients not every CPU has.
@@ -129,15 +111,15 @@ def _cpu_conv(x, kernel, strides, padding, training):
         def gradients(dy):
             with tf.GradientTape() as tape:
                 tape.watch((x, kernel))
-                y = _dense_conv(x, kernel, strides, padding)
+                y = _dense_conv(x, kernel, *arguments)
             return tape.gradient(y, (x, kernel), dy)
 
-        return _plain_conv(x, kernel, strides, padding), gradients
+        return _plain_conv(x, kernel, *arguments), gradients
 
     return conv(x, kernel)
 
 
-def _plain_conv(x, kernel, strides, padding, dilations=1):
+def _plain_conv(x, kernel, strides, padding, dilations):
     """Grouped convolution as TensorFlow's one operation."""
     y = tf.nn.conv2d(x, kernel, strides, padding, dilations=dilations)
     # Keeps TensorFlow from fusing the convolution with a bias or activation that
@@ -152,12 +134,24 @@ _MAX_DENSE_GROUPS = 4
 _MAX_DENSE_CHANNELS = 32
 
 
-def _dense_conv(x, kernel, strides, padding):
+def _dense_conv(x, kernel, strides, padding, dilations):
     """Grouped convolution as dense ones of a few groups each.
 
     Without oneDNN they take half the time of the grouped one, and TensorFlow has
     their gradients.
     """
+    if max(dilations) > 1:
+        # A pixel of the output sees one residue class of the input's pixels: with
+        # the classes as a batch there is no dilation, whose gradients CPUs lack.
+        return tf.nn.with_space_to_batch(
+            x,
+            dilations,
+            padding,
+            lambda classes, _, padding: _dense_conv(
+                classes, kernel, strides, padding, (1, 1)
+            ),
+            filter_shape=kernel.shape[:2],
+        )
     depth = kernel.shape[2]
     groups = x.shape[-1] // depth
     count = max(1, min(_MAX_DENSE_GROUPS, _MAX_DENSE_CHANNELS // depth))

@@ -3,6 +3,7 @@
 import contextlib
 import operator
 import re
+from numbers import Real
 
 import keras
 from keras import layers
@@ -36,6 +37,9 @@ def ResNeXt(
     classes: int = 1000,
     classifier_activation="softmax",
     name: str | None = None,
+    *,
+    output_stride: int | None = None,
+    drop_path_rate: float = 0.0,
 ) -> keras.Model:
     """Builds a ResNeXt, a member of the table or one of your own.
 
@@ -69,6 +73,14 @@ def ResNeXt(
         classifier_activation: Activation of the classifier; None gives the
             logits. With weights only None or `"softmax"`.
         name: Name of the model; None for the architecture's.
+        output_stride: By how much the last feature maps are smaller than the
+            images: 32, 16, 8 or 4, for CIFAR 4, 2 or 1. Below the first of them,
+            which None stands for, strides become dilations, for the same weights
+            and finer maps, as `replace_stride_with_dilation` of torchvision and
+            `output_stride` of timm do it.
+        drop_path_rate: From 0 to below 1, the share of the pictures for which
+            training leaves out the last block; earlier blocks are left out less,
+            the first never (stochastic depth, Huang et al., ECCV 2016).
 
     Returns:
         A functional `keras.Model`. Its layers are named as in
@@ -86,12 +98,13 @@ def ResNeXt(
     name = _checked_name(spec.name if name is None else name)
     classes = positive_integer("classes", classes)
     _check_choices(pooling, classifier_activation, weights, include_top)
+    _check_blocks(spec, output_stride, drop_path_rate)
     shape = _input_shape(spec, include_top, input_tensor, input_shape)
     channels = shape[0 if channels_first() else -1]
     shapes = variable_shapes(spec, channels, classes if include_top else None)
     with _open_tensors(weights, spec, shapes) as tensors:
         image = layers.Input(shape) if input_tensor is None else input_tensor
-        x = resnext_features(image, spec)
+        x = resnext_features(image, spec, output_stride, drop_path_rate)
         if include_top:
             x = _classifier(x, classes, classifier_activation)
         elif pooling is not None:
@@ -159,6 +172,21 @@ def _check_choices(pooling, classifier_activation, weights, include_top):
         )
 
 
+def _check_blocks(spec, output_stride, drop_path_rate):
+    if output_stride not in (None, *spec.strides):
+        *first, last = map(str, reversed(spec.strides))
+        raise ValueError(
+            f"Expected `output_stride` to be None, {', '.join(first)} or {last}, the "
+            f"strides of the stages of {spec.name}. "
+            f"Received: output_stride={output_stride!r}"
+        )
+    if not isinstance(drop_path_rate, Real) or not 0 <= drop_path_rate < 1:
+        raise ValueError(
+            "Expected `drop_path_rate` to be a number from 0 to below 1. "
+            f"Received: drop_path_rate={drop_path_rate!r}"
+        )
+
+
 def _input_shape(spec, include_top, input_tensor, input_shape):
     """Shape of one image: of the tensor, as given, or the default."""
     if input_tensor is not None:
@@ -215,6 +243,9 @@ def _member(function_name: str, architecture: str):
         classes=1000,
         classifier_activation="softmax",
         name=model_name,
+        *,
+        output_stride=None,
+        drop_path_rate=0.0,
     ):
         return ResNeXt(
             spec,
@@ -226,6 +257,8 @@ def _member(function_name: str, architecture: str):
             classes,
             classifier_activation,
             name,
+            output_stride=output_stride,
+            drop_path_rate=drop_path_rate,
         )
 
     build.__name__ = build.__qualname__ = function_name

@@ -10,8 +10,9 @@ from numbers import Integral
 SE_REDUCTION = 16
 """By how much squeeze-and-excitation narrows a block's channels."""
 
-STEMS = {"imagenet": (224, 1000), "cifar": (32, 10)}
-"""The two stems of the paper: size in pixels and classes of their data sets."""
+STEMS = {"imagenet": (224, 1000, 4), "cifar": (32, 10, 1)}
+"""The two stems of the paper: size in pixels and classes of their data sets, and
+by how much the stem reduces the size."""
 
 MIN_IMAGE_SIZE = 32
 """Smallest height and width in pixels, as in keras.applications."""
@@ -133,6 +134,12 @@ class ResNeXtSpec:
     def stages(self) -> range:
         """Numbers of the stages, in the paper's count: 2 for conv2 and so on."""
         return range(2, 2 + len(self.depths))
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """By how much the output of each stage is smaller than the images."""
+        reduction = STEMS[self.stem][2]
+        return tuple(reduction * 2 ** (stage - 2) for stage in self.stages)
 
     def widths(self, stage: int) -> tuple[int, int]:
         """Channels of a stage's bottlenecks and of its output (Table 1)."""

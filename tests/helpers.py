@@ -36,7 +36,7 @@ def dtype_policy(name):
         keras.config.set_dtype_policy(before)
 
 
-def reference_network(library, architecture, seed=0):
+def reference_network(library, architecture, seed=0, **options):
     """Torchvision's or timm's network, all of it random: timm's gammas too.
 
     Fresh ones of timm are 0 at the end of each block, which would hide the block.
@@ -46,7 +46,7 @@ def reference_network(library, architecture, seed=0):
     create = models.create_model if library == "timm" else models.models.get_model
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = create(architecture).eval()
+        network = create(architecture, **options).eval()
         for module in network.modules():
             if isinstance(module, torch.nn.BatchNorm2d):
                 module.weight.data.uniform_(0.5, 1.5)

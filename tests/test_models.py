@@ -35,6 +35,7 @@ MEMBERS = {
     "ResNeXt29_8x64d": "resnext29_8x64d",
     "ResNeXt29_16x64d": "resnext29_16x64d",
 }
+EXTRAS = ("output_stride", "drop_path_rate")
 TINY = ResNeXtSpec("tiny", (1, 2), 4, 2, stem="cifar")
 
 
@@ -46,25 +47,30 @@ def tiny(**options):
 def test_signatures_are_those_of_keras_applications(function):
     ours = inspect.signature(getattr(resnext_keras, function)).parameters
     keras_own = inspect.signature(keras.applications.ResNet50).parameters
-    assert list(ours) == list(keras_own)
-    for name in ours:
+    assert list(ours) == [*keras_own, *EXTRAS]
+    assert all(ours[name].kind == inspect.Parameter.KEYWORD_ONLY for name in EXTRAS)
+    for name in keras_own:
         if name != "name":
             assert ours[name].default == keras_own[name].default
             assert ours[name].kind == keras_own[name].kind
     assert ours["name"].default == function.lower()
     general = list(inspect.signature(ResNeXt).parameters)
-    assert general == ["spec_or_name", *keras_own]
+    assert general == ["spec_or_name", *keras_own, *EXTRAS]
 
 
 @pytest.mark.parametrize(("function", "architecture"), MEMBERS.items())
 def test_each_function_builds_its_row_of_the_table(monkeypatch, function, architecture):
     built = []
     monkeypatch.setattr(
-        resnext_keras.models, "ResNeXt", lambda *arguments: built.append(arguments)
+        resnext_keras.models,
+        "ResNeXt",
+        lambda *args, **extras: built.append((args, extras)),
     )
-    getattr(resnext_keras, function)(False, None, pooling="avg")
+    build = getattr(resnext_keras, function)
+    build(False, None, pooling="avg", output_stride=8, drop_path_rate=0.1)
     arguments = (False, None, None, None, "avg", 1000, "softmax", function.lower())
-    assert built == [(ARCHITECTURES[architecture], *arguments)]
+    extras = dict(zip(EXTRAS, (8, 0.1), strict=True))
+    assert built == [((ARCHITECTURES[architecture], *arguments), extras)]
 
 
 def test_every_row_has_its_function_but_that_of_the_bundled_network():

@@ -1,5 +1,6 @@
 """The notebooks run from top to bottom, and are stored without outputs."""
 
+import re
 from pathlib import Path
 
 import nbformat
@@ -18,6 +19,7 @@ FOLDER = Path(__file__).parents[1] / "notebooks"
             "the loaded model gives the same scores: True",
             marks=pytest.mark.long,
         ),
+        pytest.param("segment", r"never saw: 0\.[5-9]", marks=pytest.mark.long),
         pytest.param("serve", '"valid": true', marks=pytest.mark.parity),
     ],
 )
@@ -41,8 +43,12 @@ def test_a_notebook_runs(name, printed):
         for output in cell.outputs
         if output.output_type == "stream" and output.name == "stdout"
     )
-    assert printed in told
+    assert re.search(printed, told)
 
 
 def test_all_notebooks_are_run():
-    assert {path.stem for path in FOLDER.glob("*.ipynb")} == {"quickstart", "serve"}
+    assert {path.stem for path in FOLDER.glob("*.ipynb")} == {
+        "quickstart",
+        "segment",
+        "serve",
+    }

@@ -1,5 +1,6 @@
-"""What a network without its classifier is for: maps, vectors, and their reasons."""
+"""Features of pictures: a network's maps and vectors, and what is done with them."""
 
+from resnext_keras.features.backbone import feature_pyramid, freeze
 from resnext_keras.features.explain import Explanation, explain
 from resnext_keras.features.grad_cam import grad_cam
 from resnext_keras.features.nearest import Match, nearest
@@ -11,6 +12,8 @@ __all__ = [
     "Match",
     "Search",
     "explain",
+    "feature_pyramid",
+    "freeze",
     "grad_cam",
     "nearest",
     "overlay",

@@ -1,7 +1,5 @@
 """The functions of an exported model, as TensorFlow saves and serves them."""
 
-import re
-
 import keras
 
 from resnext_keras.deploy.card import ModelCard, classifier_head, source_of
@@ -9,6 +7,7 @@ from resnext_keras.deploy.engines import output_names
 from resnext_keras.deploy.saved_model.decoding import decode_pictures
 from resnext_keras.layout import channels_first
 from resnext_keras.preprocessing import preprocess_input
+from resnext_keras.stages import stage_outputs
 
 if keras.config.backend() == "tensorflow":
     import tensorflow as tf
@@ -58,11 +57,7 @@ def _maps(model) -> list:
 
 def _stages(model) -> dict:
     """The last map of each stage of a network of this family."""
-    last = {}
-    for layer in model.layers:
-        if stage := re.fullmatch(r"(conv\d+)_block\d+_out", layer.name):
-            last[stage[1]] = layer
-    return {layer.name: layer.output for layer in last.values()}
+    return {layer.name: layer.output for layer in stage_outputs(model).values()}
 
 
 def signatures(network: keras.Model, card: ModelCard, top: int):
