@@ -9,7 +9,7 @@ from resnext_keras.deploy import (
     fold_batch_norm,
     quantize,
 )
-from resnext_keras.features import feature_pyramid, freeze
+from resnext_keras.features import feature_pyramid, freeze, grad_cam, overlay
 from resnext_keras.labels import class_names, decode_predictions
 from resnext_keras.layers import GroupedConv2D
 from resnext_keras.models import (
@@ -80,8 +80,10 @@ __all__ = [
     "feature_pyramid",
     "fold_batch_norm",
     "freeze",
+    "grad_cam",
     "list_models",
     "list_weights",
+    "overlay",
     "preprocess_input",
     "quantize",
     "read_image",

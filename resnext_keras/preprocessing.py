@@ -190,20 +190,36 @@ def read_image(
             "Expected `preprocessing` to be a Preprocessing. "
             f"Received: preprocessing={preprocessing!r}"
         )
+    return resize_and_crop(read_rgb(path), preprocessing)
+
+
+def read_rgb(path: str | os.PathLike, digest=None) -> Image.Image:
+    """Reads a picture whole, upright, as `read_image` does before it resizes.
+
+    Args:
+        path: A JPEG, PNG, WebP, BMP, GIF, TIFF or PPM file.
+        digest: A hash of `hashlib` that is given all bytes of the file.
+
+    Returns:
+        A `PIL.Image` of mode RGB.
+
+    Raises:
+        ImageError: As of `read_image`.
+    """
     try:
-        rgb = _read_rgb(path)
+        return _read_rgb(path, digest)
     # Broken files make Pillow raise nearly anything: OSError, SyntaxError,
     # struct.error, zlib.error, OverflowError, MemoryError, ...
     except Exception as error:
         own = isinstance(error, ImageError)
         found = str(error) if own else f"{type(error).__name__}: {error}"
         raise ImageError(
-            f"Expected a picture ({', '.join(FORMATS)}) at {path!r}. Found: {found}"
+            f"Expected a picture ({', '.join(FORMATS)}) at {os.fspath(path)!r}. "
+            f"Found: {found}"
         ) from error
-    return resize_and_crop(rgb, preprocessing)
 
 
-def _read_rgb(path) -> Image.Image:
+def _read_rgb(path, digest) -> Image.Image:
     """The upright picture in RGB; an `ImageError` says only what was found."""
     try:
         mode = os.stat(path).st_mode
@@ -229,6 +245,10 @@ def _read_rgb(path) -> Image.Image:
         transposition = None
         with contextlib.suppress(Exception):  # broken EXIF data, but pixels in order
             transposition = _TRANSPOSITIONS.get(image.getexif().get(0x0112))
+        if digest is not None:  # at last, since what is no picture may be huge
+            file.seek(0)
+            while block := file.read(2**20):
+                digest.update(block)
         return rgb if transposition is None else rgb.transpose(transposition)
 
 

@@ -6,10 +6,13 @@ import click
 
 from resnext_keras_cli.benchmark import benchmark
 from resnext_keras_cli.demo import demo
+from resnext_keras_cli.explain import explain
 from resnext_keras_cli.export import export
+from resnext_keras_cli.extract import extract
 from resnext_keras_cli.listing import list_
 from resnext_keras_cli.predict import predict
 from resnext_keras_cli.quantize import quantize
+from resnext_keras_cli.search import search
 from resnext_keras_cli.summary import summary
 from resnext_keras_cli.weights import weights
 
@@ -67,7 +70,19 @@ def group():
     """Classify pictures with ResNeXt networks, and look at the networks."""
 
 
-for command in (demo, predict, summary, list_, export, quantize, benchmark, weights):
+for command in (
+    demo,
+    predict,
+    explain,
+    extract,
+    search,
+    summary,
+    list_,
+    export,
+    quantize,
+    benchmark,
+    weights,
+):
     group.add_command(command)
     for leaf in getattr(command, "commands", {"": command}).values():
         leaf.params.append(TRACEBACK)

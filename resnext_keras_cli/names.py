@@ -1,8 +1,14 @@
 """What the names that a user types stand for; errors speak of commands and options."""
 
 import difflib
+from collections.abc import Sequence
 
 import click
+
+DIGITS_ONLY = (
+    "The bundled network sees handwritten digits in all pictures; "
+    "for photos pass --model resnext50_32x4d."
+)
 
 
 def find_model(name: str | None) -> str | None:
@@ -50,6 +56,56 @@ def find_weights(name: str, model: str | None = None):
         told, _, received = str(error).partition(" Received: weights=")
         hint = " `resnext-keras weights list` prints the names." * (";" in received)
     raise click.ClickException(f"{name}: {told}{hint}")
+
+
+def find_choice(model: str | None, weights: str | None):
+    """What the options --model and --weights stand for together.
+
+    Args:
+        model: Name of an architecture, if one was typed.
+        weights: Name of a weight set or a file, if one was typed.
+
+    Returns:
+        The first two arguments of `load_classifier`.
+
+    Raises:
+        click.ClickException: One of them is unknown, or they do not fit.
+    """
+    from resnext_keras.weights import WeightSet
+
+    model = find_model(model)
+    if weights is not None:
+        found = find_weights(weights, model)
+        return model, found.name if isinstance(found, WeightSet) else found
+    if model is None:
+        click.echo(DIGITS_ONLY, err=True)
+    return model, None
+
+
+def find_class(name: str, class_names: Sequence[str]) -> int:
+    """The number of a class.
+
+    Args:
+        name: What was typed: its name, in any case and with blanks for underscores
+            too, or its number.
+        class_names: The names of all classes.
+
+    Raises:
+        click.ClickException: There is no such class.
+    """
+    names = {known.lower(): number for number, known in enumerate(class_names)}
+    wanted = "_".join(name.lower().split())
+    if wanted in names:
+        return names[wanted]
+    count = len(class_names)
+    if name.isdecimal() and int(name) < count:
+        return int(name)
+    near = difflib.get_close_matches(wanted, names)
+    near += [known for known in names if wanted in known and known not in near]
+    hint = f" Did you mean {' or '.join(near[:5])}?" if near else ""
+    raise click.ClickException(
+        f"No class {name!r}.{hint} Expected a name, or a number from 0 to {count - 1}."
+    )
 
 
 def find_set(name: str):

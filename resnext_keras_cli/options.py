@@ -11,6 +11,21 @@ size_option = click.option(
     "Without it: what the network was made for.",
 )
 
+model_option = click.option(
+    "--model",
+    metavar="NAME",
+    help="Architecture, a name that `resnext-keras list` prints. "
+    "Without it: that of the weights.",
+)
+
+weights_option = click.option(
+    "--weights",
+    metavar="NAME|FILE",
+    help="Weight set that `resnext-keras weights list` prints, or a file (.pth, "
+    ".safetensors, .h5). Without it: the set that ships with the package, or the "
+    "default of the --model, which is downloaded.",
+)
+
 
 def check_new(path, overwrite):
     """Refuses a file that exists and may not be replaced."""

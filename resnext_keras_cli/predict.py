@@ -4,30 +4,15 @@ import json
 
 import click
 
-from resnext_keras_cli.names import find_model, find_weights
+from resnext_keras_cli.names import find_choice
+from resnext_keras_cli.options import model_option, weights_option
 from resnext_keras_cli.start import quiet_start
-
-DIGITS_ONLY = (
-    "The bundled network sees handwritten digits in all pictures; "
-    "for photos pass --model resnext50_32x4d."
-)
 
 
 @click.command()
 @click.argument("pictures", nargs=-1, required=True, type=click.Path())
-@click.option(
-    "--model",
-    metavar="NAME",
-    help="Architecture, a name that `resnext-keras list` prints. "
-    "Without it: that of the weights.",
-)
-@click.option(
-    "--weights",
-    metavar="NAME|FILE",
-    help="Weight set that `resnext-keras weights list` prints, or a file (.pth, "
-    ".safetensors, .h5). Without it: the set that ships with the package, or the "
-    "default of the --model, which is downloaded.",
-)
+@model_option
+@weights_option
 @click.option(
     "--top",
     type=click.IntRange(min=1),
@@ -46,15 +31,8 @@ def predict(pictures, model, weights, top, as_json):
     with quiet_start():
         from resnext_keras.prediction import load_classifier
         from resnext_keras.preprocessing import ImageError
-        from resnext_keras.weights import WeightSet
 
-    model = find_model(model)
-    if weights is not None:
-        weights = find_weights(weights, model)
-        weights = weights.name if isinstance(weights, WeightSet) else weights
-    elif model is None:
-        click.echo(DIGITS_ONLY, err=True)
-    classifier = load_classifier(model, weights)
+    classifier = load_classifier(*find_choice(model, weights))
     found, broken = [], []
     # A bar for what takes long, and not into a file.
     bar = tqdm(

@@ -9,7 +9,17 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 # What resnext_keras itself needs, and what those need, may be loaded.
-OPTIONAL = ("matplotlib", "onnx", "onnxruntime", "openvino", "sklearn", "timm", "torch")
+OPTIONAL = (
+    "faiss",
+    "matplotlib",
+    "onnx",
+    "onnxruntime",
+    "openvino",
+    "pyarrow",
+    "sklearn",
+    "timm",
+    "torch",
+)
 
 
 def python(code):

@@ -1,5 +1,21 @@
 """Features of pictures: a network's maps and vectors, and what is done with them."""
 
 from resnext_keras.features.backbone import feature_pyramid, freeze
+from resnext_keras.features.explain import Explanation, explain
+from resnext_keras.features.grad_cam import grad_cam
+from resnext_keras.features.nearest import Match, nearest
+from resnext_keras.features.overlay import overlay
+from resnext_keras.features.search import Search, search
 
-__all__ = ["feature_pyramid", "freeze"]
+__all__ = [
+    "Explanation",
+    "Match",
+    "Search",
+    "explain",
+    "feature_pyramid",
+    "freeze",
+    "grad_cam",
+    "nearest",
+    "overlay",
+    "search",
+]

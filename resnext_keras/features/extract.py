@@ -1,0 +1,271 @@
+"""Features of whole collections of pictures, in a file."""
+
+import contextlib
+import csv
+import itertools
+import os
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import filelock
+import numpy as np
+from tqdm import tqdm
+
+from resnext_keras.arguments import positive_integer
+from resnext_keras.features.listing import list_pictures, readable
+from resnext_keras.features.network import FeatureNetwork, load_network
+from resnext_keras.features.parts import LOCK, Parts, Plan
+from resnext_keras.features.reading import PictureFile, read_batches
+from resnext_keras.features.store import (
+    DTYPES,
+    SUFFIXES,
+    Rows,
+    count_rows,
+    optional,
+    read_source,
+)
+from resnext_keras.specs import ResNeXtSpec
+from resnext_keras.targets import checked_target
+
+PART = 1024
+"""Pictures of a part, about: what a run that is stopped loses at most."""
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """What a run has done.
+
+    Attributes:
+        target: The file of features.
+        errors: The file of what was left out, with the reasons.
+        pictures: Number of rows.
+        skipped: Number of what was left out.
+        read: Number of files that this run has read; less than all of them where
+            it went on with another.
+        seconds: What that took, without loading the network.
+    """
+
+    target: Path
+    errors: Path
+    pictures: int
+    skipped: int
+    read: int
+    seconds: float
+
+
+def parts_folder(target: str | os.PathLike) -> Path:
+    """Where a run keeps its parts until the file is written."""
+    return Path(f"{os.fspath(target)}.parts")
+
+
+def errors_file(target: str | os.PathLike) -> Path:
+    """Where the files that are no pictures are listed."""
+    return Path(target).with_suffix(".errors.csv")
+
+
+def extract(
+    folders: Sequence[str | os.PathLike],
+    path: str | os.PathLike,
+    spec_or_name: ResNeXtSpec | str | None = None,
+    weights: str | os.PathLike | None = None,
+    *,
+    dtype: str = "float32",
+    engine: str = "auto",
+    batch_size: int = 32,
+    shard: tuple[int, int] = (1, 1),
+    resume: bool = False,
+    overwrite: bool = False,
+) -> Extraction:
+    """Writes the features of all pictures in folders into a Parquet file.
+
+    A row has the picture's path, the SHA-256 of its file, width and height of the
+    upright picture in pixels, and its features: the mean of the network's last
+    maps. What the features came from is in the file's metadata (`read_source`).
+    A file that is no picture is left out, and listed with the reason in
+    `features.errors.csv`; so is a folder that cannot be listed.
+
+    Pictures are read and kept in parts, in `features.parquet.parts`, which makes
+    way for the file at the end. A run that was stopped goes on with `resume`, and
+    gives the same file as one that was not.
+
+    Args:
+        folders: Folders, which are searched with all folders in them, and files.
+        path: The file to be written, whose name ends in `.parquet`.
+        spec_or_name: The architecture; None for that of the weights.
+        weights: Name of a weight set or path of a file, as `load_classifier`
+            takes it; None for the set that ships with the package, or with another
+            architecture for its `"imagenet"`.
+        dtype: `"float32"`, or `"float16"` for a file of half the size.
+        engine: What runs the network, as `Predictor` takes it.
+        batch_size: Number of pictures that are run at once.
+        shard: `(i, n)`: of n shares of all pictures, the i-th alone, from 1 on.
+            The rows of all shards, in their order, are those of one run.
+        resume: Whether to go on with a run that was stopped, where there is one,
+            and to leave a file as it is that one has finished.
+        overwrite: Whether to begin anew, in the place of earlier files.
+
+    Raises:
+        ValueError: An argument is none of the above, there are no pictures, files
+            exist and neither `resume` nor `overwrite` is set, or a run that is to
+            go on was one of other arguments. Nothing has then been written.
+        ImportError: pyarrow, or the engine asked for, is not installed.
+        OSError: The files cannot be written, as on a full disk. What was finished
+            stays for `resume`.
+    """
+    target = _checked(path, dtype, batch_size, shard, resume, overwrite)
+    folders = _checked_folders(folders)
+    parts = Parts(parts_folder(target))
+    parts.check_ours()
+    network = load_network(spec_or_name, weights, dtype, engine, batch_size)
+    if resume and target.exists() and not parts.has_plan():
+        return _finished(target, network)
+    plan = _plan(network, folders, shard)
+    with _locked(parts.folder):
+        if not (resume and parts.resume(plan)):
+            parts.begin(plan, folders)
+        start = time.perf_counter()
+        done = parts.finished()
+        read = _extract_parts(parts, network, done)
+        seconds = time.perf_counter() - start
+        skipped = parts.join(target, errors_file(target))
+    return Extraction(
+        target, errors_file(target), count_rows(target), skipped, read, seconds
+    )
+
+
+def _plan(network: FeatureNetwork, folders: list[str], shard) -> Plan:
+    batch_size = network.predictor.batch_size
+    return Plan(
+        source=network.source,
+        folders=list(map(readable, folders)),
+        places=[readable(os.path.abspath(folder)) for folder in folders],
+        shard=list(shard),
+        engine=network.predictor.engine,
+        batch_size=batch_size,
+        # Whole batches: those of a run that goes on are those of one that does not.
+        part_size=-(-PART // batch_size) * batch_size,
+    )
+
+
+def _checked(path, dtype, batch_size, shard, resume, overwrite) -> Path:
+    """The path of the file, when all that can be checked of the rest is right."""
+    optional("pyarrow")
+    if dtype not in DTYPES:
+        raise ValueError(
+            f"Expected `dtype` to be {' or '.join(DTYPES)}. Received: dtype={dtype!r}"
+        )
+    positive_integer("batch_size", batch_size)
+    try:
+        number, shards = (positive_integer("shard", value) for value in shard)
+    except (TypeError, ValueError):
+        number, shards = 1, 0
+    if number > shards:
+        raise ValueError(
+            "Expected `shard` to be (i, n) with i from 1 to n. "
+            f"Received: shard={shard!r}"
+        )
+    if resume and overwrite:
+        raise ValueError(
+            "Expected `resume` or `overwrite`, not both. "
+            "Received: resume=True, overwrite=True"
+        )
+    target = checked_target(path, SUFFIXES, overwrite=True)
+    for taken in (target, errors_file(target), parts_folder(target)):
+        if os.path.lexists(taken) and not (resume or overwrite):
+            raise ValueError(
+                "Expected paths that do not exist; or resume=True, to go on with a "
+                "run that was stopped, or overwrite=True, to begin anew. "
+                f"Received: {str(taken)!r}"
+            )
+    return target
+
+
+def _checked_folders(folders) -> list[str]:
+    """The paths as strings, when there are pictures in them."""
+    if isinstance(folders, (str, os.PathLike)):
+        folders = [folders]
+    folders = [os.fsdecode(folder) for folder in folders]
+    for folder in folders:
+        if not os.path.exists(folder):
+            raise ValueError(
+                "Expected folders and pictures that exist. "
+                f"Received: {readable(folder)!r}"
+            )
+    unlisted = []
+    for path, reason in list_pictures(folders):
+        if reason is None:
+            return folders
+        unlisted.append(f"{readable(path)!r}: {reason}")
+    raise ValueError(
+        "Expected pictures in the folders. Received: "
+        f"{', '.join(map(repr, map(readable, folders)))}"
+        + f"; {unlisted[0]}"
+        * bool(unlisted)
+    )
+
+
+def _finished(target: Path, network: FeatureNetwork) -> Extraction:
+    """What there is to say of a file that an earlier run has finished."""
+    found = read_source(target)
+    if found != network.source:
+        raise ValueError(
+            f"Expected features of {found} in {str(target)!r}, which is finished; "
+            f"overwrite=True replaces it. Received: {network.source}"
+        )
+    with open(errors_file(target), encoding="utf-8", newline="") as file:
+        skipped = sum(1 for _ in csv.reader(file)) - 1
+    return Extraction(target, errors_file(target), count_rows(target), skipped, 0, 0.0)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """The folder, which is no other run's meanwhile."""
+    folder.mkdir(exist_ok=True)
+    try:
+        with filelock.FileLock(folder / LOCK, timeout=0):
+            yield
+    except filelock.Timeout:
+        raise ValueError(
+            "Expected a file that no other run is writing. "
+            f"Received: {str(folder)!r}, where one is at work"
+        ) from None
+
+
+def _extract_parts(parts: Parts, network: FeatureNetwork, done: int) -> int:
+    """Reads and writes all parts from one on; gives the number of files."""
+    plan, first = parts.plan, min(done * parts.plan.part_size, parts.count)
+    batches = read_batches(parts.paths(done), network.preprocessing, plan.batch_size)
+    bar = tqdm(
+        desc="extracting",
+        total=parts.count,
+        initial=first,
+        unit=" pictures",
+        disable=None,
+        leave=False,
+    )
+    with bar:
+        for number in range(done, len(parts)):
+            files, vectors = [], []
+            for found, images in itertools.islice(
+                batches, plan.part_size // plan.batch_size
+            ):
+                files += found
+                vectors.append(network.features(images))
+                bar.update(len(found))
+            parts.write(number, *_sorted_out(files, np.concatenate(vectors)))
+    return parts.count - first
+
+
+def _sorted_out(files: list[PictureFile], features: np.ndarray):
+    """Rows of the pictures, and the errors of the rest."""
+    good = [file for file in files if not file.reason]
+    rows = Rows(
+        [file.path for file in good],
+        [file.sha256 for file in good],
+        [file.width for file in good],
+        [file.height for file in good],
+        features,
+    )
+    return rows, [(file.path, file.reason) for file in files if file.reason]

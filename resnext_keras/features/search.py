@@ -1,0 +1,214 @@
+"""Pictures like a picture, in collections whose features were extracted."""
+
+import dataclasses
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pooch
+from PIL import Image
+
+from resnext_keras.contact_sheet import contact_sheet
+from resnext_keras.features.listing import readable
+from resnext_keras.features.nearest import Match, check_rows, nearest
+from resnext_keras.features.network import FeatureNetwork, load_network
+from resnext_keras.features.pages import data_uri, render
+from resnext_keras.features.store import Source, read_source
+from resnext_keras.layout import in_layout
+from resnext_keras.preprocessing import (
+    ImageError,
+    Preprocessing,
+    preprocess_input,
+    read_image,
+)
+from resnext_keras.weights import WEIGHT_SETS
+
+SIDE = 192
+"""Pixels that a found picture is drawn at."""
+
+GREY = np.full((SIDE, SIDE, 3), 208, "uint8")
+
+# What two sources have to have in common for their features to be compared.
+IDENTITY = ("architecture", "weights", "preprocessing", "pooling", "length")
+
+
+@dataclasses.dataclass(frozen=True)
+class Search:
+    """A picture, and what is like it.
+
+    Attributes:
+        path: The picture's file.
+        weights: Name of the weight set that sees it, or path of the file.
+        rows: Number of pictures that were compared.
+        matches: The nearest of them, the nearest first.
+    """
+
+    path: str | os.PathLike
+    weights: str
+    rows: int
+    matches: tuple[Match, ...]
+
+    def sheet(self) -> Image.Image:
+        """The picture, and after it those found, with ranks and similarities.
+
+        One that cannot be read any more is a grey tile that says so.
+        """
+        drawn = [_drawn(match) for match in self.matches]
+        captions = [
+            f"{rank}   {match.similarity:.3f}{note and ', ' + note}"
+            for rank, (match, (_, note)) in enumerate(
+                zip(self.matches, drawn, strict=True), 1
+            )
+        ]
+        images = [GREY if image is None else image for image, _ in drawn]
+        return contact_sheet(
+            [_read(self.path), *images], ["query", *captions], columns=6, size=SIDE
+        )
+
+    def page(self) -> str:
+        """An HTML page of all this, with the pictures in it."""
+        matches = []
+        for match in self.matches:
+            image, note = _drawn(match)
+            matches.append(
+                {
+                    "image": None if image is None else _uri(image),
+                    "note": note,
+                    "name": readable(match.path),
+                    "similarity": match.similarity,
+                }
+            )
+        return render(
+            "search.html",
+            name=readable(self.path),
+            image=_uri(_read(self.path)),
+            rows=self.rows,
+            weights=readable(self.weights),
+            matches=matches,
+        )
+
+
+def search(
+    path: str | os.PathLike,
+    indexes: Sequence[str | os.PathLike],
+    top: int = 10,
+    progress: Callable[[int], object] = lambda rows: None,
+) -> Search:
+    """Finds the pictures that a network sees as most like a picture.
+
+    The network is the one that the features are from.
+
+    Args:
+        path: The picture, a file as `read_image` takes it.
+        indexes: Feature files of one network, as `resnext-keras extract` writes
+            them.
+        top: Number of pictures to find.
+        progress: Called with the number of pictures that were compared since the
+            last call.
+
+    Raises:
+        ImageError: The file is no picture.
+        ValueError: A file is none of features, they are of different networks or
+            hold no picture, or the network's weights are gone or others now.
+        ImportError: pyarrow is not installed, or for more than 100,000 pictures
+            faiss.
+    """
+    source = common_source(indexes)
+    rows = check_rows(indexes)
+    if not rows:
+        raise ValueError(
+            f"Expected features of pictures. Received: none in {_listed(indexes)}"
+        )
+    image = read_image(path, Preprocessing(**source.preprocessing))
+    network = network_of(source)
+    features = network.features(preprocess_input(in_layout(image[np.newaxis])))
+    (matches,) = nearest(features, indexes, top, progress)
+    return Search(path, source.weights, rows, tuple(matches))
+
+
+def common_source(indexes: Sequence[str | os.PathLike]) -> Source:
+    """What the features of several files come from, or why they do not go together."""
+    if not indexes:
+        raise ValueError("Expected at least one file of features. Received: indexes=[]")
+    first, *others = (read_source(index) for index in indexes)
+    for index, other in zip(indexes[1:], others, strict=True):
+        same_file = first.weights_sha256 and (
+            first.weights_sha256 == other.weights_sha256
+        )
+        for field in IDENTITY:
+            values = getattr(first, field), getattr(other, field)
+            if values[0] != values[1] and not (field == "weights" and same_file):
+                told = [
+                    f"{value} in {os.fspath(path)!r}"
+                    for value, path in zip(values, (indexes[0], index), strict=True)
+                ]
+                raise ValueError(
+                    f"Expected files of one network's features. Received: {field} "
+                    + " and ".join(told)
+                )
+        if first.weights_sha256 != other.weights_sha256:
+            raise ValueError(
+                f"Expected files of one network's features. The weights "
+                f"{first.weights!r} were others for {os.fspath(indexes[0])!r} than for "
+                f"{os.fspath(index)!r}; extract one of them again"
+            )
+    return first
+
+
+def network_of(source: Source) -> FeatureNetwork:
+    """The network that features are from.
+
+    Raises:
+        ValueError: Its weights are gone or others now, or this package has no such
+            network.
+    """
+    remedy = "Extract the features again, or put the weights back"
+    if source.weights_sha256 is not None or source.weights not in WEIGHT_SETS:
+        if not Path(source.weights).is_file():
+            raise ValueError(
+                "Expected the weights that the features are from at "
+                f"{source.weights!r}. Found: no such file. {remedy}"
+            )
+        found = pooch.file_hash(source.weights, "sha256")
+        if found != source.weights_sha256:
+            raise ValueError(
+                "Expected the weights that the features are from, of SHA-256 "
+                f"{source.weights_sha256}, at {source.weights!r}. Found: {found}. "
+                f"{remedy}"
+            )
+    # One picture is seen before another engine has read the network.
+    network = load_network(source.architecture, source.weights, engine="tensorflow")
+    for field in IDENTITY:
+        expected, found = getattr(network.source, field), getattr(source, field)
+        if field != "weights" and expected != found:
+            raise ValueError(
+                f"Expected features of the {field} that {source.weights} has here, "
+                f"{expected}. Received: {found}. Extract the features again"
+            )
+    return network
+
+
+def _drawn(match: Match) -> tuple[np.ndarray | None, str]:
+    """A found picture, or None and why."""
+    # Of a relative path, where `extract` ran is not known: here, or by the index.
+    for folder in (Path(), Path(match.index).parent):
+        path = folder / match.path
+        if path.exists():
+            try:
+                return _read(path), ""
+            except ImageError:
+                return None, "no picture any more"
+    return None, "gone"
+
+
+def _read(path) -> np.ndarray:
+    return read_image(path, Preprocessing(SIDE, SIDE))
+
+
+def _uri(image: np.ndarray) -> str:
+    return data_uri(Image.fromarray(image))
+
+
+def _listed(paths) -> str:
+    return ", ".join(repr(os.fspath(path)) for path in paths)

@@ -1,0 +1,233 @@
+"""Features of pictures in a Parquet file, and what they came from."""
+
+import dataclasses
+import importlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+SUFFIXES = (".parquet",)
+
+DTYPES = ("float32", "float16")
+
+KEY = b"resnext_keras"  # in the metadata of the file's schema
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """What features came from; only those of equal sources can be compared.
+
+    Attributes:
+        architecture: Name of the network's spec.
+        weights: Full name of the weight set, or absolute path of the file.
+        weights_sha256: Of the file, in hexadecimal; None for a set.
+        preprocessing: The fields of a `Preprocessing`.
+        pooling: How the last maps became a vector, `"avg"`.
+        length: Number of features of a picture.
+        dtype: `"float32"` or `"float16"`, as which they are stored.
+        version: Version of this package.
+    """
+
+    architecture: str
+    weights: str
+    weights_sha256: str | None
+    preprocessing: dict
+    pooling: str
+    length: int
+    dtype: str
+    version: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """Pictures and their features, in one order.
+
+    Attributes:
+        paths: Where they are, readable whatever the bytes of the name.
+        sha256: Of the file's bytes, in hexadecimal.
+        widths: In pixels, of the upright picture.
+        heights: In pixels.
+        features: (number of pictures, length), float32 or float16.
+    """
+
+    paths: Sequence[str]
+    sha256: Sequence[str]
+    widths: Sequence[int]
+    heights: Sequence[int]
+    features: np.ndarray
+
+
+def read_source(path: str | os.PathLike) -> Source:
+    """What the features in a file came from.
+
+    Args:
+        path: A file that `extract` has written.
+
+    Returns:
+        The network, its weights and the preprocessing.
+
+    Raises:
+        ImportError: pyarrow is not installed.
+        ValueError: It is no such file; the message says what was found.
+    """
+    return _open(path)[1]
+
+
+def count_rows(path: str | os.PathLike) -> int:
+    """Number of pictures in a file; raises as `read_source` does."""
+    with _open(path)[0] as file:
+        return file.metadata.num_rows
+
+
+def iterate(
+    path: str | os.PathLike, batch_rows: int = 1024
+) -> Iterator[tuple[list[str], np.ndarray]]:
+    """Reads a file of features a batch at a time, in memory that does not grow.
+
+    Args:
+        path: A file that `extract` has written.
+        batch_rows: Number of pictures of a batch; the last may be shorter.
+
+    Yields:
+        Paths, and features of shape (pictures, length), float32 or float16 as
+        they are stored.
+
+    Raises:
+        ImportError: pyarrow is not installed.
+        ValueError: It is no such file, or a broken one.
+    """
+    file, source = _open(path)
+    with file:
+        batches = file.iter_batches(batch_rows, columns=["path", "features"])
+        while True:
+            try:
+                batch = next(batches, None)
+            except (ValueError, OSError) as error:  # what Arrow's errors are
+                raise _no_features(path, f"a broken one: {error}") from error
+            if batch is None:
+                return
+            yield batch["path"].to_pylist(), _matrix(batch["features"], source.length)
+
+
+def schema_of(source: Source):
+    """The columns of a file, with the source in their metadata."""
+    pyarrow = optional("pyarrow")
+    vector = pyarrow.list_(
+        pyarrow.field(
+            "element", pyarrow.from_numpy_dtype(np.dtype(source.dtype)), nullable=False
+        ),
+        source.length,
+    )
+    columns = {
+        "path": pyarrow.string(),
+        "sha256": pyarrow.string(),
+        "width": pyarrow.int32(),
+        "height": pyarrow.int32(),
+        "features": vector,
+    }
+    fields = [
+        pyarrow.field(name, type_, nullable=False) for name, type_ in columns.items()
+    ]
+    told = json.dumps(dataclasses.asdict(source))
+    return pyarrow.schema(fields, {KEY: told.encode()})
+
+
+def table_of(rows: Rows, source: Source):
+    """The rows as a `pyarrow.Table`."""
+    pyarrow = optional("pyarrow")
+    schema = schema_of(source)
+    flat = pyarrow.array(np.ascontiguousarray(rows.features, source.dtype).reshape(-1))
+    vectors = pyarrow.FixedSizeListArray.from_arrays(
+        flat, type=schema.field("features").type
+    )
+    columns = [rows.paths, rows.sha256, rows.widths, rows.heights]
+    types = schema.types[:-1]
+    arrays = [
+        pyarrow.array(column, type_)
+        for column, type_ in zip(columns, types, strict=True)
+    ]
+    return pyarrow.Table.from_arrays([*arrays, vectors], schema=schema)
+
+
+def write_tables(path: str | os.PathLike, source: Source, tables) -> None:
+    """Writes a file of one row group for each table that has rows."""
+    parquet = optional("pyarrow.parquet")
+    # Hashes and features repeat so seldom that a dictionary of them is a loss.
+    options = {"compression": "zstd", "use_dictionary": False}
+    with parquet.ParquetWriter(path, schema_of(source), **options) as writer:
+        for table in tables:
+            if len(table):
+                writer.write_table(table, row_group_size=len(table))
+
+
+def optional(package: str):
+    """A package of the extra `features`."""
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise ImportError(
+            f"Expected the package {package.partition('.')[0]} to be installed: "
+            f'pip install "resnext-keras[features]". Received: {error}'
+        ) from error
+
+
+def _open(path):
+    """The Parquet file and its source, both checked."""
+    parquet = optional("pyarrow.parquet")
+    path = os.fspath(path)
+    if os.path.isdir(path):  # which Arrow would call no file of Parquet's
+        raise _no_features(path, "a folder")
+    try:
+        file = parquet.ParquetFile(path)
+    except FileNotFoundError:
+        raise _no_features(path, "no such file") from None
+    except (ValueError, OSError) as error:
+        raise _no_features(path, f"no whole Parquet file: {error}") from error
+    schema = file.schema_arrow
+    told = (schema.metadata or {}).get(KEY)
+    try:
+        if told is None:
+            raise ValueError("a Parquet file without our metadata")
+        source = _source_from(told)
+        _check_columns(schema, schema_of(source))
+    except ValueError as error:
+        file.close()
+        raise _no_features(path, str(error)) from None
+    return file, source
+
+
+def _source_from(told: bytes) -> Source:
+    try:
+        source = Source(**json.loads(told))
+        if type(source.length) is int and source.length > 0 and source.dtype in DTYPES:
+            return source
+    except (ValueError, TypeError):  # the one for all that is not as we write it
+        pass
+    raise ValueError(f"metadata that cannot be read, {told[:100]!r}")
+
+
+def _check_columns(found, expected):
+    for field in expected:
+        index = found.get_field_index(field.name)
+        if index < 0:
+            raise ValueError(f"no column {field.name!r}")
+        if found.field(index).type != field.type:
+            raise ValueError(
+                f"a column {field.name!r} of {found.field(index).type}, "
+                f"not of {field.type}"
+            )
+
+
+def _no_features(path, found: str) -> ValueError:
+    first, *_ = found.splitlines()
+    return ValueError(
+        "Expected a .parquet file that `resnext-keras extract` has written at "
+        f"{os.fspath(path)!r}. Found: {first}"
+    )
+
+
+def _matrix(vectors, length: int) -> np.ndarray:
+    """A view of (rows, length) on Arrow's numbers."""
+    return vectors.flatten().to_numpy(zero_copy_only=True).reshape(-1, length)

@@ -1,0 +1,74 @@
+"""`resnext-keras explain`: what in a picture speaks for a class."""
+
+from pathlib import Path
+
+import click
+
+from resnext_keras_cli.names import find_choice, find_class
+from resnext_keras_cli.options import model_option, weights_option
+from resnext_keras_cli.start import quiet_start
+
+
+@click.command()
+@click.argument("picture", type=click.Path())
+@click.option(
+    "--class",
+    "classes",
+    metavar="NAME|NUMBER",
+    multiple=True,
+    help="Class to explain; may be given several times. Without it: the most probable.",
+)
+@click.option(
+    "--top",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Number of the most probable classes to explain, side by side.",
+)
+@click.option(
+    "--layer",
+    metavar="NAME",
+    help="Layer whose maps are taken, as in conv4_block6_out: the earlier, the finer "
+    "and the less telling. Without it: the last.",
+)
+@model_option
+@weights_option
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(dir_okay=False),
+    help="The .png file to write. Without it: named after the picture, here.",
+)
+@click.option(
+    "--html", is_flag=True, help="Write a page for a browser too, beside the .png."
+)
+@click.option("--overwrite", is_flag=True, help="Replace files that exist.")
+def explain(picture, classes, top, layer, model, weights, output, html, overwrite):
+    """Draw which places of a PICTURE speak for a class.
+
+    The places are bright over the picture, by Grad-CAM (Selvaraju et al., 2017).
+    """
+    with quiet_start():
+        from resnext_keras.features.explain import explain as explain_picture
+        from resnext_keras.prediction import load_classifier
+        from resnext_keras_cli.sheets import checked_sheet, write_sheet
+
+    output = output or f"{Path(picture).stem}.explained.png"
+    target = checked_sheet(output, html, overwrite)
+    classifier = load_classifier(*find_choice(model, weights))
+    numbers = [find_class(name, classifier.class_names) for name in classes]
+    explanation = explain_picture(classifier, picture, numbers or None, layer, top)
+    _print(explanation, write_sheet(explanation, target, html))
+
+
+def _print(explanation, files):
+    from resnext_keras_cli.tables import print_table, table
+
+    click.echo(explanation.weights)
+    rows = table("class", "score", "", right=("score",))
+    for reason in explanation.reasons:
+        told = "" if reason.found else f"nothing in {explanation.layer} speaks for it"
+        rows.add_row(reason.name, f"{reason.score:.1%}", told)
+    print_table(rows)
+    for file in files:
+        click.echo(click.format_filename(file))

@@ -1,0 +1,183 @@
+"""`resnext-keras extract`: features of all pictures in folders."""
+
+import errno
+import os
+import re
+
+import click
+
+from resnext_keras_cli.names import find_model, find_weights
+from resnext_keras_cli.start import quiet_start
+
+DIGITS_ONLY = (
+    "The bundled network knows handwritten digits alone; "
+    "for photos pass --model resnext50_32x4d."
+)
+
+ENGINES = ("auto", "openvino", "onnxruntime", "tensorflow")
+
+
+class Shard(click.ParamType):
+    """`i/n`, as a tuple of numbers."""
+
+    name = "i/n"
+
+    def convert(self, value, param, ctx):
+        """Reads it; a default is a tuple already."""
+        if isinstance(value, tuple):
+            return value
+        found = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", value)
+        number, shards = map(int, found.groups()) if found else (0, 0)
+        if not 1 <= number <= shards:
+            self.fail(f"{value!r} is not i/n with i from 1 to n, as in 2/8.")
+        return number, shards
+
+
+@click.command()
+@click.argument(
+    "folders",
+    nargs=-1,
+    required=True,
+    metavar="FOLDER|PICTURE...",
+    type=click.Path(exists=True),
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(dir_okay=False),
+    default="features.parquet",
+    show_default=True,
+    help="The .parquet file to write.",
+)
+@click.option(
+    "--model",
+    metavar="NAME",
+    help="Architecture, a name that `resnext-keras list` prints. "
+    "Without it: that of the weights.",
+)
+@click.option(
+    "--weights",
+    metavar="NAME|FILE",
+    help="Weight set that `resnext-keras weights list` prints, or a file (.pth, "
+    ".safetensors, .h5). Without it: the set that ships with the package, or the "
+    "default of the --model, which is downloaded.",
+)
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "float16"]),
+    default="float32",
+    show_default=True,
+    help="Of the features; float16 makes the file half as large.",
+)
+@click.option(
+    "--engine",
+    type=click.Choice(ENGINES),
+    default="auto",
+    show_default=True,
+    help="What runs the network; auto takes the fastest that is installed.",
+)
+@click.option(
+    "--batch",
+    "batch_size",
+    type=click.IntRange(min=1),
+    default=32,
+    show_default=True,
+    help="Number of pictures that are run at once.",
+)
+@click.option(
+    "--shard",
+    type=Shard(),
+    default=(1, 1),
+    metavar="I/N",
+    help="The I-th of N shares of all pictures alone.",
+)
+@click.option("--resume", is_flag=True, help="Go on with a run that was stopped.")
+@click.option("--overwrite", is_flag=True, help="Begin anew, and replace the --output.")
+def extract(folders, output, resume, overwrite, model, weights, **options):
+    """Write features of all pictures in FOLDERs into a Parquet file.
+
+    A row has path, sha256, width and height of a picture, and features: the mean
+    of the network's last maps. Folders within are searched too, and links followed.
+    A file that is no picture is left out and named in OUTPUT's .errors.csv.
+
+    A run that was stopped, however it was, goes on with --resume and the same
+    arguments, and gives the same file; what it has finished is in OUTPUT.parts till
+    the end. With --resume a run that is finished is left as it is: a scheduler
+    may start each job with it, again and again.
+
+    On N machines that see the same folders, give job I of a scheduler, from 1 on,
+    `--shard I/N -o features-I.parquet --resume`. The rows of all N files, one after the other, are those of a single run.
+
+    Needs the extra `features`; with `fast` the network runs faster.
+    """
+    if resume and overwrite:
+        raise click.UsageError("--resume and --overwrite exclude each other.")
+    _check_new(output, resume or overwrite)
+    with quiet_start():
+        from resnext_keras.features.extract import extract as extract_features
+        from resnext_keras.features.extract import parts_folder
+        from resnext_keras.weights import WeightSet
+
+    model = find_model(model)
+    if weights is not None:
+        weights = find_weights(weights, model)
+        weights = weights.name if isinstance(weights, WeightSet) else weights
+    elif model is None:
+        click.echo(DIGITS_ONLY, err=True)
+    parts = parts_folder(output)
+    try:
+        done = extract_features(
+            folders,
+            output,
+            model,
+            weights,
+            resume=resume,
+            overwrite=overwrite,
+            **options,
+        )
+    except KeyboardInterrupt:
+        _say_stopped(parts)
+        raise click.exceptions.Exit(130) from None
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise click.ClickException(
+            f"No space left on the disk of {click.format_filename(output)}. What is "
+            f"finished stays in {click.format_filename(parts)}; make room, then go on "
+            "with --resume."
+        ) from error
+    _print(done)
+
+
+def _check_new(output, may_exist):
+    """Refuses what exists before the library, which takes seconds, is loaded."""
+    for path in (output, f"{output}.parts"):
+        if os.path.lexists(path) and not may_exist:
+            raise click.ClickException(
+                f"{click.format_filename(path)} exists; --resume goes on with a run "
+                "that was stopped, --overwrite begins anew."
+            )
+
+
+def _say_stopped(parts):
+    if parts.is_dir():
+        told = "the same command with --resume goes on"
+    else:
+        told = "nothing was written"
+    click.echo(f"Stopped; {told}.", err=True)
+
+
+def _print(done):
+    speed = (
+        f" in {done.seconds:.1f} s, {done.read / max(done.seconds, 1e-9):.1f} a second"
+    )
+    speed = speed if done.read else ", finished before"
+    skipped = f", {done.skipped} skipped" * bool(done.skipped)
+    click.echo(
+        f"{done.pictures} pictures{skipped}{speed}: "
+        f"{click.format_filename(done.target)}"
+    )
+    if done.skipped:
+        click.echo(
+            f"Skipped, with reasons: {click.format_filename(done.errors)}", err=True
+        )
