@@ -2,11 +2,11 @@
 
 import contextlib
 import csv
+import dataclasses
 import itertools
 import os
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import filelock
@@ -16,7 +16,7 @@ from tqdm import tqdm
 from resnext_keras.arguments import positive_integer
 from resnext_keras.features.listing import list_pictures, readable
 from resnext_keras.features.network import FeatureNetwork, load_network
-from resnext_keras.features.parts import LOCK, Parts, Plan
+from resnext_keras.features.parts import LOCK, Parts, Plan, check_same
 from resnext_keras.features.reading import PictureFile, read_batches
 from resnext_keras.features.store import (
     DTYPES,
@@ -33,7 +33,7 @@ PART = 1024
 """Pictures of a part, about: what a run that is stopped loses at most."""
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Extraction:
     """What a run has done.
 
@@ -208,12 +208,9 @@ def _checked_folders(folders) -> list[str]:
 
 def _finished(target: Path, network: FeatureNetwork) -> Extraction:
     """What there is to say of a file that an earlier run has finished."""
-    found = read_source(target)
-    if found != network.source:
-        raise ValueError(
-            f"Expected features of {found} in {str(target)!r}, which is finished; "
-            f"overwrite=True replaces it. Received: {network.source}"
-        )
+    check_same(
+        dataclasses.asdict(read_source(target)), dataclasses.asdict(network.source)
+    )
     with open(errors_file(target), encoding="utf-8", newline="") as file:
         skipped = sum(1 for _ in csv.reader(file)) - 1
     return Extraction(target, errors_file(target), count_rows(target), skipped, 0, 0.0)
@@ -245,7 +242,7 @@ def _extract_parts(parts: Parts, network: FeatureNetwork, done: int) -> int:
         disable=None,
         leave=False,
     )
-    with bar:
+    with bar, contextlib.closing(batches):
         for number in range(done, len(parts)):
             files, vectors = [], []
             for found, images in itertools.islice(

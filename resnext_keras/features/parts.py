@@ -126,14 +126,9 @@ class Parts:
         if not self.has_plan():
             return False
         told = json.loads((self.folder / PLAN).read_text("utf-8"))
-        expected = told["plan"]
-        given = dataclasses.asdict(plan)
-        differing = [name for name in given if given[name] != expected.get(name)]
-        if differing:
-            raise ValueError(
-                f"Expected the {' and '.join(differing)} of the run that is to go on: "
-                f"{_some(expected, differing)}. Received: {_some(given, differing)}"
-            )
+        expected, given = told["plan"], dataclasses.asdict(plan)
+        check_same(expected.pop("source"), given.pop("source"))
+        check_same(expected, given)
         self.plan, self.count = plan, told["count"]
         self._unlisted = [tuple(error) for error in told["unlisted"]]
         return True
@@ -214,6 +209,15 @@ def _records(file) -> Iterator[bytes]:
     while block := file.read(_BLOCK):
         *whole, rest = (rest + block).split(b"\0")
         yield from whole
+
+
+def check_same(expected: dict, given: dict) -> None:
+    """Raises a `ValueError` that names what of a run is not as of the earlier one."""
+    if names := [name for name in given if given[name] != expected.get(name)]:
+        raise ValueError(
+            "Expected what the earlier run was given, or overwrite=True, to begin "
+            f"anew: {_some(expected, names)}. Received: {_some(given, names)}"
+        )
 
 
 def _some(values: dict, names: Iterable[str]) -> str:
