@@ -26,6 +26,7 @@ from resnext_keras.features.store import (
     optional,
     read_source,
 )
+from resnext_keras.prediction import SUFFIXES as PICTURES
 from resnext_keras.specs import ResNeXtSpec
 from resnext_keras.targets import checked_target
 
@@ -193,16 +194,14 @@ def _checked_folders(folders) -> list[str]:
                 "Expected folders and pictures that exist. "
                 f"Received: {readable(folder)!r}"
             )
-    unlisted = []
+    why = ""
     for path, reason in list_pictures(folders):
         if reason is None:
             return folders
-        unlisted.append(f"{readable(path)!r}: {reason}")
+        why = f"; {readable(path)!r} is {reason}"
     raise ValueError(
-        "Expected pictures in the folders. Received: "
-        f"{', '.join(map(repr, map(readable, folders)))}"
-        + f"; {unlisted[0]}"
-        * bool(unlisted)
+        f"Expected pictures ({', '.join(PICTURES)}) in the folders. "
+        f"Received: {', '.join(map(repr, map(readable, folders))) or 'no folder'}{why}"
     )
 
 
