@@ -227,7 +227,7 @@ def test_a_run_goes_on_wherever_it_was_stopped(
         elif stop == "joining":
             patch.setattr("resnext_keras.features.parts.write_tables", stopped)
         else:
-            patch.setattr("shutil.rmtree", stopped)
+            patch.setattr(Parts, "remove", stopped)
         with pytest.raises(KeyboardInterrupt):
             run(collection, target)
     run(collection, target, resume=True)
@@ -259,6 +259,37 @@ def test_what_is_finished_outlasts_a_full_disk(
     assert written == [0, 1]
     assert run(collection, target, resume=True).read == COUNT - 32
     assert target.read_bytes() == whole.read_bytes()
+
+
+def test_a_shard_may_be_empty(tmp_path, photos):
+    photos[0].resize((40, 40)).save(tmp_path / "one.png")
+    counts = [
+        run(tmp_path / "one.png", tmp_path / f"{i}.parquet", shard=(i, 2)).pictures
+        for i in (1, 2)
+    ]
+    assert counts == [0, 1]
+    assert features_of(tmp_path / "2.parquet").shape == (1, 1024)
+    assert list(iterate(tmp_path / "1.parquet")) == []
+
+
+def test_a_run_begun_anew_is_not_taken_for_the_one_before(
+    tmp_path, photos, monkeypatch
+):
+    folder, target = tmp_path / "pictures", tmp_path / "f.parquet"
+    folder.mkdir()
+    photos[0].resize((40, 40)).save(folder / "one.png")
+    run(folder, target)
+    photos[0].resize((40, 40)).save(folder / "two.png")
+
+    def stopped(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("resnext_keras.features.parts.list_pictures", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            run(folder, target, overwrite=True)
+    assert count_rows(target) == 1
+    assert run(folder, target, resume=True).pictures == 2
 
 
 def test_pictures_added_or_removed_meanwhile_do_not_move_the_parts(tmp_path, photos):

@@ -2,6 +2,7 @@
 
 import functools
 import os
+import sys
 
 import pyarrow
 import pyarrow.parquet
@@ -161,6 +162,13 @@ def test_wrong_arguments_are_refused_at_once(
     with pytest.raises(ValueError, match=expected):
         extract(**arguments)
     assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.usefixtures("nothing_loaded")
+def test_a_missing_package_is_told_with_the_extra(folder, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(ImportError, match=r"resnext-keras\[features\]"):
+        extract([folder], tmp_path / "f.parquet")
 
 
 @pytest.mark.usefixtures("nothing_loaded")

@@ -120,7 +120,8 @@ def extract(
     parts = Parts(parts_folder(target))
     parts.check_ours()
     network = load_network(spec_or_name, weights, dtype, engine, batch_size)
-    if resume and target.exists() and not parts.has_plan():
+    if resume and target.exists() and not parts.has_begun():
+        parts.remove()
         return _finished(target, network)
     plan = _plan(network, folders, shard)
     with _locked(parts.folder):

@@ -88,6 +88,10 @@ class Parts:
         """Whether there is a run to go on with."""
         return (self.folder / PLAN).is_file()
 
+    def has_begun(self) -> bool:
+        """Whether there is a run that has not finished its file."""
+        return self.has_plan() or (self.folder / LISTING).is_file()
+
     def begin(self, plan: Plan, folders: list[str]) -> None:
         """Fixes the listing, then the plan."""
         (self.folder / PLAN).unlink(missing_ok=True)
@@ -185,9 +189,15 @@ class Parts:
             write_tables(written, self.plan.source, tables())
         os.replace(listed, errors)
         os.replace(written, target)
-        (self.folder / PLAN).unlink()  # first, as without it the rest is nothing
-        shutil.rmtree(self.folder)
+        (self.folder / LISTING).unlink(missing_ok=True)  # as if none had begun
+        (self.folder / PLAN).unlink()
+        self.remove()
         return skipped + len(self._unlisted)
+
+    def remove(self) -> None:
+        """Removes what is left of a run that has finished its file."""
+        if self.folder.is_dir():
+            shutil.rmtree(self.folder)
 
     def _parts(self):
         parquet = optional("pyarrow.parquet")
@@ -200,6 +210,8 @@ class Parts:
         return self.folder / f"{number:08d}.parquet"
 
     def _paths(self, first: int, end: int) -> Iterator[bytes]:
+        if first >= end:
+            return
         with open(self.folder / LISTING, "rb") as file:
             yield from itertools.islice(_records(file), first, end)
 
