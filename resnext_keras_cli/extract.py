@@ -106,7 +106,8 @@ def extract(folders, output, resume, overwrite, model, weights, **options):
     may start each job with it, again and again.
 
     On N machines that see the same folders, give job I of a scheduler, from 1 on,
-    `--shard I/N -o features-I.parquet --resume`. The rows of all N files, one after the other, are those of a single run.
+    `--shard I/N -o features-I.parquet --resume`. The rows of all N files, one after
+    the other, are those of a single run.
 
     Needs the extra `features`; with `fast` the network runs faster.
     """
@@ -174,7 +175,7 @@ def _print(done):
     speed = speed if done.read else ", finished before"
     skipped = f", {done.skipped} skipped" * bool(done.skipped)
     click.echo(
-        f"{done.pictures} pictures{skipped}{speed}: "
+        f"{done.pictures} picture{'s' * (done.pictures != 1)}{skipped}{speed}: "
         f"{click.format_filename(done.target)}"
     )
     if done.skipped:

@@ -19,6 +19,8 @@ FOLDER = Path(__file__).parents[1] / "notebooks"
             "the loaded model gives the same scores: True",
             marks=pytest.mark.long,
         ),
+        pytest.param("explain", "without the brightest", marks=pytest.mark.long),
+        pytest.param("search", "360 pictures, 1 skipped", marks=pytest.mark.long),
         pytest.param("segment", r"never saw: 0\.[5-9]", marks=pytest.mark.long),
         pytest.param("serve", '"valid": true', marks=pytest.mark.parity),
     ],
@@ -48,7 +50,9 @@ def test_a_notebook_runs(name, printed):
 
 def test_all_notebooks_are_run():
     assert {path.stem for path in FOLDER.glob("*.ipynb")} == {
+        "explain",
         "quickstart",
+        "search",
         "segment",
         "serve",
     }

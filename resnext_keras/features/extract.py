@@ -2,11 +2,11 @@
 
 import contextlib
 import csv
+import dataclasses
 import itertools
 import os
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import filelock
@@ -16,7 +16,7 @@ from tqdm import tqdm
 from resnext_keras.arguments import positive_integer
 from resnext_keras.features.listing import list_pictures, readable
 from resnext_keras.features.network import FeatureNetwork, load_network
-from resnext_keras.features.parts import LOCK, Parts, Plan
+from resnext_keras.features.parts import LOCK, Parts, Plan, check_same
 from resnext_keras.features.reading import PictureFile, read_batches
 from resnext_keras.features.store import (
     DTYPES,
@@ -26,6 +26,7 @@ from resnext_keras.features.store import (
     optional,
     read_source,
 )
+from resnext_keras.prediction import SUFFIXES as PICTURES
 from resnext_keras.specs import ResNeXtSpec
 from resnext_keras.targets import checked_target
 
@@ -33,7 +34,7 @@ PART = 1024
 """Pictures of a part, about: what a run that is stopped loses at most."""
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Extraction:
     """What a run has done.
 
@@ -119,7 +120,8 @@ def extract(
     parts = Parts(parts_folder(target))
     parts.check_ours()
     network = load_network(spec_or_name, weights, dtype, engine, batch_size)
-    if resume and target.exists() and not parts.has_plan():
+    if resume and target.exists() and not parts.has_begun():
+        parts.remove()
         return _finished(target, network)
     plan = _plan(network, folders, shard)
     with _locked(parts.folder):
@@ -193,27 +195,22 @@ def _checked_folders(folders) -> list[str]:
                 "Expected folders and pictures that exist. "
                 f"Received: {readable(folder)!r}"
             )
-    unlisted = []
+    why = ""
     for path, reason in list_pictures(folders):
         if reason is None:
             return folders
-        unlisted.append(f"{readable(path)!r}: {reason}")
+        why = f"; {readable(path)!r} is {reason}"
     raise ValueError(
-        "Expected pictures in the folders. Received: "
-        f"{', '.join(map(repr, map(readable, folders)))}"
-        + f"; {unlisted[0]}"
-        * bool(unlisted)
+        f"Expected pictures ({', '.join(PICTURES)}) in the folders. "
+        f"Received: {', '.join(map(repr, map(readable, folders))) or 'no folder'}{why}"
     )
 
 
 def _finished(target: Path, network: FeatureNetwork) -> Extraction:
     """What there is to say of a file that an earlier run has finished."""
-    found = read_source(target)
-    if found != network.source:
-        raise ValueError(
-            f"Expected features of {found} in {str(target)!r}, which is finished; "
-            f"overwrite=True replaces it. Received: {network.source}"
-        )
+    check_same(
+        dataclasses.asdict(read_source(target)), dataclasses.asdict(network.source)
+    )
     with open(errors_file(target), encoding="utf-8", newline="") as file:
         skipped = sum(1 for _ in csv.reader(file)) - 1
     return Extraction(target, errors_file(target), count_rows(target), skipped, 0, 0.0)
@@ -245,7 +242,7 @@ def _extract_parts(parts: Parts, network: FeatureNetwork, done: int) -> int:
         disable=None,
         leave=False,
     )
-    with bar:
+    with bar, contextlib.closing(batches):
         for number in range(done, len(parts)):
             files, vectors = [], []
             for found, images in itertools.islice(

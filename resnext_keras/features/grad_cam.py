@@ -193,4 +193,4 @@ def _checked_classes(classes, count, units) -> np.ndarray | None:
             f"Expected `classes` to be a number from 0 to {units - 1}, or one for each "
             f"of the {count} images. Received: classes={classes!r}"
         )
-    return np.broadcast_to(numbers, (count,))
+    return np.broadcast_to(numbers.astype("int64"), (count,))

@@ -88,6 +88,10 @@ class Parts:
         """Whether there is a run to go on with."""
         return (self.folder / PLAN).is_file()
 
+    def has_begun(self) -> bool:
+        """Whether there is a run that has not finished its file."""
+        return self.has_plan() or (self.folder / LISTING).is_file()
+
     def begin(self, plan: Plan, folders: list[str]) -> None:
         """Fixes the listing, then the plan."""
         (self.folder / PLAN).unlink(missing_ok=True)
@@ -126,14 +130,9 @@ class Parts:
         if not self.has_plan():
             return False
         told = json.loads((self.folder / PLAN).read_text("utf-8"))
-        expected = told["plan"]
-        given = dataclasses.asdict(plan)
-        differing = [name for name in given if given[name] != expected.get(name)]
-        if differing:
-            raise ValueError(
-                f"Expected the {' and '.join(differing)} of the run that is to go on: "
-                f"{_some(expected, differing)}. Received: {_some(given, differing)}"
-            )
+        expected, given = told["plan"], dataclasses.asdict(plan)
+        check_same(expected.pop("source"), given.pop("source"))
+        check_same(expected, given)
         self.plan, self.count = plan, told["count"]
         self._unlisted = [tuple(error) for error in told["unlisted"]]
         return True
@@ -190,9 +189,15 @@ class Parts:
             write_tables(written, self.plan.source, tables())
         os.replace(listed, errors)
         os.replace(written, target)
-        (self.folder / PLAN).unlink()  # first, as without it the rest is nothing
-        shutil.rmtree(self.folder)
+        (self.folder / LISTING).unlink(missing_ok=True)  # as if none had begun
+        (self.folder / PLAN).unlink()
+        self.remove()
         return skipped + len(self._unlisted)
+
+    def remove(self) -> None:
+        """Removes what is left of a run that has finished its file."""
+        if self.folder.is_dir():
+            shutil.rmtree(self.folder)
 
     def _parts(self):
         parquet = optional("pyarrow.parquet")
@@ -205,6 +210,8 @@ class Parts:
         return self.folder / f"{number:08d}.parquet"
 
     def _paths(self, first: int, end: int) -> Iterator[bytes]:
+        if first >= end:
+            return
         with open(self.folder / LISTING, "rb") as file:
             yield from itertools.islice(_records(file), first, end)
 
@@ -214,6 +221,15 @@ def _records(file) -> Iterator[bytes]:
     while block := file.read(_BLOCK):
         *whole, rest = (rest + block).split(b"\0")
         yield from whole
+
+
+def check_same(expected: dict, given: dict) -> None:
+    """Raises a `ValueError` that names what of a run is not as of the earlier one."""
+    if names := [name for name in given if given[name] != expected.get(name)]:
+        raise ValueError(
+            "Expected what the earlier run was given, or overwrite=True, to begin "
+            f"anew: {_some(expected, names)}. Received: {_some(given, names)}"
+        )
 
 
 def _some(values: dict, names: Iterable[str]) -> str:
