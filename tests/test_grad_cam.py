@@ -54,7 +54,11 @@ def test_the_last_maps_give_the_class_activation_maps(model, images):
     maps /= maps.max(axis=(1, 2), keepdims=True).clip(1e-9)
     best = np.asarray(scores).argmax(1)
     cases = [(None, best), ([6, 0, 3], [6, 0, 3])]
-    for classes, numbers in cases + [(number, [number] * 3) for number in range(7)]:
+    for classes, numbers in [
+        *cases,
+        *((number, [number] * 3) for number in range(7)),
+        (np.uint8([6, 0, 2]), [6, 0, 2]),  # as labels often are
+    ]:
         found = grad_cam(model, images, classes)
         assert found.shape == (3, 2, 3)
         assert found.dtype == np.float32
