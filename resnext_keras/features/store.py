@@ -180,7 +180,8 @@ def _open(path):
     if os.path.isdir(path):  # which Arrow would call no file of Parquet's
         raise _no_features(path, "a folder")
     try:
-        file = parquet.ParquetFile(path)
+        # With its buffer Arrow would keep every row group that it has read.
+        file = parquet.ParquetFile(path, pre_buffer=False)
     except FileNotFoundError:
         raise _no_features(path, "no such file") from None
     except (ValueError, OSError) as error:
