@@ -36,10 +36,12 @@ def conv_bn(x, filters, kernel_size, *, name, stride=1, groups=1, dilation=1):
         Feature maps, (batch, ceil(H / stride), ceil(W / stride), filters).
     """
     padding = "same"
-    if stride > 1 and kernel_size > 1:
+    if max(stride, dilation) > 1 and kernel_size > 1:
         # At stride 2 "same" pads 0 and 1, and the published weights expect 1
-        # on either side.
-        x = layers.ZeroPadding2D(kernel_size // 2, name=f"{name}_pad")(x)
+        # on either side. With dilation "same" of images of any size becomes a
+        # padding in ONNX that ONNX Runtime refuses.
+        border = kernel_size // 2 * dilation
+        x = layers.ZeroPadding2D(border, name=f"{name}_pad")(x)
         padding = "valid"
     conv = Conv2D if groups == 1 else GroupedConv2D
     x = conv(

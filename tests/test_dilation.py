@@ -7,7 +7,7 @@ from helpers import reference_network
 from test_blocks import randomised
 
 import resnext_keras
-from resnext_keras import ResNeXt, ResNeXtSpec, feature_pyramid
+from resnext_keras import Predictor, ResNeXt, ResNeXtSpec, feature_pyramid
 
 SIDE = 64
 IMAGES = np.random.default_rng(0).normal(size=(2, SIDE, SIDE, 3)).astype("float32")
@@ -49,6 +49,17 @@ def test_a_dilated_network_takes_images_of_any_size(training):
         for shape in ((None, None, 3), (61, 47, 3))
     ]
     assert shapes[0] == shapes[1] == (2, 8, 6, 2048)
+
+
+@pytest.mark.parity
+def test_onnx_runtime_runs_a_dilated_network_of_any_size(relative_error):
+    pytest.importorskip("onnxruntime")
+    options = {"include_top": False, "weights": None, "output_stride": 8}
+    model = randomised(ResNeXt(SPECS["plain"], **options))  # of any size by default
+    predict = Predictor(model, "onnxruntime", batch_size=2)
+    for images in (IMAGES, IMAGES[:, :61, :47]):
+        expected = model.predict(images, verbose=0)
+        assert relative_error(predict(images), expected) <= 1e-5
 
 
 def test_an_output_stride_that_no_stage_has_is_refused_before_anything_is_built(
