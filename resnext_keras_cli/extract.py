@@ -6,13 +6,9 @@ import re
 
 import click
 
-from resnext_keras_cli.names import find_model, find_weights
+from resnext_keras_cli.names import find_choice
+from resnext_keras_cli.options import model_option, weights_option
 from resnext_keras_cli.start import quiet_start
-
-DIGITS_ONLY = (
-    "The bundled network knows handwritten digits alone; "
-    "for photos pass --model resnext50_32x4d."
-)
 
 ENGINES = ("auto", "openvino", "onnxruntime", "tensorflow")
 
@@ -49,19 +45,8 @@ class Shard(click.ParamType):
     show_default=True,
     help="The .parquet file to write.",
 )
-@click.option(
-    "--model",
-    metavar="NAME",
-    help="Architecture, a name that `resnext-keras list` prints. "
-    "Without it: that of the weights.",
-)
-@click.option(
-    "--weights",
-    metavar="NAME|FILE",
-    help="Weight set that `resnext-keras weights list` prints, or a file (.pth, "
-    ".safetensors, .h5). Without it: the set that ships with the package, or the "
-    "default of the --model, which is downloaded.",
-)
+@model_option
+@weights_option
 @click.option(
     "--dtype",
     type=click.Choice(["float32", "float16"]),
@@ -117,14 +102,8 @@ def extract(folders, output, resume, overwrite, model, weights, **options):
     with quiet_start():
         from resnext_keras.features.extract import extract as extract_features
         from resnext_keras.features.extract import parts_folder
-        from resnext_keras.weights import WeightSet
 
-    model = find_model(model)
-    if weights is not None:
-        weights = find_weights(weights, model)
-        weights = weights.name if isinstance(weights, WeightSet) else weights
-    elif model is None:
-        click.echo(DIGITS_ONLY, err=True)
+    model, weights = find_choice(model, weights)
     parts = parts_folder(output)
     try:
         done = extract_features(
@@ -137,7 +116,7 @@ def extract(folders, output, resume, overwrite, model, weights, **options):
             **options,
         )
     except KeyboardInterrupt:
-        _say_stopped(parts)
+        _say_stopped(parts, overwrite)
         raise click.exceptions.Exit(130) from None
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
@@ -160,9 +139,10 @@ def _check_new(output, may_exist):
             )
 
 
-def _say_stopped(parts):
+def _say_stopped(parts, overwrite):
     if parts.is_dir():
-        told = "the same command with --resume goes on"
+        instead = " in the place of --overwrite" * overwrite
+        told = f"the same command with --resume{instead} goes on"
     else:
         told = "nothing was written"
     click.echo(f"Stopped; {told}.", err=True)
@@ -172,7 +152,7 @@ def _print(done):
     speed = (
         f" in {done.seconds:.1f} s, {done.read / max(done.seconds, 1e-9):.1f} a second"
     )
-    speed = speed if done.read else ", finished before"
+    speed = speed if done.seconds else ", finished before"
     skipped = f", {done.skipped} skipped" * bool(done.skipped)
     click.echo(
         f"{done.pictures} picture{'s' * (done.pictures != 1)}{skipped}{speed}: "

@@ -3,6 +3,7 @@
 import csv
 import functools
 import hashlib
+import importlib
 import os
 import signal
 import subprocess
@@ -16,7 +17,6 @@ import pytest
 from PIL import Image
 
 from resnext_keras import ResNeXt, preprocess_input, read_image
-from resnext_keras.features import extract as module
 from resnext_keras.features.extract import extract
 from resnext_keras.features.parts import Parts
 from resnext_keras.features.store import count_rows, iterate, read_source
@@ -26,6 +26,8 @@ COUNT = 70
 BROKEN = {3: b"", 17: b"no picture", 40: None, 41: b"\xff\xd8\xff"}
 
 
+# The function of its name hides it in the package.
+module = importlib.import_module(extract.__module__)
 cached_network = functools.cache(module.load_network)
 
 
@@ -166,7 +168,8 @@ def test_shards_are_the_rows_of_one_run(collection, whole, tmp_path, relative_er
 
 PROGRAM = """
 import sys, time
-from resnext_keras.features import extract as module
+from resnext_keras.features.extract import extract
+module = sys.modules[extract.__module__]
 from resnext_keras.features.network import FeatureNetwork
 module.PART = 16
 features = FeatureNetwork.features

@@ -1,6 +1,7 @@
 """What `extract` makes of odd folders, odd names and wrong arguments."""
 
 import functools
+import importlib
 import os
 import sys
 
@@ -9,12 +10,13 @@ import pyarrow.parquet
 import pytest
 from click.testing import CliRunner
 
-from resnext_keras.features import extract as module
 from resnext_keras.features.extract import extract
 from resnext_keras.features.listing import CIRCLE, list_pictures, readable
 from resnext_keras.features.store import KEY, iterate, read_source
 from resnext_keras_cli.main import group
 
+# The function of its name hides it in the package.
+module = importlib.import_module(extract.__module__)
 cached_network = functools.cache(module.load_network)
 
 
@@ -260,7 +262,7 @@ def test_the_command_prints_one_line_and_says_how_to_go_on(
     monkeypatch.setattr(module, "_extract_parts", stopped)
     stop = CliRunner().invoke(group, [*command, "--overwrite"])
     assert stop.exit_code == 130
-    assert "--resume goes on" in stop.stderr
+    assert "--resume in the place of --overwrite goes on" in stop.stderr
 
     def full(*_):
         raise OSError(28, "No space left on device")
@@ -271,3 +273,36 @@ def test_the_command_prints_one_line_and_says_how_to_go_on(
     assert "No space left on the disk of features.parquet" in stop.stderr
     wrong = CliRunner().invoke(group, [*command, "--shard", "3/2"])
     assert "'3/2' is not i/n" in wrong.stderr
+
+
+@pytest.mark.parametrize("other", ["folder", "shard"])
+def test_a_finished_file_is_not_taken_for_that_of_other_pictures(
+    folder, tmp_path, photos, other
+):
+    more = tmp_path / "more"
+    more.mkdir()
+    photos[0].resize((40, 40)).save(more / "two.png")
+    target = tmp_path / "f.parquet"
+    extract(folder, target)
+    whole = target.read_bytes()
+    folders, shard = ([folder, more], (1, 1)) if other == "folder" else (folder, (1, 2))
+    with pytest.raises(ValueError, match=f"{other}.*overwrite=True|overwrite.*{other}"):
+        extract(folders, target, shard=shard, resume=True)
+    assert target.read_bytes() == whole
+    assert extract(folder, target, resume=True).read == 0
+
+
+def test_a_finished_file_without_its_list_of_errors(folder, tmp_path):
+    target = tmp_path / "f.parquet"
+    extract(folder, target).errors.unlink()
+    with pytest.raises(ValueError, match=r"f\.errors\.csv"):
+        extract(folder, target, resume=True)
+
+
+def test_an_empty_shard_is_not_said_to_have_been_finished_before(folder, tmp_path):
+    command = ["extract", str(folder), "-o", str(tmp_path / "f.parquet")]
+    command += ["--shard", "1/2"]
+    told = CliRunner().invoke(group, command).stdout
+    assert told.startswith("0 pictures")
+    assert "before" not in told
+    assert "finished before" in CliRunner().invoke(group, [*command, "--resume"]).stdout

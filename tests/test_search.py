@@ -2,7 +2,9 @@
 
 import dataclasses
 import hashlib
+import os
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from resnext_keras.digits import held_out_digits
 from resnext_keras.features import nearest, search
+from resnext_keras.features.listing import readable
 from resnext_keras.prediction import load_classifier
 from resnext_keras.preprocessing import ImageError
 
@@ -241,3 +244,17 @@ def test_no_pictures_and_no_picture_are_said(digits, tmp_path):
         search("nowhere.png", [digits / "digits.parquet"])
     with pytest.raises(ValueError, match="resnext-keras extract"):
         search(picture, [picture])
+
+
+def test_a_found_picture_whose_name_is_no_utf8_is_drawn(digits, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (query, *_) = sorted(digits.glob("*.png"))
+    names = [os.fsdecode(b"a\xff\xc3\xa9.png"), r"b\xff.png"]
+    for name in names:
+        Path(name).write_bytes(query.read_bytes())
+    index = write_features(
+        tmp_path / "odd.parquet", pooled_features([query] * 2), map(readable, names)
+    )
+    page = search(query, [index]).page()
+    assert page.count("data:image/jpeg") == 3
+    assert "gone</div>" not in page

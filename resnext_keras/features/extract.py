@@ -24,6 +24,7 @@ from resnext_keras.features.store import (
     Rows,
     count_rows,
     optional,
+    read_run,
     read_source,
 )
 from resnext_keras.prediction import SUFFIXES as PICTURES
@@ -120,10 +121,10 @@ def extract(
     parts = Parts(parts_folder(target))
     parts.check_ours()
     network = load_network(spec_or_name, weights, dtype, engine, batch_size)
+    plan = _plan(network, folders, shard)
     if resume and target.exists() and not parts.has_begun():
         parts.remove()
-        return _finished(target, network)
-    plan = _plan(network, folders, shard)
+        return _finished(target, plan)
     with _locked(parts.folder):
         if not (resume and parts.resume(plan)):
             parts.begin(plan, folders)
@@ -206,13 +207,19 @@ def _checked_folders(folders) -> list[str]:
     )
 
 
-def _finished(target: Path, network: FeatureNetwork) -> Extraction:
+def _finished(target: Path, plan: Plan) -> Extraction:
     """What there is to say of a file that an earlier run has finished."""
-    check_same(
-        dataclasses.asdict(read_source(target)), dataclasses.asdict(network.source)
-    )
-    with open(errors_file(target), encoding="utf-8", newline="") as file:
-        skipped = sum(1 for _ in csv.reader(file)) - 1
+    check_same(dataclasses.asdict(read_source(target)), dataclasses.asdict(plan.source))
+    check_same(read_run(target), plan.run)
+    try:
+        with open(errors_file(target), encoding="utf-8", newline="") as file:
+            skipped = sum(1 for _ in csv.reader(file)) - 1
+    except FileNotFoundError:
+        raise ValueError(
+            f"Expected the list of what was left out of {str(target)!r}, or "
+            "overwrite=True, to begin anew. "
+            f"Received: no file {str(errors_file(target))!r}"
+        ) from None
     return Extraction(target, errors_file(target), count_rows(target), skipped, 0, 0.0)
 
 

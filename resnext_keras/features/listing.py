@@ -1,6 +1,7 @@
 """Which files are pictures: folders searched in one order, whatever they hold."""
 
 import os
+import re
 from collections.abc import Iterable, Iterator
 
 from resnext_keras.prediction import SUFFIXES
@@ -74,3 +75,14 @@ def _is_folder(entry: os.DirEntry) -> bool:
 def readable(path: str | os.PathLike) -> str:
     """A path that any file can hold, bytes that are no UTF-8 in hexadecimal."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def spellings(path: str) -> list[str]:
+    """The paths that `readable` gives as this one, the likelier first."""
+    raw = re.sub(
+        rb"\\x([89a-f][0-9a-f])",
+        lambda found: bytes.fromhex(found[1].decode()),
+        os.fsencode(path),
+    )
+    # The name itself may hold a backslash.
+    return list(dict.fromkeys((path, os.fsdecode(raw))))

@@ -59,6 +59,11 @@ class Plan:
     batch_size: int
     part_size: int
 
+    @property
+    def run(self) -> dict:
+        """What says which pictures it is for."""
+        return {"folders": self.folders, "shard": self.shard}
+
 
 class Parts:
     """The parts of one run.
@@ -186,7 +191,7 @@ class Parts:
                     yield table
 
             rows.writerows(self._unlisted)
-            write_tables(written, self.plan.source, tables())
+            write_tables(written, self.plan.source, tables(), self.plan.run)
         os.replace(listed, errors)
         os.replace(written, target)
         (self.folder / LISTING).unlink(missing_ok=True)  # as if none had begun

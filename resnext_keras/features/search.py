@@ -1,6 +1,7 @@
 """Pictures like a picture, in collections whose features were extracted."""
 
 import dataclasses
+import itertools
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ import pooch
 from PIL import Image
 
 from resnext_keras.contact_sheet import contact_sheet
-from resnext_keras.features.listing import readable
+from resnext_keras.features.listing import readable, spellings
 from resnext_keras.features.nearest import Match, check_rows, nearest
 from resnext_keras.features.network import FeatureNetwork, load_network
 from resnext_keras.features.pages import data_uri, render
@@ -192,8 +193,10 @@ def network_of(source: Source) -> FeatureNetwork:
 def _drawn(match: Match) -> tuple[np.ndarray | None, str]:
     """A found picture, or None and why."""
     # Of a relative path, where `extract` ran is not known: here, or by the index.
-    for folder in (Path(), Path(match.index).parent):
-        path = folder / match.path
+    for folder, name in itertools.product(
+        (Path(), Path(match.index).parent), spellings(match.path)
+    ):
+        path = folder / name
         if path.exists():
             try:
                 return _read(path), ""

@@ -14,6 +14,8 @@ DTYPES = ("float32", "float16")
 
 KEY = b"resnext_keras"  # in the metadata of the file's schema
 
+RUN = b"resnext_keras_run"  # beside it: which pictures the rows are of
+
 
 @dataclasses.dataclass(frozen=True)
 class Source:
@@ -79,6 +81,12 @@ def count_rows(path: str | os.PathLike) -> int:
     """Number of pictures in a file; raises as `read_source` does."""
     with _open(path)[0] as file:
         return file.metadata.num_rows
+
+
+def read_run(path: str | os.PathLike) -> dict:
+    """Which pictures a file's rows are of; raises as `read_source` does."""
+    with _open(path)[0] as file:
+        return json.loads(file.schema_arrow.metadata.get(RUN, b"{}"))
 
 
 def iterate(
@@ -151,14 +159,27 @@ def table_of(rows: Rows, source: Source):
     return pyarrow.Table.from_arrays([*arrays, vectors], schema=schema)
 
 
-def write_tables(path: str | os.PathLike, source: Source, tables) -> None:
-    """Writes a file of one row group for each table that has rows."""
+def write_tables(
+    path: str | os.PathLike, source: Source, tables, run: dict | None = None
+) -> None:
+    """Writes a file of one row group for each table that has rows.
+
+    Args:
+        path: The file.
+        source: What the features came from.
+        tables: As `table_of` gives them.
+        run: What `read_run` is to give.
+    """
     parquet = optional("pyarrow.parquet")
     # Hashes and features repeat so seldom that a dictionary of them is a loss.
     options = {"compression": "zstd", "use_dictionary": False}
-    with parquet.ParquetWriter(path, schema_of(source), **options) as writer:
+    schema = schema_of(source)
+    told = {**schema.metadata, RUN: json.dumps(run or {}).encode()}
+    schema = schema.with_metadata(told)
+    with parquet.ParquetWriter(path, schema, **options) as writer:
         for table in tables:
             if len(table):
+                table = table.replace_schema_metadata(told)
                 writer.write_table(table, row_group_size=len(table))
 
 
