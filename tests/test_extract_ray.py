@@ -14,7 +14,7 @@ import pytest
 from resnext_keras.features import extract as module
 from resnext_keras.features.extract import errors_file, extract, parts_folder
 from resnext_keras.features.parts import Parts
-from resnext_keras.features.ray_cluster import share_cores
+from resnext_keras.features.ray_cluster import _Worker, share_cores
 
 COUNT, PART, PARTS = 300, 64, 5
 BROKEN = range(5, COUNT, 37)
@@ -170,7 +170,7 @@ def test_what_a_worker_cannot_do_is_told_before_anything_is_written(
 ):
     pytest.importorskip("ray")
     target = tmp_path / "features.parquet"
-    with pytest.raises(ValueError, match="at most .* cores.*workers=1000"):
+    with pytest.raises(ValueError, match=r"at most .* cores"):
         run(collection, target, "ray", workers=1000)
     assert not list(tmp_path.iterdir())
 
@@ -182,7 +182,8 @@ def test_what_a_worker_cannot_do_is_told_before_anything_is_written(
         ([16], None, (4, 4)),
         ([16, 7, 3], None, (5, 4)),
         ([2], 2, (2, 1)),
-        ([8, 8], 5, (5, 3)),
+        ([8, 8], 4, (4, 4)),
+        ([8, 8], 5, (5, 2)),
         ([64], 3, (3, 4)),
     ],
 )
@@ -197,6 +198,12 @@ def test_a_missing_ray_is_told_with_its_extra(collection, tmp_path, monkeypatch)
     with pytest.raises(ImportError, match=r"resnext-keras\[ray\]"):
         run(collection, tmp_path / "f.parquet", "ray")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_worker_without_the_shared_folder_names_it(collection, tmp_path):
+    worker = _Worker(1, (), (str(tmp_path), [str(collection), "/not/mounted"]))
+    with pytest.raises(ValueError, match="all machines .*'/not/mounted'"):
+        worker.start()
 
 
 def test_workers_without_ray_are_refused(collection, tmp_path):

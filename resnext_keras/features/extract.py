@@ -17,8 +17,8 @@ from resnext_keras.arguments import positive_integer
 from resnext_keras.features.listing import list_pictures, readable
 from resnext_keras.features.network import Batch, FeatureNetwork, load_network
 from resnext_keras.features.parts import LOCK, Parts, Plan, check_same
-from resnext_keras.features.reading import PictureFile
 from resnext_keras.features.ray_cluster import check_ray, ray_reader
+from resnext_keras.features.reading import PictureFile
 from resnext_keras.features.store import (
     DTYPES,
     SUFFIXES,

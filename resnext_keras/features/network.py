@@ -19,7 +19,6 @@ from resnext_keras.preprocessing import Preprocessing
 from resnext_keras.specs import ResNeXtSpec
 from resnext_keras.weights import find_weights
 
-
 Batch = tuple[list[PictureFile], np.ndarray]
 """Files, and the features of those that are pictures."""
 
