@@ -202,7 +202,7 @@ def test_a_missing_ray_is_told_with_its_extra(collection, tmp_path, monkeypatch)
 
 def test_a_worker_without_the_shared_folder_names_it(collection, tmp_path):
     worker = _Worker(1, (), (str(tmp_path), [str(collection), "/not/mounted"]))
-    with pytest.raises(ValueError, match="all machines .*'/not/mounted'"):
+    with pytest.raises(ValueError, match=r"all machines .*'/not/mounted'"):
         worker.start()
 
 
