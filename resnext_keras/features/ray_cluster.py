@@ -78,7 +78,11 @@ def ray_reader(
         place = os.getcwd(), [os.path.abspath(folder) for folder in folders]
         actors = [worker.remote(cores, load, place) for _ in range(workers)]
         starting = {actor.start.remote(): actor for actor in actors}
-        _get(ray, ray.wait(list(starting))[0][0])  # what they cannot do, told now
+        started, _ = ray.wait(list(starting), timeout=60)
+        if not started:
+            logger.warning("Waiting for %d free cores on a machine of Ray.", cores)
+            started, _ = ray.wait(list(starting))
+        _get(ray, *started)  # what they cannot do, told before anything is written
 
         def read(paths):
             paths = iter(paths)
@@ -191,12 +195,16 @@ def _joined(ray) -> Iterator[None]:
         yield
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray's, to its makers
-    ray.init(
-        os.environ.get("RAY_ADDRESS", "local"),
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-    )
+    address = os.environ.get("RAY_ADDRESS") or "local"
+    options = {"include_dashboard": False} if address == "local" else {}
+    try:
+        ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **options)
+    except (RuntimeError, OSError) as error:
+        first, *_ = str(error).splitlines()
+        raise ConnectionError(
+            "Expected RAY_ADDRESS to be that of a cluster, or not to be set. "
+            f"Received: RAY_ADDRESS={address!r}; {first}"
+        ) from error
     try:
         yield
     finally:
