@@ -10,7 +10,7 @@ from resnext_keras_cli.names import find_choice
 from resnext_keras_cli.options import model_option, weights_option
 from resnext_keras_cli.start import quiet_start
 
-ENGINES = ("auto", "openvino", "onnxruntime", "tensorflow")
+ENGINES = ("auto", "openvino", "onnxruntime", "tensorflow", "ray")
 
 
 class Shard(click.ParamType):
@@ -59,7 +59,13 @@ class Shard(click.ParamType):
     type=click.Choice(ENGINES),
     default="auto",
     show_default=True,
-    help="What runs the network; auto takes the fastest that is installed.",
+    help="What runs the network; auto takes the fastest that is installed, "
+    "ray has workers take that, in the cluster of RAY_ADDRESS or on this machine.",
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    help="Processes of --engine ray. Without it: one on each 4 cores.",
 )
 @click.option(
     "--batch",
@@ -94,8 +100,16 @@ def extract(folders, output, resume, overwrite, model, weights, **options):
     `--shard I/N -o features-I.parquet --resume`. The rows of all N files, one after
     the other, are those of a single run.
 
-    Needs the extra `features`; with `fast` the network runs faster.
+    With --engine ray the machines of a Ray cluster do the work. They open the
+    pictures themselves, so FOLDERs, and a --weights file, have to lie on a file
+    system that all share, under the same paths. A worker that dies is replaced. A
+    run may change from one engine to ray with --resume, where auto takes that engine.
+
+    Needs the extra `features`, and `ray` for --engine ray; with `fast` the network
+    runs faster.
     """
+    if options["workers"] and options["engine"] != "ray":
+        raise click.UsageError("--workers is for --engine ray alone.")
     if resume and overwrite:
         raise click.UsageError("--resume and --overwrite exclude each other.")
     _check_new(output, resume or overwrite)

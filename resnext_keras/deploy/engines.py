@@ -270,6 +270,8 @@ def _openvino(path: Path) -> Engine:
     options = {"INFERENCE_PRECISION_HINT": "f32"}
     if threads := _threads():
         options["INFERENCE_NUM_THREADS"] = threads
+        # Each process would pin its threads to the same cores, the first ones.
+        options["ENABLE_CPU_PINNING"] = False
     compiled = openvino.Core().compile_model(path, "CPU", options)
     image = only_input(compiled.inputs)
     names = [output.any_name for output in compiled.outputs]

@@ -1,20 +1,26 @@
 """A network that turns pictures into vectors, and what its vectors came from."""
 
+import contextlib
 import dataclasses
 import hashlib
 import importlib.metadata
 import os
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import keras
 import numpy as np
 
 from resnext_keras.deploy import Predictor
+from resnext_keras.features.reading import PictureFile, read_batches
 from resnext_keras.features.store import Source
 from resnext_keras.prediction import load_classifier
 from resnext_keras.preprocessing import Preprocessing
 from resnext_keras.specs import ResNeXtSpec
 from resnext_keras.weights import find_weights
+
+Batch = tuple[list[PictureFile], np.ndarray]
+"""Files, and the features of those that are pictures."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +60,16 @@ class FeatureNetwork:
                 f"Received: NaN or infinity of weights={self.source.weights!r}"
             )
         return features
+
+    def read(
+        self, paths: Iterable[bytes], threads: int | None = None
+    ) -> Iterator[Batch]:
+        """Features of files, batch by batch, as `read_batches` reads them."""
+        size = self.predictor.batch_size
+        batches = read_batches(paths, self.preprocessing, size, threads)
+        with contextlib.closing(batches):
+            for files, images in batches:
+                yield files, self.features(images)
 
 
 def load_network(

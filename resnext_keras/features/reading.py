@@ -43,9 +43,12 @@ class PictureFile:
 
 
 def read_batches(
-    paths: Iterable[bytes], preprocessing: Preprocessing, batch_size: int
+    paths: Iterable[bytes],
+    preprocessing: Preprocessing,
+    batch_size: int,
+    threads: int | None = None,
 ) -> Iterator[tuple[list[PictureFile], np.ndarray]]:
-    """Reads files on all cores, and some batches ahead of who takes them.
+    """Reads files in parallel, and some batches ahead of who takes them.
 
     Threads do: Pillow, hashlib and NumPy let others work meanwhile. `tf.data`, whose
     tensors are copied in and out, costs the network 3 to 4 % of its speed more.
@@ -54,13 +57,14 @@ def read_batches(
         paths: The files, which may be more than memory could hold.
         preprocessing: How they are read.
         batch_size: Number of files of a batch; the last may be shorter.
+        threads: Number of files that are read at once; None for that of the cores.
 
     Yields:
         In the order of `paths` the files of a batch, and the images of those that
         are pictures, as `preprocess_input` gives them.
     """
     paths = iter(paths)
-    pool = ThreadPoolExecutor(os.cpu_count(), "reading")
+    pool = ThreadPoolExecutor(threads or os.cpu_count(), "reading")
     ahead = deque()
 
     def read_on(count):
