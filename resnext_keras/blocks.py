@@ -260,7 +260,7 @@ def conv_block(
     return add_relu(shortcut, branch, name, drop_path_rate)
 
 
-def residual_stage(x, spec, stage, *, stride, dilations=(1, 1), drop_path_rates=None):
+def residual_stage(x, spec, stage, *, stride, dilations, drop_path_rates):
     """Stacks the blocks of conv`stage`; only the first changes the shape.
 
     Args:
@@ -270,14 +270,14 @@ def residual_stage(x, spec, stage, *, stride, dilations=(1, 1), drop_path_rates=
         stride: Stride of the first block.
         dilations: Dilation of the first block and of the others.
         drop_path_rates: For each block the share of the pictures for which
-            training drops its branch; None for none.
+            training drops its branch.
 
     Returns:
         Feature maps, (batch, ceil(H / stride), ceil(W / stride),
         256 * 2 ** (stage - 2)).
     """
     width, filters = spec.widths(stage)
-    rates = drop_path_rates or [0.0] * spec.depths[stage - 2]
+    first_rate, *rates = drop_path_rates
     options = {"cardinality": spec.cardinality, "squeeze_excite": spec.squeeze_excite}
     x = conv_block(
         x,
@@ -288,11 +288,11 @@ def residual_stage(x, spec, stage, *, stride, dilations=(1, 1), drop_path_rates=
         anti_aliased=spec.anti_aliased,
         # Where a stride was traded for dilation, timm averages all the same.
         pooled_shortcut=spec.pooled_shortcut and stage > 2,
-        drop_path_rate=rates[0],
+        drop_path_rate=first_rate,
         name=f"conv{stage}_block1",
         **options,
     )
-    for block, rate in enumerate(rates[1:], start=2):
+    for block, rate in enumerate(rates, start=2):
         x = identity_block(
             x,
             width,
