@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from resnext_keras_cli.names import find_choice, find_class
-from resnext_keras_cli.options import model_option, weights_option
+from resnext_keras_cli.options import model_option, sheet_options, weights_option
 from resnext_keras_cli.start import quiet_start
 
 
@@ -33,16 +33,7 @@ from resnext_keras_cli.start import quiet_start
 )
 @model_option
 @weights_option
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(dir_okay=False),
-    help="The .png file to write. Without it: named after the picture, here.",
-)
-@click.option(
-    "--html", is_flag=True, help="Write a page for a browser too, beside the .png."
-)
-@click.option("--overwrite", is_flag=True, help="Replace files that exist.")
+@sheet_options
 def explain(picture, classes, top, layer, model, weights, output, html, overwrite):
     """Draw which places of a PICTURE speak for a class.
 

@@ -27,6 +27,26 @@ weights_option = click.option(
 )
 
 
+def sheet_options(command):
+    """The options of a command that draws a sheet, and a page if it is asked to."""
+    for option in (
+        click.option("--overwrite", is_flag=True, help="Replace files that exist."),
+        click.option(
+            "--html",
+            is_flag=True,
+            help="Write a page for a browser too, beside the .png.",
+        ),
+        click.option(
+            "-o",
+            "--output",
+            type=click.Path(dir_okay=False),
+            help="The .png file to write. Without it: named after the picture, here.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
 def check_new(path, overwrite):
     """Refuses a file that exists and may not be replaced."""
     if os.path.exists(path) and not overwrite:

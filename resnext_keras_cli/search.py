@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from resnext_keras_cli.options import sheet_options
 from resnext_keras_cli.start import quiet_start
 
 
@@ -33,16 +34,7 @@ from resnext_keras_cli.start import quiet_start
     is_flag=True,
     help="Print JSON, not a table, and draw only with -o.",
 )
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(dir_okay=False),
-    help="The .png file to write. Without it: named after the picture, here.",
-)
-@click.option(
-    "--html", is_flag=True, help="Write a page for a browser too, beside the .png."
-)
-@click.option("--overwrite", is_flag=True, help="Replace files that exist.")
+@sheet_options
 def search(picture, indexes, top, as_json, output, html, overwrite):
     """Find the pictures of a collection that are most like a PICTURE.
 

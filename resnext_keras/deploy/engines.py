@@ -1,8 +1,8 @@
 """What runs a network: OpenVINO, ONNX Runtime or TensorFlow, called alike."""
 
 import contextlib
+import functools
 import gc
-import importlib
 import importlib.util
 import os
 import tempfile
@@ -14,6 +14,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from resnext_keras import extras
 from resnext_keras.deploy.card import CARD_FILE, source_of
 
 if keras.config.backend() == "tensorflow":
@@ -145,15 +146,8 @@ def _packages(engine: str, source: Source) -> tuple[str, ...]:
     return (engine,)
 
 
-def optional(package: str):
-    """A package of the extra `fast`."""
-    try:
-        return importlib.import_module(package)
-    except ImportError as error:
-        raise ImportError(
-            f"Expected the package {package} to be installed: "
-            f'pip install "resnext-keras[fast]". Received: {error}'
-        ) from error
+# The engines' packages.
+optional = functools.partial(extras.optional, extra="fast")
 
 
 def output_names(model: keras.Model) -> list[str]:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import keras
 
 from resnext_keras.arguments import positive_integer
+from resnext_keras.extras import optional
 from resnext_keras.features.listing import readable
 from resnext_keras.features.network import Batch, FeatureNetwork, load_network
 
@@ -218,12 +219,4 @@ def _cores_of_machines(ray) -> list[int]:
 
 
 def _ray():
-    """The package of the extra `ray`."""
-    try:
-        import ray
-    except ImportError as error:
-        raise ImportError(
-            "Expected the package ray to be installed: "
-            f'pip install "resnext-keras[ray]". Received: {error}'
-        ) from error
-    return ray
+    return optional("ray", "ray")

@@ -1,12 +1,14 @@
 """Features of pictures in a Parquet file, and what they came from."""
 
 import dataclasses
-import importlib
+import functools
 import json
 import os
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+
+from resnext_keras import extras
 
 SUFFIXES = (".parquet",)
 
@@ -183,15 +185,7 @@ def write_tables(
                 writer.write_table(table, row_group_size=len(table))
 
 
-def optional(package: str):
-    """A package of the extra `features`."""
-    try:
-        return importlib.import_module(package)
-    except ImportError as error:
-        raise ImportError(
-            f"Expected the package {package.partition('.')[0]} to be installed: "
-            f'pip install "resnext-keras[features]". Received: {error}'
-        ) from error
+optional = functools.partial(extras.optional, extra="features")
 
 
 def _open(path):
