@@ -97,7 +97,9 @@ def test_a_backbone_within_another_model_gives_the_same(model, images):
     np.testing.assert_array_equal(nested.predict(images, verbose=0), before)
 
 
-@pytest.mark.skipif(not has_onednn(), reason="TensorFlow has no such kernels")
+@pytest.mark.skipif(
+    not has_onednn(), reason="on a CPU TensorFlow runs channels_first with oneDNN alone"
+)
 def test_channels_first_gives_the_same(model, images):
     keras.config.set_image_data_format("channels_first")
     try:

@@ -10,6 +10,8 @@ import numpy as np
 
 from resnext_keras import extras
 
+optional = functools.partial(extras.optional, extra="features")
+
 SUFFIXES = (".parquet",)
 
 DTYPES = ("float32", "float16")
@@ -76,7 +78,9 @@ def read_source(path: str | os.PathLike) -> Source:
         ImportError: pyarrow is not installed.
         ValueError: It is no such file; the message says what was found.
     """
-    return _open(path)[1]
+    file, source = _open(path)
+    file.close()
+    return source
 
 
 def count_rows(path: str | os.PathLike) -> int:
@@ -183,9 +187,6 @@ def write_tables(
             if len(table):
                 table = table.replace_schema_metadata(told)
                 writer.write_table(table, row_group_size=len(table))
-
-
-optional = functools.partial(extras.optional, extra="features")
 
 
 def _open(path):
