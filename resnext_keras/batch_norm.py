@@ -1,7 +1,7 @@
 """BatchNormalization: Keras' layer, trained in as few passes as the device allows."""
 
 import keras
-from keras import layers
+from keras import layers, ops
 
 from resnext_keras.devices import has_fast_kernels, is_exporting, on_accelerator
 
@@ -16,15 +16,18 @@ _DTYPES = ("float32", "float16", "bfloat16")
 class BatchNormalization(layers.BatchNormalization):
     """A `keras.layers.BatchNormalization` that is fast on any CPU.
 
-    Same arguments, weights, configuration and results. Keras computes a training
-    batch's statistics, and the gradient through them, in some twenty passes over
-    the feature maps. TensorFlow has one kernel for each of the two, which takes a
-    ReLU that follows along and is used where it is fast, and elsewhere half as
-    many passes do. In prediction it is the other way round: the kernel is used
-    where kernels are slow, since TensorFlow fuses it with the convolution before
-    it, but not in graphs that are exported, which are alike for all processors.
-    Where it is frozen in training, whose gradient takes the kernel longer, and on
-    other backends this is Keras' layer.
+    Same arguments, weights, configuration and results, but for one: what it counts in
+    the moving variance is the unbiased variance of the batch, as in PyTorch, which
+    the published weights come from (with `renorm`, which is Keras' alone, the biased
+    one). Keras computes a training batch's statistics, and the gradient through
+    them, in some twenty passes over the feature maps. TensorFlow has one kernel for
+    each of the two, which takes a ReLU that follows along and is used where it is
+    fast, and elsewhere half as many passes do. In prediction it is the other way
+    round: the kernel is used where kernels are slow, since TensorFlow fuses it with
+    the convolution before it, but not in graphs that are exported, which are alike
+    for all processors. Where it is frozen in training, whose gradient takes the
+    kernel longer, this is Keras' layer, and so it is on other backends, but for the
+    moving variance.
     """
 
     def call(self, inputs, training=None, mask=None):
@@ -33,6 +36,8 @@ class BatchNormalization(layers.BatchNormalization):
             return self._train(inputs)
         if is_ours and not training and not has_fast_kernels() and not is_exporting():
             return self._predict(inputs)
+        if training and self.trainable and not getattr(self, "renorm", False):
+            return self._train_as_keras(inputs, mask)
         return super().call(inputs, training=training, mask=mask)
 
     def _is_ours(self, inputs) -> bool:
@@ -82,9 +87,37 @@ class BatchNormalization(layers.BatchNormalization):
             moving.assign(moving * self.momentum + batch * (1 - self.momentum))
         return outputs
 
+    def _train_as_keras(self, inputs, mask):
+        """Trains by Keras' layer, then corrects what it counted as the variance."""
+        kept = ops.multiply(self.moving_variance, self.momentum)
+        outputs = super().call(inputs, training=True, mask=mask)
+        counted = ops.subtract(self.moving_variance, kept)
+        count = ops.cast(self._count(inputs, mask), counted.dtype)
+        self.moving_variance.assign(kept + counted * _bessel(count))
+        return outputs
+
+    def _count(self, inputs, mask):
+        """How many numbers of a channel are normalised together."""
+        if mask is None:
+            shape = ops.shape(inputs)
+            count = ops.prod([shape[axis] for axis in self._reduction_axes])
+        else:
+            count = ops.sum(ops.cast(mask, "int32"))
+        count = ops.cast(count, "float32")
+        replica = tf.distribute.get_replica_context() if self.synchronized else None
+        return replica.all_reduce("SUM", count) if replica else count
+
+
+def _bessel(count):
+    """The unbiased variance of so many numbers over the biased one.
+
+    Of a single number both are 0.
+    """
+    return count / ops.maximum(count - 1, 1)
+
 
 def _by_kernel(x, scale, offset, epsilon, layout):
-    """The normalised batch, its mean and its variance."""
+    """The normalised batch, its mean and its unbiased variance."""
     outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
         x=x,
         scale=scale,
@@ -95,14 +128,11 @@ def _by_kernel(x, scale, offset, epsilon, layout):
         data_format=layout,
         is_training=True,
     )
-    # The kernel's variance is that of the population that the batch is a sample
-    # of; Keras keeps the batch's own.
-    count = tf.cast(tf.size(x) // tf.size(mean), tf.float32)
-    return outputs, mean, variance * (count - 1) / count
+    return outputs, mean, variance
 
 
 def _by_products(x, scale, offset, epsilon):
-    """The normalised batch, its mean and its variance, by plain operations.
+    """The normalised batch, its mean and its unbiased variance, by plain operations.
 
     Source of the gradients: Ioffe and Szegedy, "Batch Normalization: Accelerating
     Deep Network Training by Reducing Internal Covariate Shift", 2015, section 3.
@@ -124,7 +154,8 @@ def _by_products(x, scale, offset, epsilon):
             dx = factor * (dy - (slope * centred + doffset / count))
             return dx, dscale, doffset
 
-        return (factor * centred + offset, mean, variance), gradients
+        outputs = factor * centred + offset
+        return (outputs, mean, variance * _bessel(count)), gradients
 
     return normalise(x, scale, offset)
 

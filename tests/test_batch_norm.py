@@ -1,10 +1,11 @@
-"""BatchNormalization is Keras' layer in all but the speed of its training."""
+"""BatchNormalization is Keras' layer, but for speed and torch's moving variance."""
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from helpers import dtype_policy
+from keras.ops import convert_to_numpy
 
 from resnext_keras import ResNeXt, ResNeXtSpec, batch_norm
 from resnext_keras.batch_norm import BatchNormalization
@@ -59,15 +60,43 @@ def trained(layer, x):
     return [y, *gradients, *(v.value for v in layer.non_trainable_variables)]
 
 
+def trained_as_in_torch(layer, x):
+    """Of Keras' layer; its moving variance then counts the unbiased variance."""
+    kept = layer.moving_variance.numpy() * layer.momentum
+    *results, variance = trained(layer, x)
+    count = x.shape.num_elements() / x.shape[layer.axis]
+    return [*results, kept + (variance - kept) * count / (count - 1)]
+
+
+@pytest.mark.tensorflow
 @pytest.mark.parametrize("options", CONFIGURATIONS, ids=str)
 @pytest.mark.parametrize("shape", [(4, 5, 7, 16), (1, 3, 3, 8), (2, 1, 1, 4)])
 def test_a_training_batch_gives_what_keras_gives(options, shape, kernels):
     dtype = options.get("dtype", "float32")
     x = tf.constant(np.random.default_rng(1).normal(3, 2, shape), dtype)
-    ours, theirs = (trained(layer, x) for layer in twins(options, shape))
-    for found, expected in zip(ours, theirs, strict=True):
+    ours, theirs = twins(options, shape)
+    both = trained(ours, x), trained_as_in_torch(theirs, x)
+    for found, expected in zip(*both, strict=True):
         assert found.dtype == expected.dtype
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=2e-5)
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("shape", [(4, 6, 5, 16), (2, 1, 1, 16)])
+def test_moving_statistics_are_those_of_torch(shape, kernels):
+    torch = pytest.importorskip("torch")
+    ours, _ = twins({"momentum": 0.9, "epsilon": 1e-5}, shape)
+    theirs = torch.nn.BatchNorm2d(shape[-1])
+    weights = ("weight", "bias", "running_mean", "running_var")
+    values = map(torch.tensor, ours.get_weights())
+    theirs.load_state_dict(dict(zip(weights, values, strict=True)), strict=False)
+    rng = np.random.default_rng(1)
+    for _ in range(3):
+        x = rng.normal(3, 2, shape).astype("float32")
+        ours(x, training=True)
+        theirs(torch.tensor(x.transpose(0, 3, 1, 2)))
+    np.testing.assert_allclose(ours.moving_mean, theirs.running_mean, rtol=1e-5)
+    np.testing.assert_allclose(ours.moving_variance, theirs.running_var, rtol=1e-5)
 
 
 def test_a_large_mean_does_not_spoil_the_variance(kernels):
@@ -75,11 +104,11 @@ def test_a_large_mean_does_not_spoil_the_variance(kernels):
     layer = BatchNormalization(momentum=0.0)
     y = layer(x, training=True)
     exact = x.astype("float64")
-    mean, variance = exact.mean((0, 1, 2)), exact.var((0, 1, 2))
+    mean, variance = exact.mean((0, 1, 2)), exact.var((0, 1, 2), ddof=1)
     np.testing.assert_allclose(layer.moving_mean, mean, rtol=1e-5)
     np.testing.assert_allclose(layer.moving_variance, variance, rtol=1e-3)
     normalised = (exact - mean) / np.sqrt(variance + 1e-3)
-    np.testing.assert_allclose(y, normalised, atol=1e-2)
+    np.testing.assert_allclose(convert_to_numpy(y), normalised, atol=1e-2)
 
 
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
@@ -87,12 +116,13 @@ def test_statistics_of_half_precision_maps_are_computed_in_single(policy, kernel
     x = np.random.default_rng(0).normal(300, 30, (8, 16, 16, 8)).astype("float32")
     with dtype_policy(policy):
         layer = BatchNormalization(momentum=0.0)
-    half = tf.cast(x, layer.compute_dtype)
+    half = keras.ops.cast(x, layer.compute_dtype)
     y = layer(half, training=True)
-    assert y.dtype == layer.compute_dtype
-    exact = tf.cast(half, tf.float64).numpy()
+    assert keras.backend.standardize_dtype(y.dtype) == layer.compute_dtype
+    exact = convert_to_numpy(half).astype("float64")
     np.testing.assert_allclose(layer.moving_mean, exact.mean((0, 1, 2)), rtol=1e-4)
-    np.testing.assert_allclose(layer.moving_variance, exact.var((0, 1, 2)), rtol=1e-3)
+    variance = exact.var((0, 1, 2), ddof=1)
+    np.testing.assert_allclose(layer.moving_variance, variance, rtol=1e-3)
 
 
 def differentiated(layer, x, training):
@@ -111,6 +141,7 @@ def differentiated(layer, x, training):
 HALVES = {"mixed_float16": 2**-9, "mixed_bfloat16": 2**-7}
 
 
+@pytest.mark.tensorflow
 @pytest.mark.parametrize("kernels", [False], indirect=True, ids=["slow kernels"])
 @pytest.mark.parametrize(
     ("options", "jit_compile"),
@@ -139,11 +170,15 @@ def test_when_frozen_it_is_keras_layer(kernels):
     x = np.random.default_rng(0).normal(size=(2, 4, 4, 8)).astype("float32")
     ours, theirs = twins({}, x.shape)
     ours.trainable = theirs.trainable = False
-    np.testing.assert_array_equal(ours(x, training=True), theirs(x, training=True))
+    found, expected = (
+        convert_to_numpy(layer(x, training=True)) for layer in (ours, theirs)
+    )
+    np.testing.assert_array_equal(found, expected)
     for found, expected in zip(ours.weights, theirs.weights, strict=True):
         np.testing.assert_array_equal(found, expected)
 
 
+@pytest.mark.tensorflow
 def test_a_network_predicts_as_with_keras_layer(kernels, monkeypatch):
     """With convolutions and ReLUs beside it, with which TensorFlow fuses it."""
     model = ResNeXt(TINY, weights=None, classes=5)
@@ -169,29 +204,34 @@ def operations(training):
 NORMS = 1 + 2 * 4  # of `TINY`
 
 
+@pytest.mark.tensorflow
 def test_training_takes_a_kernel_where_it_is_fast(kernels):
     count = operations(training=True).count("FusedBatchNormV3")
     assert count == (NORMS if kernels else 0)
 
 
+@pytest.mark.tensorflow
 def test_prediction_takes_the_kernel_that_fuses_where_others_are_slow(kernels):
     count = operations(training=False).count("FusedBatchNormV3")
     assert count == (0 if kernels else NORMS)
 
 
+@pytest.mark.tensorflow
 def test_exports_are_the_same_on_any_processor(kernels, monkeypatch):
     monkeypatch.setattr(batch_norm, "is_exporting", lambda: True)
     assert "FusedBatchNormV3" not in operations(training=False)
 
 
+@pytest.mark.tensorflow
 def test_it_compiles_with_xla():
     x = tf.constant(np.random.default_rng(1).normal(3, 2, (4, 5, 7, 16)), "float32")
     ours, theirs = twins({}, x.shape)
     found = tf.function(trained, jit_compile=True)(ours, x)
-    for one, other in zip(found, trained(theirs, x), strict=True):
+    for one, other in zip(found, trained_as_in_torch(theirs, x), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=2e-5)
 
 
+@pytest.mark.tensorflow
 def test_second_derivatives_are_those_of_keras(kernels):
     x = tf.constant(np.random.default_rng(0).normal(size=(2, 3, 3, 4)), tf.float32)
 
@@ -212,8 +252,19 @@ def test_masked_pixels_do_not_count():
     x = np.random.default_rng(0).normal(size=(2, 3, 3, 4)).astype("float32")
     mask = np.arange(18).reshape(2, 3, 3) % 3 > 0
     ours, theirs = twins({}, x.shape)
-    found, expected = (layer(x, training=True, mask=mask) for layer in (ours, theirs))
+    found, expected = (
+        convert_to_numpy(layer(x, training=True, mask=mask)) for layer in (ours, theirs)
+    )
     np.testing.assert_array_equal(found, expected)
+    counted = x[mask]
+    for name, expected in (
+        ("moving_mean", counted.mean(0)),
+        ("moving_variance", counted.var(0, ddof=1)),
+    ):
+        before = convert_to_numpy(getattr(twins({}, x.shape)[0], name))
+        expected = ours.momentum * before + (1 - ours.momentum) * expected
+        found = convert_to_numpy(getattr(ours, name))
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 def test_it_is_saved_and_loaded_as_what_it_is(tmp_path):
