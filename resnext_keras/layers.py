@@ -8,6 +8,8 @@ from resnext_keras.devices import has_fast_kernels, is_exporting, on_accelerator
 
 if keras.config.backend() == "tensorflow":
     import tensorflow as tf
+elif keras.config.backend() == "jax":
+    import jax
 
 
 @keras.saving.register_keras_serializable(package="resnext_keras")
@@ -61,7 +63,8 @@ class GroupedConv2D(Conv2D):
     This layer is TensorFlow's own grouped convolution, with a gradient that works
     wherever the convolution does; where its kernels are slow, it is dense ones of
     a few groups each, but not in graphs that are exported for prediction. On other
-    backends it is Keras' layer.
+    backends it is Keras' layer; on JAX under `keras.distribution.DataParallel` each
+    device convolves its own images.
 
     Shapes:
         inputs: (batch, H, W, channels), or (batch, channels, H, W) under
@@ -70,6 +73,8 @@ class GroupedConv2D(Conv2D):
     """
 
     def convolution_op(self, inputs, kernel):
+        if self.groups > 1 and keras.config.backend() == "jax":
+            return _each_its_own(super().convolution_op, inputs, kernel)
         if self.groups == 1 or keras.config.backend() != "tensorflow":
             return super().convolution_op(inputs, kernel)
         kernel = tf.convert_to_tensor(kernel)
@@ -89,6 +94,29 @@ class GroupedConv2D(Conv2D):
             self._training,
         )
         return tf.transpose(outputs, (0, 3, 1, 2)) if channels_first else outputs
+
+
+def _each_its_own(convolution, inputs, kernel):
+    """The convolution on JAX, each device of `DataParallel` that of its own images.
+
+    XLA divides a grouped convolution between devices by its groups and not by its
+    images: each would gather the batch and convolve all of it, forward and backward
+    (openxla/xla#47945).
+    """
+    distribution = keras.distribution.distribution()
+    kernel = keras.ops.convert_to_tensor(kernel)
+    if (
+        not isinstance(distribution, keras.distribution.DataParallel)
+        or inputs.shape[0] % distribution.num_model_replicas
+    ):
+        return convolution(inputs, kernel)
+    images = jax.sharding.PartitionSpec(distribution.batch_dim_name)
+    return jax.shard_map(
+        convolution,
+        mesh=distribution.device_mesh.backend_mesh,
+        in_specs=(images, jax.sharding.PartitionSpec()),
+        out_specs=images,
+    )(inputs, kernel)
 
 
 # All below is for TensorFlow, with images in NHWC and kernels in HWIO layout.
