@@ -54,8 +54,8 @@ def freeze(model: keras.Model, until: str) -> None:
 
     Their weights do not change in training, and their batch norm normalises by the
     moving statistics, which do not change either. The other layers stay as they
-    are: `model.trainable = True` frees all again. As ever in Keras, a model is to
-    be compiled after this, not before.
+    are; `layer.trainable = True` frees a layer again. As ever in Keras, a model is
+    to be compiled after this, not before.
 
     Args:
         model: A network of this family, or a model that has one as a layer.

@@ -12,8 +12,8 @@ from resnext_keras.contact_sheet import contact_sheet
 from resnext_keras.features.grad_cam import grad_cam, layer_with_maps
 from resnext_keras.features.listing import readable
 from resnext_keras.features.overlay import HEAT_COLOURS, overlay
-from resnext_keras.features.pages import data_uri, render
 from resnext_keras.layout import in_layout
+from resnext_keras.pages import data_uri, render
 from resnext_keras.prediction import Classifier
 from resnext_keras.preprocessing import preprocess_input, read_image
 

@@ -14,9 +14,9 @@ from resnext_keras.contact_sheet import contact_sheet
 from resnext_keras.features.listing import readable, spellings
 from resnext_keras.features.nearest import Match, check_rows, nearest
 from resnext_keras.features.network import FeatureNetwork, load_network
-from resnext_keras.features.pages import data_uri, render
 from resnext_keras.features.store import Source, read_source
 from resnext_keras.layout import in_layout
+from resnext_keras.pages import data_uri, render
 from resnext_keras.preprocessing import (
     ImageError,
     Preprocessing,

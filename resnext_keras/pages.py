@@ -25,7 +25,7 @@ def render(template: str, **content) -> str:
 @functools.cache
 def _environment() -> jinja2.Environment:
     return jinja2.Environment(
-        loader=jinja2.PackageLoader("resnext_keras.features"),
+        loader=jinja2.PackageLoader("resnext_keras"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
