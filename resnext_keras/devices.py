@@ -28,8 +28,8 @@ if keras.config.backend() == "tensorflow":
 
 
 def has_onednn() -> bool:
-    """Whether TensorFlow runs oneDNN's kernels on the CPU."""
-    return IsMklEnabled()
+    """Whether Keras runs on TensorFlow with oneDNN's kernels on the CPU."""
+    return keras.config.backend() == "tensorflow" and IsMklEnabled()
 
 
 def on_accelerator() -> bool:

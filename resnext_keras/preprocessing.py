@@ -153,10 +153,13 @@ def preprocess_input(x, data_format=None):
         x -= mean.astype(dtype)
         x /= std.astype(dtype)
         return x
+    ops = keras.ops
+    if type(x).__module__.startswith("tensorflow."):
+        import tensorflow as ops  # of `tf.data`, whatever backend Keras runs on
     if not is_float:
-        x = keras.ops.cast(x, dtype)
-    mean = keras.ops.convert_to_tensor(mean, dtype=dtype)
-    std = keras.ops.convert_to_tensor(std, dtype=dtype)
+        x = ops.cast(x, dtype)
+    mean = ops.convert_to_tensor(mean, dtype=dtype)
+    std = ops.convert_to_tensor(std, dtype=dtype)
     return (x / 255.0 - mean) / std
 
 

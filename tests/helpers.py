@@ -19,6 +19,16 @@ KSERVE_PYTHON = os.environ.get("KSERVE_PYTHON", sys.executable)
 SMALL = Preprocessing(size=8, resize=10)
 
 
+# How a training step may be compiled. What Keras asks of torch warns in every step,
+# and warnings are errors here.
+COMPILED = pytest.param(
+    True,
+    marks=pytest.mark.skipif(
+        keras.config.backend() == "torch", reason="Keras' torch.compile warns"
+    ),
+)
+
+
 def save(image, path, **options):
     """Writes a picture; gives its path."""
     image.save(path, **options)

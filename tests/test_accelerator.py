@@ -17,6 +17,8 @@ from weight_files import EVERY_OPTION
 from resnext_keras import ResNeXt, ResNeXtSpec
 from resnext_keras.devices import has_onednn
 
+pytestmark = pytest.mark.tensorflow
+
 DEPTHS, CARDINALITY = (1, 1), 4
 BLOCKS = sum(DEPTHS)
 PLAIN = ResNeXtSpec("plain", DEPTHS, CARDINALITY, 4)

@@ -21,6 +21,8 @@ from resnext_keras.benchmark.contenders import (
 from resnext_keras.benchmark.rounds import Settings, measure, schedule
 from resnext_keras.specs import get_spec
 
+pytestmark = pytest.mark.tensorflow
+
 HERE = {"PYTHONPATH": str(Path(__file__).parent)}
 BY_NAME = {contender.name: contender for contender in CONTENDERS}
 

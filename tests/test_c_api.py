@@ -16,6 +16,8 @@ from weight_files import drawn_model
 
 from resnext_keras import preprocess_input
 
+pytestmark = pytest.mark.tensorflow
+
 PROGRAM = Path(__file__).with_name("c_api_program.py")
 
 

@@ -15,6 +15,8 @@ from resnext_keras.benchmark.contenders import PEERS
 from resnext_keras.benchmark.report import in_seconds
 from resnext_keras_cli.benchmark import benchmark
 
+pytestmark = pytest.mark.tensorflow
+
 
 def test_command_prints_what_it_measured(tmp_path, monkeypatch):
     entrants = (

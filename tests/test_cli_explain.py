@@ -13,6 +13,8 @@ from resnext_keras.digits import held_out_digits
 from resnext_keras.features.explain import SIDE
 from resnext_keras.prediction import load_classifier
 
+pytestmark = pytest.mark.tensorflow
+
 
 @pytest.fixture
 def digit(tmp_path, monkeypatch):

@@ -18,6 +18,8 @@ from resnext_keras.preprocessing import preprocess_input
 from resnext_keras_cli import export as command
 from resnext_keras_cli.main import group
 
+pytestmark = pytest.mark.tensorflow
+
 PACKAGES = ("onnx", "onnxruntime", "tf2onnx", "openvino")
 
 

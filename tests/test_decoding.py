@@ -22,6 +22,8 @@ from resnext_keras.deploy.saved_model.decoding import decode_pictures, resize_an
 from resnext_keras.preprocessing import IMAGENET, STD, Preprocessing, read_image
 from resnext_keras.weights import WEIGHT_SETS
 
+pytestmark = pytest.mark.tensorflow
+
 REGISTRY = {e.preprocessing for w in WEIGHT_SETS.values() for e in w.evaluations}
 OTHERS = {
     Preprocessing(97, 101, "bicubic"),

@@ -23,6 +23,8 @@ from resnext_keras import (
     fold_batch_norm,
 )
 
+pytestmark = pytest.mark.tensorflow
+
 TINY = ResNeXtSpec("tiny", (1, 1), 4, 4, stem="cifar")
 
 

@@ -11,6 +11,8 @@ from tensorflow.core.protobuf import saved_model_pb2
 from resnext_keras import ResNeXt, export_file, export_saved_model, feature_pyramid
 from resnext_keras.prediction import load_classifier
 
+pytestmark = pytest.mark.tensorflow
+
 SIZES = {"input_shape": (64, 64, 3), "weights": None}
 IMAGES = draw_images(6, (5, 64, 64, 3))
 

@@ -22,6 +22,8 @@ from resnext_keras.features.parts import Parts
 from resnext_keras.features.store import count_rows, iterate, read_source
 from resnext_keras.prediction import load_classifier
 
+pytestmark = pytest.mark.tensorflow
+
 COUNT = 70
 BROKEN = {3: b"", 17: b"no picture", 40: None, 41: b"\xff\xd8\xff"}
 

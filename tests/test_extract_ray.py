@@ -16,6 +16,8 @@ from resnext_keras.features.extract import errors_file, extract, parts_folder
 from resnext_keras.features.parts import Parts
 from resnext_keras.features.ray_cluster import _Worker, share_cores
 
+pytestmark = pytest.mark.tensorflow
+
 module = importlib.import_module(extract.__module__)
 
 COUNT, PART, PARTS = 300, 64, 5

@@ -1,5 +1,6 @@
 """Folded batch norm gives the scores of the network, whatever it is part of."""
 
+import contextlib
 import dataclasses
 import json
 
@@ -175,7 +176,7 @@ MODELS = {
         lambda: small(lambda x: norm()(layers.Conv2D(4, 3)(x), training=True)),
         1,
     ),
-    "other precision": (lambda: small(with_precisions("float32", "float64")), 1),
+    "other precision": (lambda: small(with_precisions("float32", "float16")), 1),
 }
 
 
@@ -233,7 +234,12 @@ def test_a_folded_model_gives_the_same_without_batch_norm(case, relative_error):
 
 @pytest.mark.parametrize(
     ("policy", "tolerance"),
-    [("mixed_float16", 1e-2), ("mixed_bfloat16", 8e-2), ("float64", 1e-12)],
+    [
+        ("mixed_float16", 1e-2),
+        ("mixed_bfloat16", 8e-2),
+        # On JAX there is none unless asked for, and on torch Keras' norm has none.
+        pytest.param("float64", 1e-12, marks=pytest.mark.tensorflow),
+    ],
 )
 def test_other_precisions_give_the_same_within_theirs(
     policy, tolerance, relative_error
@@ -302,7 +308,8 @@ def test_training_it_alone_changes_nothing_of_which_keras_warns():
     assert not folded.trainable_variables
     before = folded.get_weights()
     folded.compile("sgd", "sparse_categorical_crossentropy")
-    with pytest.warns(UserWarning, match="does not have any trainable weights"):
+    warned = pytest.warns(UserWarning, match="does not have any trainable weights")
+    with contextlib.nullcontext() if keras.config.backend() == "jax" else warned:
         folded.fit(draw_images(3, (4, 32, 32, 3)), np.arange(4), verbose=0)
     for one, other in zip(folded.get_weights(), before, strict=True):
         np.testing.assert_array_equal(one, other)

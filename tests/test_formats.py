@@ -32,6 +32,8 @@ from resnext_keras.prediction import load_classifier
 from resnext_keras.preprocessing import IMAGENET
 from resnext_keras.specs import get_spec
 
+pytestmark = pytest.mark.tensorflow
+
 FORMATS = {
     "onnx": "onnxruntime",
     "xml": "openvino",

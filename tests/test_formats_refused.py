@@ -19,6 +19,8 @@ from resnext_keras.deploy import export_file
 from resnext_keras.preprocessing import IMAGENET
 from resnext_keras.targets import whole_file
 
+pytestmark = pytest.mark.tensorflow
+
 ENDINGS = ("onnx", "xml", "tflite")
 IMAGES = draw_images(4, (5, 32, 32, 3))
 

@@ -8,6 +8,8 @@ import pytest
 from helpers import NO_KSERVE, has_kserve
 from nbclient import NotebookClient
 
+pytestmark = pytest.mark.tensorflow
+
 FOLDER = Path(__file__).parents[1] / "notebooks"
 
 

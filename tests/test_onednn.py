@@ -9,6 +9,8 @@ import pytest
 
 from resnext_keras import onednn
 
+pytestmark = pytest.mark.tensorflow
+
 IS_ON = """
 from tensorflow.python.util._pywrap_util_port import IsMklEnabled
 print(IsMklEnabled())

@@ -18,6 +18,8 @@ from weight_files import EVERY_OPTION, TINY, build
 from resnext_keras import Predictor, ResNeXt, ResNeXt50, ResNeXtSpec
 from resnext_keras.deploy import engines, predictor
 
+pytestmark = pytest.mark.tensorflow
+
 OTHERS = ("onnxruntime", "openvino")
 IMAGES = draw_images(4, (5, 32, 32, 3))
 EVERYTHING = ResNeXtSpec("all", (1, 1), 2, 4, **EVERY_OPTION)

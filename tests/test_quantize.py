@@ -30,6 +30,8 @@ from resnext_keras.digits import as_network_sees, held_out_digits
 from resnext_keras.prediction import load_classifier, picture_files
 from resnext_keras_cli.main import group
 
+pytestmark = pytest.mark.tensorflow
+
 ENGINES = ("openvino", "onnxruntime")
 PACKAGES = ("onnx", "onnxruntime", "tf2onnx")
 IMAGES = draw_images(4, (5, 32, 32, 3))

@@ -15,6 +15,8 @@ from resnext_keras.digits import as_network_sees, held_out_digits
 from resnext_keras.prediction import load_classifier
 from resnext_keras.preprocessing import SAMPLE_PHOTO
 
+pytestmark = pytest.mark.tensorflow
+
 README = Path(__file__).parents[1] / "README.md"
 
 

@@ -26,6 +26,8 @@ from resnext_keras import (
 )
 from resnext_keras.preprocessing import SAMPLE_PHOTO
 
+pytestmark = pytest.mark.tensorflow
+
 # Program of the arguments: the SavedModel's folder, a file of images, a picture file
 # and a file for what the signatures give.
 CALL_SIGNATURES = """

@@ -16,6 +16,8 @@ from resnext_keras import Preprocessing, export_saved_model
 from resnext_keras.deploy.saved_model import export
 from resnext_keras.targets import whole_folder
 
+pytestmark = pytest.mark.tensorflow
+
 NAMES = ("ash", "birch", "cedar", "elm", "fir")
 
 

@@ -18,7 +18,7 @@ import requests
 import tensorflow as tf
 from helpers import KSERVE_PYTHON, NO_KSERVE, has_kserve
 
-pytestmark = pytest.mark.parity
+pytestmark = [pytest.mark.parity, pytest.mark.tensorflow]
 
 PROGRAM = Path(__file__).parents[1] / "notebooks" / "kserve_server.py"
 CLIENTS, REQUESTS = 8, 1000

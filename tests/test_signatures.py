@@ -11,6 +11,8 @@ from keras import layers
 from resnext_keras import feature_pyramid
 from resnext_keras.preprocessing import SAMPLE_PHOTO
 
+pytestmark = pytest.mark.tensorflow
+
 
 @pytest.mark.parametrize("pooling", [None, "avg", "max"])
 def test_a_backbone_gives_features_and_a_pyramid(reloaded, pooling, relative_error):

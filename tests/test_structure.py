@@ -6,6 +6,8 @@ import time
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.version import Version
 
 ROOT = Path(__file__).parents[1]
 # What resnext_keras itself needs, and what those need, may be loaded.
@@ -67,3 +69,17 @@ def test_modules_import_only_what_lies_below_them():
 def test_no_file_is_too_long_to_be_read_at_once():
     for path in [*ROOT.glob("resnext_keras*/**/*.py"), *ROOT.glob("tests/**/*.py")]:
         assert len(path.read_text(encoding="utf-8").splitlines()) <= 400, path
+
+
+def test_the_gate_runs_the_oldest_packages_that_are_allowed():
+    tomllib = pytest.importorskip("tomllib", reason="comes with Python 3.11")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    allowed = {
+        requirement.name: Version(specifier.version)
+        for requirement in map(Requirement, project["dependencies"])
+        for specifier in requirement.specifier
+        if specifier.operator == ">="
+    }
+    lines = (ROOT / ".ci" / "oldest.txt").read_text().splitlines()
+    pinned = dict(line.split("==") for line in lines if not line.startswith("#"))
+    assert {name: Version(number) for name, number in pinned.items()} == allowed

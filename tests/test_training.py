@@ -5,7 +5,7 @@ import dataclasses
 import keras
 import numpy as np
 import pytest
-from helpers import dtype_policy
+from helpers import COMPILED, dtype_policy
 from weight_files import EVERY_OPTION
 
 from resnext_keras import ResNeXt, ResNeXtSpec
@@ -49,13 +49,13 @@ def test_training_lowers_the_loss(expected):
     assert expected[-1] < expected[0]
 
 
-@pytest.mark.parametrize("jit_compile", ["auto", True])  # "auto" is False on a CPU
+@pytest.mark.parametrize("jit_compile", ["auto", COMPILED])  # "auto" is False on a CPU
 def test_compiled_training_is_eager_training(batch, start, expected, jit_compile):
     found = losses(batch, start, jit_compile=jit_compile)
     np.testing.assert_allclose(found, expected, rtol=1e-3)
 
 
-@pytest.mark.parametrize("jit_compile", ["auto", True])
+@pytest.mark.parametrize("jit_compile", ["auto", COMPILED])
 @pytest.mark.parametrize(
     ("policy", "precision"), [("mixed_bfloat16", 3e-3), ("mixed_float16", 1e-3)]
 )

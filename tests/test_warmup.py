@@ -8,6 +8,8 @@ from make_warmup_requests import REQUESTS
 
 from resnext_keras.deploy.saved_model.warmup import WARMUP_FILE, write_warmup_requests
 
+pytestmark = pytest.mark.tensorflow
+
 
 @pytest.fixture
 def exported(tmp_path):
