@@ -52,6 +52,11 @@ def class_names(table: str = "imagenet") -> tuple[str, ...]:
     return TABLES[table]()
 
 
+def wordnet_ids() -> tuple[str, ...]:
+    """WordNet ids of the classes of ImageNet-1k, in the order of the columns."""
+    return tuple(wordnet_id for wordnet_id, _ in _imagenet_classes())
+
+
 def decode_predictions(
     preds, top: int = 5, *, class_names: Sequence[str] | None = None
 ) -> list[list[tuple[str, str, float]]]:

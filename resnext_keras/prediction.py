@@ -20,7 +20,7 @@ from resnext_keras.preprocessing import (
     read_image,
 )
 from resnext_keras.specs import ARCHITECTURES, ResNeXtSpec, get_spec
-from resnext_keras.weights import WeightSet, find_weights, identify
+from resnext_keras.weights import WeightSet, find_weights, identify, trained
 from resnext_keras.weights.registry import BUNDLED
 
 Predictions = list[tuple[str, str, float]]
@@ -100,29 +100,67 @@ def load_classifier(
 
     Args:
         spec_or_name: The architecture; None for that of the weights.
-        weights: Name of a weight set or path of a file, as `ResNeXt` takes
-            it; None for the set that ships with the package, or with another
-            architecture for its `"imagenet"`.
+        weights: Name of a weight set, path of a file or of the folder of a
+            run, as `ResNeXt` takes it; None for the set that ships with the
+            package, or with another architecture for its `"imagenet"`.
         include_top: Whether the classifier stands at the end; without it the
             model gives the last feature maps.
         any_size: Whether the model takes images of any size, not only of the
             one that the weights were made for.
 
     Returns:
-        The `Classifier`. Weights from a file get the class names of ImageNet
-        if they have 1000 classes, otherwise the numbers of the classes.
+        The `Classifier`. Those of a run get its class names and preprocessing;
+        weights from another file the class names of ImageNet if they have 1000
+        classes, otherwise the numbers of the classes.
 
     Raises:
         ValueError: The architecture or the weights are unknown, do not fit
             each other, have no classifier, or expect other than RGB images.
     """
+    spec, found = _find(spec_or_name, weights)
+    load = _from_set if isinstance(found, WeightSet) else _from_file
+    return load(found, spec, include_top, any_size)
+
+
+def find_class_names(
+    spec_or_name: ResNeXtSpec | str | None = None,
+    weights: str | os.PathLike | None = None,
+) -> tuple[str, ...]:
+    """The class names that `load_classifier` will give, before anything is built.
+
+    Args:
+        spec_or_name: As of `load_classifier`.
+        weights: As of `load_classifier`.
+
+    Returns:
+        Name of each class; none where the weights have no classifier.
+
+    Raises:
+        ValueError: The architecture or the weights are unknown.
+    """
+    spec, found = _find(spec_or_name, weights)
+    if isinstance(found, WeightSet):
+        return _names_of_set(found)
+    if run := trained(found):
+        return run.class_names
+    _, _, classes = identify(found, [spec] if spec else ARCHITECTURES.values())
+    return _names_of_file(classes)
+
+
+def _find(spec_or_name, weights) -> tuple[ResNeXtSpec | None, WeightSet | Path]:
     spec = None if spec_or_name is None else get_spec(spec_or_name)
     if weights is None:
         ships = spec is None or spec.name == BUNDLED.architecture
         weights = BUNDLED.name if ships else "imagenet"
-    found = find_weights(weights, spec and spec.name)
-    load = _from_set if isinstance(found, WeightSet) else _from_file
-    return load(found, spec, include_top, any_size)
+    return spec, find_weights(weights, spec and spec.name)
+
+
+def _names_of_set(found: WeightSet) -> tuple[str, ...]:
+    return class_names(found.labels) if found.labels else _numbers(found.classes or 0)
+
+
+def _names_of_file(classes: int | None) -> tuple[str, ...]:
+    return class_names("imagenet") if classes == 1000 else _numbers(classes or 0)
 
 
 def _from_set(found: WeightSet, _, include_top: bool, any_size: bool) -> Classifier:
@@ -139,24 +177,24 @@ def _from_set(found: WeightSet, _, include_top: bool, any_size: bool) -> Classif
         input_shape=image_shape(size, size),
         classes=found.classes or 1,
     )
-    names = class_names(found.labels) if found.labels else _numbers(found.classes or 0)
-    return Classifier(
-        model, found.preprocessing, names if include_top else (), found.name
-    )
+    names = _names_of_set(found) if include_top else ()
+    return Classifier(model, found.preprocessing, names, found.name)
 
 
 def _from_file(
     path: Path, spec: ResNeXtSpec | None, include_top: bool, any_size: bool
 ) -> Classifier:
-    spec, channels, classes = identify(path, [spec] if spec else ARCHITECTURES.values())
+    run = trained(path)
+    known = [run.spec] if run else ARCHITECTURES.values()
+    spec, channels, classes = identify(path, [spec] if spec else known)
     if (classes is None and include_top) or channels != 3:
         raise ValueError(
             "Expected weights of a classifier of RGB images; the file has "
             f"{channels} input channels and {classes or 'no'} classes. Received: {path}"
         )
-    preprocessing = default_preprocessing(spec)
+    preprocessing = run.preprocessing if run else default_preprocessing(spec)
+    names = run.class_names if run else _names_of_file(classes)
     size = None if any_size else preprocessing.size
-    names = class_names("imagenet") if classes == 1000 else _numbers(classes or 0)
     return Classifier(
         ResNeXt(
             spec,

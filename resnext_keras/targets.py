@@ -3,7 +3,7 @@
 import contextlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 
@@ -65,13 +65,19 @@ def whole_file(target: Path, *parts: Path) -> Iterator[Path]:
             os.replace(Path(folder, path.name), path)
 
 
-def checked_folder(path: str | os.PathLike, overwrite: bool, earlier: Path) -> Path:
+def checked_folder(
+    path: str | os.PathLike,
+    overwrite: bool,
+    earlier: Path,
+    beside: Collection[str] = (),
+) -> Path:
     """The path of a folder that may be written.
 
     Args:
         path: What the user named.
         overwrite: Whether an earlier one may be replaced.
-        earlier: A file that an earlier one holds, in the one folder that is in it.
+        earlier: A file that an earlier one holds, or a folder in it.
+        beside: Names of what else it may hold.
 
     Raises:
         ValueError: It exists, and is no earlier one or may not be replaced; or the
@@ -92,11 +98,11 @@ def checked_folder(path: str | os.PathLike, overwrite: bool, earlier: Path) -> P
         )
     # Whoever names a folder of his own by mistake shall not lose it.
     inside = os.listdir(path) if path.is_dir() and not path.is_symlink() else []
-    if inside != [earlier.parts[0]] or not (path / earlier).is_file():
+    known = {earlier.parts[0], *beside}
+    if not known.issuperset(inside) or not (path / earlier).is_file():
         raise ValueError(
-            "Expected the folder of an earlier export alone, as nothing else is "
-            "replaced. "
-            f"Received: {str(path)!r}"
+            f"Expected a folder that an earlier run wrote, with {earlier} and nothing "
+            f"of others, as nothing else is replaced. Received: {str(path)!r}"
         )
     return path
 

@@ -12,6 +12,7 @@ from resnext_keras.weights.lookup import (
     weights_preprocessing,
 )
 from resnext_keras.weights.registry import WEIGHT_SETS, Evaluation, WeightSet
+from resnext_keras.weights.runs import trained
 from resnext_keras.weights.stored import WeightsError
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "list_weights",
     "local_path",
     "open_weights",
+    "trained",
     "weights_preprocessing",
     "write_torch_safetensors",
 ]

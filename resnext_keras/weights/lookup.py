@@ -10,6 +10,7 @@ from resnext_keras.preprocessing import Preprocessing
 from resnext_keras.specs import ARCHITECTURES, get_spec
 from resnext_keras.weights.files import HINTS, READERS
 from resnext_keras.weights.registry import WEIGHT_SETS, WeightSet
+from resnext_keras.weights.runs import best_weights
 from resnext_keras.weights.stored import WeightsError
 
 
@@ -99,7 +100,8 @@ def find_weights(
             `"imagenet"`, or in full `"resnext50_32x4d.imagenet"`, for the
             default set of the architecture, torchvision's second generation
             where there is one, else the most accurate one, and never one that
-            forbids commercial use; or the path of a file.
+            forbids commercial use; or the path of a file, or of the folder of a
+            run of training, for its best weights.
         architecture: Architecture that it has to fit, if that is known. It may
             be one without weight sets.
 
@@ -129,6 +131,8 @@ def find_weights(
     path = Path(os.path.expanduser(weights))
     if os.path.isfile(path):  # of a path that cannot be, Path.is_file may raise
         return path
+    if best := best_weights(path):
+        return best
     if fitting:
         raise WeightsError(
             "Expected the name of one weight set, found several: "

@@ -1,13 +1,10 @@
 """From encoded pictures to the pixels of a batch, in a TensorFlow graph."""
 
-import keras
 import PIL
+import tensorflow as tf
 
 from resnext_keras.deploy.saved_model.picture_formats import decode
 from resnext_keras.preprocessing import Preprocessing
-
-if keras.config.backend() == "tensorflow":
-    import tensorflow as tf
 
 # Since Pillow 13 the height comes first where it loses over twice as many pixels as
 # the width, https://github.com/python-pillow/Pillow/pull/9549; before, it never did.

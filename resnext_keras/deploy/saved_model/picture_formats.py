@@ -6,13 +6,10 @@ too large gives no pixels, or else an error of TensorFlow, as broken files do.
 
 from collections.abc import Callable
 
-import keras
+import tensorflow as tf
 from PIL import Image
 
 from resnext_keras.preprocessing import MAX_ASPECT
-
-if keras.config.backend() == "tensorflow":
-    import tensorflow as tf
 
 MAX_PIXELS = 2 * Image.MAX_IMAGE_PIXELS  # Pillow takes more for an attack.
 HEADER = 34  # bytes, which tell the format, and the size of all formats but JPEG

@@ -4,13 +4,14 @@ import keras
 
 from resnext_keras.deploy.card import ModelCard, classifier_head, source_of
 from resnext_keras.deploy.engines import output_names
-from resnext_keras.deploy.saved_model.decoding import decode_pictures
 from resnext_keras.layout import channels_first
 from resnext_keras.preprocessing import preprocess_input
 from resnext_keras.stages import stage_outputs
 
 if keras.config.backend() == "tensorflow":
     import tensorflow as tf
+
+    from resnext_keras.deploy.saved_model.decoding import decode_pictures
 
 
 def with_features(model: keras.Model, card: ModelCard) -> keras.Model:

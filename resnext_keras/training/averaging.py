@@ -1,0 +1,67 @@
+"""The moving average of a network's weights, which is often better than the last."""
+
+import contextlib
+from collections.abc import Iterator
+
+import keras
+
+
+class MovingAverage(keras.callbacks.Callback):
+    """Averages the weights of a network after each step, statistics too.
+
+    Keras' optimizers average what gradients change alone. The moving statistics of
+    batch norm belong to the weights of the last steps, and do not fit an average of
+    a thousand; torchvision averages them alike (`use_buffers=True`).
+
+    Validation sees the average. It begins as the mean of all steps, so that nothing
+    is left of the random weights.
+
+    Args:
+        network: Whose weights.
+        steps: Number of steps that it spans.
+    """
+
+    def __init__(self, network: keras.Model, steps: float):
+        super().__init__()
+        self.weights = network.weights
+        self.rate = 1 / max(steps, 1)
+        self.averages = [
+            keras.Variable(weight, trainable=False, name="average")
+            for weight in self.weights
+        ]
+        self.seen = keras.Variable(0, trainable=False, dtype="int32", name="seen")
+
+    @property
+    def variables(self) -> list:
+        """What changes with each step."""
+        return [*self.averages, self.seen]
+
+    def on_train_batch_end(self, batch, logs=None):
+        """Counts the weights of a step in."""
+        rate = max(self.rate, 1 / (int(self.seen.value) + 1))
+        for average, weight in zip(self.averages, self.weights, strict=True):
+            average.assign(average + rate * (weight - average))
+        self.seen.assign_add(1)
+
+    def on_test_begin(self, logs=None):
+        """Has validation see the average."""
+        self._swap()
+
+    def on_test_end(self, logs=None):
+        """Gives the weights back."""
+        self._swap()
+
+    @contextlib.contextmanager
+    def in_place(self) -> Iterator[None]:
+        """A time in which the network has the average for its weights."""
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
+
+    def _swap(self):
+        for average, weight in zip(self.averages, self.weights, strict=True):
+            kept = keras.ops.copy(weight.value)
+            weight.assign(average)
+            average.assign(kept)

@@ -1,0 +1,336 @@
+"""Training on several devices and machines, by what TensorFlow and JAX have for it.
+
+A replica is a copy of the network on one device; a worker is a process with one replica
+or several. Each worker reads its own share of a batch, all replicas apply the same sum
+of gradients, and the first worker, the chief, alone writes files.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import tensorflow as tf
+from keras import tree
+from keras.callbacks import History
+
+from resnext_keras.training.pictures import Pictures
+
+if keras.config.backend() == "jax":
+    import jax
+
+
+@dataclass(frozen=True)
+class Devices:
+    """What one training runs on, over all its workers.
+
+    Attributes:
+        worker: Number of this process among them, from 0.
+        workers: How many processes there are.
+        replicas: Copies of the network, over all workers.
+        strategy: A `tf.distribute.Strategy`, a `keras.distribution.DataParallel`, or
+            None for one device.
+    """
+
+    worker: int = 0
+    workers: int = 1
+    replicas: int = 1
+    strategy: Any = None
+
+    @property
+    def is_chief(self) -> bool:
+        """Whether this worker writes the files and tells of progress."""
+        return self.worker == 0
+
+    @contextlib.contextmanager
+    def scope(self) -> Iterator[None]:
+        """In it a network is built and compiled."""
+        with (
+            contextlib.nullcontext() if self.strategy is None else self.strategy.scope()
+        ):
+            yield
+
+    def check_batch_size(self, batch_size: int) -> None:
+        """Checks that every replica gets as many pictures of a batch.
+
+        Raises:
+            ValueError: The number of replicas is no divisor of the batch size.
+        """
+        if batch_size % self.replicas:
+            below = max(batch_size // self.replicas, 1) * self.replicas
+            near = f"{below} or {below + self.replicas}"
+            raise ValueError(
+                f"Expected a batch that {self.replicas} replicas on {self.workers} "
+                f"workers share evenly, such as {near}. "
+                f"Received: batch_size={batch_size}"
+            )
+
+    def fit(self, model: keras.Model, batches: Any, **options: Any) -> History:
+        """Keras' `fit`, which this lets run on several machines, and there as on one.
+
+        Batch norm takes its statistics from the images of all replicas, and dropout
+        draws for each apart. All workers call this, with the same arguments but for
+        their share of the pictures and the callbacks of the chief.
+
+        Args:
+            model: Built and compiled in `scope`.
+            batches: A `tf.data.Dataset` of this worker's share of each batch, all of
+                them whole.
+            **options: As Keras' `fit` takes them. `validation_data` is what `evenly`
+                gives.
+
+        Returns:
+            What Keras' `fit` returns, the same on all workers.
+
+        Raises:
+            ValueError: A batch is not whole, or not all replicas get as much of it.
+        """
+        if self.strategy is None:
+            return model.fit(batches, **options)
+        # Keras warns that it shuffles no datasets.
+        options = {"x": batches, "validation_data": None, "shuffle": False} | options
+        for name in ("x", "validation_data"):
+            if options[name] is not None:
+                self._check_whole(options[name])
+        if keras.config.backend() == "jax":
+            with self.scope():
+                return model.fit(**options)
+        # Not in the scope, where who makes a variable waits for the other workers, as
+        # Keras does when the chief writes a file.
+        for name in ("x", "validation_data"):
+            options[name] = _shared_out(self.strategy, options[name])
+        _draw_apart(model, self.strategy)
+        with _as_fit_needs(model, self.strategy, batches), _synchronised(model):
+            return model.fit(**options)
+
+    def share(self, pictures: Pictures) -> Pictures:
+        """Every `workers`-th of the pictures, which this worker validates on."""
+        own = slice(self.worker, None, self.workers)
+        return dataclasses.replace(
+            pictures,
+            labels=pictures.labels[own],
+            names=pictures.names[own],
+            read=lambda number: pictures.read(number * self.workers + self.worker),
+        )
+
+    def evenly(self, batches: Any, pictures: int, rows: int) -> Any:
+        """Batches to validate on, as many and as long for each replica.
+
+        What is missing is filled in with images of zeros and weight 0. The others'
+        weights make up for that in Keras' mean of the losses, so that it and all
+        `weighted_metrics` are those of the pictures alone.
+
+        Args:
+            batches: A `tf.data.Dataset` of images and labels of this worker's `share`,
+                of which the last may be partial.
+            pictures: How many pictures there are, over all workers.
+            rows: Images of a whole batch of this worker.
+
+        Returns:
+            A dataset of images, labels and float32 weights (rows,); on one device what
+            it was given.
+        """
+        if self.strategy is None:
+            return batches
+        steps = -(-pictures // (rows * self.workers))
+        weight = steps * rows * self.workers / pictures
+
+        def fill(images, labels):
+            count = tf.shape(images)[0]
+            filled = [
+                tf.pad(value, [(0, rows - count)] + [(0, 0)] * (value.shape.rank - 1))
+                for value in (images, labels, tf.fill([count], weight))
+            ]
+            return tuple(tf.ensure_shape(v, (rows, *v.shape[1:])) for v in filled)
+
+        nothing = tree.map_structure(
+            lambda spec: tf.zeros((0, *spec.shape[1:]), spec.dtype),
+            batches.element_spec,
+        )
+        empty = tf.data.Dataset.from_tensors(nothing).repeat()
+        filled = batches.concatenate(empty).take(steps).map(fill)
+        return filled.prefetch(tf.data.AUTOTUNE)
+
+    def _check_whole(self, batches) -> None:
+        rows = tree.flatten(batches.element_spec)[0].shape[0]
+        if rows is None:
+            raise ValueError(
+                "Expected batches of one size on several devices: "
+                "`batch(..., drop_remainder=True)`, and `Devices.evenly` of those to "
+                f"validate on. Received: batches={batches.element_spec}"
+            )
+        self.check_batch_size(rows * self.workers)
+
+
+def find_devices() -> Devices:
+    """What there is to train on, and how: asked once, before anything is built.
+
+    On TensorFlow, `TF_CONFIG` tells of workers, all of whose GPUs are used by
+    `MultiWorkerMirroredStrategy`; without it several GPUs are used by
+    `MirroredStrategy`. On JAX `keras.distribution.DataParallel` uses all devices, and
+    those of several processes where `KERAS_DISTRIBUTION_NUM_PROCESSES` is set. One
+    device is used as if there were no strategies.
+
+    Raises:
+        ValueError: `TF_CONFIG` does not describe a cluster and a worker of it, or the
+            backend cannot train in several processes.
+    """
+    worker, workers = _place_in_cluster(os.environ.get("TF_CONFIG", ""))
+    backend = keras.config.backend()
+    if backend == "jax":
+        if "KERAS_DISTRIBUTION_NUM_PROCESSES" in os.environ:
+            keras.distribution.initialize()
+        worker, workers = jax.process_index(), jax.process_count()
+        if jax.device_count() > 1:
+            strategy = keras.distribution.DataParallel(auto_shard_dataset=False)
+            return Devices(worker, workers, jax.device_count(), strategy)
+    elif workers > 1 and backend != "tensorflow":
+        raise ValueError(
+            f"Expected one process, as training on {backend} has. Received: TF_CONFIG "
+            f"of {workers} workers; take KERAS_BACKEND=tensorflow or unset TF_CONFIG"
+        )
+    elif workers > 1:
+        strategy = tf.distribute.MultiWorkerMirroredStrategy()
+        return Devices(worker, workers, strategy.num_replicas_in_sync, strategy)
+    elif backend == "tensorflow":
+        # Virtual CPUs too, if a program has made any.
+        names = [device.name for device in _peers(tf.config.list_logical_devices())]
+        if len(names) > 1:
+            return Devices(0, 1, len(names), tf.distribute.MirroredStrategy(names))
+    return Devices()
+
+
+def _place_in_cluster(config: str) -> tuple[int, int]:
+    """This worker's number and how many there are, by the text of `TF_CONFIG`."""
+    if not config.strip():
+        return 0, 1
+    example = (
+        '{"cluster": {"worker": ["host0:2222", "host1:2222"]}, '
+        '"task": {"type": "worker", "index": 0}}'
+    )
+    try:
+        settings = json.loads(config)
+        cluster, task = settings.get("cluster", {}), settings.get("task", {})
+        kind, index = task.get("type", "worker"), int(task.get("index", 0))
+        tasks = [
+            (k, i) for k in ("chief", "worker") for i in range(len(cluster.get(k, [])))
+        ]
+        if not cluster:
+            return 0, 1
+        return tasks.index((kind, index)), len(tasks)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"Expected TF_CONFIG to hold JSON of a cluster of workers and of the one "
+            f"that this is, such as {example}. Received: TF_CONFIG={config!r} ({error})"
+        ) from error
+
+
+def _peers(devices: list) -> list:
+    """The GPUs, or the CPUs where there are none."""
+    gpus = [device for device in devices if device.device_type == "GPU"]
+    return gpus or [device for device in devices if device.device_type == "CPU"]
+
+
+def _shared_out(strategy, batches):
+    """The dataset of a worker among several, a part of each batch for each replica."""
+    if batches is None or not _is_multi_worker(strategy):
+        return batches  # Keras splits what it gives the replicas of one worker.
+    replicas = len(strategy.extended.worker_devices)
+    if replicas > 1:
+        rows = tree.flatten(batches.element_spec)[0].shape[0]
+        batches = batches.rebatch(rows // replicas, drop_remainder=True)
+    return strategy.distribute_datasets_from_function(lambda context: batches)
+
+
+def _is_multi_worker(strategy) -> bool:
+    return isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
+
+
+_STEPS = ("train_step", "test_step")
+
+
+@contextlib.contextmanager
+def _as_fit_needs(model, strategy, batches):
+    """The model, with what Keras' `fit` cannot do under these strategies done for it.
+
+    Keras 3.15 builds a model's metrics from the mean of one batch of all replicas,
+    which TensorFlow does not take of tuples across workers (keras#20585); and there it
+    takes means over the first axis of logs, which are scalars. Neither is needed: what
+    a batch is, its dataset tells, and logs may have an axis. Several steps in one
+    execution fail, even those of a dense layer, so that each is one.
+    """
+    batch = tree.map_structure(
+        lambda spec: keras.KerasTensor(spec.shape, spec.dtype.name),
+        batches.element_spec,
+    )
+
+    def build(iterator=None, data_batch=None):
+        with strategy.scope():
+            model._symbolic_build(data_batch=batch)
+
+    def with_axis(step):
+        def step_with_axis(data):
+            return {name: tf.reshape(log, (1,)) for name, log in step(data).items()}
+
+        return step_with_axis
+
+    own = {"_maybe_symbolic_build": build}
+    if _is_multi_worker(strategy):
+        own |= {name: with_axis(getattr(model, name)) for name in _STEPS}
+    for name, function in own.items():
+        setattr(model, name, function)
+    model.train_function = model.test_function = None  # of the steps as they were
+    together, model.steps_per_execution = model.steps_per_execution, 1
+    try:
+        yield
+    finally:
+        model.steps_per_execution = together
+        for name in own:
+            delattr(model, name)
+        model.train_function = model.test_function = None
+
+
+@contextlib.contextmanager
+def _synchronised(model):
+    """Batch norm's statistics are those of the pictures of all replicas."""
+    layers = [
+        layer
+        for layer in model._flatten_layers()
+        if isinstance(layer, keras.layers.BatchNormalization) and not layer.synchronized
+    ]
+    for layer in layers:
+        layer.synchronized = True
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.synchronized = False
+
+
+def _draw_apart(model, strategy):
+    """Dropout draws from seeds that differ between replicas, as its pictures do.
+
+    Keras starts all of them with one seed. The first replica's are what is saved, and
+    those of the others follow from them, here as after a restart.
+    """
+    states = [
+        variable.value
+        for variable in model.non_trainable_variables
+        if variable.name == "seed_generator_state"
+    ]
+
+    @tf.function
+    def draw_apart():
+        context = tf.distribute.get_replica_context()
+        replica = context.replica_id_in_sync_group
+        for state in states:
+            first = tf.where(replica == 0, state, tf.zeros_like(state))
+            first = context.all_reduce(tf.distribute.ReduceOp.SUM, first)
+            state.assign(first + tf.cast(tf.stack([replica, 0]), state.dtype))
+
+    if states:
+        strategy.run(draw_apart)

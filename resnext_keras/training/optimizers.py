@@ -1,0 +1,134 @@
+"""Stochastic gradient descent as PyTorch has it, and its rate over a training."""
+
+import keras
+from keras import ops
+from keras.optimizers.schedules import (
+    CosineDecay,
+    LearningRateSchedule,
+    PiecewiseConstantDecay,
+)
+
+from resnext_keras.training.recipes import Recipe
+
+# Share of the rate at which a warm-up begins, as in torchvision's training of
+# IMAGENET1K_V2 (`--lr-warmup-decay 0.01`).
+WARMUP_START = 0.01
+
+# What `decay_all=False` leaves as it is: biases, and scales and shifts of batch norm.
+# TensorFlow's names have the layer's before and the device's after.
+NOT_DECAYED = r"(^|/)(bias|gamma|beta)(/replica_\d+)?(:\d+)?$"
+
+
+@keras.saving.register_keras_serializable(package="resnext_keras")
+class SGD(keras.optimizers.SGD):
+    """`keras.optimizers.SGD` that steps as `torch.optim.SGD` does.
+
+    The published recipes are PyTorch's, and their numbers mean something else in
+    Keras' own: there the rate is inside the velocity, so that a fall of the rate
+    takes effect only as the momentum forgets, and weight decay passes the momentum
+    by. Same arguments, and all that Keras' optimizers share: clipping (before the
+    decay is added, as PyTorch's is), accumulated gradients, moving averages,
+    `exclude_from_weight_decay`.
+
+    Source: https://pytorch.org/docs/stable/generated/torch.optim.SGD.html, without
+    dampening. There the first buffer is the first gradient; here it starts at zero,
+    which comes to the same.
+    """
+
+    def _apply_weight_decay(self, variables):
+        """Keras' own, which `update_step` replaces."""
+
+    def update_step(self, gradient, variable, learning_rate):
+        """Updates one variable, whichever kind the backend gives."""
+        learning_rate = ops.cast(learning_rate, variable.dtype)
+        gradient = ops.cast(gradient, variable.dtype)
+        if self.weight_decay and self._use_weight_decay(variable):
+            gradient = ops.add(gradient, ops.multiply(variable, self.weight_decay))
+        if self.momentum:
+            buffer = self.momentums[self._get_variable_index(variable)]
+            moved = ops.add(ops.multiply(buffer, self.momentum), gradient)
+            self.assign(buffer, moved)
+            if self.nesterov:
+                gradient = ops.add(gradient, ops.multiply(moved, self.momentum))
+            else:
+                gradient = moved
+        self.assign_sub(variable, ops.multiply(gradient, learning_rate))
+
+
+def build_optimizer(
+    recipe: Recipe,
+    *,
+    steps_per_epoch: int,
+    batch_size: int,
+    epochs: int | None = None,
+    learning_rate: float | None = None,
+    gradient_accumulation_steps: int | None = None,
+) -> SGD:
+    """The optimizer that a recipe asks for.
+
+    Args:
+        recipe: A row of the table.
+        steps_per_epoch: Batches of an epoch.
+        batch_size: Images of a batch, over all devices.
+        epochs: Those of the recipe by default.
+        learning_rate: At its highest. By default the recipe's, in proportion to the
+            images of an update (Goyal et al., "Accurate, Large Minibatch SGD:
+            Training ImageNet in 1 Hour", 2017, section 2.1).
+        gradient_accumulation_steps: Batches of an update, at least 2; None for one.
+
+    Returns:
+        An `SGD` that is not built yet. Its rate is a function of the batches it has
+        seen. A moving average of the weights is `MovingAverage`'s, not its own.
+
+    Raises:
+        ValueError: A number is not positive.
+    """
+    epochs = recipe.epochs if epochs is None else epochs
+    if learning_rate is None:
+        images = batch_size * (gradient_accumulation_steps or 1)
+        learning_rate = recipe.learning_rate * images / recipe.batch_size
+    for name, value in (
+        ("steps_per_epoch", steps_per_epoch),
+        ("batch_size", batch_size),
+        ("epochs", epochs),
+        ("learning_rate", learning_rate),
+    ):
+        if not value > 0:
+            raise ValueError(
+                f"Expected {name} to be more than 0. Received: {name}={value!r}"
+            )
+    steps = steps_per_epoch * epochs
+    optimizer = SGD(
+        schedule(recipe, learning_rate, steps),
+        momentum=recipe.momentum,
+        nesterov=recipe.nesterov,
+        weight_decay=recipe.weight_decay,
+        gradient_accumulation_steps=gradient_accumulation_steps,
+    )
+    if not recipe.decay_all:
+        optimizer.exclude_from_weight_decay(var_names=[NOT_DECAYED])
+    return optimizer
+
+
+def schedule(recipe: Recipe, learning_rate: float, steps: int) -> LearningRateSchedule:
+    """A recipe's rate over a training.
+
+    Args:
+        recipe: A row of the table.
+        learning_rate: At its highest.
+        steps: Batches of the training.
+    """
+    if recipe.milestones:
+        # Keras' schedule changes after a boundary, PyTorch's at it.
+        boundaries = [round(share * steps) - 1 for share in recipe.milestones]
+        rates = [learning_rate * 0.1**n for n in range(len(boundaries) + 1)]
+        return PiecewiseConstantDecay(boundaries, rates)
+    warmup = round(recipe.warmup * steps)
+    if not warmup:
+        return CosineDecay(learning_rate, steps)
+    return CosineDecay(
+        WARMUP_START * learning_rate,
+        steps - warmup,
+        warmup_target=learning_rate,
+        warmup_steps=warmup,
+    )

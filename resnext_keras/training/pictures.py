@@ -1,0 +1,236 @@
+"""The pictures of a data set and their classes, wherever they lie."""
+
+import os
+import re
+from collections.abc import Iterator
+
+import numpy as np
+import tensorflow as tf
+from tqdm import tqdm
+
+from resnext_keras.deploy.saved_model.picture_formats import decode
+from resnext_keras.features.listing import readable
+from resnext_keras.prediction import SUFFIXES
+from resnext_keras.training.class_folders import class_folders
+from resnext_keras.training.picture_set import (
+    TRAINING,
+    VALIDATION,
+    Layout,
+    Pictures,
+    few,
+)
+from resnext_keras.training.prepared import prepared
+from resnext_keras.training.record_files import record_files
+
+NO_FORMAT = "no JPEG, PNG, BMP or WebP, or one of too many pixels or an absurd aspect"
+
+
+def open_pictures(
+    path: str | os.PathLike, validation_share: float = 0.2, seed: int = 0
+) -> tuple[Pictures, Pictures]:
+    """The pictures of a data set to train on, and those to validate with.
+
+    Args:
+        path: A folder of class folders, each with its pictures, however deep in it; or
+            of `train` and `val`, `validation` or `test` which are such. A directory
+            prepared by TensorFlow Datasets. A folder of TFRecord files of
+            `tf.train.Example` with `image/encoded` and `image/class/label`, or `image`
+            and `label`, whose names tell the split; or one such file.
+        validation_share: Between 0 and 1, the share of each class that is held out,
+            at least one picture, of a data set without a validation split.
+        seed: Decides which pictures are held out, 0 to 2**32 - 1.
+
+    Returns:
+        The pictures of training and those of validation, of the same classes.
+
+    Raises:
+        ValueError: There is nothing to train on or to validate with there, a picture
+            is in no class, the splits have different classes, or a file is broken.
+    """
+    if not 0 < validation_share < 1:
+        raise ValueError(
+            "Expected `validation_share` to be between 0 and 1. "
+            f"Received: validation_share={validation_share!r}"
+        )
+    if not (isinstance(seed, int | np.integer) and 0 <= seed < 2**32):
+        raise ValueError(
+            "Expected `seed` to be an integer from 0 to 2**32 - 1. "
+            f"Received: seed={seed!r}"
+        )
+    layout = _find(path)
+    training, validation = _first(layout, TRAINING), _first(layout, VALIDATION)
+    if training is None and "" not in layout.splits:
+        raise ValueError(
+            f"Expected a split to train on ({' or '.join(TRAINING)}). Received: "
+            f"{readable(layout.path)!r} with {few(layout.splits)}"
+        )
+    if validation is None:
+        (whole,) = _opened(layout, training or "")
+        _check(whole, layout.path)
+        return _split(whole, validation_share, seed)
+    opened = _opened(layout, training, validation)
+    _check(opened[0], layout.path)
+    return opened
+
+
+def open_split(path: str | os.PathLike) -> Pictures:
+    """The pictures of a data set to evaluate with.
+
+    Args:
+        path: As `open_pictures` takes it.
+
+    Returns:
+        The pictures of its validation split, and of a data set without one all.
+
+    Raises:
+        ValueError: There are none there, a picture is in no class, or a file is broken.
+    """
+    layout = _find(path)
+    split = _first(layout, VALIDATION) or _first(layout, TRAINING) or ""
+    (pictures,) = _opened(layout, split)
+    return pictures
+
+
+def class_counts(pictures: Pictures) -> dict[str, int]:
+    """How many pictures each class has, in the order of the classes."""
+    counts = np.bincount(pictures.labels, minlength=len(pictures.class_names))
+    return dict(zip(pictures.class_names, counts.tolist(), strict=True))
+
+
+def decodable(pictures: Pictures) -> tuple[Pictures, list[tuple[str, str]]]:
+    """The pictures that can be decoded, after one pass over all that shows progress.
+
+    Args:
+        pictures: What may hold broken files.
+
+    Returns:
+        Those that can be decoded; and of each of the others name and reason.
+
+    Raises:
+        ValueError: None can be decoded, or none of a class that had some.
+    """
+    numbers = np.fromiter(_decoded(pictures), "int64")
+    left_out = np.setdiff1d(np.arange(len(pictures)), numbers)
+    if not len(left_out):
+        return pictures, []
+    reasons = [(pictures.names[n], _reason(pictures, n)) for n in left_out.tolist()]
+    kept = pictures.subset(numbers)
+    before, after = class_counts(pictures), class_counts(kept)
+    lost = [name for name in before if before[name] and not after[name]]
+    if lost:
+        raise ValueError(
+            "Expected pictures that can be decoded in each class. Received: none in "
+            f"{few(lost)}; the first is {reasons[0][0]!r}: {reasons[0][1]}"
+        )
+    return kept, reasons
+
+
+def _find(path: str | os.PathLike) -> Layout:
+    path = os.fsdecode(path)
+    if not os.path.exists(path):
+        raise ValueError(
+            "Expected a folder of class folders, a directory of TensorFlow Datasets, "
+            f"or TFRecord files. Received: {readable(path)!r}, which does not exist"
+        )
+    if os.path.isfile(path) and path.lower().endswith(SUFFIXES):
+        raise ValueError(
+            "Expected a folder of class folders, not one picture. Received: "
+            f"{readable(path)!r}"
+        )
+    try:
+        found = (os.path.isdir(path) and prepared(path)) or record_files(path)
+    except OSError as error:
+        raise ValueError(
+            "Expected a folder that can be listed. Received: "
+            f"{readable(path)!r}: {error.strerror or error}"
+        ) from error
+    return found or class_folders(path)
+
+
+def _first(layout: Layout, names: tuple[str, ...]) -> str | None:
+    return next((name for name in names if name in layout.splits), None)
+
+
+def _opened(layout: Layout, *splits: str) -> tuple[Pictures, ...]:
+    """Some splits of a data set, all with pictures."""
+    known = {split: layout.splits[split] for split in splits if split in layout.splits}
+    opened = layout.open(known) if len(known) == len(splits) else {}
+    for split in splits:
+        if not len(opened.get(split, ())):
+            raise ValueError(
+                f"Expected pictures in the split {split!r}. Received: "
+                f"{readable(layout.path)!r}, where it has none"
+            )
+    return tuple(opened[split] for split in splits)
+
+
+def _check(training: Pictures, path: str):
+    """There is something to be learned from these pictures."""
+    counts = class_counts(training)
+    if sum(map(bool, counts.values())) < 2:
+        raise ValueError(
+            f"Expected pictures of two classes or more. Received: {readable(path)!r} "
+            f"with pictures of {few(name for name, n in counts.items() if n)} alone"
+        )
+    if len(counts) > len(training):
+        raise ValueError(
+            "Expected no more classes than pictures to train on. Received: "
+            f"{readable(path)!r} with {len(counts)} classes of {len(training)} pictures"
+        )
+
+
+def _split(whole: Pictures, share: float, seed: int) -> tuple[Pictures, Pictures]:
+    """Holds out the share of each class."""
+    alone = [name for name, count in class_counts(whole).items() if count == 1]
+    if alone:
+        raise ValueError(
+            "Expected two pictures or more of each class, since one is held out for "
+            f"validation. Received: one picture of {few(alone)}; add some, or remove "
+            "the class"
+        )
+    # The one generator of NumPy of which every version draws the same: who goes on
+    # with a run elsewhere must not validate with what it has learned.
+    draw = np.random.RandomState(seed)
+    order = np.argsort(whole.labels, kind="stable")
+    held_out = np.zeros(len(whole), bool)
+    for of_class in np.split(order, np.cumsum(np.bincount(whole.labels))[:-1]):
+        if len(of_class):
+            count = min(max(round(share * len(of_class)), 1), len(of_class) - 1)
+            held_out[draw.permutation(of_class)[:count]] = True
+    return whole.subset(np.flatnonzero(~held_out)), whole.subset(
+        np.flatnonzero(held_out)
+    )
+
+
+def _decoded(pictures: Pictures) -> Iterator[int]:
+    """Numbers of the pictures that training can decode."""
+
+    def pixels(number):
+        return number, tf.size(decode(pictures.read(number)), tf.int64)
+
+    data = tf.data.Dataset.range(len(pictures))
+    data = data.map(pixels, tf.data.AUTOTUNE, deterministic=True).ignore_errors()
+    bar = tqdm(
+        desc="looking at the pictures",
+        total=len(pictures),
+        unit=" pictures",
+        disable=None,
+        leave=False,
+    )
+    with bar:
+        for numbers, sizes in data.batch(64).prefetch(1).as_numpy_iterator():
+            yield from numbers[sizes > 0].tolist()
+            bar.update(int(numbers[-1]) + 1 - bar.n)
+
+
+def _reason(pictures: Pictures, number: int) -> str:
+    try:
+        contents = pictures.read(tf.constant(number, tf.int64))
+        if not tf.strings.length(contents):
+            return "an empty file"
+        decode(contents)
+    except (tf.errors.OpError, ValueError) as error:
+        message = str(getattr(error, "message", error))
+        message = re.sub(r"\{\{.*?\}\} *", "", message).partition("[Op:")[0]
+        return readable(" ".join(message.split()))
+    return NO_FORMAT

@@ -1,0 +1,92 @@
+"""Plots of a report, as PNG files."""
+
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from resnext_keras.training.metrics import Calibration
+
+TRAINING, VALIDATION = "#e08214", "#2166ac"
+
+MOST_NAMES = 30  # classes of a matrix that are named on its axes
+
+
+def plot_curves(history: list[dict], path: Path) -> None:
+    """Draws loss and accuracy over the epochs.
+
+    Args:
+        history: A row for each epoch, as `history.csv` has it.
+        path: The PNG file to be written.
+    """
+    figure, (left, right) = _figure(10, 3.6, 2)
+    epochs = [row["epoch"] for row in history]
+    for axes, name in ((left, "loss"), (right, "accuracy")):
+        for prefix, colour, label in (
+            ("", TRAINING, "training"),
+            ("val_", VALIDATION, "validation"),
+        ):
+            values = [row[prefix + name] for row in history]
+            axes.plot(epochs, values, color=colour, label=label, marker=".")
+        axes.set(xlabel="epoch", title=name)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        for before, after in itertools.pairwise(history):
+            if before["phase"] != after["phase"]:
+                axes.axvline(after["epoch"] - 0.5, color="grey", linestyle=":")
+        axes.legend(frameon=False)
+    figure.savefig(path, dpi=100)
+
+
+def plot_confusion(confusion: np.ndarray, names: Sequence[str], path: Path) -> None:
+    """Draws how often each class was taken for each, as shares of a row.
+
+    Args:
+        confusion: (classes, classes), from `confusion_matrix`.
+        names: Of the classes.
+        path: The PNG file to be written.
+    """
+    named = len(names) <= MOST_NAMES
+    side = 2.5 + 0.35 * len(names) if named else 8
+    figure, axes = _figure(side, side)
+    counts = confusion.sum(axis=1, keepdims=True)
+    shares = confusion / np.maximum(counts, 1)
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
+    axes.set(xlabel="predicted", ylabel="true")
+    if named:
+        axes.set_xticks(range(len(names)), names, rotation=90)
+        axes.set_yticks(range(len(names)), names)
+        for row, column in zip(*confusion.nonzero(), strict=True):
+            axes.text(
+                column,
+                row,
+                confusion[row, column],
+                ha="center",
+                va="center",
+                fontsize=7,
+                color="white" if shares[row, column] > 0.5 else "black",
+            )
+    figure.savefig(path, dpi=100)
+
+
+def plot_reliability(found: Calibration, path: Path) -> None:
+    """Draws how often predictions of a confidence are right.
+
+    Args:
+        found: From `calibration`.
+        path: The PNG file to be written.
+    """
+    figure, axes = _figure(4.5, 4.2)
+    edges = np.linspace(0, 1, len(found.counts) + 1)
+    heights = np.nan_to_num(found.accuracy)
+    axes.bar(edges[:-1], heights, 1 / len(heights), align="edge", color=VALIDATION)
+    axes.plot([0, 1], [0, 1], color="grey", linestyle=":")
+    axes.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
+    figure.savefig(path, dpi=100)
+
+
+def _figure(width: float, height: float, columns: int = 1):
+    import matplotlib.figure  # takes a third of a second, and few commands need it
+
+    figure = matplotlib.figure.Figure((width, height), layout="constrained")
+    return figure, figure.subplots(1, columns)

@@ -1,0 +1,247 @@
+"""Recipes of training as data: what tells one way of training from another.
+
+Plain Python, so that recipes can be looked at without loading Keras.
+"""
+
+import dataclasses
+import difflib
+from dataclasses import dataclass
+
+CROPS = ("random_resized", "pad", "center")
+
+AUGMENTATIONS = ("trivial", "rand", "ink")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One row of the table of recipes.
+
+    Attributes:
+        name: Of the row.
+        source: Where its numbers come from.
+        epochs: Passes over the training pictures.
+        batch_size: Pictures of a step, over all devices.
+        learning_rate: At its highest, for a step of `batch_size` pictures.
+        milestones: Shares of all epochs at which the rate falls to a tenth; without
+            any it falls along a cosine to zero.
+        warmup: Share of all epochs in which the rate rises from nearly zero.
+        momentum: Of SGD.
+        nesterov: Whether the momentum is Nesterov's.
+        weight_decay: As PyTorch's SGD has it: times the weight, added to its gradient.
+        decay_all: Whether scales and shifts of batch norm and biases decay too.
+        label_smoothing: Share of the truth that is spread over all classes.
+        mixup: Alpha of mixup (Zhang et al., 2018); 0 for none.
+        cutmix: Alpha of CutMix (Yun et al., 2019); 0 for none. Of both, each batch
+            takes one by chance.
+        crop: How a training image is cut out of a picture: `"random_resized"`, a
+            random part of `least_area` to all of the area (Szegedy et al., 2015),
+            `"pad"`, the resized picture shifted by up to an eighth of its size (He
+            et al., 2016, section 4.2), or `"center"`, as in evaluation.
+        least_area: See `crop`.
+        flip: Whether half of the images are mirrored.
+        augment: `""`, `"trivial"` (TrivialAugment, Mueller and Hutter, 2021), `"rand"`
+            (RandAugment, Cubuk et al., 2020), or `"ink"`, small shifts and turns, ink
+            and paper exchanged, for what is written.
+        erasing: Share of the images of which a part is erased (Zhong et al., 2020).
+        ema: Share of all steps that the moving average of the weights spans, which is
+            what is kept then; 0 for none.
+        train_size: Height and width of training images, in pixels; None for that of
+            evaluation.
+        drop_path: Rate of stochastic depth, as `ResNeXt` takes it.
+
+    Raises:
+        ValueError: A value is outside what is described above.
+    """
+
+    name: str
+    source: str
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    milestones: tuple[float, ...] = ()
+    warmup: float = 0.0
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 1e-4
+    decay_all: bool = True
+    label_smoothing: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    crop: str = "random_resized"
+    least_area: float = 0.08
+    flip: bool = True
+    augment: str = ""
+    erasing: float = 0.0
+    ema: float = 0.0
+    train_size: int | None = None
+    drop_path: float = 0.0
+
+    def __post_init__(self):
+        for field, (expected, is_right) in _RANGES.items():
+            value = getattr(self, field)
+            try:
+                right = is_right(value)
+            except TypeError:  # of a value of another kind
+                right = False
+            if not right:
+                raise ValueError(
+                    f"Expected `{field}` of a recipe to be {expected}. "
+                    f"Received: {field}={value!r}"
+                )
+
+
+def _is_share(value) -> bool:
+    return 0 <= value < 1
+
+
+_RANGES = {
+    **dict.fromkeys(
+        ("epochs", "batch_size"),
+        ("a positive integer", lambda value: value >= 1 and value == int(value)),
+    ),
+    "learning_rate": ("above 0", lambda value: value > 0),
+    **dict.fromkeys(
+        ("weight_decay", "mixup", "cutmix"), ("0 or more", lambda value: value >= 0)
+    ),
+    **dict.fromkeys(
+        ("warmup", "momentum", "label_smoothing", "erasing", "ema", "drop_path"),
+        ("at least 0 and less than 1", _is_share),
+    ),
+    **dict.fromkeys(
+        ("nesterov", "decay_all", "flip"),
+        ("True or False", lambda value: isinstance(value, bool)),
+    ),
+    "least_area": ("above 0 and at most 1", lambda value: 0 < value <= 1),
+    "milestones": (
+        "rising shares of the epochs",
+        lambda value: list(value) == sorted(value) and all(map(_is_share, value)),
+    ),
+    "crop": (f"one of {', '.join(CROPS)}", CROPS.__contains__),
+    "augment": (
+        f"one of {', '.join(AUGMENTATIONS)}, or empty",
+        ("", *AUGMENTATIONS).__contains__,
+    ),
+    "train_size": (
+        "a positive number of pixels, or None",
+        lambda value: value is None or (value >= 1 and value == int(value)),
+    ),
+}
+
+
+RECIPES = {
+    recipe.name: recipe
+    for recipe in (
+        Recipe(
+            "paper",
+            "Xie et al., 2017, section 4: 90 epochs on ImageNet",
+            epochs=90,
+            batch_size=256,
+            learning_rate=0.1,
+            milestones=(30 / 90, 60 / 90),
+        ),
+        Recipe(
+            "torchvision2",
+            "torchvision's references/classification, of IMAGENET1K_V2: "
+            "https://pytorch.org/blog/how-to-train-state-of-the-art-models-using-"
+            "torchvision-latest-primitives/",
+            epochs=600,
+            batch_size=1024,
+            learning_rate=0.5,
+            warmup=5 / 600,
+            weight_decay=2e-5,
+            decay_all=False,
+            label_smoothing=0.1,
+            mixup=0.2,
+            cutmix=1.0,
+            augment="trivial",
+            erasing=0.1,
+            # Its 0.99998, which its script makes 1 - 3.4e-5 a step of 750,600.
+            ema=0.04,
+            train_size=176,
+        ),
+        Recipe(
+            "cifar",
+            "Xie et al., 2017, section 5.2: 300 epochs on CIFAR-10 and -100",
+            epochs=300,
+            batch_size=128,
+            learning_rate=0.1,
+            milestones=(150 / 300, 225 / 300),
+            weight_decay=5e-4,
+            crop="pad",
+        ),
+        Recipe(
+            "digits",
+            "weights/README.md, of the bundled weights",
+            epochs=60,
+            batch_size=32,
+            learning_rate=0.05,
+            warmup=1 / 20,
+            nesterov=True,
+            weight_decay=5e-4,
+            crop="center",
+            flip=False,
+            augment="ink",
+        ),
+    )
+}
+
+_FINETUNE = {"batch_size": 32, "least_area": 0.35, "warmup": 1 / 20}
+
+FINETUNE_HEAD = Recipe(
+    "head",
+    "fine-tuning: a new classifier on a frozen network",
+    epochs=5,
+    learning_rate=0.01,
+    **_FINETUNE,
+)
+
+FINETUNE_STAGES = Recipe(
+    "stages",
+    "fine-tuning: the last two stages too, at a tenth of the rate",
+    epochs=10,
+    learning_rate=0.001,
+    **_FINETUNE,
+)
+
+
+def get_recipe(name: str) -> Recipe:
+    """The row of the table with that name.
+
+    Raises:
+        ValueError: There is none; the error lists the nearest names.
+    """
+    if name not in RECIPES:
+        near = difflib.get_close_matches(str(name).lower(), RECIPES, n=3)
+        known = near or list(RECIPES)
+        raise ValueError(
+            f"Expected the name of a recipe. Did you mean {' or '.join(known)}? "
+            f"Received: recipe={name!r}"
+        )
+    return RECIPES[name]
+
+
+def adjusted(recipe: Recipe, **changes) -> Recipe:
+    """A recipe with other values.
+
+    Args:
+        recipe: The recipe.
+        **changes: Fields and their values; None for those that stay. With another
+            `batch_size` and no `learning_rate` the rate grows or falls with it
+            (Goyal et al., 2017, section 2.1).
+
+    Raises:
+        ValueError: There is no such field, or the value is outside its range.
+    """
+    changes = {field: value for field, value in changes.items() if value is not None}
+    fields = [field.name for field in dataclasses.fields(Recipe)]
+    for field in changes:
+        if field not in fields:
+            near = difflib.get_close_matches(field, fields, n=3) or fields
+            raise ValueError(
+                f"Expected a field of a recipe. Did you mean {' or '.join(near)}? "
+                f"Received: {field}={changes[field]!r}"
+            )
+    if "batch_size" in changes and "learning_rate" not in changes:
+        scale = changes["batch_size"] / recipe.batch_size
+        changes["learning_rate"] = recipe.learning_rate * scale
+    return dataclasses.replace(recipe, **changes)

@@ -1,0 +1,196 @@
+"""The folder of a run: what it was set to, what it is for, what came of it."""
+
+import contextlib
+import csv
+import dataclasses
+import hashlib
+import json
+import os
+import platform
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from resnext_keras.prediction import default_preprocessing
+from resnext_keras.preprocessing import Preprocessing
+from resnext_keras.targets import whole_folder
+from resnext_keras.training.distribution import Devices, find_devices
+from resnext_keras.training.keeper import CHECKPOINT
+from resnext_keras.training.picture_set import Pictures
+from resnext_keras.training.pictures import decodable, open_pictures
+from resnext_keras.training.settings import Settings
+from resnext_keras.weights import WeightSet, find_weights
+from resnext_keras.weights.runs import RUN
+
+SKIPPED = "skipped.csv"
+
+PACKAGES = ("resnext-keras", "keras", "tensorflow", "numpy", "jax", "torch")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that can begin, or go on.
+
+    Attributes:
+        settings: What it is set to.
+        folder: Where it is kept.
+        training: The pictures that it learns from.
+        validation: Those that it is judged by.
+        skipped: Name of each file that is left out, and why.
+        preprocessing: How pictures are read for evaluation.
+        resume: Whether it goes on.
+        devices: What it runs on.
+    """
+
+    settings: Settings
+    folder: Path
+    training: Pictures
+    validation: Pictures
+    skipped: list[tuple[str, str]]
+    preprocessing: Preprocessing
+    resume: bool
+    devices: Devices
+
+
+def open_run(
+    settings: Settings,
+    folder: str | os.PathLike,
+    *,
+    resume: bool = False,
+) -> Run:
+    """Checks all that a run needs, and makes its folder.
+
+    Args:
+        settings: What it is set to.
+        folder: The folder to be made.
+        resume: Whether to go on with the run in the folder, if there is one.
+
+    Raises:
+        ValueError: The folder exists, or holds another run; or as of
+            `open_pictures` and `find_weights`. Nothing is written then.
+    """
+    folder, devices = Path(folder).expanduser(), find_devices()
+    if devices.is_chief:
+        resume = _check_folder(folder, resume)
+    else:  # the chief may be making it just now
+        resume = resume and (folder / CHECKPOINT).is_file()
+    reading = run_preprocessing(settings)
+    pictures = open_pictures(settings.data, settings.validation_share, settings.seed)
+    if resume:
+        skipped = _read_skipped(folder / SKIPPED)
+        training, validation = (_without(split, skipped) for split in pictures)
+    else:
+        (training, bad), (validation, worse) = map(decodable, pictures)
+        skipped = [*bad, *worse]
+    run = Run(settings, folder, training, validation, skipped, reading, resume, devices)
+    if devices.is_chief:
+        (_check_same if resume else _write_run)(run)
+    return run
+
+
+def _check_folder(folder: Path, resume: bool) -> bool:
+    """Whether there is a run to go on with."""
+    if not folder.parent.is_dir() or not os.access(folder.parent, os.W_OK):
+        raise ValueError(
+            "Expected the name of a folder in an existing one that can be written to. "
+            f"Received: {str(folder)!r}"
+        )
+    if not os.path.lexists(folder):
+        return False
+    if not resume:
+        raise ValueError(
+            "Expected the name of a folder that does not exist, or resume=True, which "
+            f"goes on with the run in it. Received: {str(folder)!r}"
+        )
+    if not (folder / RUN).is_file():
+        raise ValueError(
+            f"Expected the folder of a run, with a {RUN} in it. "
+            f"Received: {str(folder)!r}"
+        )
+    return True
+
+
+def _describe(run: Run) -> dict:
+    """All that two runs have to agree in, if one is to go on with the other."""
+    digest = hashlib.sha256()
+    for split in (run.training, run.validation):
+        digest.update(np.ascontiguousarray(split.labels, "<i4"))
+        for name in split.names:
+            digest.update(os.path.basename(name).encode() + b"\0")
+    return {
+        "settings": run.settings.as_dict(),
+        "class_names": run.training.class_names,
+        "preprocessing": dataclasses.asdict(run.preprocessing),
+        "pictures": {
+            "training": len(run.training),
+            "validation": len(run.validation),
+            "skipped": len(run.skipped),
+            "sha256_of_names": digest.hexdigest(),
+        },
+    }
+
+
+def _write_run(run: Run) -> None:
+    versions = {}
+    for package in PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[package] = metadata.version(package)
+    versions["python"] = platform.python_version()
+    content = _describe(run) | {"backend": keras.config.backend(), "versions": versions}
+    with whole_folder(run.folder, overwrite=False) as folder:
+        (folder / RUN).write_text(json.dumps(content, indent=1))
+        with (folder / SKIPPED).open("w", newline="") as file:
+            csv.writer(file).writerows([("picture", "reason"), *run.skipped])
+
+
+def _check_same(run: Run) -> None:
+    found = json.loads((run.folder / RUN).read_text())
+    wanted = json.loads(json.dumps(_describe(run)))
+    for what, value in wanted.items():
+        if found[what] != value:
+            told = _difference(found[what], value)
+            raise ValueError(
+                f"Expected the {what} of the run in {run.folder}, to go on with it. "
+                f"Received: {told}"
+            )
+
+
+def _without(pictures: Pictures, skipped: list[tuple[str, str]]) -> Pictures:
+    left_out = {name for name, _ in skipped}
+    if not left_out:
+        return pictures
+    return pictures.subset(
+        np.array([n for n, name in enumerate(pictures.names) if name not in left_out])
+    )
+
+
+def _read_skipped(path: Path) -> list[tuple[str, str]]:
+    with path.open(newline="") as file:
+        return [(name, reason) for name, reason in csv.reader(file)][1:]
+
+
+def _difference(found, received, name: str = "") -> str:
+    """Where two things of JSON differ first, and in what."""
+    if isinstance(found, dict) and isinstance(received, dict):
+        for key in received:
+            if found.get(key) != received[key]:
+                return _difference(found.get(key), received[key], key)
+    if isinstance(found, list) and isinstance(received, list):
+        for one, other in zip(found, received, strict=False):
+            if one != other:
+                return _difference(one, other, name)
+    return f"{name}={received!r} instead of {found!r}"
+
+
+def run_preprocessing(settings: Settings) -> Preprocessing:
+    """How the pictures of a run are read for evaluation."""
+    found = settings.weights and find_weights(settings.weights, settings.spec.name)
+    own = isinstance(found, WeightSet)
+    reading = found.preprocessing if own else default_preprocessing(settings.spec)
+    if settings.size is None:
+        return reading
+    resize = round(settings.size * reading.resize / reading.size)
+    return dataclasses.replace(reading, size=settings.size, resize=resize, detail=None)

@@ -1,0 +1,135 @@
+"""Training: from a run that is opened to a network in its folder."""
+
+import contextlib
+
+import keras
+import tensorflow as tf
+
+from resnext_keras.layout import image_shape
+from resnext_keras.models import ResNeXt
+from resnext_keras.prediction import Classifier, load_classifier
+from resnext_keras.preprocessing import Preprocessing
+from resnext_keras.targets import whole_file
+from resnext_keras.training.fit import Batches, run_phases
+from resnext_keras.training.pipeline import (
+    evaluation_batches,
+    has_soft_labels,
+    training_batches,
+)
+from resnext_keras.training.run import Run
+from resnext_keras.training.settings import Settings
+
+MODEL = "model.keras"
+
+VALIDATION_ROWS = 64  # of a device
+
+
+def train(
+    run: Run, *, seconds: float = 60.0, verbose: int | str = "auto"
+) -> Classifier | None:
+    """Trains the network of a run, and leaves what is wanted of it in its folder.
+
+    Args:
+        run: From `open_run`.
+        seconds: From one checkpoint to the next; each epoch ends with one.
+        verbose: As Keras' `fit` has it.
+
+    Returns:
+        The network with its best weights, which `model.keras` holds too; None on
+        workers other than the first, which alone writes files.
+
+    Raises:
+        TrainingError: As of `run_phases`.
+    """
+    settings = run.settings
+    keras.utils.set_random_seed(settings.seed)
+    if settings.deterministic:
+        tf.config.experimental.enable_op_determinism()
+    devices = run.devices
+    with devices.scope(), _policy(settings.precision):
+        network = build_network(
+            settings, len(run.training.class_names), run.preprocessing
+        )
+    run_phases(
+        network,
+        settings,
+        _batches(run),
+        run.folder,
+        devices=devices,
+        resume=run.resume,
+        seconds=seconds,
+        verbose=verbose if devices.is_chief else 0,
+    )
+    if not devices.is_chief:
+        return None
+    classifier = load_classifier(weights=run.folder)
+    with whole_file(run.folder / MODEL) as file:
+        classifier.model.save(file)
+    return classifier
+
+
+def build_network(
+    settings: Settings, classes: int, preprocessing: Preprocessing
+) -> keras.Model:
+    """The network that a run begins with, from preprocessed images to logits."""
+    recipes = [phase.recipe for phase in settings.phases]
+    sizes = {recipe.train_size or preprocessing.size for recipe in recipes}
+    size = preprocessing.size if sizes == {preprocessing.size} else None
+    network = ResNeXt(
+        settings.spec,
+        weights=settings.weights,
+        input_shape=image_shape(size, size),
+        classes=classes,
+        classifier_activation=None,
+        drop_path_rate=max(recipe.drop_path for recipe in recipes),
+    )
+    if settings.weights:  # that of other classes
+        head = network.get_layer("predictions")
+        head.kernel.assign(head.kernel_initializer(head.kernel.shape))
+        head.bias.assign(keras.ops.zeros_like(head.bias))
+    return network
+
+
+def _batches(run: Run) -> Batches:
+    settings, classes = run.settings, len(run.training.class_names)
+    devices = run.devices
+
+    def steps(number):
+        size = settings.step_size(settings.phases[number])
+        parts = settings.steps_per_execution
+        return max(len(run.training) // size // parts, 1) * parts
+
+    def training(number, first_step):
+        phase = settings.phases[number]
+        batches = training_batches(
+            run.training,
+            phase.recipe,
+            run.preprocessing,
+            seed=settings.seed + number,
+            steps=phase.recipe.epochs * steps(number) - first_step,
+            first_step=first_step,
+            batch_size=settings.step_size(phase),
+            worker=devices.worker,
+            workers=devices.workers,
+        )
+        return batches if has_soft_labels(phase.recipe) else batches.map(shares)
+
+    def shares(pixels, labels):
+        return pixels, tf.one_hot(labels, classes)
+
+    own = devices.share(run.validation)
+    rows = VALIDATION_ROWS * devices.replicas // devices.workers
+    validation = evaluation_batches(own, run.preprocessing, rows).map(shares)
+    validation = devices.evenly(validation, len(run.validation), rows)
+    return Batches(training, validation, steps)
+
+
+@contextlib.contextmanager
+def _policy(name: str):
+    """A time in which layers are built for a precision."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(name)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
