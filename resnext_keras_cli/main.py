@@ -6,14 +6,17 @@ import click
 
 from resnext_keras_cli.benchmark import benchmark
 from resnext_keras_cli.demo import demo
+from resnext_keras_cli.evaluate import evaluate
 from resnext_keras_cli.explain import explain
 from resnext_keras_cli.export import export
 from resnext_keras_cli.extract import extract
+from resnext_keras_cli.finetune import finetune
 from resnext_keras_cli.listing import list_
 from resnext_keras_cli.predict import predict
 from resnext_keras_cli.quantize import quantize
 from resnext_keras_cli.search import search
 from resnext_keras_cli.summary import summary
+from resnext_keras_cli.train import train
 from resnext_keras_cli.weights import weights
 
 
@@ -67,7 +70,7 @@ TRACEBACK = click.Option(
 )
 @click.version_option(package_name="resnext-keras")
 def group():
-    """Classify pictures with ResNeXt networks, and look at the networks."""
+    """Train ResNeXt networks, classify pictures with them, look at both."""
 
 
 for command in (
@@ -76,6 +79,9 @@ for command in (
     explain,
     extract,
     search,
+    finetune,
+    train,
+    evaluate,
     summary,
     list_,
     export,

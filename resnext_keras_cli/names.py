@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Sequence
+from pathlib import Path
 
 import click
 
@@ -156,4 +157,12 @@ def find_network(name: str):
         raise
     if isinstance(found, WeightSet):
         return found.name, {"weights": found.name}
-    return found.name.split(".")[0], {"weights": found}
+    return name_of_file(found), {"weights": found}
+
+
+def name_of_file(path: Path) -> str:
+    """What an output is named after that comes of a file of weights: it, or its run."""
+    from resnext_keras.weights import trained
+
+    name = path.absolute().parent.name if trained(path) else path.name
+    return name.split(".")[0]
