@@ -42,8 +42,8 @@ def folder(tmp_path):
 def test_classes_are_the_folders_and_each_picture_is_once_in_one_split(folder):
     training, validation = open_pictures(folder)
     assert training.class_names == validation.class_names == ("cat", "dog")
-    assert class_counts(training) == {"cat": 8, "dog": 16}
-    assert class_counts(validation) == {"cat": 2, "dog": 4}
+    assert class_counts(training).tolist() == [8, 16]
+    assert class_counts(validation).tolist() == [2, 4]
     names = [*training.names, *validation.names]
     expected = [str(p) for p in folder.rglob("*.*") if p.suffix.lower() != ".txt"]
     assert sorted(names) == sorted(p for p in expected if os.path.isfile(p))
@@ -67,8 +67,8 @@ def test_a_seed_gives_one_split_and_another_seed_another(folder):
 
 
 def test_a_tiny_share_still_holds_one_of_each_class_out(folder):
-    assert class_counts(open_pictures(folder, 0.001)[1]) == {"cat": 1, "dog": 1}
-    assert class_counts(open_pictures(folder, 0.999)[0]) == {"cat": 1, "dog": 1}
+    assert class_counts(open_pictures(folder, 0.001)[1]).tolist() == [1, 1]
+    assert class_counts(open_pictures(folder, 0.999)[0]).tolist() == [1, 1]
 
 
 @pytest.mark.parametrize("name", ["val", "validation", "test", "Valid"])
@@ -122,7 +122,7 @@ def test_links_are_followed_but_not_in_circles(folder, tmp_path_factory):
     (linked / "cat").symlink_to(folder / "cat")
     (linked / "dog").symlink_to(folder / "dog")
     (folder / "cat" / "self").symlink_to(folder / "cat")
-    assert class_counts(open_split(linked)) == {"cat": 10, "dog": 20}
+    assert class_counts(open_split(linked)).tolist() == [10, 20]
 
 
 def test_what_cannot_be_decoded_is_left_out_and_listed(folder):
@@ -143,7 +143,7 @@ def test_what_cannot_be_decoded_is_left_out_and_listed(folder):
     assert found["dog/empty.jpg"] == "an empty file"
     assert "no JPEG, PNG" in found["dog/page.jpg"] == found["dog/moving.gif"]
     assert "Invalid JPEG data" in found["dog/short.jpg"]
-    assert class_counts(kept) == {"cat": 9, "dog": 20}
+    assert class_counts(kept).tolist() == [9, 20]
     assert not set(kept.names) & {str(folder / name) for name in broken}
     assert decodable(kept) == (kept, [])
 

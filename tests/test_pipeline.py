@@ -15,7 +15,6 @@ from resnext_keras.training.orientation import exif_orientation, upright
 from resnext_keras.training.pictures import Pictures
 from resnext_keras.training.pipeline import (
     evaluation_batches,
-    pictures_per_second,
     training_batches,
 )
 from resnext_keras.training.recipes import Recipe, get_recipe
@@ -95,7 +94,7 @@ def test_fewer_pictures_than_a_batch_are_repeated(photos):
     two = of_files([encoded(photo.crop((0, 0, 20, 20))) for photo in photos])
     for images, labels in batches(two, PLAIN, steps=2):
         assert images.shape == (4, 8, 8, 3)
-        np.testing.assert_array_equal(sorted(labels), [0, 0, 1, 1])
+        np.testing.assert_array_equal(labels.sum(0), [2, 2])
 
 
 def test_each_pass_has_every_picture_once_in_an_order_as_good_as_random():
@@ -104,7 +103,8 @@ def test_each_pass_has_every_picture_once_in_an_order_as_good_as_random():
     pictures = of_files([encoded(Image.new("RGB", (4, 4)))] * count)
     recipe = dataclasses.replace(PLAIN, batch_size=100)  # no multiple of 7
     data = training_batches(pictures, recipe, Preprocessing(1, 1), seed=0, steps=49)
-    orders = np.concatenate([labels for _, labels in data]).reshape(passes, count)
+    orders = np.concatenate([labels.numpy().argmax(-1) for _, labels in data])
+    orders = orders.reshape(passes, count)
     assert (np.sort(orders) == np.arange(count)).all()
     firsts = np.bincount(orders[:, 0], minlength=count)
     pairs = np.bincount(orders[:, 0] * count + orders[:, 1], minlength=count**2)
@@ -122,7 +122,7 @@ def test_a_plain_crop_is_the_image_of_evaluation(seven, tmp_path):
     images, labels = batches(seven, PLAIN, steps=1)[0]
     for image, label in zip(images, labels, strict=True):
         path = tmp_path / "picture"
-        path.write_bytes(seven.read(label).numpy())
+        path.write_bytes(seven.read(label.argmax()).numpy())
         difference = np.abs(image.astype(int) - read_image(path, SMALL))
         assert difference.max() <= 2
 
@@ -304,12 +304,6 @@ def test_bad_arguments_are_refused(seven, options, message):
         batches(seven, PLAIN, **options)
 
 
-@pytest.mark.parametrize("field", ["crop", "augment"])
-def test_a_recipe_of_what_is_unknown_is_refused(seven, field):
-    with pytest.raises(ValueError, match=f"{field}='more'"):
-        batches(seven, dataclasses.replace(PLAIN, **{field: "more"}))
-
-
 def test_no_pictures_are_refused(seven):
     with pytest.raises(ValueError, match="at least one picture"):
         batches(dataclasses.replace(seven, labels=seven.labels[:0]), PLAIN)
@@ -319,13 +313,3 @@ def test_no_pictures_are_refused(seven):
 def test_what_is_no_picture_is_said(crop):
     with pytest.raises(tf.errors.InvalidArgumentError, match="Expected a picture"):
         batches(of_files([b"no picture"]), dataclasses.replace(PLAIN, crop=crop))
-
-
-# Speed
-
-
-def test_the_rate_counts_pictures(seven):
-    data = training_batches(seven, PLAIN, SMALL, seed=0, steps=50)
-    assert pictures_per_second(data, 0.2) > 50
-    with pytest.raises(ValueError, match="two batches"):
-        pictures_per_second(data.take(1))

@@ -91,10 +91,10 @@ def open_split(path: str | os.PathLike) -> Pictures:
     return pictures
 
 
-def class_counts(pictures: Pictures) -> dict[str, int]:
-    """How many pictures each class has, in the order of the classes."""
-    counts = np.bincount(pictures.labels, minlength=len(pictures.class_names))
-    return dict(zip(pictures.class_names, counts.tolist(), strict=True))
+def class_counts(pictures: Pictures) -> np.ndarray:
+    """How many pictures each class has, int64 (classes,)."""
+    # Not by name: two classes of ImageNet are called "crane".
+    return np.bincount(pictures.labels, minlength=len(pictures.class_names))
 
 
 def decodable(pictures: Pictures) -> tuple[Pictures, list[tuple[str, str]]]:
@@ -115,12 +115,12 @@ def decodable(pictures: Pictures) -> tuple[Pictures, list[tuple[str, str]]]:
         return pictures, []
     reasons = [(pictures.names[n], _reason(pictures, n)) for n in left_out.tolist()]
     kept = pictures.subset(numbers)
-    before, after = class_counts(pictures), class_counts(kept)
-    lost = [name for name in before if before[name] and not after[name]]
-    if lost:
+    lost = (class_counts(pictures) > 0) & (class_counts(kept) == 0)
+    if lost.any():
         raise ValueError(
             "Expected pictures that can be decoded in each class. Received: none in "
-            f"{few(lost)}; the first is {reasons[0][0]!r}: {reasons[0][1]}"
+            f"{few(_named(pictures, lost))}; the first is {reasons[0][0]!r}: "
+            f"{reasons[0][1]}"
         )
     return kept, reasons
 
@@ -167,10 +167,10 @@ def _opened(layout: Layout, *splits: str) -> tuple[Pictures, ...]:
 def _check(training: Pictures, path: str):
     """There is something to be learned from these pictures."""
     counts = class_counts(training)
-    if sum(map(bool, counts.values())) < 2:
+    if np.count_nonzero(counts) < 2:
         raise ValueError(
             f"Expected pictures of two classes or more. Received: {readable(path)!r} "
-            f"with pictures of {few(name for name, n in counts.items() if n)} alone"
+            f"with pictures of {few(_named(training, counts > 0))} alone"
         )
     if len(counts) > len(training):
         raise ValueError(
@@ -179,14 +179,20 @@ def _check(training: Pictures, path: str):
         )
 
 
+def _named(pictures: Pictures, is_meant: np.ndarray) -> list[str]:
+    """The names of some classes."""
+    names = zip(pictures.class_names, is_meant, strict=True)
+    return [name for name, meant in names if meant]
+
+
 def _split(whole: Pictures, share: float, seed: int) -> tuple[Pictures, Pictures]:
     """Holds out the share of each class."""
-    alone = [name for name, count in class_counts(whole).items() if count == 1]
-    if alone:
+    alone = class_counts(whole) == 1
+    if alone.any():
         raise ValueError(
             "Expected two pictures or more of each class, since one is held out for "
-            f"validation. Received: one picture of {few(alone)}; add some, or remove "
-            "the class"
+            f"validation. Received: one picture of {few(_named(whole, alone))}; add "
+            "some, or remove the class"
         )
     # The one generator of NumPy of which every version draws the same: who goes on
     # with a run elsewhere must not validate with what it has learned.

@@ -4,7 +4,6 @@ Step k of a training run gets a batch that is a function of the seed and of k, a
 nothing else: not of the steps before it, the number of threads or that of workers.
 """
 
-import time
 from collections.abc import Callable
 
 import numpy as np
@@ -23,7 +22,6 @@ from resnext_keras.training.mixing import mix
 from resnext_keras.training.picture_set import Pictures
 from resnext_keras.training.recipes import Recipe
 
-CROPS = ("random_resized", "pad", "center")
 LIMIT = 2**40  # of seeds and steps, whose products with small numbers fit into int64
 
 
@@ -63,15 +61,15 @@ def training_batches(
 
     Returns:
         A dataset of images, RGB, 0 to 255, uint8, of shape (rows, size, size, 3), and
-        labels: one-hot, float32, of shape (rows, classes), if `has_soft_labels` of the
-        recipe, and else int32 of shape (rows,). Rows are `batch_size` / `workers`.
+        labels, each class' share of an image, float32, of shape (rows, classes). Rows
+        are `batch_size` / `workers`.
 
     Raises:
         ValueError: There are no pictures, the batch cannot be shared out, or a value is
             outside what is described above.
     """
     batch_size = recipe.batch_size if batch_size is None else batch_size
-    _check(pictures, recipe, seed, first_step, batch_size, worker, workers)
+    _check(pictures, seed, first_step, batch_size, worker, workers)
     positive_integer("steps", steps)
     rows = batch_size // workers
     places = np.arange(worker * rows, (worker + 1) * rows)
@@ -87,8 +85,7 @@ def training_batches(
 
     def finish(step, batch):
         images, labels = batch
-        if has_soft_labels(recipe):
-            labels = tf.one_hot(labels, len(pictures.class_names))
+        labels = tf.one_hot(labels, len(pictures.class_names))
         if is_mixed:
             step_seed = _seed_of("mix", seed, step)
             images, labels = mix(images, labels, recipe.mixup, recipe.cutmix, step_seed)
@@ -99,11 +96,6 @@ def training_batches(
     data = data.batch(len(places), drop_remainder=True).enumerate(first_step)
     # One at a time, for what it costs in memory; its operations run in parallel.
     return _finished(_mapped(data, finish, 1))
-
-
-def has_soft_labels(recipe: Recipe) -> bool:
-    """Whether labels are one share a class, as mixing and label smoothing ask."""
-    return bool(recipe.mixup or recipe.cutmix or recipe.label_smoothing)
 
 
 def evaluation_batches(
@@ -132,33 +124,6 @@ def evaluation_batches(
 
     data = _mapped(tf.data.Dataset.range(len(pictures)), load)
     return _finished(data.batch(batch_size))
-
-
-def pictures_per_second(batches: tf.data.Dataset, seconds: float = 10.0) -> float:
-    """How many pictures a second a dataset gives when nothing else is done.
-
-    Args:
-        batches: Such as `training_batches` gives.
-        seconds: How long is measured, unless the dataset ends before.
-
-    Raises:
-        ValueError: The dataset has fewer than two batches.
-    """
-    count, begin, spent = 0, None, 0.0
-    for images, _ in batches:
-        if begin is None:  # what is made once is not measured
-            begin = time.perf_counter()
-            continue
-        count += len(images)
-        spent = time.perf_counter() - begin
-        if spent >= seconds:
-            break
-    if not count:
-        raise ValueError(
-            "Expected a dataset of two batches or more. Received: fewer; take a "
-            "smaller batch or more steps"
-        )
-    return count / spent
 
 
 def _reader(pictures, recipe, preprocessing, seed: int) -> Callable:
@@ -217,18 +182,11 @@ def _finished(data):
     return data.prefetch(tf.data.AUTOTUNE).with_options(options)
 
 
-def _check(pictures, recipe, seed, first_step, batch_size, worker, workers):
+def _check(pictures, seed, first_step, batch_size, worker, workers):
     positive_integer("batch_size", batch_size)
     positive_integer("workers", workers)
     if not len(pictures):
         raise ValueError("Expected at least one picture. Received: none")
-    for field, known in (("crop", CROPS), ("augment", AUGMENTATIONS)):
-        value = getattr(recipe, field)
-        if value not in known:
-            raise ValueError(
-                f"Expected `{field}` of the recipe to be one of {list(known)}. "
-                f"Received: {field}={value!r}"
-            )
     for name, value in (("seed", seed), ("first_step", first_step), ("worker", worker)):
         if not 0 <= value < LIMIT:
             raise ValueError(

@@ -229,7 +229,8 @@ def _classes(files, places, texts, form: Form) -> tuple[int, tuple[str, ...]]:
         )
     names = form.class_names
     if names is None:
-        names = tuple(texts.get(first + i, str(i)) for i in range(count))
+        # By their own numbers: one split alone does not tell what the first one is.
+        names = tuple(texts.get(first + i, str(first + i)) for i in range(count))
     return first, names
 
 

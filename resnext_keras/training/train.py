@@ -13,7 +13,6 @@ from resnext_keras.targets import whole_file
 from resnext_keras.training.fit import Batches, run_phases
 from resnext_keras.training.pipeline import (
     evaluation_batches,
-    has_soft_labels,
     training_batches,
 )
 from resnext_keras.training.run import Run
@@ -101,7 +100,7 @@ def _batches(run: Run) -> Batches:
 
     def training(number, first_step):
         phase = settings.phases[number]
-        batches = training_batches(
+        return training_batches(
             run.training,
             phase.recipe,
             run.preprocessing,
@@ -112,7 +111,6 @@ def _batches(run: Run) -> Batches:
             worker=devices.worker,
             workers=devices.workers,
         )
-        return batches if has_soft_labels(phase.recipe) else batches.map(shares)
 
     def shares(pixels, labels):
         return pixels, tf.one_hot(labels, classes)

@@ -116,8 +116,9 @@ def find_weights(
             "Expected `weights` to be None, the name of a weight set or the path of "
             f"a file. Received: weights={weights!r}"
         )
+    is_name = isinstance(weights, str) and os.sep not in weights
     owner, _, tag = os.fsdecode(weights).rpartition(".")
-    if tag == "imagenet" and architecture in (None, owner or architecture):
+    if is_name and tag == "imagenet" and architecture in (None, owner or architecture):
         return _default(owner or architecture, weights)
     if weights in WEIGHT_SETS:
         found = WEIGHT_SETS[weights]
