@@ -38,7 +38,10 @@ class MovingAverage(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         """Counts the weights of a step in."""
-        rate = max(self.rate, 1 / (int(self.seen.value) + 1))
+        _ = (
+            self.model
+        )  # On JAX this gives the network what the step made of its weights.
+        rate = max(self.rate, 1 / (int(self.seen.numpy()) + 1))
         for average, weight in zip(self.averages, self.weights, strict=True):
             average.assign(average + rate * (weight - average))
         self.seen.assign_add(1)
