@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 from keras import tree
 from keras.callbacks import History
@@ -21,6 +22,7 @@ from keras.callbacks import History
 from resnext_keras.training.pictures import Pictures
 from resnext_keras.training.replicas import (
     accumulating,
+    all_of,
     as_fit_needs,
     draw_apart,
     is_multi_worker,
@@ -29,6 +31,7 @@ from resnext_keras.training.replicas import (
 
 if keras.config.backend() == "jax":
     import jax
+    from jax.experimental.multihost_utils import process_allgather
 
 
 # What `keras.distribution.initialize` reads in the environment.
@@ -81,6 +84,26 @@ class Devices:
                 f"Expected a batch that {self.replicas} replicas on {self.workers} "
                 f"workers share evenly, such as {near}. "
                 f"Received: batch_size={batch_size}"
+            )
+
+    def check_progress(self, phase: int, step: int) -> None:
+        """Checks that all workers begin at one step, if there are several.
+
+        Raises:
+            ValueError: They do not, on all of them.
+        """
+        if self.workers == 1:
+            return
+        if keras.config.backend() == "jax":
+            places = process_allgather(np.int32([phase, step]))
+        else:
+            places = all_of(self.strategy, [[phase, step]])
+        different = sorted({tuple(map(int, place)) for place in places})
+        if len(different) > 1:
+            raise ValueError(
+                "Expected a folder on a file system that all workers share, for all to "
+                "go on from one checkpoint. Received: (phase, step) of "
+                f"{' and '.join(map(str, different))}"
             )
 
     def fit(self, model: keras.Model, batches: Any, **options: Any) -> History:

@@ -3,6 +3,7 @@
 import contextlib
 
 import keras
+import numpy as np
 import tensorflow as tf
 from keras import tree
 
@@ -71,6 +72,17 @@ def synchronised(model):
     finally:
         for layer in layers:
             layer.synchronized = False
+
+
+def all_of(strategy, values: list) -> np.ndarray:
+    """The rows of all replicas, one below the other."""
+
+    @tf.function
+    def gather():
+        rows = tf.constant(values)
+        return tf.distribute.get_replica_context().all_gather(rows, axis=0)
+
+    return strategy.experimental_local_results(strategy.run(gather))[0].numpy()
 
 
 def draw_apart(model, strategy):

@@ -88,7 +88,7 @@ def build_network(
     if settings.weights:  # that of other classes
         head = network.get_layer("predictions")
         head.kernel.assign(head.kernel_initializer(head.kernel.shape))
-        head.bias.assign(keras.ops.zeros_like(head.bias))
+        head.bias.assign(keras.ops.zeros(head.bias.shape))
     return network
 
 
