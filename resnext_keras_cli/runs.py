@@ -157,7 +157,8 @@ def carry_out(settings, folder, resume, seconds, export):
     if export:
         check_backend()
     run = open_run(settings, folder, resume=resume)
-    tell_plan(run)
+    if run.devices.is_chief:
+        tell_plan(run)
     try:
         classifier = train(
             run, seconds=seconds, verbose=1 if sys.stdout.isatty() else 2
@@ -204,6 +205,9 @@ def tell_plan(run):
     size = run.preprocessing.size
     start = settings.weights or "random weights"
     click.echo(f"{settings.spec.name} from {start}, images of {size} x {size} pixels.")
+    devices = run.devices
+    if devices.replicas > 1:
+        click.echo(f"{devices.replicas} devices, in {devices.workers} processes.")
     for number, phase in enumerate(settings.phases, 1):
         click.echo(f"Phase {number}: {_in_words(phase, len(run.training))}.")
 

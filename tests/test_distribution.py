@@ -1,72 +1,37 @@
 """Training on several devices and machines is training on one."""
 
 import json
-import os
 import re
 import signal
-import socket
-import subprocess
-import sys
+import types
 from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from clusters import (
+    PATIENCE,
+    cluster_of_jax,
+    cluster_of_tensorflow,
+    finished,
+    launched,
+)
 
+from resnext_keras import ResNeXtSpec
+from resnext_keras.training import determinism, run
 from resnext_keras.training.distribution import Devices, find_devices
 from resnext_keras.training.pictures import Pictures
+from resnext_keras.training.recipes import RECIPES, adjusted
+from resnext_keras.training.run import open_run
+from resnext_keras.training.settings import Phase, Settings
 
+TINY = ResNeXtSpec("tiny", (1, 1), 4, 4, stem="cifar")
 PROGRAM = Path(__file__).with_name("training_program.py")
-ALONE = {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "2"}
 
 
 def start(folder, name, environment=None, **options):
-    arguments = [sys.executable, PROGRAM, folder, name, json.dumps(options)]
-    return subprocess.Popen(
-        list(map(str, arguments)),
-        env=os.environ | ALONE | (environment or {}),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
-def finished(*processes):
-    """What each printed."""
-    outputs = [process.communicate(timeout=80)[0] for process in processes]
-    for process, output in zip(processes, outputs, strict=True):
-        assert process.returncode == 0, output[-3000:]
-    return outputs
-
-
-def free_ports(count):
-    sockets = [socket.socket() for _ in range(count)]
-    for listener in sockets:
-        listener.bind(("127.0.0.1", 0))
-    ports = [listener.getsockname()[1] for listener in sockets]
-    for listener in sockets:
-        listener.close()
-    return ports
-
-
-def cluster_of_tensorflow(workers=2):
-    addresses = [f"127.0.0.1:{port}" for port in free_ports(workers)]
-    for index in range(workers):
-        task = {"type": "worker", "index": index}
-        config = {"cluster": {"worker": addresses}, "task": task}
-        yield {"TF_CONFIG": json.dumps(config)}
-
-
-def cluster_of_jax(workers=2):
-    (port,) = free_ports(1)
-    for index in range(workers):
-        yield {
-            "KERAS_BACKEND": "jax",
-            "KERAS_DISTRIBUTION_JOB_ADDRESSES": f"127.0.0.1:{port}",
-            "KERAS_DISTRIBUTION_NUM_PROCESSES": str(workers),
-            "KERAS_DISTRIBUTION_PROCESS_ID": str(index),
-        }
+    return launched([PROGRAM, folder, name, json.dumps(options)], environment)
 
 
 def check_same(found, expected, rtol, epochs=3):
@@ -133,7 +98,7 @@ def test_two_workers_train_as_one_also_after_one_is_killed(tmp_path, one_device)
 
 def check_ends(workers, folder):
     """The second worker dies in its second epoch; a scheduler ends the first."""
-    assert workers[1].wait(timeout=80) == -signal.SIGKILL
+    assert workers[1].wait(timeout=PATIENCE) == -signal.SIGKILL
     workers[0].kill()
     for worker in workers:
         worker.communicate()
@@ -211,6 +176,52 @@ def test_one_device_needs_no_strategy(monkeypatch, config):
     monkeypatch.setenv("TF_CONFIG", config)
     assert find_devices() == Devices(0, 1, 1, None)
     assert find_devices().is_chief
+
+
+CLUSTER = {"TF_CONFIG": json.dumps({"cluster": {"worker": ["a:1", "b:1"]}})}
+PROCESSES = {"KERAS_DISTRIBUTION_NUM_PROCESSES": "2"}
+
+
+@pytest.mark.parametrize(
+    ("backend", "told", "remedy"),
+    [
+        ("tensorflow", PROCESSES, "jax"),
+        ("torch", PROCESSES, "jax"),
+        ("torch", CLUSTER, "tensorflow"),
+        ("jax", CLUSTER, "tensorflow"),
+    ],
+)
+def test_processes_that_this_backend_is_not_told_of_are_refused(
+    monkeypatch, backend, told, remedy
+):
+    # Each would train alone, all into one folder.
+    monkeypatch.setattr(keras.config, "backend", lambda: backend)
+    ((name, value),) = told.items()
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=f"{name}.* take KERAS_BACKEND={remedy} or"):
+        find_devices()
+
+
+def test_a_batch_that_replicas_cannot_share_is_refused_before_anything_is_made(
+    monkeypatch, tmp_path
+):
+    monkeypatch.setattr(run, "find_devices", lambda: Devices(0, 1, 3, "any"))
+    recipe = adjusted(RECIPES["cifar"], batch_size=12)
+    settings = Settings("none", TINY, None, (Phase(recipe),), accumulate=3)
+    with pytest.raises(ValueError, match=r"such as 3 or 6\. Received: batch_size=4"):
+        open_run(settings, tmp_path / "run")
+    assert not list(tmp_path.iterdir())
+
+
+def test_jax_on_a_gpu_is_to_be_told_as_it_starts_to_be_deterministic(monkeypatch):
+    monkeypatch.setattr(determinism, "backend", "jax")
+    gpu = types.SimpleNamespace(default_backend=lambda: "gpu")
+    monkeypatch.setattr(determinism, "jax", gpu, raising=False)
+    monkeypatch.setenv("XLA_FLAGS", "--xla_gpu_autotune_level=0")
+    with pytest.raises(ValueError, match=rf"^Expected {determinism.XLA_FLAG} in"):
+        determinism.check_deterministic()
+    monkeypatch.setenv("XLA_FLAGS", determinism.XLA_FLAG)
+    determinism.check_deterministic()
 
 
 def test_a_batch_that_replicas_cannot_share_is_refused():

@@ -25,8 +25,9 @@ class MovingAverage(keras.callbacks.Callback):
         super().__init__()
         self.weights = network.weights
         self.rate = 1 / max(steps, 1)
+        # Of its own memory, as a step of JAX takes that of the weights.
         self.averages = [
-            keras.Variable(weight, trainable=False, name="average")
+            keras.Variable(keras.ops.copy(weight), trainable=False, name="average")
             for weight in self.weights
         ]
         self.seen = keras.Variable(0, trainable=False, dtype="int32", name="seen")
@@ -38,7 +39,8 @@ class MovingAverage(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         """Counts the weights of a step in."""
-        rate = max(self.rate, 1 / (int(self.seen.value) + 1))
+        _ = self.model  # has JAX give the network its weights back
+        rate = max(self.rate, 1 / (int(self.seen.numpy()) + 1))
         for average, weight in zip(self.averages, self.weights, strict=True):
             average.assign(average + rate * (weight - average))
         self.seen.assign_add(1)

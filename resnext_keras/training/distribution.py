@@ -14,14 +14,31 @@ from dataclasses import dataclass
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 from keras import tree
 from keras.callbacks import History
 
 from resnext_keras.training.pictures import Pictures
+from resnext_keras.training.replicas import (
+    accumulating,
+    all_of,
+    as_fit_needs,
+    draw_apart,
+    is_multi_worker,
+    synchronised,
+)
 
 if keras.config.backend() == "jax":
     import jax
+    from jax.experimental.multihost_utils import process_allgather
+
+
+# What `keras.distribution.initialize` reads in the environment.
+PROCESSES = tuple(
+    f"KERAS_DISTRIBUTION_{name}"
+    for name in ("JOB_ADDRESSES", "NUM_PROCESSES", "PROCESS_ID")
+)
 
 
 @dataclass(frozen=True)
@@ -69,6 +86,26 @@ class Devices:
                 f"Received: batch_size={batch_size}"
             )
 
+    def check_progress(self, phase: int, step: int) -> None:
+        """Checks that all workers begin at one step, if there are several.
+
+        Raises:
+            ValueError: They do not, on all of them.
+        """
+        if self.workers == 1:
+            return
+        if keras.config.backend() == "jax":
+            places = process_allgather(np.int32([phase, step]))
+        else:
+            places = all_of(self.strategy, [[phase, step]])
+        different = sorted({tuple(map(int, place)) for place in places})
+        if len(different) > 1:
+            raise ValueError(
+                "Expected a folder on a file system that all workers share, for all to "
+                "go on from one checkpoint. Received: (phase, step) of "
+                f"{' and '.join(map(str, different))}"
+            )
+
     def fit(self, model: keras.Model, batches: Any, **options: Any) -> History:
         """Keras' `fit`, which this lets run on several machines, and there as on one.
 
@@ -103,8 +140,12 @@ class Devices:
         # Keras does when the chief writes a file.
         for name in ("x", "validation_data"):
             options[name] = _shared_out(self.strategy, options[name])
-        _draw_apart(model, self.strategy)
-        with _as_fit_needs(model, self.strategy, batches), _synchronised(model):
+        draw_apart(model, self.strategy)
+        with (
+            as_fit_needs(model, self.strategy, batches),
+            accumulating(model.optimizer, self.strategy),
+            synchronised(model),
+        ):
             return model.fit(**options)
 
     def share(self, pictures: Pictures) -> Pictures:
@@ -155,6 +196,15 @@ class Devices:
         filled = batches.concatenate(empty).take(steps).map(fill)
         return filled.prefetch(tf.data.AUTOTUNE)
 
+    def part(self) -> None:
+        """Ends what workers have in common, when all of them come to this.
+
+        JAX's otherwise end together or with an error, after five minutes in which the
+        chief evaluates alone.
+        """
+        if self.workers > 1 and keras.config.backend() == "jax":
+            jax.distributed.shutdown()
+
     def _check_whole(self, batches) -> None:
         rows = tree.flatten(batches.element_spec)[0].shape[0]
         if rows is None:
@@ -172,27 +222,32 @@ def find_devices() -> Devices:
     On TensorFlow, `TF_CONFIG` tells of workers, all of whose GPUs are used by
     `MultiWorkerMirroredStrategy`; without it several GPUs are used by
     `MirroredStrategy`. On JAX `keras.distribution.DataParallel` uses all devices, and
-    those of several processes where `KERAS_DISTRIBUTION_NUM_PROCESSES` is set. One
+    those of several processes where one of `PROCESSES` is set in the environment. One
     device is used as if there were no strategies.
 
     Raises:
         ValueError: `TF_CONFIG` does not describe a cluster and a worker of it, or the
-            backend cannot train in several processes.
+            environment tells of several processes what this backend does not read.
     """
     worker, workers = _place_in_cluster(os.environ.get("TF_CONFIG", ""))
     backend = keras.config.backend()
+    told = {
+        "tensorflow": f"TF_CONFIG of {workers} workers" if workers > 1 else "",
+        "jax": ", ".join(name for name in PROCESSES if os.environ.get(name)),
+    }
+    for other, names in told.items():
+        if names and other != backend:
+            raise ValueError(
+                f"Expected one process, or several by what {backend} reads. Received: "
+                f"{names} in the environment; take KERAS_BACKEND={other} or unset it"
+            )
     if backend == "jax":
-        if "KERAS_DISTRIBUTION_NUM_PROCESSES" in os.environ:
+        if told["jax"]:
             keras.distribution.initialize()
         worker, workers = jax.process_index(), jax.process_count()
         if jax.device_count() > 1:
             strategy = keras.distribution.DataParallel(auto_shard_dataset=False)
             return Devices(worker, workers, jax.device_count(), strategy)
-    elif workers > 1 and backend != "tensorflow":
-        raise ValueError(
-            f"Expected one process, as training on {backend} has. Received: TF_CONFIG "
-            f"of {workers} workers; take KERAS_BACKEND=tensorflow or unset TF_CONFIG"
-        )
     elif workers > 1:
         strategy = tf.distribute.MultiWorkerMirroredStrategy()
         return Devices(worker, workers, strategy.num_replicas_in_sync, strategy)
@@ -237,100 +292,10 @@ def _peers(devices: list) -> list:
 
 def _shared_out(strategy, batches):
     """The dataset of a worker among several, a part of each batch for each replica."""
-    if batches is None or not _is_multi_worker(strategy):
+    if batches is None or not is_multi_worker(strategy):
         return batches  # Keras splits what it gives the replicas of one worker.
     replicas = len(strategy.extended.worker_devices)
     if replicas > 1:
         rows = tree.flatten(batches.element_spec)[0].shape[0]
         batches = batches.rebatch(rows // replicas, drop_remainder=True)
     return strategy.distribute_datasets_from_function(lambda context: batches)
-
-
-def _is_multi_worker(strategy) -> bool:
-    return isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
-
-
-_STEPS = ("train_step", "test_step")
-
-
-@contextlib.contextmanager
-def _as_fit_needs(model, strategy, batches):
-    """The model, with what Keras' `fit` cannot do under these strategies done for it.
-
-    Keras 3.15 builds a model's metrics from the mean of one batch of all replicas,
-    which TensorFlow does not take of tuples across workers (keras#20585); and there it
-    takes means over the first axis of logs, which are scalars. Neither is needed: what
-    a batch is, its dataset tells, and logs may have an axis. Several steps in one
-    execution fail, even those of a dense layer, so that each is one.
-    """
-    batch = tree.map_structure(
-        lambda spec: keras.KerasTensor(spec.shape, spec.dtype.name),
-        batches.element_spec,
-    )
-
-    def build(iterator=None, data_batch=None):
-        with strategy.scope():
-            model._symbolic_build(data_batch=batch)
-
-    def with_axis(step):
-        def step_with_axis(data):
-            return {name: tf.reshape(log, (1,)) for name, log in step(data).items()}
-
-        return step_with_axis
-
-    own = {"_maybe_symbolic_build": build}
-    if _is_multi_worker(strategy):
-        own |= {name: with_axis(getattr(model, name)) for name in _STEPS}
-    for name, function in own.items():
-        setattr(model, name, function)
-    model.train_function = model.test_function = None  # of the steps as they were
-    together, model.steps_per_execution = model.steps_per_execution, 1
-    try:
-        yield
-    finally:
-        model.steps_per_execution = together
-        for name in own:
-            delattr(model, name)
-        model.train_function = model.test_function = None
-
-
-@contextlib.contextmanager
-def _synchronised(model):
-    """Batch norm's statistics are those of the pictures of all replicas."""
-    layers = [
-        layer
-        for layer in model._flatten_layers()
-        if isinstance(layer, keras.layers.BatchNormalization) and not layer.synchronized
-    ]
-    for layer in layers:
-        layer.synchronized = True
-    try:
-        yield
-    finally:
-        for layer in layers:
-            layer.synchronized = False
-
-
-def _draw_apart(model, strategy):
-    """Dropout draws from seeds that differ between replicas, as its pictures do.
-
-    Keras starts all of them with one seed. The first replica's are what is saved, and
-    those of the others follow from them, here as after a restart.
-    """
-    states = [
-        variable.value
-        for variable in model.non_trainable_variables
-        if variable.name == "seed_generator_state"
-    ]
-
-    @tf.function
-    def draw_apart():
-        context = tf.distribute.get_replica_context()
-        replica = context.replica_id_in_sync_group
-        for state in states:
-            first = tf.where(replica == 0, state, tf.zeros_like(state))
-            first = context.all_reduce(tf.distribute.ReduceOp.SUM, first)
-            state.assign(first + tf.cast(tf.stack([replica, 0]), state.dtype))
-
-    if states:
-        strategy.run(draw_apart)

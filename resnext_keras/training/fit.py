@@ -85,12 +85,14 @@ def run_phases(
     Raises:
         TrainingError: The loss is no number any more, or a step does not fit in
             memory; the last good checkpoint stays.
+        ValueError: As of `Devices.check_progress`.
     """
     with devices.scope():
         model = of_pixels(network)
     path = folder / CHECKPOINT
     resume = resume and path.exists()
     progress = read_progress(path) if resume else new_progress()
+    devices.check_progress(progress["phase"], progress["step"])
     while progress["phase"] < len(settings.phases):
         number = progress["phase"]
         phase, steps = settings.phases[number], batches.steps(number)

@@ -17,6 +17,7 @@ import numpy as np
 from resnext_keras.prediction import default_preprocessing
 from resnext_keras.preprocessing import Preprocessing
 from resnext_keras.targets import whole_folder
+from resnext_keras.training.determinism import check_deterministic
 from resnext_keras.training.distribution import Devices, find_devices
 from resnext_keras.training.keeper import CHECKPOINT
 from resnext_keras.training.picture_set import Pictures
@@ -70,9 +71,14 @@ def open_run(
 
     Raises:
         ValueError: The folder exists, or holds another run; or as of
+            `find_devices`, `Devices.check_batch_size`, `check_deterministic`,
             `open_pictures` and `find_weights`. Nothing is written then.
     """
     folder, devices = Path(folder).expanduser(), find_devices()
+    if settings.deterministic:
+        check_deterministic()
+    for phase in settings.phases:
+        devices.check_batch_size(settings.step_size(phase))
     if devices.is_chief:
         resume = _check_folder(folder, resume)
     else:  # the chief may be making it just now

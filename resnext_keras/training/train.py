@@ -10,6 +10,7 @@ from resnext_keras.models import ResNeXt
 from resnext_keras.prediction import Classifier, load_classifier
 from resnext_keras.preprocessing import Preprocessing
 from resnext_keras.targets import whole_file
+from resnext_keras.training.determinism import make_deterministic
 from resnext_keras.training.fit import Batches, run_phases
 from resnext_keras.training.pipeline import (
     evaluation_batches,
@@ -43,7 +44,7 @@ def train(
     settings = run.settings
     keras.utils.set_random_seed(settings.seed)
     if settings.deterministic:
-        tf.config.experimental.enable_op_determinism()
+        make_deterministic()
     devices = run.devices
     with devices.scope(), _policy(settings.precision):
         network = build_network(
@@ -59,6 +60,7 @@ def train(
         seconds=seconds,
         verbose=verbose if devices.is_chief else 0,
     )
+    devices.part()
     if not devices.is_chief:
         return None
     classifier = load_classifier(weights=run.folder)
@@ -85,7 +87,7 @@ def build_network(
     if settings.weights:  # that of other classes
         head = network.get_layer("predictions")
         head.kernel.assign(head.kernel_initializer(head.kernel.shape))
-        head.bias.assign(keras.ops.zeros_like(head.bias))
+        head.bias.assign(keras.ops.zeros(head.bias.shape))
     return network
 
 

@@ -1,0 +1,66 @@
+"""Several processes on one machine that train together."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+
+PATIENCE = 600  # seconds; each takes some 30 where nothing else runs
+
+ALONE = {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "2"}
+
+
+def launched(arguments, environment=None):
+    """A process of Python, without a GPU."""
+    return subprocess.Popen(
+        [sys.executable, *map(str, arguments)],
+        env=os.environ | ALONE | (environment or {}),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def finished(*processes):
+    """What each printed; none is left running."""
+    try:
+        outputs = [process.communicate(timeout=PATIENCE)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+    for process, output in zip(processes, outputs, strict=True):
+        assert process.returncode == 0, output[-3000:]
+    return outputs
+
+
+def _free_ports(count):
+    sockets = [socket.socket() for _ in range(count)]
+    for listener in sockets:
+        listener.bind(("127.0.0.1", 0))
+    ports = [listener.getsockname()[1] for listener in sockets]
+    for listener in sockets:
+        listener.close()
+    return ports
+
+
+def cluster_of_tensorflow(workers=2):
+    """The environment of each worker."""
+    addresses = [f"127.0.0.1:{port}" for port in _free_ports(workers)]
+    for index in range(workers):
+        task = {"type": "worker", "index": index}
+        config = {"cluster": {"worker": addresses}, "task": task}
+        yield {"TF_CONFIG": json.dumps(config)}
+
+
+def cluster_of_jax(workers=2):
+    """The environment of each process."""
+    (port,) = _free_ports(1)
+    for index in range(workers):
+        yield {
+            "KERAS_BACKEND": "jax",
+            "KERAS_DISTRIBUTION_JOB_ADDRESSES": f"127.0.0.1:{port}",
+            "KERAS_DISTRIBUTION_NUM_PROCESSES": str(workers),
+            "KERAS_DISTRIBUTION_PROCESS_ID": str(index),
+        }
