@@ -1,6 +1,9 @@
 """What TensorFlow runs on here, what of it is fast, and what is to run elsewhere."""
 
+import contextlib
+import os
 import traceback
+from pathlib import Path
 
 import keras
 
@@ -30,6 +33,25 @@ if keras.config.backend() == "tensorflow":
 def has_onednn() -> bool:
     """Whether Keras runs on TensorFlow with oneDNN's kernels on the CPU."""
     return keras.config.backend() == "tensorflow" and IsMklEnabled()
+
+
+# Of a container, by version 2 and 1 of the kernel's control groups.
+MEMORY_LIMITS = (
+    "/sys/fs/cgroup/memory.max",
+    "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+)
+
+
+def main_memory() -> int | None:
+    """Bytes of memory of this machine or container; None where the system is silent."""
+    try:
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # Windows
+        return None
+    for path in MEMORY_LIMITS:
+        with contextlib.suppress(OSError, ValueError):  # "max" is no number
+            total = min(total, int(Path(path).read_text()))
+    return total
 
 
 def on_accelerator() -> bool:

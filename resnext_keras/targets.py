@@ -2,9 +2,14 @@
 
 import contextlib
 import os
+import shutil
 import tempfile
 from collections.abc import Collection, Iterator
 from pathlib import Path
+
+import filelock
+
+WRITING = ".writing-"  # what folders are called in which something is being written
 
 
 def checked_target(
@@ -48,6 +53,33 @@ def checked_target(
 
 
 @contextlib.contextmanager
+def lone_writer(folder: Path, lock: str) -> Iterator[None]:
+    """A time in which no other process writes to a folder.
+
+    Args:
+        folder: The folder, which exists.
+        lock: Name of a file in it; the system frees it of a process that is killed.
+
+    Raises:
+        ValueError: Another process is at work there.
+    """
+    try:
+        with filelock.FileLock(folder / lock, timeout=0):
+            yield
+    except filelock.Timeout:
+        raise ValueError(
+            "Expected a folder that no other process is writing to. "
+            f"Received: {str(folder)!r}, where one is at work"
+        ) from None
+
+
+def clear_unfinished(folder: Path) -> None:
+    """Removes what killed processes have begun to write in a folder of one writer."""
+    for path in folder.glob(f"{WRITING}*"):
+        shutil.rmtree(path)
+
+
+@contextlib.contextmanager
 def whole_file(target: Path, *parts: Path) -> Iterator[Path]:
     """A path to write to, of a file that gets its name when all is written.
 
@@ -57,7 +89,7 @@ def whole_file(target: Path, *parts: Path) -> Iterator[Path]:
             the path that is given. None of them is of use without the target,
             which is never there beside parts of another.
     """
-    with tempfile.TemporaryDirectory(prefix=".writing-", dir=target.parent) as folder:
+    with tempfile.TemporaryDirectory(prefix=WRITING, dir=target.parent) as folder:
         yield Path(folder, target.name)
         if parts:
             target.unlink(missing_ok=True)
@@ -115,7 +147,7 @@ def whole_folder(target: Path, overwrite: bool) -> Iterator[Path]:
         target: The name.
         overwrite: Whether it replaces a folder of this name.
     """
-    with tempfile.TemporaryDirectory(prefix=".writing-", dir=target.parent) as folder:
+    with tempfile.TemporaryDirectory(prefix=WRITING, dir=target.parent) as folder:
         written = Path(folder, target.name)
         written.mkdir()
         yield written

@@ -68,7 +68,8 @@ def export(model, pictures, formats, output, backbone, any_size, top, overwrite)
     """Write a network into files that run without this package.
 
     MODEL is a name that `resnext-keras list` prints, whose default weights are
-    taken, or WEIGHTS one of `resnext-keras weights list`, or a file of weights.
+    taken, or WEIGHTS one of `resnext-keras weights list`, a file of weights, or the
+    folder of a run of training.
 
     A saved_model takes picture files and names classes, and lies in a folder as
     TF Serving expects it. Files of the other formats take what preprocess_input
@@ -93,6 +94,7 @@ def export(model, pictures, formats, output, backbone, any_size, top, overwrite)
         from resnext_keras.prediction import load_classifier, picture_files
         from resnext_keras.preprocessing import SAMPLE_PHOTO
         from resnext_keras.weights import WEIGHT_SETS
+        from resnext_keras_cli.tables import counted
 
     name, network = find_network(model)
     chosen = FORMAT_NAMES if "all" in formats else dict.fromkeys(formats)
@@ -119,7 +121,7 @@ def export(model, pictures, formats, output, backbone, any_size, top, overwrite)
     expected = classifier.model.predict(images, batch_size=32, verbose=0)
     trials = {}
     for name, format_ in formats.items():
-        by = f", calibrated on {_count_of(len(images))}"
+        by = f", calibrated on {counted(len(images), 'picture')}"
         by *= format_.precision == "int8"
         click.echo(f"Writing {name}{by}.", err=True)
         # LiteRT's libraries tell of each step.
@@ -129,10 +131,6 @@ def export(model, pictures, formats, output, backbone, any_size, top, overwrite)
             )
             trials[name] = path, try_out(format_, base, images, expected)
     _print(trials, len(images) if files else None)
-
-
-def _count_of(pictures):
-    return f"{pictures} picture{'s' * (pictures != 1)}"
 
 
 def _base(output, name, formats):
@@ -150,7 +148,7 @@ def _base(output, name, formats):
 
 
 def _print(trials, count):
-    from resnext_keras_cli.tables import print_table, table
+    from resnext_keras_cli.tables import counted, print_table, table
 
     numbers = ("size", "difference", "time a picture")
     rows = table("format", *numbers, "file", right=numbers)
@@ -161,5 +159,5 @@ def _print(trials, count):
         size = f"{trial.size_bytes / 1e6:.1f} MB"
         rows.add_row(name, size, *tried, click.format_filename(path))
     print_table(rows)
-    pictures = "a photo of a cat" if count is None else _count_of(count)
+    pictures = "a photo of a cat" if count is None else counted(count, "picture")
     click.echo(f"Largest difference from Keras, by the largest output, for {pictures}.")

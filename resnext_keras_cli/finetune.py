@@ -1,5 +1,7 @@
 """`resnext-keras finetune`: a trained network, for classes of one's own."""
 
+import os
+
 import click
 
 from resnext_keras_cli.names import find_model, find_weights
@@ -19,9 +21,9 @@ from resnext_keras_cli.start import quiet_start
 @click.option(
     "--weights",
     metavar="NAME|FILE",
-    help="Weight set that `resnext-keras weights list` prints, or a file (.pth, "
-    ".safetensors, .h5). Without it: the default of the --model, which is downloaded; "
-    "without that either, of resnext50_32x4d.",
+    help="Weight set that `resnext-keras weights list` prints, a file (.pth, "
+    ".safetensors, .h5), or the folder of a run of training. Without it: the default "
+    "of the --model, which is downloaded; without that either, of resnext50_32x4d.",
 )
 def finetune(data, folder, resume, model, weights, seconds, export, **options):
     """Train a network that has seen millions of pictures on the classes in DATA.
@@ -43,5 +45,5 @@ def finetune(data, folder, resume, model, weights, seconds, export, **options):
     spec, weights = starting_point(model, weights)
     changes = recipe_changes(options)
     phases = finetune_phases(spec, **changes)
-    settings = Settings(data, spec, weights, phases, **options)
+    settings = Settings(os.path.abspath(data), spec, weights, phases, **options)
     carry_out(settings, folder, resume, seconds, export)

@@ -94,8 +94,10 @@ def find_class(name: str, class_names: Sequence[str]) -> int:
     Raises:
         click.ClickException: There is no such class.
     """
-    names = {known.lower(): number for number, known in enumerate(class_names)}
-    wanted = "_".join(name.lower().split())
+    if name in class_names:
+        return class_names.index(name)
+    names = {_plain(known): number for number, known in enumerate(class_names)}
+    wanted = _plain(name)
     if wanted in names:
         return names[wanted]
     count = len(class_names)
@@ -103,10 +105,15 @@ def find_class(name: str, class_names: Sequence[str]) -> int:
         return int(name)
     near = difflib.get_close_matches(wanted, names)
     near += [known for known in names if wanted in known and known not in near]
-    hint = f" Did you mean {' or '.join(near[:5])}?" if near else ""
+    near = [class_names[names[known]] for known in near[:5]]
+    hint = f" Did you mean {' or '.join(near)}?" if near else ""
     raise click.ClickException(
         f"No class {name!r}.{hint} Expected a name, or a number from 0 to {count - 1}."
     )
+
+
+def _plain(name: str) -> str:
+    return "_".join(name.lower().split())
 
 
 def find_set(name: str):

@@ -21,9 +21,9 @@ model_option = click.option(
 weights_option = click.option(
     "--weights",
     metavar="NAME|FILE",
-    help="Weight set that `resnext-keras weights list` prints, or a file (.pth, "
-    ".safetensors, .h5). Without it: the set that ships with the package, or the "
-    "default of the --model, which is downloaded.",
+    help="Weight set that `resnext-keras weights list` prints, a file (.pth, "
+    ".safetensors, .h5), or the folder of a run of training. Without it: the set that "
+    "ships with the package, or the default of the --model, which is downloaded.",
 )
 
 

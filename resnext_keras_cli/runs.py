@@ -1,6 +1,7 @@
 """What `train` and `finetune` share: their options, and how a run is told of."""
 
 import ast
+import contextlib
 import errno
 import os
 import sys
@@ -9,7 +10,7 @@ import click
 import numpy as np
 
 from resnext_keras_cli.evaluate import print_evaluation
-from resnext_keras_cli.tables import print_table, table
+from resnext_keras_cli.tables import counted, print_table, table
 
 EXPORT = "saved_model"
 
@@ -159,10 +160,30 @@ def carry_out(settings, folder, resume, seconds, export):
     run = open_run(settings, folder, resume=resume)
     if run.devices.is_chief:
         tell_plan(run)
-    try:
+    with _stops_told(folder):
         classifier = train(
             run, seconds=seconds, verbose=1 if sys.stdout.isatty() else 2
         )
+        if classifier is None:  # the first worker tells
+            return
+        evaluation = report_run(run, classifier)
+        if export:
+            export_saved_model(
+                classifier.model,
+                run.folder / EXPORT,
+                preprocessing=classifier.preprocessing,
+                class_names=classifier.class_names,
+                overwrite=True,
+            )
+    print_evaluation(evaluation)
+    tell_result(run, export)
+
+
+@contextlib.contextmanager
+def _stops_told(folder):
+    """Says how to go on where a user or a full disk ends a run."""
+    try:
+        yield
     except KeyboardInterrupt:
         click.echo("Stopped; the same command with --resume goes on.", err=True)
         raise click.exceptions.Exit(130) from None
@@ -170,22 +191,9 @@ def carry_out(settings, folder, resume, seconds, export):
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise click.ClickException(
-            f"No space left on the disk of {click.format_filename(folder)}. The last "
-            "checkpoint in it is whole; make room, then go on with --resume."
+            f"No space left on the disk of {click.format_filename(folder)}. What is "
+            "in it is whole; make room, then go on with --resume."
         ) from error
-    if classifier is None:  # the first worker tells
-        return
-    evaluation = report_run(run, classifier)
-    if export:
-        export_saved_model(
-            classifier.model,
-            run.folder / EXPORT,
-            preprocessing=classifier.preprocessing,
-            class_names=classifier.class_names,
-            overwrite=True,
-        )
-    print_evaluation(evaluation)
-    tell_result(run, export)
 
 
 def tell_plan(run):
@@ -198,7 +206,7 @@ def tell_plan(run):
     ]
     skipped = f", {len(run.skipped)} left out (skipped.csv)" * bool(run.skipped)
     click.echo(
-        f"{len(names)} classes, {len(run.training)} pictures to learn from, "
+        f"{len(names)} classes, {counted(len(run.training), 'picture')} to learn from, "
         f"{len(run.validation)} to validate{skipped}."
     )
     _print_balance(names, *splits)
@@ -209,7 +217,7 @@ def tell_plan(run):
     if devices.replicas > 1:
         click.echo(f"{devices.replicas} devices, in {devices.workers} processes.")
     for number, phase in enumerate(settings.phases, 1):
-        click.echo(f"Phase {number}: {_in_words(phase, len(run.training))}.")
+        click.echo(f"Phase {number}: {_in_words(phase, len(settings.spec.depths))}.")
 
 
 def _print_balance(names, training, validation):
@@ -231,14 +239,21 @@ def _print_balance(names, training, validation):
     print_table(rows)
 
 
-def _in_words(phase, pictures):
+def _in_words(phase, stages):
     recipe = phase.recipe
-    learns = f"all but conv1 to {phase.frozen} learns" if phase.frozen else "all learns"
+    last = f"conv{stages + 1}"
+    if phase.frozen is None:
+        learns = "all layers learn"
+    elif phase.frozen == last:
+        learns = "the classifier alone learns"
+    else:
+        first = int(phase.frozen.removeprefix("conv")) + 1
+        learns = f"conv{first} and what follows it learn"
     falls = "in steps" if recipe.milestones else "along a cosine"
     changes = [
         name
         for name, is_used in (
-            (f"{recipe.crop} crops", recipe.crop != "center"),
+            (f"{recipe.crop.replace('_', ' ')} crops", recipe.crop != "center"),
             ("flips", recipe.flip),
             (f"augmentation {recipe.augment!r}", recipe.augment),
             (f"mixup {recipe.mixup}", recipe.mixup),
@@ -248,7 +263,7 @@ def _in_words(phase, pictures):
         if is_used
     ]
     return (
-        f"{recipe.epochs} epochs by the recipe {recipe.name}, batches of "
+        f"{counted(recipe.epochs, 'epoch')} by the recipe {recipe.name}, batches of "
         f"{recipe.batch_size}, {learns}; learning rate {recipe.learning_rate:.3g}, "
         f"which falls {falls}; {', '.join(changes) or 'pictures as they are'}"
     )

@@ -33,6 +33,11 @@ def table(
     return empty
 
 
+def counted(number: int, noun: str) -> str:
+    """A number and what it counts, as in "1 epoch" and "2 epochs"."""
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
 def terminal_width() -> int:
     """Columns of the terminal; in a file or a pipe there is room for any line."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else ANY_WIDTH

@@ -1,5 +1,7 @@
 """`resnext-keras train`: a network from random weights, by a recipe."""
 
+import os
+
 import click
 
 from resnext_keras_cli.names import find_model
@@ -51,5 +53,5 @@ def train(data, folder, resume, model, recipe, seconds, export, **options):
     recipe = get_recipe(recipe or ("cifar" if spec.stem == "cifar" else "paper"))
     changes = recipe_changes(options)
     phase = Phase(adjusted(recipe, **changes))
-    settings = Settings(data, spec, None, (phase,), **options)
+    settings = Settings(os.path.abspath(data), spec, None, (phase,), **options)
     carry_out(settings, folder, resume, seconds, export)

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import tensorflow as tf
 
+from resnext_keras.devices import main_memory
+
 VECTORS = {"avx512f": "AVX-512", "avx2": "AVX2", "asimd": "NEON"}
 
 DISTRIBUTIONS = {"keras_applications": "keras-applications", "tf_keras": "tf-keras"}
@@ -30,17 +32,13 @@ def describe_machine() -> dict:
     )
     flags = facts.get("flags", facts.get("Features", "")).split()
     vectors = next((told for flag, told in VECTORS.items() if flag in flags), "")
-    try:
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):  # Windows
-        memory = None
     return {
         "processor": facts.get("model name")
         or platform.processor()
         or platform.machine(),
         "vectors": vectors,
         "processors": os.cpu_count(),
-        "memory": memory,
+        "memory": main_memory(),
         "system": platform.system(),
     }
 

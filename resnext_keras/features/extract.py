@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import filelock
 import numpy as np
 from tqdm import tqdm
 
@@ -30,7 +29,7 @@ from resnext_keras.features.store import (
 )
 from resnext_keras.prediction import SUFFIXES as PICTURES
 from resnext_keras.specs import ResNeXtSpec
-from resnext_keras.targets import checked_target
+from resnext_keras.targets import checked_target, lone_writer
 
 PART = 1024
 """Pictures of a part, about: what a run that is stopped loses at most."""
@@ -139,7 +138,8 @@ def extract(
             kind, batch_size = plan.engine, plan.batch_size
             load = spec_or_name, weights, dtype, kind, batch_size
             read = open_.enter_context(ray_reader(load, batch_size, folders, workers))
-        open_.enter_context(_locked(parts.folder))
+        parts.folder.mkdir(exist_ok=True)
+        open_.enter_context(lone_writer(parts.folder, LOCK))
         if not (resume and parts.resume(plan)):
             parts.begin(plan, folders)
         start = time.perf_counter()
@@ -245,20 +245,6 @@ def _finished(target: Path, plan: Plan) -> Extraction:
             f"Received: no file {str(errors_file(target))!r}"
         ) from None
     return Extraction(target, errors_file(target), count_rows(target), skipped, 0, 0.0)
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """The folder, which is no other run's meanwhile."""
-    folder.mkdir(exist_ok=True)
-    try:
-        with filelock.FileLock(folder / LOCK, timeout=0):
-            yield
-    except filelock.Timeout:
-        raise ValueError(
-            "Expected a file that no other run is writing. "
-            f"Received: {str(folder)!r}, where one is at work"
-        ) from None
 
 
 def _extract_parts(parts: Parts, batches: Iterator[Batch], done: int) -> int:

@@ -6,7 +6,7 @@ from pathlib import Path
 import keras
 import numpy as np
 from safetensors import safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from resnext_keras.targets import whole_file
 
@@ -56,7 +56,8 @@ def save_checkpoint(path: Path, variables: list, progress: dict) -> None:
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise NotFiniteError(f"{key.split()[1]} is NaN or infinite")
     with whole_file(path) as file:
-        save_file(arrays, file, {"progress": json.dumps(progress)})
+        # Not `save_file`, whose error of a full disk is no OSError.
+        file.write_bytes(save(arrays, {"progress": json.dumps(progress)}))
 
 
 def read_progress(path: Path) -> dict:

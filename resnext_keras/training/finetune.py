@@ -1,12 +1,11 @@
 """Fine-tuning: what a network has learnt, with a new head for new classes."""
 
 import os
-from pathlib import Path
 
 from resnext_keras.specs import ARCHITECTURES, ResNeXtSpec, get_spec
 from resnext_keras.training.recipes import FINETUNE_HEAD, FINETUNE_STAGES, adjusted
 from resnext_keras.training.settings import Phase
-from resnext_keras.weights import WeightSet, find_weights, identify
+from resnext_keras.weights import WeightSet, find_weights, identify, trained
 
 DEFAULT = "resnext50_32x4d"
 
@@ -34,8 +33,15 @@ def starting_point(
     found = find_weights(weights, spec and spec.name)
     if isinstance(found, WeightSet):
         return spec or get_spec(found.architecture), found.name
-    known = [spec] if spec else ARCHITECTURES.values()
-    return identify(found, known)[0], os.path.abspath(Path(found))
+    run = trained(found)
+    known = [run.spec] if run else ARCHITECTURES.values()
+    spec, channels, _ = identify(found, [spec] if spec else known)
+    if channels != 3:
+        raise ValueError(
+            "Expected weights of a network of RGB images; the file has "
+            f"{channels} input channels. Received: {found}"
+        )
+    return spec, os.path.abspath(found)
 
 
 def finetune_phases(

@@ -136,7 +136,7 @@ class Keeper(keras.callbacks.Callback):
         return TrainingError(
             f"Step {step}, in epoch {(step - 1) // steps + 1} of phase "
             f"{self.progress['phase'] + 1}: {why}; {last}. "
-            "A lower learning rate or float32 helps in most cases"
+            "A new run with a lower learning rate or in float32 helps in most cases"
         )
 
 

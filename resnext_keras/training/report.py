@@ -48,7 +48,8 @@ def report_run(run: Run, classifier: Classifier) -> Evaluation:
         What came of it, of which `report.html` in the folder of the run tells, with
         the learning curves and all settings.
     """
-    evaluation = evaluate(classifier, run.validation, run.skipped)
+    rows = run.evaluation_rows
+    evaluation = evaluate(classifier, run.validation, run.skipped, batch_size=rows)
     write_report(
         run.folder,
         evaluation,

@@ -14,19 +14,24 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from resnext_keras.devices import on_accelerator
+from resnext_keras.features.listing import readable
 from resnext_keras.prediction import default_preprocessing
 from resnext_keras.preprocessing import Preprocessing
 from resnext_keras.targets import whole_folder
 from resnext_keras.training.determinism import check_deterministic
 from resnext_keras.training.distribution import Devices, find_devices
 from resnext_keras.training.keeper import CHECKPOINT
+from resnext_keras.training.memory import check_run_memory
 from resnext_keras.training.picture_set import Pictures
 from resnext_keras.training.pictures import decodable, open_pictures
 from resnext_keras.training.settings import Settings
-from resnext_keras.weights import WeightSet, find_weights
+from resnext_keras.weights import WeightSet, fetch, find_weights, trained
 from resnext_keras.weights.runs import RUN
 
 SKIPPED = "skipped.csv"
+
+EVALUATION_ROWS = 64  # at most
 
 PACKAGES = ("resnext-keras", "keras", "tensorflow", "numpy", "jax", "torch")
 
@@ -55,6 +60,16 @@ class Run:
     resume: bool
     devices: Devices
 
+    @property
+    def evaluation_rows(self) -> int:
+        """Images that a device evaluates at once, in no more memory than a step has.
+
+        Each needs an eighth of what it does in training.
+        """
+        settings = self.settings
+        step = min(map(settings.step_size, settings.phases)) // self.devices.replicas
+        return min(EVALUATION_ROWS, 4 * max(step, 1))
+
 
 def open_run(
     settings: Settings,
@@ -70,9 +85,10 @@ def open_run(
         resume: Whether to go on with the run in the folder, if there is one.
 
     Raises:
-        ValueError: The folder exists, or holds another run; or as of
-            `find_devices`, `Devices.check_batch_size`, `check_deterministic`,
-            `open_pictures` and `find_weights`. Nothing is written then.
+        ValueError: The folder exists, or holds another run; a step does not fit in
+            memory; or as of `find_devices`, `Devices.check_batch_size`,
+            `check_deterministic`, `open_pictures` and `fetch`. Nothing is written
+            then.
     """
     folder, devices = Path(folder).expanduser(), find_devices()
     if settings.deterministic:
@@ -83,7 +99,14 @@ def open_run(
         resume = _check_folder(folder, resume)
     else:  # the chief may be making it just now
         resume = resume and (folder / CHECKPOINT).is_file()
+    _check_outside(folder, settings.data)
     reading = run_preprocessing(settings)
+    # TensorFlow's need of memory, by which a GPU that has too little refuses itself.
+    if keras.config.backend() == "tensorflow" and not on_accelerator():
+        check_run_memory(settings, reading.size, devices.workers)
+    found = settings.weights and find_weights(settings.weights, settings.spec.name)
+    if isinstance(found, WeightSet):
+        fetch(found)
     pictures = open_pictures(settings.data, settings.validation_share, settings.seed)
     if resume:
         skipped = _read_skipped(folder / SKIPPED)
@@ -117,6 +140,16 @@ def _check_folder(folder: Path, resume: bool) -> bool:
             f"Received: {str(folder)!r}"
         )
     return True
+
+
+def _check_outside(folder: Path, data: str) -> None:
+    """The folder of a run in that of its pictures would be a class of its own."""
+    data = os.path.realpath(data)
+    if os.path.commonpath([data, os.path.realpath(folder)]) == data:
+        raise ValueError(
+            f"Expected a folder outside of that of the pictures, {readable(data)!r}. "
+            f"Received: {str(folder)!r}"
+        )
 
 
 def _describe(run: Run) -> dict:
@@ -194,9 +227,11 @@ def _difference(found, received, name: str = "") -> str:
 def run_preprocessing(settings: Settings) -> Preprocessing:
     """How the pictures of a run are read for evaluation."""
     found = settings.weights and find_weights(settings.weights, settings.spec.name)
-    own = isinstance(found, WeightSet)
-    reading = found.preprocessing if own else default_preprocessing(settings.spec)
-    if settings.size is None:
-        return reading
-    resize = round(settings.size * reading.resize / reading.size)
-    return dataclasses.replace(reading, size=settings.size, resize=resize, detail=None)
+    if isinstance(found, Path):
+        found = trained(found)  # None of a file that is no run's
+    reading = found.preprocessing if found else default_preprocessing(settings.spec)
+    size = settings.size or reading.size
+    resize = round(size * reading.resize / reading.size)
+    # The detail is of the pictures that the weights have seen, and these are others;
+    # random crops have all of it.
+    return dataclasses.replace(reading, size=size, resize=resize, detail=None)

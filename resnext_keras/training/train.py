@@ -9,7 +9,7 @@ from resnext_keras.layout import image_shape
 from resnext_keras.models import ResNeXt
 from resnext_keras.prediction import Classifier, load_classifier
 from resnext_keras.preprocessing import Preprocessing
-from resnext_keras.targets import whole_file
+from resnext_keras.targets import clear_unfinished, lone_writer, whole_file
 from resnext_keras.training.determinism import make_deterministic
 from resnext_keras.training.fit import Batches, run_phases
 from resnext_keras.training.pipeline import (
@@ -21,7 +21,7 @@ from resnext_keras.training.settings import Settings
 
 MODEL = "model.keras"
 
-VALIDATION_ROWS = 64  # of a device
+LOCK = ".lock"  # of the process that is at work in the folder
 
 
 def train(
@@ -40,7 +40,21 @@ def train(
 
     Raises:
         TrainingError: As of `run_phases`.
+        ValueError: Another process is at work in the folder.
     """
+    if not run.devices.is_chief:
+        _train(run, seconds, 0)
+        return None
+    with lone_writer(run.folder, LOCK):
+        clear_unfinished(run.folder)
+        _train(run, seconds, verbose)
+        classifier = load_classifier(weights=run.folder)
+        with whole_file(run.folder / MODEL) as file:
+            classifier.model.save(file)
+    return classifier
+
+
+def _train(run: Run, seconds: float, verbose: int | str) -> None:
     settings = run.settings
     keras.utils.set_random_seed(settings.seed)
     if settings.deterministic:
@@ -58,15 +72,9 @@ def train(
         devices=devices,
         resume=run.resume,
         seconds=seconds,
-        verbose=verbose if devices.is_chief else 0,
+        verbose=verbose,
     )
     devices.part()
-    if not devices.is_chief:
-        return None
-    classifier = load_classifier(weights=run.folder)
-    with whole_file(run.folder / MODEL) as file:
-        classifier.model.save(file)
-    return classifier
 
 
 def build_network(
@@ -118,7 +126,7 @@ def _batches(run: Run) -> Batches:
         return pixels, tf.one_hot(labels, classes)
 
     own = devices.share(run.validation)
-    rows = VALIDATION_ROWS * devices.replicas // devices.workers
+    rows = run.evaluation_rows * devices.replicas // devices.workers
     validation = evaluation_batches(own, run.preprocessing, rows).map(shares)
     validation = devices.evenly(validation, len(run.validation), rows)
     return Batches(training, validation, steps)
