@@ -14,9 +14,10 @@ from resnext_keras.training.recipes import Recipe
 # IMAGENET1K_V2 (`--lr-warmup-decay 0.01`).
 WARMUP_START = 0.01
 
-# What `decay_all=False` leaves as it is: biases, and scales and shifts of batch norm.
+# What `decay_all=False` leaves as it is: scales and shifts of batch norm, as
+# torchvision's `--norm-weight-decay 0.0` does, which has biases decay.
 # TensorFlow's names have the layer's before and the device's after.
-NOT_DECAYED = r"(^|/)(bias|gamma|beta)(/replica_\d+)?(:\d+)?$"
+NOT_DECAYED = r"(^|/)(gamma|beta)(/replica_\d+)?(:\d+)?$"
 
 
 @keras.saving.register_keras_serializable(package="resnext_keras")
@@ -28,12 +29,37 @@ class SGD(keras.optimizers.SGD):
     takes effect only as the momentum forgets, and weight decay passes the momentum
     by. Same arguments, and all that Keras' optimizers share: clipping (before the
     decay is added, as PyTorch's is), accumulated gradients, moving averages,
-    `exclude_from_weight_decay`.
+    `exclude_from_weight_decay`, of which a saved model keeps the names. A schedule
+    is asked for the rate of an update; Keras' own counts the parts of a batch.
 
     Source: https://pytorch.org/docs/stable/generated/torch.optim.SGD.html, without
     dampening. There the first buffer is the first gradient; here it starts at zero,
     which comes to the same.
     """
+
+    def exclude_from_weight_decay(self, var_list=None, var_names=None):
+        """As Keras has it."""
+        super().exclude_from_weight_decay(var_list, var_names)
+        self._not_decayed = tuple(var_names or ())
+
+    def get_config(self):
+        """Keras' own, which forgets what does not decay."""
+        names = list(getattr(self, "_not_decayed", ()))
+        return super().get_config() | {"not_decayed": names}
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        """An optimizer as it was configured, which is not built yet."""
+        names = config.get("not_decayed")
+        config = {name: config[name] for name in config if name != "not_decayed"}
+        optimizer = super().from_config(config, custom_objects)
+        optimizer.exclude_from_weight_decay(var_names=names)
+        return optimizer
+
+    def _get_current_learning_rate(self):
+        if isinstance(self._learning_rate, LearningRateSchedule):
+            return self._learning_rate(self.iterations)
+        return super()._get_current_learning_rate()
 
     def _apply_weight_decay(self, variables):
         """Keras' own, which `update_step` replaces."""
@@ -77,16 +103,16 @@ def build_optimizer(
         gradient_accumulation_steps: Batches of an update, at least 2; None for one.
 
     Returns:
-        An `SGD` that is not built yet. Its rate is a function of the batches it has
-        seen. A moving average of the weights is `MovingAverage`'s, not its own.
+        An `SGD` that is not built yet. Its rate is a function of the updates it has
+        made. A moving average of the weights is `MovingAverage`'s, not its own.
 
     Raises:
         ValueError: A number is not positive.
     """
     epochs = recipe.epochs if epochs is None else epochs
+    parts = gradient_accumulation_steps or 1
     if learning_rate is None:
-        images = batch_size * (gradient_accumulation_steps or 1)
-        learning_rate = recipe.learning_rate * images / recipe.batch_size
+        learning_rate = recipe.learning_rate * batch_size * parts / recipe.batch_size
     for name, value in (
         ("steps_per_epoch", steps_per_epoch),
         ("batch_size", batch_size),
@@ -97,10 +123,10 @@ def build_optimizer(
             raise ValueError(
                 f"Expected {name} to be more than 0. Received: {name}={value!r}"
             )
-    steps = steps_per_epoch * epochs
+    updates = max(steps_per_epoch * epochs // parts, 1)
     optimizer = SGD(
-        schedule(recipe, learning_rate, steps),
-        momentum=recipe.momentum,
+        schedule(recipe, learning_rate, updates),
+        momentum=float(recipe.momentum),  # Keras refuses 0
         nesterov=recipe.nesterov,
         weight_decay=recipe.weight_decay,
         gradient_accumulation_steps=gradient_accumulation_steps,
@@ -110,25 +136,27 @@ def build_optimizer(
     return optimizer
 
 
-def schedule(recipe: Recipe, learning_rate: float, steps: int) -> LearningRateSchedule:
+def schedule(
+    recipe: Recipe, learning_rate: float, updates: int
+) -> LearningRateSchedule:
     """A recipe's rate over a training.
 
     Args:
         recipe: A row of the table.
         learning_rate: At its highest.
-        steps: Batches of the training.
+        updates: Of the weights, in all of the training.
     """
     if recipe.milestones:
         # Keras' schedule changes after a boundary, PyTorch's at it.
-        boundaries = [round(share * steps) - 1 for share in recipe.milestones]
+        boundaries = [round(share * updates) - 1 for share in recipe.milestones]
         rates = [learning_rate * 0.1**n for n in range(len(boundaries) + 1)]
         return PiecewiseConstantDecay(boundaries, rates)
-    warmup = round(recipe.warmup * steps)
+    warmup = min(round(recipe.warmup * updates), updates - 1)
     if not warmup:
-        return CosineDecay(learning_rate, steps)
+        return CosineDecay(learning_rate, updates)
     return CosineDecay(
         WARMUP_START * learning_rate,
-        steps - warmup,
+        updates - warmup,
         warmup_target=learning_rate,
         warmup_steps=warmup,
     )

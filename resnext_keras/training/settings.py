@@ -76,7 +76,7 @@ class Settings:
             )
         sizes = [("train_size", phase.recipe.train_size) for phase in self.phases]
         for field, size in [("size", self.size), *sizes]:
-            if size is not None and size < MIN_IMAGE_SIZE:
+            if size is not None and positive_integer(field, size) < MIN_IMAGE_SIZE:
                 raise ValueError(
                     f"Expected `{field}` to be at least {MIN_IMAGE_SIZE} pixels. "
                     f"Received: {field}={size!r}"
