@@ -92,7 +92,7 @@ def _open_one(folder: str) -> Pictures:
         )
     paths, counts = [], []
     for name in tqdm(classes, "listing", unit=" classes", disable=None, leave=False):
-        found = _in_class(os.path.join(folder, name))
+        found = pictures_within(os.path.join(folder, name))
         paths += found
         counts.append(len(found))
     empty = [readable(name) for name, n in zip(classes, counts, strict=True) if not n]
@@ -111,14 +111,19 @@ def _open_one(folder: str) -> Pictures:
     return of_files(paths, labels, tuple(map(readable, classes)))
 
 
-def _in_class(folder: str) -> list[bytes]:
+def pictures_within(folder: str | os.PathLike) -> list[bytes]:
+    """Paths of the pictures in a folder, however deep, in the order of their names.
+
+    Raises:
+        ValueError: A folder cannot be listed.
+    """
     paths = []
     for path, trouble in list_pictures([folder]):
         if trouble is None:
             paths.append(os.fsencode(path))
         elif trouble != CIRCLE:
             raise ValueError(
-                f"Expected class folders that can be listed. Received: "
+                "Expected folders that can be listed. Received: "
                 f"{readable(path)!r}, {trouble}; see its permissions"
             )
     return paths

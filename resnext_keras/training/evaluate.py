@@ -62,6 +62,8 @@ def open_evaluation(
     Raises:
         ValueError: There are no pictures, or their classes are not the network's.
     """
+    if not names:
+        raise ValueError("Expected the weights of a classifier. Received: no classes")
     if labels is not None:
         return flat_pictures(data, labels, names), f"by {os.fspath(labels)}"
     if Path(data).is_dir() and is_flat(data):

@@ -1,15 +1,16 @@
 """Which class of a network each picture of a data set is of."""
 
 import csv
+import functools
 import os
 import re
 from importlib import resources
 
 import numpy as np
 
-from resnext_keras.features.listing import list_pictures, readable
+from resnext_keras.features.listing import readable
 from resnext_keras.labels import class_names, wordnet_ids
-from resnext_keras.training.class_folders import of_files
+from resnext_keras.training.class_folders import of_files, pictures_within
 from resnext_keras.training.picture_set import Pictures, few
 
 VALIDATION_LABELS = resources.files("resnext_keras") / "data/imagenet_validation.npz"
@@ -26,8 +27,8 @@ def relabelled(pictures: Pictures, names: tuple[str, ...]) -> tuple[Pictures, st
 
     Returns:
         The pictures, and in a few words how the two were brought together: by the
-        names of the classes, by their WordNet ids, by their numbers, or, where none
-        of those fits, in the order of their names if they are as many.
+        names of the classes, by their WordNet ids, by their numbers, or, where not
+        one of them is known and they are as many, in the order of their names.
 
     Raises:
         ValueError: They cannot be; the message says what a class would be called.
@@ -36,18 +37,15 @@ def relabelled(pictures: Pictures, names: tuple[str, ...]) -> tuple[Pictures, st
         numbers = [known.get(name.lower()) for name in pictures.class_names]
         if None not in numbers:
             return _with_classes(pictures, np.array(numbers), names), kind
-    if len(pictures.class_names) == len(names):
+    known = _all_spellings(names)
+    unknown = [name for name in pictures.class_names if name.lower() not in known]
+    if len(unknown) == len(pictures.class_names) == len(names):
         order = np.arange(len(names))
         return _with_classes(pictures, order, names), "in the order of the names"
-    unknown = [
-        name
-        for name in pictures.class_names
-        if name.lower() not in _all_spellings(names)
-    ]
     raise ValueError(
         f"Expected classes of the network, which has {len(names)}: {few(names)}. "
         f"Received: {len(pictures.class_names)} classes, of which it does not know "
-        f"{few(unknown)}"
+        f"{few(unknown)}; rename their folders, or take them out"
     )
 
 
@@ -61,8 +59,12 @@ def _spellings(names) -> dict[str, dict[str, int]]:
     }
 
 
-def _all_spellings(names) -> set[str]:
-    return set().union(*_spellings(names).values())
+def _all_spellings(names) -> dict[str, int]:
+    """Of a name that stands for two classes the first counts, as `_spellings` does."""
+    known = {}
+    for spelt in _spellings(names).values():
+        known = spelt | known
+    return known
 
 
 def _with_classes(pictures, numbers, names) -> Pictures:
@@ -80,22 +82,21 @@ def flat_pictures(
         folder: Of the pictures.
         labels: A file of ground truth. A line for each picture, in the order of their
             names: a class, by name, WordNet id or number from 0; or in the form of
-            CSV the name of a picture and its class. The file of ILSVRC2012, whose
-            numbers are from 1 to 1000 and in an order of their own, is known by its
-            50,000 lines. None for pictures named as those of its validation set,
-            whose classes are known.
+            CSV the name of a picture and its class, with or without a line of heads.
+            Of ILSVRC2012, for networks of its classes, the file of 50,000 lines whose
+            numbers are from 1 to 1000 and in an order of their own; and Kaggle's
+            `LOC_val_solution.csv`, with boxes behind the class. None for pictures
+            named as those of its validation set, whose classes are known.
         names: Of the network's classes.
 
     Raises:
         ValueError: The file does not fit the pictures, or names no class.
     """
-    paths, problems = [], []
-    for path, problem in list_pictures([folder]):
-        (problems if problem else paths).append(path)
+    paths = pictures_within(folder)
     if not paths:
-        raise ValueError(f"Expected pictures. Received: none in {os.fspath(folder)!r}")
+        raise ValueError(f"Expected pictures. Received: none in {readable(folder)!r}")
     if labels is None:
-        classes = [_of_validation(path) for path in paths]
+        classes = _of_validation(paths, names)
     else:
         classes = _read_labels(labels, paths, names)
     return of_files(paths, np.array(classes, "int32"), names)
@@ -107,67 +108,115 @@ def is_flat(folder: str | os.PathLike) -> bool:
         return any(_VALIDATION_NAME.match(entry.name) for entry in entries)
 
 
-def _validation_labels() -> np.ndarray:
+@functools.cache
+def _validation_labels() -> tuple[int, ...]:
     with VALIDATION_LABELS.open("rb") as file, np.load(file) as data:
-        return data["labels"]
+        return tuple(data["labels"].tolist())
 
 
-def _of_validation(path) -> int:
-    found = _VALIDATION_NAME.match(os.path.basename(path))
-    truth = _validation_labels()
-    number = int(found[1]) if found else 0
-    if not 1 <= number <= len(truth):
+def _is_imagenet(names) -> bool:
+    # A run on folders that are named by WordNet ids has the same order.
+    return names in (class_names("imagenet"), wordnet_ids())
+
+
+def _of_validation(paths, names) -> list[int]:
+    if not _is_imagenet(names):
         raise ValueError(
-            "Expected pictures in class folders, or a file of labels, or names as in "
-            f"ILSVRC2012_val_00000001.JPEG. Received: {readable(path)!r}"
+            "Expected a network of ImageNet's classes for pictures that are named as "
+            f"those of ILSVRC2012. Received: a network of {len(names)} classes: "
+            f"{few(names)}; give a file of labels, or put them into class folders"
         )
-    return int(truth[number - 1])
+    truth, classes = _validation_labels(), []
+    for path in paths:
+        found = _VALIDATION_NAME.match(_name(path))
+        number = int(found[1]) if found else 0
+        if not 1 <= number <= len(truth):
+            raise ValueError(
+                "Expected pictures in class folders, or a file of labels, or names as "
+                f"in ILSVRC2012_val_00000001.JPEG. Received: {readable(path)!r}"
+            )
+        classes.append(truth[number - 1])
+    return classes
+
+
+def _name(path: bytes) -> str:
+    return readable(os.path.basename(path))
 
 
 def _read_labels(labels, paths, names) -> list[int]:
-    with open(labels, newline="", encoding="utf-8") as file:
-        rows = [row for row in csv.reader(file) if row]
-    if len(rows) == len(paths) == len(_validation_labels()) and all(
-        len(row) == 1 and row[0].isdecimal() for row in rows
+    rows = _rows(labels)
+    if (
+        _is_imagenet(names)
+        and len(rows) == len(paths) == len(_validation_labels())
+        and all(len(row) == 1 and row[0].isdecimal() for row in rows)
     ):
         return _of_ilsvrc([int(row[0]) for row in rows], labels)
-    by_name = len(rows[0]) == 2 if rows else False
+    known = _all_spellings(names)
+    if len(rows) == len(paths) + 1 and _class_of(rows[0], known) is None:
+        rows = rows[1:]  # after the heads
     if len(rows) != len(paths):
         raise ValueError(
             f"Expected a line for each of {len(paths)} pictures. Received: {len(rows)} "
-            f"lines in {os.fspath(labels)!r}"
+            f"lines in {readable(labels)!r}"
         )
-    known = {}
-    for spelt in _spellings(names).values():
-        known |= {name: number for name, number in spelt.items() if name not in known}
-    classes = {}
-    for line, row in enumerate(rows, 1):
-        label = row[-1].strip().lower()
-        if label not in known:
+    classes = []
+    for row in rows:
+        classes.append(_class_of(row, known))
+        if classes[-1] is None:
             raise ValueError(
                 f"Expected a class of the network, such as {few(names)}. Received: "
-                f"{row[-1]!r} in line {line} of {os.fspath(labels)!r}"
+                f"{row[-1]!r} in the line {','.join(row)!r} of {readable(labels)!r}"
             )
-        classes[row[0] if by_name else line] = known[label]
-    if not by_name:
-        return list(classes.values())
-    missing = [path for path in paths if os.path.basename(path) not in classes]
-    if missing:
+    if all(len(row) == 1 for row in rows):
+        return classes
+    by_name = {
+        row[0].strip(): number for row, number in zip(rows, classes, strict=True)
+    }
+    found = [by_name.get(_name(path), by_name.get(_stem(path))) for path in paths]
+    if None in found:
+        missing = [
+            _name(path) for path, n in zip(paths, found, strict=True) if n is None
+        ]
         raise ValueError(
             f"Expected a line for each picture. Received: none for {few(missing)} in "
-            f"{os.fspath(labels)!r}"
+            f"{readable(labels)!r}"
         )
-    return [classes[os.path.basename(path)] for path in paths]
+    return found
+
+
+def _stem(path: bytes) -> str:
+    return _name(path).rpartition(".")[0]
+
+
+def _rows(labels) -> list[list[str]]:
+    try:
+        with open(labels, newline="", encoding="utf-8-sig") as file:
+            return [row for row in csv.reader(file) if row]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(
+            "Expected a file of labels, text with a line for each picture. Received: "
+            f"{readable(labels)!r}: {error}"
+        ) from error
+
+
+def _class_of(row: list[str], known: dict[str, int]) -> int | None:
+    """The class that a line names, before boxes too if there are any."""
+    label = row[-1].strip().lower()
+    if label in known:
+        return known[label]
+    first, *boxes = label.split() or [""]
+    is_box = len(boxes) >= 4 and all(word.isalnum() for word in boxes)
+    return known.get(first) if is_box else None
 
 
 def _of_ilsvrc(ids: list[int], labels) -> list[int]:
     """Classes of ILSVRC's own numbers, which its 50,000 pictures tell."""
-    truth = _validation_labels().tolist()
+    truth = _validation_labels()
     meaning = dict(zip(ids, truth, strict=True))
     classes = [meaning[number] for number in ids]
-    if classes != truth:
+    if tuple(classes) != truth:
         raise ValueError(
             "Expected the ground truth of ILSVRC2012's validation set, since it has "
-            f"50,000 lines. Received: other numbers in {os.fspath(labels)!r}"
+            f"50,000 lines. Received: other numbers in {readable(labels)!r}"
         )
-    return truth
+    return classes
