@@ -91,6 +91,11 @@ def whole_file(target: Path, *parts: Path) -> Iterator[Path]:
     """
     with tempfile.TemporaryDirectory(prefix=WRITING, dir=target.parent) as folder:
         yield Path(folder, target.name)
+        for path in (*parts, target):
+            with Path(folder, path.name).open("rb+") as file:
+                os.fsync(
+                    file.fileno()
+                )  # or a name may outlive a power cut, and be empty
         if parts:
             target.unlink(missing_ok=True)
         for path in (*parts, target):

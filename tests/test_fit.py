@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from helpers import dtype_policy
 
 from resnext_keras import ResNeXt, ResNeXtSpec
 from resnext_keras.training import checkpoint
@@ -157,6 +158,45 @@ def unbroken(tmp_path_factory):
     }
 
 
+def test_a_run_stopped_between_two_epochs_counts_the_next_from_nothing(tmp_path, stop):
+    to = settings(phases=1)
+    stop(STEPS)
+    with pytest.raises(StopError):
+        run(tmp_path, to)
+    stop(1000)
+    run(tmp_path, to, resume=True)
+    whole = tmp_path / "whole"
+    run(whole, to)
+    assert rows(tmp_path) == rows(whole)
+
+
+def test_half_precision_scales_its_loss(tmp_path):
+    scaled = []
+
+    class Seen(keras.callbacks.Callback):
+        def on_train_begin(self, logs=None):
+            scaled.append(self.model.optimizer)
+
+    with dtype_policy("mixed_float16"):
+        model = network()
+    to = dataclasses.replace(settings(phases=1), precision="mixed_float16")
+    options = {"devices": Devices(), "seconds": 0, "verbose": 0}
+    with pytest.MonkeyPatch.context() as patch:
+        fit = Devices.fit
+
+        def seen(self, model, batches, callbacks, **options):
+            return fit(self, model, batches, callbacks=[*callbacks, Seen()], **options)
+
+        patch.setattr(Devices, "fit", seen)
+        run_phases(model, to, BATCHES, tmp_path, **options)
+    (optimizer,) = scaled
+    assert isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+    assert float(optimizer.dynamic_scale.value) > 1
+    assert all(np.isfinite(weight).all() for weight in model.get_weights())
+    model = network()
+    run_phases(model, to, BATCHES, tmp_path, resume=True, **options)  # is read again
+
+
 def test_a_run_that_is_finished_is_left_as_it_is(tmp_path):
     to = settings(phases=1, epochs=1)
     run(tmp_path, to)
@@ -262,9 +302,23 @@ def test_a_checkpoint_of_another_network_is_refused_and_changes_nothing(tmp_path
         read_progress(path)
 
 
+def test_the_average_of_steps_that_are_run_at_once_spans_as_many():
+    model = network()
+    average = MovingAverage(model, steps=10)
+    before = [weight.numpy() for weight in model.weights]
+    average.on_epoch_begin(0)
+    average.on_train_batch_end(19)  # of twenty steps
+    for weight in model.weights:
+        weight.assign(weight + 1)
+    average.on_train_batch_end(22)
+    for found, expected in zip(average.averages, before, strict=True):
+        np.testing.assert_allclose(found, expected + 1 - 0.9**3, rtol=1e-5, atol=1e-5)
+
+
 def test_the_average_is_of_all_steps_first_and_of_the_last_ones_then():
     model = network()
     average = MovingAverage(model, steps=3)
+    average.on_epoch_begin(0)
     states = []
     for step in range(5):
         for weight in model.weights:

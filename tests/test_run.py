@@ -122,6 +122,12 @@ def test_a_run_does_not_go_on_with_other_pictures(done, data, tmp_path):
         extra.unlink()
 
 
+def test_no_more_steps_are_run_at_once_than_an_epoch_has(data, tmp_path):
+    with pytest.raises(ValueError, match=r"at most 3, .* steps_per_execution=4"):
+        open_run(settings(data, steps_per_execution=4), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_finished_run_is_resumed_to_itself(done, data):
     run, classifier = done
     again = train(open_run(settings(data), run.folder, resume=True), verbose=0)

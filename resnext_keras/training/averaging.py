@@ -7,14 +7,15 @@ import keras
 
 
 class MovingAverage(keras.callbacks.Callback):
-    """Averages the weights of a network after each step, statistics too.
+    """Averages the weights of a network over its steps, statistics too.
 
     Keras' optimizers average what gradients change alone. The moving statistics of
     batch norm belong to the weights of the last steps, and do not fit an average of
     a thousand; torchvision averages them alike (`use_buffers=True`).
 
     Validation sees the average. It begins as the mean of all steps, so that nothing
-    is left of the random weights.
+    is left of the random weights. Of several steps that are run at once the last
+    counts for all.
 
     Args:
         network: Whose weights.
@@ -37,13 +38,19 @@ class MovingAverage(keras.callbacks.Callback):
         """What changes with each step."""
         return [*self.averages, self.seen]
 
+    def on_epoch_begin(self, epoch, logs=None):
+        """Begins to count steps, whose numbers begin anew in each epoch."""
+        self._batch = -1
+
     def on_train_batch_end(self, batch, logs=None):
-        """Counts the weights of a step in."""
+        """Counts the weights of a step in, or of the last of several."""
         _ = self.model  # has JAX give the network its weights back
-        rate = max(self.rate, 1 / (int(self.seen.numpy()) + 1))
+        steps, self._batch = batch - self._batch, batch
+        seen = int(self.seen.numpy())
+        rate = max(1 - (1 - self.rate) ** steps, steps / (seen + steps))
         for average, weight in zip(self.averages, self.weights, strict=True):
             average.assign(average + rate * (weight - average))
-        self.seen.assign_add(1)
+        self.seen.assign_add(steps)
 
     def on_test_begin(self, logs=None):
         """Has validation see the average."""

@@ -231,6 +231,9 @@ def find_devices() -> Devices:
     """
     worker, workers = _place_in_cluster(os.environ.get("TF_CONFIG", ""))
     backend = keras.config.backend()
+    if backend != "tensorflow":
+        # Which reads the pictures there, and would take the memory of the GPUs.
+        tf.config.set_visible_devices([], "GPU")
     told = {
         "tensorflow": f"TF_CONFIG of {workers} workers" if workers > 1 else "",
         "jax": ", ".join(name for name in PROCESSES if os.environ.get(name)),

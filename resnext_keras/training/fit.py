@@ -133,14 +133,18 @@ def _compile(model, network, settings, phase, steps):
     metrics = [keras.metrics.CategoricalAccuracy(name="accuracy")]
     if classes > 5:
         metrics.append(keras.metrics.TopKCategoricalAccuracy(5, name="top5"))
+    optimizer = build_optimizer(
+        recipe,
+        steps_per_epoch=steps,
+        batch_size=settings.step_size(phase),
+        learning_rate=recipe.learning_rate,
+        gradient_accumulation_steps=parts if parts > 1 else None,
+    )
+    if settings.precision == "mixed_float16":
+        # Keras does so by the policy of the model, which takes pixels and is not half.
+        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
     model.compile(
-        build_optimizer(
-            recipe,
-            steps_per_epoch=steps,
-            batch_size=settings.step_size(phase),
-            learning_rate=recipe.learning_rate,
-            gradient_accumulation_steps=parts if parts > 1 else None,
-        ),
+        optimizer,
         keras.losses.CategoricalCrossentropy(
             from_logits=True, label_smoothing=recipe.label_smoothing
         ),

@@ -72,6 +72,8 @@ class Keeper(keras.callbacks.Callback):
         """Takes up the state of the run; Keras has set the metrics back by now."""
         if self.resume:
             restore(self.folder / CHECKPOINT, self._variables())
+            if self.progress["step"] % self.steps_per_epoch == 0:
+                self._reset_metrics()  # they are of a validation
             self.resume = False
         self._began = self._saved = time.monotonic()
         self._first = self.progress["step"]
@@ -103,6 +105,10 @@ class Keeper(keras.callbacks.Callback):
         if self.writes:
             write_history(self.folder / HISTORY, history)
         self._save()
+
+    def _reset_metrics(self):
+        for metric in self.metrics:
+            metric.reset_state()
 
     def _variables(self):
         return variables_of(self.model, self.metrics, self.average)

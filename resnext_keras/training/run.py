@@ -25,7 +25,7 @@ from resnext_keras.training.keeper import CHECKPOINT
 from resnext_keras.training.memory import check_run_memory
 from resnext_keras.training.picture_set import Pictures
 from resnext_keras.training.pictures import decodable, open_pictures
-from resnext_keras.training.settings import Settings
+from resnext_keras.training.settings import Phase, Settings
 from resnext_keras.weights import WeightSet, fetch, find_weights, trained
 from resnext_keras.weights.runs import RUN
 
@@ -59,6 +59,10 @@ class Run:
     preprocessing: Preprocessing
     resume: bool
     devices: Devices
+
+    def steps(self, phase: Phase) -> int:
+        """Number of steps of an epoch, at least one."""
+        return max(len(self.training) // self.settings.step_size(phase), 1)
 
     @property
     def evaluation_rows(self) -> int:
@@ -115,6 +119,7 @@ def open_run(
         (training, bad), (validation, worse) = map(decodable, pictures)
         skipped = [*bad, *worse]
     run = Run(settings, folder, training, validation, skipped, reading, resume, devices)
+    _check_executions(run)
     if devices.is_chief:
         (_check_same if resume else _write_run)(run)
     return run
@@ -140,6 +145,18 @@ def _check_folder(folder: Path, resume: bool) -> bool:
             f"Received: {str(folder)!r}"
         )
     return True
+
+
+def _check_executions(run: Run) -> None:
+    """Steps that are run at once are no more than those of an epoch."""
+    together = run.settings.steps_per_execution
+    steps = min(map(run.steps, run.settings.phases))
+    if together > steps:
+        raise ValueError(
+            f"Expected `steps_per_execution` to be at most {steps}, the steps of an "
+            f"epoch of {len(run.training)} pictures. Received: "
+            f"steps_per_execution={together}"
+        )
 
 
 def _check_outside(folder: Path, data: str) -> None:
@@ -181,7 +198,7 @@ def _write_run(run: Run) -> None:
     content = _describe(run) | {"backend": keras.config.backend(), "versions": versions}
     with whole_folder(run.folder, overwrite=False) as folder:
         (folder / RUN).write_text(json.dumps(content, indent=1))
-        with (folder / SKIPPED).open("w", newline="") as file:
+        with (folder / SKIPPED).open("w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows([("picture", "reason"), *run.skipped])
 
 
@@ -207,7 +224,7 @@ def _without(pictures: Pictures, skipped: list[tuple[str, str]]) -> Pictures:
 
 
 def _read_skipped(path: Path) -> list[tuple[str, str]]:
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8") as file:
         return [(name, reason) for name, reason in csv.reader(file)][1:]
 
 

@@ -104,9 +104,8 @@ def _batches(run: Run) -> Batches:
     devices = run.devices
 
     def steps(number):
-        size = settings.step_size(settings.phases[number])
-        parts = settings.steps_per_execution
-        return max(len(run.training) // size // parts, 1) * parts
+        together = settings.steps_per_execution
+        return run.steps(settings.phases[number]) // together * together
 
     def training(number, first_step):
         phase = settings.phases[number]
