@@ -1,7 +1,6 @@
 """`resnext-keras evaluate`: how often a network is right, and where it is wrong."""
 
 import json
-import os
 from pathlib import Path
 
 import click
@@ -70,7 +69,7 @@ def evaluate(
         from resnext_keras.targets import checked_folder, whole_folder
         from resnext_keras.training import evaluate as library
         from resnext_keras.training.pictures import decodable
-        from resnext_keras.training.report import FILES, REPORT, write_report
+        from resnext_keras.training.report import FILES, REPORT, title_of, write_report
 
     choice = find_choice(model, weights)
     names = find_class_names(*choice)
@@ -85,8 +84,8 @@ def evaluate(
     found = library.evaluate(
         classifier, pictures, skipped, engine=engine, batch_size=batch_size
     )
-    title = f"{name} on {os.path.basename(os.path.abspath(data))}"
     with whole_folder(target, overwrite) as folder:
+        title = title_of(name, data)
         write_report(folder, found, title=title, weights=classifier.weights)
     if as_json:
         click.echo(json.dumps(_as_json(found, classifier.weights), indent=2))
