@@ -68,7 +68,6 @@ def evaluate(
         from resnext_keras.prediction import find_class_names, load_classifier
         from resnext_keras.targets import checked_folder, whole_folder
         from resnext_keras.training import evaluate as library
-        from resnext_keras.training.pictures import decodable
         from resnext_keras.training.report import FILES, REPORT, title_of, write_report
 
     choice = find_choice(model, weights)
@@ -79,11 +78,8 @@ def evaluate(
     target = checked_folder(target, overwrite, Path(REPORT), FILES)
     if not as_json:
         click.echo(f"{len(pictures)} pictures, classes {how}.")
-    pictures, skipped = decodable(pictures)
     classifier = load_classifier(*choice)
-    found = library.evaluate(
-        classifier, pictures, skipped, engine=engine, batch_size=batch_size
-    )
+    found = library.evaluate(classifier, pictures, engine=engine, batch_size=batch_size)
     with whole_folder(target, overwrite) as folder:
         title = title_of(name, data)
         write_report(folder, found, title=title, weights=classifier.weights)
@@ -92,17 +88,21 @@ def evaluate(
     else:
         print_evaluation(found)
         click.echo(f"Report: {click.format_filename(target / REPORT)}")
-    for file, reason in skipped[:WORST_FILES]:
+    for file, reason in found.skipped[:WORST_FILES]:
         click.echo(f"Skipped: {file}: {reason}", err=True)
-    if skipped:
-        click.echo(f"{len(skipped)} files skipped; the report names them.", err=True)
+    if found.skipped:
+        click.echo(
+            f"{len(found.skipped)} files skipped; the report names them.", err=True
+        )
         raise click.exceptions.Exit(1)
 
 
 def _name_of(model, weights):
     """What a report is named after."""
+    from resnext_keras.weights.registry import BUNDLED
+
     if weights is None:
-        return model or "digits"
+        return model or BUNDLED.name
     return name_of_file(weights) if isinstance(weights, Path) else weights
 
 

@@ -1,7 +1,9 @@
 """`resnext-keras evaluate` prints, reports and tells what it cannot do."""
 
+import base64
 import csv
 import dataclasses
+import io
 import json
 import os
 import re
@@ -49,9 +51,9 @@ def evaluate(*arguments, **options):
 def test_figures_classes_and_a_report(digits):
     (digits / "3" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n nothing")
     (digits / "4" / "empty.jpg").touch()
+    (digits / "5" / "gone.jpg").symlink_to("nowhere")
     result = evaluate(digits, "--weights", "digits", code=1)
-    assert "31 pictures" not in result.stdout
-    assert "32 pictures, classes by names." in result.stdout
+    assert "33 pictures, classes by names." in result.stdout
     assert row_of(result.stdout, "top-1")[1].endswith("%")
     assert row_of(result.stdout, "top-5")[1] == "100.00%"
     assert row_of(result.stdout, "calibration")[2].endswith("%")
@@ -62,13 +64,13 @@ def test_figures_classes_and_a_report(digits):
         "precision",
     ]
     assert row_of(result.stdout, "7")[2] == "100.0%"
-    folder = Path("resnext11_8x4d.evaluation")
     folder = Path(result.stdout.split("Report: ")[1].strip()).parent
     assert folder.name == "resnext11_8x4d.digits.evaluation"
     assert set(os.listdir(folder)) == REPORTED
     assert "Skipped: digits/4/empty.jpg: an empty file" in result.stderr
     assert "Skipped: digits/3/broken.png: " in result.stderr
-    assert result.stderr.endswith("2 files skipped; the report names them.\n")
+    assert result.stderr.endswith("3 files skipped; the report names them.\n")
+    assert "Skipped: digits/5/gone.jpg: " in result.stderr
     page = (folder / REPORT).read_text(encoding="utf-8")
     assert "<title>resnext11_8x4d.digits on digits</title>" in page
     assert "digits/4/empty.jpg" in page
@@ -139,9 +141,6 @@ def test_a_run_gives_its_classes_and_its_reading(digits, monkeypatch):
     ]
     page = Path("run.evaluation", REPORT).read_text(encoding="utf-8")
     first = re.search(r"data:image/jpeg;base64,([^\"]+)", page)[1]
-    import base64
-    import io
-
     with Image.open(io.BytesIO(base64.b64decode(first))) as image:
         assert image.size == (48, 48)
 
@@ -183,7 +182,9 @@ def test_bad_arguments_give_one_line_and_no_report(flat, arguments, told):
         Image.new("L", (8, 8)).save(Path("mixed", name, "1.png"))
     before = sorted(Path().rglob("*"))
     weights = [] if "--weights" in arguments else ["--weights", "digits"]
-    result = run("evaluate", *arguments, *weights, code=2 * (told[0] == "d") or 1)
+    result = run(
+        "evaluate", *arguments, *weights, code=2 if told == "does not exist" else 1
+    )
     assert told in result.stderr
     assert result.stdout == ""
     assert sorted(Path().rglob("*")) == before

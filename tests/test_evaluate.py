@@ -51,10 +51,10 @@ def test_each_picture_is_judged_by_what_predict_says_of_it(evaluation, classifie
         assert f"/{names[label]}/" in path
         assert ranked[0] == names[predicted]
         assert ranked.index(names[label]) == outcomes.ranks[number]
-        assert outcomes.confidence[number] == pytest.approx(scores[ranked[0]], abs=0.01)
-        assert np.exp(-outcomes.losses[number]) == pytest.approx(
-            scores[names[label]], abs=0.01
-        )
+        confidence = outcomes.confidence[number]
+        assert confidence == pytest.approx(scores[ranked[0]], abs=1e-4)
+        truth = np.exp(-outcomes.losses[number])
+        assert truth == pytest.approx(scores[names[label]], abs=1e-4)
 
 
 def test_neither_the_batches_nor_the_order_matter(evaluation, classifier):
@@ -77,3 +77,28 @@ def test_the_validation_split_is_what_counts(digits, tmp_path):
     assert len(pictures) == 20
     assert all("/val/" in name for name in pictures.names)
     assert how == "by names"
+
+
+def test_what_cannot_be_read_is_left_out_and_named(digits, classifier, tmp_path):
+    for folder in digits.iterdir():
+        (tmp_path / folder.name).mkdir()
+        path = sorted(folder.iterdir())[0]
+        (tmp_path / folder.name / path.name).symlink_to(path)
+    for path in (tmp_path / "3").iterdir():  # all of a class
+        path.unlink()
+        path.write_bytes(b"\x89PNG\r\n\x1a\n and no more")
+    Image.open(next(digits.glob("4/*"))).save(tmp_path / "4" / "a.gif")
+    pictures, _ = open_evaluation(tmp_path, classifier.class_names)
+    found = evaluate(classifier, pictures, engine="tensorflow", batch_size=3)
+    assert [name.split("/")[-2] for name, _ in found.skipped] == ["3"]
+    assert sorted(found.outcomes.labels) == sorted([0, 1, 2, 4, 4, 5, 6, 7, 8, 9])
+    assert len(found.pictures) == 10
+    assert not any("/3/" in name for name in found.pictures.names)
+    only = pictures.subset(np.flatnonzero(pictures.labels == 3))
+    with pytest.raises(ValueError, match=r"can be read. Received: the first is .*/3/"):
+        evaluate(classifier, only, engine="tensorflow")
+
+
+def test_no_batch_is_refused(classifier, evaluation):
+    with pytest.raises(ValueError, match="Expected `batch_size`"):
+        evaluate(classifier, evaluation.pictures, batch_size=0)

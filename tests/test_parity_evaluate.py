@@ -136,6 +136,8 @@ def test_predictions_are_those_of_the_library(name, data, state, tmp_path):
     assert len(np.unique(expected)) > 20
     assert 0.5 < found.accuracy() < 0.99
     assert (found.predicted == expected).mean() >= 0.999
+    torchs = torch.tensor(logits).softmax(1).max(1).values.numpy()
+    np.testing.assert_allclose(found.confidence, torchs, atol=1e-4)
     assert abs(found.accuracy() - (expected == found.labels).mean()) <= 0.001
     ranks = (-logits).argsort(1, kind="stable")[:, :5]
     top5 = (ranks == found.labels[:, None]).any(1).mean()
