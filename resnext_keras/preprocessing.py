@@ -6,6 +6,7 @@ in how a picture is resized and cropped before; that is a `Preprocessing`.
 """
 
 import contextlib
+import io
 import os
 import stat
 import threading
@@ -222,6 +223,26 @@ def read_rgb(path: str | os.PathLike, digest=None) -> Image.Image:
         ) from error
 
 
+def decode_rgb(contents: bytes) -> Image.Image:
+    """Decodes the contents of a picture file, as `read_rgb` does.
+
+    Args:
+        contents: Of a JPEG, PNG, WebP, BMP, GIF, TIFF or PPM file.
+
+    Returns:
+        A `PIL.Image` of mode RGB.
+
+    Raises:
+        ImageError: As of `read_image`; the message says only what was found.
+    """
+    try:
+        return _decode(io.BytesIO(contents))
+    except ImageError:
+        raise
+    except Exception as error:
+        raise ImageError(f"{type(error).__name__}: {error}") from error
+
+
 def _read_rgb(path, digest) -> Image.Image:
     """The upright picture in RGB; an `ImageError` says only what was found."""
     try:
@@ -230,7 +251,12 @@ def _read_rgb(path, digest) -> Image.Image:
         raise ImageError("no such file") from None
     if not stat.S_ISREG(mode):
         raise ImageError("a folder" if stat.S_ISDIR(mode) else "no regular file")
-    with open(path, "rb") as file, _quiet_pillow():
+    with open(path, "rb") as file:
+        return _decode(file, digest)
+
+
+def _decode(file, digest=None) -> Image.Image:
+    with _quiet_pillow():
         start = file.read(16)
         if not start:
             raise ImageError("an empty file")

@@ -1,7 +1,6 @@
 """`resnext-keras evaluate`: how often a network is right, and where it is wrong."""
 
 import json
-import os
 from pathlib import Path
 
 import click
@@ -69,8 +68,7 @@ def evaluate(
         from resnext_keras.prediction import find_class_names, load_classifier
         from resnext_keras.targets import checked_folder, whole_folder
         from resnext_keras.training import evaluate as library
-        from resnext_keras.training.pictures import decodable
-        from resnext_keras.training.report import FILES, REPORT, write_report
+        from resnext_keras.training.report import FILES, REPORT, title_of, write_report
 
     choice = find_choice(model, weights)
     names = find_class_names(*choice)
@@ -80,30 +78,31 @@ def evaluate(
     target = checked_folder(target, overwrite, Path(REPORT), FILES)
     if not as_json:
         click.echo(f"{len(pictures)} pictures, classes {how}.")
-    pictures, skipped = decodable(pictures)
     classifier = load_classifier(*choice)
-    found = library.evaluate(
-        classifier, pictures, skipped, engine=engine, batch_size=batch_size
-    )
-    title = f"{name} on {os.path.basename(os.path.abspath(data))}"
+    found = library.evaluate(classifier, pictures, engine=engine, batch_size=batch_size)
     with whole_folder(target, overwrite) as folder:
+        title = title_of(name, data)
         write_report(folder, found, title=title, weights=classifier.weights)
     if as_json:
         click.echo(json.dumps(_as_json(found, classifier.weights), indent=2))
     else:
         print_evaluation(found)
         click.echo(f"Report: {click.format_filename(target / REPORT)}")
-    for file, reason in skipped[:WORST_FILES]:
+    for file, reason in found.skipped[:WORST_FILES]:
         click.echo(f"Skipped: {file}: {reason}", err=True)
-    if skipped:
-        click.echo(f"{len(skipped)} files skipped; the report names them.", err=True)
+    if found.skipped:
+        click.echo(
+            f"{len(found.skipped)} files skipped; the report names them.", err=True
+        )
         raise click.exceptions.Exit(1)
 
 
 def _name_of(model, weights):
     """What a report is named after."""
+    from resnext_keras.weights.registry import BUNDLED
+
     if weights is None:
-        return model or "digits"
+        return model or BUNDLED.name
     return name_of_file(weights) if isinstance(weights, Path) else weights
 
 

@@ -126,7 +126,7 @@ def test_a_picture_of_another_name_is_in_no_class(folder, name):
 
 
 def test_names_of_imagenet_say_nothing_to_a_network_of_other_classes(folder):
-    with pytest.raises(ValueError, match="3 classes: 'cat', .*give a file of labels"):
+    with pytest.raises(ValueError, match=r"3 classes: 'cat', .*give a file of labels"):
         flat_pictures(folder(*val(1)), None, ANIMALS)
 
 
@@ -241,7 +241,7 @@ def test_a_file_that_is_no_text_is_refused(folder, tmp_path):
 
 
 def test_a_folder_without_pictures_is_refused(folder, labels):
-    with pytest.raises(ValueError, match="Expected pictures. Received: none in"):
+    with pytest.raises(ValueError, match=r"Expected pictures. Received: none in"):
         flat_pictures(folder("notes.txt"), labels("cat"), ANIMALS)
 
 
@@ -256,5 +256,5 @@ def test_a_folder_that_cannot_be_listed_is_refused(folder, labels, monkeypatch):
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", forbidding)
-    with pytest.raises(ValueError, match="can be listed.*hidden"):
+    with pytest.raises(ValueError, match=r"can be listed.*hidden"):
         flat_pictures(flat, labels("cat"), ANIMALS)

@@ -1,10 +1,11 @@
 """Picture files read in parallel, some batches ahead of the network."""
 
+import contextlib
 import hashlib
 import itertools
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -63,23 +64,43 @@ def read_batches(
         In the order of `paths` the files of a batch, and the images of those that
         are pictures, as `preprocess_input` gives them.
     """
-    paths = iter(paths)
-    pool = ThreadPoolExecutor(threads or os.cpu_count(), "reading")
-    ahead = deque()
 
-    def read_on(count):
-        for path in itertools.islice(paths, count):
-            ahead.append(pool.submit(_read, path, preprocessing))
+    def read(path):
+        return _read(path, preprocessing)
 
-    try:
-        read_on(AHEAD * batch_size)
-        while ahead:
-            batch = []
-            while ahead and len(batch) < batch_size:
-                batch.append(ahead.popleft().result())
-                read_on(1)
+    results = in_threads(read, paths, AHEAD * batch_size, threads)
+    with contextlib.closing(results):
+        while batch := list(itertools.islice(results, batch_size)):
             images = [image for _, image in batch if image is not None]
             yield [file for file, _ in batch], np.stack(images) if images else _NONE
+
+
+def in_threads(
+    function: Callable, items: Iterable, ahead: int, threads: int | None = None
+) -> Iterator:
+    """The results of a function, some of them before they are asked for.
+
+    Args:
+        function: Of one item.
+        items: Which may be more than memory could hold.
+        ahead: Number of results that are there, or are being made.
+        threads: That make them; None for the number of cores.
+
+    Yields:
+        The results in the order of the items.
+    """
+    items = iter(items)
+    pool = ThreadPoolExecutor(threads or os.cpu_count(), "reading")
+    try:
+        waiting = deque(
+            pool.submit(function, item) for item in itertools.islice(items, ahead)
+        )
+        while waiting:
+            result = waiting.popleft().result()
+            waiting += (
+                pool.submit(function, item) for item in itertools.islice(items, 1)
+            )
+            yield result
     finally:
         pool.shutdown(cancel_futures=True)
 

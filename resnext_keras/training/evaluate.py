@@ -1,22 +1,33 @@
 """A classifier's predictions for a data set, beside the truth."""
 
+import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import keras
+import numpy as np
+import tensorflow as tf
 from tqdm import tqdm
 
+from resnext_keras.arguments import positive_integer
 from resnext_keras.deploy import Predictor
+from resnext_keras.features.listing import readable
+from resnext_keras.features.reading import AHEAD, in_threads
 from resnext_keras.layout import in_layout
 from resnext_keras.prediction import Classifier
-from resnext_keras.preprocessing import Preprocessing, preprocess_input
+from resnext_keras.preprocessing import (
+    ImageError,
+    Preprocessing,
+    decode_rgb,
+    preprocess_input,
+    resize_and_crop,
+)
 from resnext_keras.training.ground_truth import flat_pictures, is_flat, relabelled
 from resnext_keras.training.metrics import Outcomes, join, judge
 from resnext_keras.training.picture_set import Pictures
 from resnext_keras.training.pictures import open_split
-from resnext_keras.training.pipeline import evaluation_batches
 
 
 @dataclass(frozen=True)
@@ -38,8 +49,7 @@ class Evaluation:
     def images(self, numbers):
         """Pixels of some pictures as the network saw them, uint8 (n, size, size, 3)."""
         some = self.pictures.subset(numbers)
-        ((pixels, _),) = evaluation_batches(some, self.preprocessing, len(numbers))
-        return pixels.numpy()
+        return np.stack(list(_images(some, self.preprocessing, 1)))
 
 
 def open_evaluation(
@@ -83,24 +93,66 @@ def evaluate(
 
     Args:
         classifier: The network, and how it reads pictures.
-        pictures: Whose classes are those of the network, from `open_evaluation`; all
-            can be decoded, as `decodable` leaves them.
-        skipped: What `decodable` left out, for the report.
+        pictures: Whose classes are those of the network, from `open_evaluation`.
+        skipped: What was left out before, for the report.
         engine: What runs the network, as `Predictor` takes it; Keras does where it
             runs on another backend than TensorFlow.
         batch_size: Number of pictures that are run at once.
+
+    Returns:
+        What came of the pictures that can be read, and the names of the others.
+
+    Raises:
+        ValueError: None of them can be read.
     """
-    if keras.config.backend() == "tensorflow":
-        predict = Predictor(classifier.model, engine, batch_size)
-    else:
-        predict = classifier.model.predict_on_batch
-    batches = evaluation_batches(pictures, classifier.preprocessing, batch_size)
-    parts = []
+    predict = _predictor(classifier.model, engine, batch_size)
+    reading, skipped = classifier.preprocessing, list(skipped)
+    images = enumerate(_images(pictures, reading, batch_size))
+    numbers, parts = [], []
     bar = tqdm(desc="evaluating", total=len(pictures), unit=" pictures", disable=None)
     with bar:
-        for pixels, labels in batches:
-            images = preprocess_input(in_layout(pixels.numpy()))
-            parts.append(judge(predict(images), labels.numpy()))
-            bar.update(len(labels))
-    reading = classifier.preprocessing
-    return Evaluation(join(parts), pictures, reading, list(skipped))
+        while batch := list(itertools.islice(images, batch_size)):
+            read = {n: image for n, image in batch if not isinstance(image, ImageError)}
+            skipped += [
+                (pictures.names[number], readable(str(error)))
+                for number, error in batch
+                if number not in read
+            ]
+            if read:
+                pixels = preprocess_input(in_layout(np.stack(list(read.values()))))
+                numbers += read
+                parts.append(judge(predict(pixels), pictures.labels[list(read)]))
+            bar.update(len(batch))
+    if not parts:
+        told = f"the first is {skipped[0][0]!r}: {skipped[0][1]}" if skipped else "none"
+        raise ValueError(f"Expected pictures that can be read. Received: {told}")
+    return Evaluation(join(parts), pictures.subset(numbers), reading, skipped)
+
+
+def _predictor(model, engine: str, batch_size: int) -> Callable:
+    positive_integer("batch_size", batch_size)
+    if keras.config.backend() == "tensorflow":
+        return Predictor(model, engine, batch_size)
+    return model.predict_on_batch
+
+
+def _images(
+    pictures: Pictures, preprocessing: Preprocessing, batch_size: int
+) -> Iterator[np.ndarray | ImageError]:
+    """Pixels of each picture, or why there are none.
+
+    Read by Pillow, as the libraries read pictures that publish weights: the resizing of
+    `evaluation_batches` rounds some pixels otherwise, and of a thousand pictures with
+    it some that the network is unsure of.
+    """
+
+    def read(number):
+        try:
+            contents = pictures.read(tf.constant(number, tf.int64)).numpy()
+            return resize_and_crop(decode_rgb(contents), preprocessing)
+        except ImageError as error:
+            return error
+        except tf.errors.OpError as error:  # no such file, or no permission
+            return ImageError(error.message)
+
+    return in_threads(read, range(len(pictures)), AHEAD * batch_size)

@@ -1,6 +1,7 @@
 """Plots of a report, as PNG files."""
 
 import itertools
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from resnext_keras.training.metrics import Calibration
 TRAINING, VALIDATION = "#e08214", "#2166ac"
 
 MOST_NAMES = 30  # classes of a matrix that are named on its axes
+MOST_LETTERS = 24  # of such a name; longer ones would leave no room for the matrix
 
 
 def plot_curves(history: list[dict], path: Path) -> None:
@@ -35,7 +37,7 @@ def plot_curves(history: list[dict], path: Path) -> None:
             if before["phase"] != after["phase"]:
                 axes.axvline(after["epoch"] - 0.5, color="grey", linestyle=":")
         axes.legend(frameon=False)
-    figure.savefig(path, dpi=100)
+    _save(figure, path)
 
 
 def plot_confusion(confusion: np.ndarray, names: Sequence[str], path: Path) -> None:
@@ -54,8 +56,10 @@ def plot_confusion(confusion: np.ndarray, names: Sequence[str], path: Path) -> N
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
     axes.set(xlabel="predicted", ylabel="true")
     if named:
-        axes.set_xticks(range(len(names)), names, rotation=90)
-        axes.set_yticks(range(len(names)), names)
+        short = [_short(name) for name in names]
+        # A name may hold a dollar, which begins a formula.
+        axes.set_xticks(range(len(names)), short, rotation=90, parse_math=False)
+        axes.set_yticks(range(len(names)), short, parse_math=False)
         for row, column in zip(*confusion.nonzero(), strict=True):
             axes.text(
                 column,
@@ -66,7 +70,7 @@ def plot_confusion(confusion: np.ndarray, names: Sequence[str], path: Path) -> N
                 fontsize=7,
                 color="white" if shares[row, column] > 0.5 else "black",
             )
-    figure.savefig(path, dpi=100)
+    _save(figure, path)
 
 
 def plot_reliability(found: Calibration, path: Path) -> None:
@@ -82,7 +86,7 @@ def plot_reliability(found: Calibration, path: Path) -> None:
     axes.bar(edges[:-1], heights, 1 / len(heights), align="edge", color=VALIDATION)
     axes.plot([0, 1], [0, 1], color="grey", linestyle=":")
     axes.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
-    figure.savefig(path, dpi=100)
+    _save(figure, path)
 
 
 def _figure(width: float, height: float, columns: int = 1):
@@ -90,3 +94,15 @@ def _figure(width: float, height: float, columns: int = 1):
 
     figure = matplotlib.figure.Figure((width, height), layout="constrained")
     return figure, figure.subplots(1, columns)
+
+
+def _short(name: str) -> str:
+    line = " ".join(name.split())
+    return line if len(line) <= MOST_LETTERS else f"{line[: MOST_LETTERS - 1]}…"
+
+
+def _save(figure, path: Path) -> None:
+    with warnings.catch_warnings():
+        # The page and the table have the name that the font has not got.
+        warnings.filterwarnings("ignore", "Glyph", UserWarning)
+        figure.savefig(path, dpi=100)

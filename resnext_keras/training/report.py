@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from resnext_keras.features.listing import readable
 from resnext_keras.pages import data_uri, render
 from resnext_keras.prediction import Classifier
 from resnext_keras.training.checkpoint import read_progress
@@ -53,12 +54,17 @@ def report_run(run: Run, classifier: Classifier) -> Evaluation:
     write_report(
         run.folder,
         evaluation,
-        title=f"{run.settings.spec.name} on {os.path.basename(run.settings.data)}",
+        title=title_of(run.settings.spec.name, run.settings.data),
         weights=classifier.weights,
         history=read_progress(run.folder / CHECKPOINT)["history"],
         settings=(run.folder / RUN).read_text(encoding="utf-8"),
     )
     return evaluation
+
+
+def title_of(name: str, data: str | os.PathLike) -> str:
+    """The title of the report of a network, by its name, on a data set."""
+    return f"{readable(name)} on {readable(os.path.basename(os.path.abspath(data)))}"
 
 
 def figures(evaluation: Evaluation) -> dict[str, float]:
@@ -139,12 +145,13 @@ def write_report(
     page = render(
         "report.html",
         title=title,
-        weights=weights,
+        weights=readable(weights),
         pictures=len(outcomes),
         figures=in_words(figures(evaluation)),
         worst=_worst(evaluation),
         classes=rows,
         skipped=evaluation.skipped[:LISTED],
+        left_out=len(evaluation.skipped),
         settings=settings,
         curves=_png_uri(folder / CURVES) if history else None,
         confusion=_png_uri(folder / CONFUSION),
