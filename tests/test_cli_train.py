@@ -109,7 +109,7 @@ def test_the_folder_has_all_that_is_promised(trained, data):
     assert page.count("data:image/png") >= 3  # curves, confusion, reliability
     assert "tiny on rooms" in page
     assert "batch_size" in page  # the settings
-    assert "http" not in page.replace("http://www.w3.org", "").partition("<pre")[0]
+    assert "://" not in page  # it needs no other file
 
 
 def test_the_saved_model_names_the_classes(trained, data):
@@ -131,8 +131,7 @@ def test_other_commands_take_the_run_with_its_classes_and_size(
         run("predict", "--json", picture, "--weights", f"{folder}/").stdout
     )
     assert {entry["name"] for entry in found["predictions"]} == set(CLASSES)
-    expected = rows(folder / "predictions.csv")
-    same = next(row for row in expected if row["picture"].endswith("light/3.png"))
+    same = rows(folder / "predictions.csv")[-1]
     (found,) = json.loads(
         run("predict", "--json", same["picture"], "--weights", folder).stdout
     )

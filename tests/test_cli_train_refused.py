@@ -151,7 +151,10 @@ def test_a_step_in_parts_needs_the_memory_of_a_part(data, tmp_path, monkeypatch)
     line = told(run(*command, code=1))
     assert "fits into 3 GB" in line
     assert "Received: 64, which need about 8 GB" in line
-    for fits in (["--accumulate", 4], ["--precision", "mixed_bfloat16", "--accum", 2]):
+    for fits in (
+        ["--accumulate", 4],
+        ["--precision", "mixed_bfloat16", "--accumulate", 2],
+    ):
         with monkeypatch.context() as patch:
             begun = Mock(side_effect=ValueError("begun"))
             patch.setattr("resnext_keras.training.train.train", begun)
