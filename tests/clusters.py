@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 
-PATIENCE = 600  # seconds; each takes some 30 where nothing else runs
+PATIENCE = 900  # seconds; each takes some 30 where nothing else runs
 
 ALONE = {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "2"}
 
