@@ -100,6 +100,23 @@ def test_a_class_may_be_named_as_a_split(tmp_path):
     assert open_split(tmp_path).class_names == ("bus", "train")
 
 
+def test_a_training_split_beside_other_folders_is_one(tmp_path):
+    for label in ("a", "b"):
+        write(tmp_path / "train" / label, "1.png", "2.png")
+    write(tmp_path / "unlabelled", "1.png", "2.png")
+    assert open_split(tmp_path).class_names == ("a", "b")
+
+
+def test_two_spellings_of_a_split_are_refused(tmp_path):
+    for split in ("train", "Train"):
+        for label in ("a", "b"):
+            write(tmp_path / split / label, "1.png", "2.png")
+    if len(os.listdir(tmp_path)) == 1:
+        pytest.skip("a file system that does not tell cases apart")
+    with pytest.raises(ValueError, match=r"one folder a split.*'Train', 'train'"):
+        open_split(tmp_path)
+
+
 def test_without_a_split_all_are_evaluated(folder):
     assert len(open_split(folder)) == 30
 

@@ -1,5 +1,6 @@
 """Data sets whose pictures lie in one folder a class."""
 
+import contextlib
 import os
 from collections.abc import Sequence
 
@@ -32,9 +33,18 @@ def class_folders(path: str) -> Layout:
     folders = _folders(path)
     splits = {name for name in folders if name.lower() in SPLITS}
     kinds = {name.lower() for name in splits}
-    # A class may be named "train", as in vehicles.
+    # A class may be named "train", as in vehicles; it holds pictures, no folders.
     both = kinds & set(TRAINING) and kinds & set(VALIDATION)
-    if splits and (both or len(splits) == len(folders)):
+    if splits and (
+        both
+        or len(splits) == len(folders)
+        or any(_holds_folders(os.path.join(path, name)) for name in splits)
+    ):
+        if len(kinds) < len(splits):
+            raise ValueError(
+                "Expected one folder a split. Received: "
+                f"{readable(path)!r} with {few(sorted(splits))}; rename or remove one"
+            )
         parts = {name.lower(): os.path.join(path, name) for name in splits}
     else:
         parts = {"": path}
@@ -127,6 +137,13 @@ def pictures_within(folder: str | os.PathLike) -> list[bytes]:
                 f"{readable(path)!r}, {trouble}; see its permissions"
             )
     return paths
+
+
+def _holds_folders(path: str) -> bool:
+    # One that cannot be listed is told of when it is opened.
+    with contextlib.suppress(OSError), os.scandir(path) as entries:
+        return any(os.path.isdir(entry.path) for entry in entries)
+    return False
 
 
 def _folders(path: str) -> list[str]:
