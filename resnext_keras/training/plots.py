@@ -83,7 +83,10 @@ def plot_reliability(found: Calibration, path: Path) -> None:
     figure, axes = _figure(4.5, 4.2)
     edges = np.linspace(0, 1, len(found.counts) + 1)
     heights = np.nan_to_num(found.accuracy)
-    axes.bar(edges[:-1], heights, 1 / len(heights), align="edge", color=VALIDATION)
+    bars = axes.bar(
+        edges[:-1], heights, 1 / len(heights), align="edge", color=VALIDATION
+    )
+    axes.bar_label(bars, [count or "" for count in found.counts], fontsize=6)
     axes.plot([0, 1], [0, 1], color="grey", linestyle=":")
     axes.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
     _save(figure, path)

@@ -170,6 +170,7 @@ def _worst(evaluation) -> list[dict]:
             "name": os.path.basename(evaluation.pictures.names[int(number)]),
             "truth": names[outcomes.labels[number]],
             "truth_score": f"{np.exp(-outcomes.losses[number]):.3f}",
+            "is_right": outcomes.ranks[number] == 0,
             "predicted": names[outcomes.predicted[number]],
             "score": f"{outcomes.confidence[number]:.3f}",
         }
