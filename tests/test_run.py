@@ -10,11 +10,13 @@ from PIL import Image
 
 from resnext_keras import ResNeXtSpec
 from resnext_keras.prediction import load_classifier
+from resnext_keras.specs import ARCHITECTURES
 from resnext_keras.training.finetune import finetune_phases, starting_point
 from resnext_keras.training.recipes import RECIPES, adjusted, get_recipe
-from resnext_keras.training.run import SKIPPED, open_run
+from resnext_keras.training.run import SKIPPED, open_run, run_preprocessing
 from resnext_keras.training.settings import Phase, Settings
 from resnext_keras.training.train import MODEL, train
+from resnext_keras.weights import weights_preprocessing
 from resnext_keras.weights.runs import RUN
 
 TINY = ResNeXtSpec("tiny", (1, 1), 4, 4, stem="cifar")
@@ -148,6 +150,22 @@ def test_fine_tuning_begins_with_the_weights_and_a_new_head(data, tmp_path):
     run = open_run(Settings(str(data), spec, weights, phases), tmp_path / "run")
     classifier = train(run, verbose=0)
     assert classifier.model.output_shape == (None, 2)
+
+
+def test_validation_sees_as_much_detail_as_random_crops_do(data):
+    to = settings(data, weights="digits", spec=ARCHITECTURES["resnext11_8x4d"])
+    assert weights_preprocessing("digits").detail == 8  # that of the digits themselves
+    assert run_preprocessing(to).detail is None
+    assert run_preprocessing(to).size == 32
+
+
+@pytest.mark.parametrize(("parts", "rows"), [(1, 32), (4, 8), (8, 4)])
+def test_who_lowers_the_memory_of_a_step_lowers_that_of_validation(
+    done, data, parts, rows
+):
+    run, _ = done
+    run = dataclasses.replace(run, settings=settings(data, accumulate=parts))
+    assert run.evaluation_rows == rows
 
 
 @pytest.mark.parametrize(
