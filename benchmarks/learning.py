@@ -27,7 +27,7 @@ from resnext_keras.training.keeper import CHECKPOINT
 from resnext_keras.training.recipes import RECIPES, adjusted
 from resnext_keras.training.run import open_run
 from resnext_keras.training.settings import Phase, Settings
-from resnext_keras.training.train import train
+from resnext_keras.training.trainer import train
 
 NETWORKS = (
     ResNeXtSpec("resnext29_8x4d", (3, 3, 3), 8, 4, stem="cifar"),

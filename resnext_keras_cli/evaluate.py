@@ -67,19 +67,20 @@ def evaluate(
     with quiet_start():
         from resnext_keras.prediction import find_class_names, load_classifier
         from resnext_keras.targets import checked_folder, whole_folder
-        from resnext_keras.training import evaluate as library
+        from resnext_keras.training import evaluate as evaluate_with
+        from resnext_keras.training import open_evaluation
         from resnext_keras.training.report import FILES, REPORT, title_of, write_report
 
     choice = find_choice(model, weights)
     names = find_class_names(*choice)
-    pictures, how = library.open_evaluation(data, names, labels)
+    pictures, how = open_evaluation(data, names, labels)
     name = _name_of(*choice)
     target = output or f"{name}.evaluation"
     target = checked_folder(target, overwrite, Path(REPORT), FILES)
     if not as_json:
         click.echo(f"{len(pictures)} pictures, classes {how}.")
     classifier = load_classifier(*choice)
-    found = library.evaluate(classifier, pictures, engine=engine, batch_size=batch_size)
+    found = evaluate_with(classifier, pictures, engine=engine, batch_size=batch_size)
     with whole_folder(target, overwrite) as folder:
         title = title_of(name, data)
         write_report(folder, found, title=title, weights=classifier.weights)

@@ -7,7 +7,6 @@ import os
 import sys
 
 import click
-import numpy as np
 
 from resnext_keras_cli.evaluate import print_evaluation
 from resnext_keras_cli.tables import counted, print_table, table
@@ -153,7 +152,7 @@ def carry_out(settings, folder, resume, seconds, export):
     from resnext_keras.deploy.engines import check_backend
     from resnext_keras.training.report import report_run
     from resnext_keras.training.run import open_run
-    from resnext_keras.training.train import train
+    from resnext_keras.training.trainer import train
 
     if export:
         check_backend()
@@ -198,12 +197,11 @@ def _stops_told(folder):
 
 def tell_plan(run):
     """Prints what a run will do, and the classes with their pictures."""
+    from resnext_keras.training.pictures import class_counts
+
     settings = run.settings
     names = run.training.class_names
-    splits = [
-        np.bincount(split.labels, minlength=len(names))
-        for split in (run.training, run.validation)
-    ]
+    splits = [class_counts(split) for split in (run.training, run.validation)]
     skipped = f", {len(run.skipped)} left out (skipped.csv)" * bool(run.skipped)
     click.echo(
         f"{len(names)} classes, {counted(len(run.training), 'picture')} to learn from, "
@@ -221,7 +219,7 @@ def tell_plan(run):
 
 
 def _print_balance(names, training, validation):
-    order = np.argsort(-training, kind="stable")
+    order = sorted(range(len(names)), key=lambda number: -training[number])
     rows = table(
         "class", "training", "validation", "", right=("training", "validation")
     )
@@ -272,7 +270,7 @@ def _in_words(phase, stages):
 def tell_result(run, export):
     """Prints what is where, and what it is for."""
     from resnext_keras.training.report import REPORT
-    from resnext_keras.training.train import MODEL
+    from resnext_keras.training.trainer import MODEL
     from resnext_keras.weights.runs import BEST
 
     folder = click.format_filename(run.folder)

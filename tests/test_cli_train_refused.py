@@ -15,7 +15,7 @@ from tiny_command import TINY
 
 from resnext_keras.specs import ARCHITECTURES
 from resnext_keras.training.keeper import CHECKPOINT, Keeper
-from resnext_keras.training.train import LOCK
+from resnext_keras.training.trainer import LOCK
 
 QUICK = ("--model", "tiny", "--epochs", 2, "--batch", 8, "--checkpoint-every", 0)
 
@@ -157,7 +157,7 @@ def test_a_step_in_parts_needs_the_memory_of_a_part(data, tmp_path, monkeypatch)
     ):
         with monkeypatch.context() as patch:
             begun = Mock(side_effect=ValueError("begun"))
-            patch.setattr("resnext_keras.training.train.train", begun)
+            patch.setattr("resnext_keras.training.trainer.train", begun)
             folder = tmp_path / f"run {len(fits)}"
             result = run(*command[:3], folder, *options, *fits, code=1)
         assert told(result) == "Error: begun"

@@ -22,7 +22,7 @@ from sklearn.datasets import load_digits
 
 from resnext_keras.training.keeper import CHECKPOINT, HISTORY
 from resnext_keras.training.report import REPORT
-from resnext_keras.training.train import MODEL
+from resnext_keras.training.trainer import MODEL
 from resnext_keras.weights.runs import BEST
 
 VIRTUAL = Path(__file__).with_name("device_program.py")

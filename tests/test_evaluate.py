@@ -6,7 +6,7 @@ from PIL import Image
 
 from resnext_keras.digits import held_out_digits
 from resnext_keras.prediction import load_classifier
-from resnext_keras.training.evaluate import evaluate, open_evaluation
+from resnext_keras.training.evaluation import evaluate, open_evaluation
 from resnext_keras.training.report import figures
 from resnext_keras.weights.registry import BUNDLED as DIGITS
 

@@ -8,7 +8,7 @@ import pytest
 from resnext_keras.labels import class_names, wordnet_ids
 from resnext_keras.training import ground_truth
 from resnext_keras.training.class_folders import of_files
-from resnext_keras.training.evaluate import open_evaluation
+from resnext_keras.training.evaluation import open_evaluation
 from resnext_keras.training.ground_truth import flat_pictures, is_flat, relabelled
 
 ANIMALS = ("cat", "dog", "fish")

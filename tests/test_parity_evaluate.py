@@ -9,7 +9,7 @@ from PIL import Image
 from resnext_keras import ResNeXtSpec
 from resnext_keras.labels import wordnet_ids
 from resnext_keras.prediction import load_classifier
-from resnext_keras.training.evaluate import evaluate, open_evaluation
+from resnext_keras.training.evaluation import evaluate, open_evaluation
 from resnext_keras.weights import WEIGHT_SETS
 
 pytestmark = pytest.mark.parity

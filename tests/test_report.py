@@ -11,7 +11,7 @@ from PIL import Image
 
 from resnext_keras.preprocessing import Preprocessing
 from resnext_keras.training.class_folders import of_files
-from resnext_keras.training.evaluate import Evaluation
+from resnext_keras.training.evaluation import Evaluation
 from resnext_keras.training.metrics import Outcomes, judge
 from resnext_keras.training.plots import plot_confusion
 from resnext_keras.training.report import (

@@ -15,7 +15,7 @@ from resnext_keras.training.finetune import finetune_phases, starting_point
 from resnext_keras.training.recipes import RECIPES, adjusted, get_recipe
 from resnext_keras.training.run import SKIPPED, open_run, run_preprocessing
 from resnext_keras.training.settings import Phase, Settings
-from resnext_keras.training.train import MODEL, train
+from resnext_keras.training.trainer import MODEL, train
 from resnext_keras.weights import weights_preprocessing
 from resnext_keras.weights.runs import RUN
 

@@ -12,7 +12,7 @@ from resnext_keras.features.listing import readable
 from resnext_keras.pages import data_uri, render
 from resnext_keras.prediction import Classifier
 from resnext_keras.training.checkpoint import read_progress
-from resnext_keras.training.evaluate import Evaluation, evaluate
+from resnext_keras.training.evaluation import Evaluation, evaluate
 from resnext_keras.training.keeper import CHECKPOINT
 from resnext_keras.training.metrics import (
     calibration,
