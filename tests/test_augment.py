@@ -243,6 +243,20 @@ def test_mixup_mixes_pixels_as_labels(batch):
     assert 0.3 < np.mean(shares) < 0.7
 
 
+@pytest.mark.parity
+def test_mixup_is_torchvisions(batch):
+    torch = pytest.importorskip("torch")
+    v2 = pytest.importorskip("torchvision.transforms.v2")
+    theirs = v2.MixUp(num_classes=6)
+    pixels = torch.tensor(batch[0].transpose(0, 3, 1, 2), dtype=torch.float32)
+    own = torch.arange(6)
+    for images, labels in mixed(batch, 1.0, 0.0, 5):
+        params = {"labels": own, "batch_size": 6, "lam": float(share_of(labels))}
+        wanted = theirs.transform(pixels, params).numpy().transpose(0, 2, 3, 1)
+        assert np.abs(images - wanted).max() <= 0.51
+        np.testing.assert_allclose(labels, theirs.transform(own, params), atol=1e-6)
+
+
 def test_cutmix_puts_a_part_of_the_one_before_into_each(batch):
     before = np.roll(batch[0], 1, 0)
     shares = []
