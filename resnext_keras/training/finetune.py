@@ -46,6 +46,7 @@ def starting_point(
 
 def finetune_phases(
     spec: ResNeXtSpec,
+    /,
     epochs: int | None = None,
     learning_rate: float | None = None,
     **changes,

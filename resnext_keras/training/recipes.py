@@ -230,7 +230,7 @@ def get_recipe(name: str) -> Recipe:
     return RECIPES[name]
 
 
-def adjusted(recipe: Recipe, **changes) -> Recipe:
+def adjusted(recipe: Recipe, /, **changes) -> Recipe:
     """A recipe with other values.
 
     Args:
