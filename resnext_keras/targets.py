@@ -107,6 +107,7 @@ def checked_folder(
     overwrite: bool,
     earlier: Path,
     beside: Collection[str] = (),
+    kind: str = "export",
 ) -> Path:
     """The path of a folder that may be written.
 
@@ -115,6 +116,7 @@ def checked_folder(
         overwrite: Whether an earlier one may be replaced.
         earlier: A file that an earlier one holds, or a folder in it.
         beside: Names of what else it may hold.
+        kind: What it is called in a message.
 
     Raises:
         ValueError: It exists, and is no earlier one or may not be replaced; or the
@@ -138,8 +140,8 @@ def checked_folder(
     known = {earlier.parts[0], *beside}
     if not known.issuperset(inside) or not (path / earlier).is_file():
         raise ValueError(
-            f"Expected a folder that an earlier run wrote, with {earlier} and nothing "
-            f"of others, as nothing else is replaced. Received: {str(path)!r}"
+            f"Expected the folder of an earlier {kind} alone, as nothing else is "
+            f"replaced. Received: {str(path)!r}"
         )
     return path
 

@@ -76,7 +76,7 @@ def evaluate(
     pictures, how = open_evaluation(data, names, labels)
     name = _name_of(*choice)
     target = output or f"{name}.evaluation"
-    target = checked_folder(target, overwrite, Path(REPORT), FILES)
+    target = checked_folder(target, overwrite, Path(REPORT), FILES, "report")
     if not as_json:
         click.echo(f"{len(pictures)} pictures, classes {how}.")
     classifier = load_classifier(*choice)

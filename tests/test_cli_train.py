@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 
 import numpy as np
 import pytest
@@ -109,7 +110,8 @@ def test_the_folder_has_all_that_is_promised(trained, data):
     assert page.count("data:image/png") >= 3  # curves, confusion, reliability
     assert "tiny on rooms" in page
     assert "batch_size" in page  # the settings
-    assert "://" not in page  # it needs no other file
+    sources = re.findall(r"""(?:src|href)=["']?(\w+:)""", page)
+    assert set(sources) == {"data:"}  # it needs no other file
 
 
 def test_the_saved_model_names_the_classes(trained, data):
