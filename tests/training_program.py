@@ -37,7 +37,8 @@ class Checkpoint(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         if self.devices.is_chief:
             writing = self.path.with_name("writing.weights.h5")
-            self.model.save_weights(writing)
+            with self.devices.alone():
+                self.model.save_weights(writing)
             os.replace(writing, self.path.with_name(f"{epoch}.weights.h5"))
 
 

@@ -71,6 +71,23 @@ class Devices:
         ):
             yield
 
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """In it the chief may write a compiled model, in a callback of `fit`.
+
+        Keras makes variables for that, as examples; JAX would ask the other workers
+        whether theirs are the same.
+        """
+        if keras.config.backend() != "jax":
+            yield
+            return
+        distribution = keras.distribution.distribution()
+        keras.distribution.set_distribution(None)
+        try:
+            yield
+        finally:
+            keras.distribution.set_distribution(distribution)
+
     def check_batch_size(self, batch_size: int) -> None:
         """Checks that every replica gets as many pictures of a batch.
 
@@ -111,7 +128,7 @@ class Devices:
 
         Batch norm takes its statistics from the images of all replicas, and dropout
         draws for each apart. All workers call this, with the same arguments but for
-        their share of the pictures and the callbacks of the chief.
+        their share of the pictures and the callbacks of the chief, see `alone`.
 
         Args:
             model: Built and compiled in `scope`.
