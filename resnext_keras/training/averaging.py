@@ -32,6 +32,7 @@ class MovingAverage(keras.callbacks.Callback):
             for weight in self.weights
         ]
         self.seen = keras.Variable(0, trainable=False, dtype="int32", name="seen")
+        self._batch = -1
 
     @property
     def variables(self) -> list:
