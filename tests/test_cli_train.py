@@ -163,6 +163,7 @@ def test_a_run_is_the_start_of_another(trained, data, tmp_path):
     assert {path.name for path in (tmp_path / "second").iterdir()} == FILES
 
 
+@pytest.mark.long
 def test_records_and_prepared_directories_are_trained_on(data, tmp_path, monkeypatch):
     pictures = records(tmp_path / "records", class_folders(tmp_path / "pictures"))
     monkeypatch.chdir(tmp_path)

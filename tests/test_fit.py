@@ -128,7 +128,9 @@ def best(folder):
 
 
 # In an epoch and again; at the end of a phase, and in the next.
-@pytest.mark.parametrize("stops", [(2, 4), (8, 2)])
+@pytest.mark.parametrize(
+    "stops", [(2, 4), pytest.param((8, 2), marks=pytest.mark.long)]
+)
 def test_a_stopped_run_ends_with_the_bits_of_an_unbroken_one(
     tmp_path, stops, stop, unbroken
 ):
