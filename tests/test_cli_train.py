@@ -151,6 +151,7 @@ def test_other_commands_take_the_run_with_its_classes_and_size(
     assert json.loads(evaluated.stdout)["pictures"] == 30  # and one that is broken
 
 
+@pytest.mark.long
 def test_a_run_is_the_start_of_another(trained, data, tmp_path):
     folder, _ = trained
     result = run(

@@ -186,6 +186,7 @@ def test_a_folder_that_exists_is_left_as_it_is(data, tmp_path):
     assert sorted(os.listdir(data)) == sorted(CLASSES)
 
 
+@pytest.mark.long
 def test_who_stops_a_run_is_told_how_it_goes_on(data, tmp_path, monkeypatch):
     folder = tmp_path / "run"
     command = ["train", data, "-o", folder, *QUICK]

@@ -139,6 +139,7 @@ def test_a_finished_run_is_resumed_to_itself(done, data):
         np.testing.assert_array_equal(found, expected)
 
 
+@pytest.mark.long
 def test_fine_tuning_begins_with_the_weights_and_a_new_head(data, tmp_path):
     spec, weights = starting_point(weights="digits")
     assert (spec.name, weights) == ("resnext11_8x4d", "resnext11_8x4d.digits")
