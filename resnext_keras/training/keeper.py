@@ -99,7 +99,7 @@ class Keeper(keras.callbacks.Callback):
             "seconds": round(time.monotonic() - self._began, 3),
         }
         history.append(row)
-        if best is None or row[MEASURE] > best[MEASURE]:
+        if best is None or _merit(row) > _merit(best):
             self.progress["best"] = row
             self._save_best()
         if self.writes:
@@ -144,6 +144,11 @@ class Keeper(keras.callbacks.Callback):
             f"{self.progress['phase'] + 1}: {why}; {last}. "
             "A new run with a lower learning rate or in float32 helps in most cases"
         )
+
+
+def _merit(row: dict) -> tuple[float, float]:
+    """What is larger for better weights: few pictures often give equal accuracies."""
+    return row[MEASURE], -row["val_loss"]
 
 
 def write_history(path: Path, history: list[dict]) -> None:
