@@ -58,7 +58,7 @@ def compiled(recipe):
         classifier_activation=None,
     )
     model = of_pixels(network)
-    optimizer = build_optimizer(recipe, steps_per_epoch=100, batch_size=BATCH)
+    optimizer = build_optimizer(recipe, steps_per_epoch=100)
     model.compile(optimizer, keras.losses.CategoricalCrossentropy(from_logits=True))
     return model
 

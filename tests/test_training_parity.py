@@ -128,7 +128,7 @@ def of_ours(weights, size, steps, rate, double):
         weight_decay=DECAY,
     )
     model.compile(
-        build_optimizer(recipe, steps_per_epoch=1, batch_size=BATCH),
+        build_optimizer(recipe, steps_per_epoch=1),
         keras.losses.CategoricalCrossentropy(from_logits=True),
     )
     data = tf.data.Dataset.from_tensor_slices(

@@ -136,8 +136,6 @@ def _compile(model, network, settings, phase, steps):
     optimizer = build_optimizer(
         recipe,
         steps_per_epoch=steps,
-        batch_size=settings.step_size(phase),
-        learning_rate=recipe.learning_rate,
         gradient_accumulation_steps=parts if parts > 1 else None,
     )
     if settings.precision == "mixed_float16":

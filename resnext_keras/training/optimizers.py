@@ -1,5 +1,7 @@
 """Stochastic gradient descent as PyTorch has it, and its rate over a training."""
 
+import contextlib
+
 import keras
 from keras import ops
 from keras.optimizers.schedules import (
@@ -9,6 +11,9 @@ from keras.optimizers.schedules import (
 )
 
 from resnext_keras.training.recipes import Recipe
+
+if keras.config.backend() == "tensorflow":
+    import tensorflow as tf
 
 # Share of the rate at which a warm-up begins, as in torchvision's training of
 # IMAGENET1K_V2 (`--lr-warmup-decay 0.01`).
@@ -69,9 +74,22 @@ class SGD(keras.optimizers.SGD):
         learning_rate = ops.cast(learning_rate, variable.dtype)
         gradient = ops.cast(gradient, variable.dtype)
         if self.weight_decay and self._use_weight_decay(variable):
-            gradient = ops.add(gradient, ops.multiply(variable, self.weight_decay))
+            with _after(gradient):
+                decayed = ops.multiply(variable, self.weight_decay)
+            gradient = ops.add(gradient, decayed)
         if self.momentum:
             buffer = self.momentums[self._get_variable_index(variable)]
+            if keras.config.backend() == "tensorflow":
+                # The same in one pass over memory, which holds nothing besides.
+                tf.raw_ops.ResourceApplyMomentum(
+                    var=variable.handle,
+                    accum=buffer.value.handle,
+                    lr=learning_rate,
+                    grad=gradient,
+                    momentum=ops.cast(self.momentum, variable.dtype),
+                    use_nesterov=self.nesterov,
+                )
+                return
             moved = ops.add(ops.multiply(buffer, self.momentum), gradient)
             self.assign(buffer, moved)
             if self.nesterov:
@@ -81,51 +99,37 @@ class SGD(keras.optimizers.SGD):
         self.assign_sub(variable, ops.multiply(gradient, learning_rate))
 
 
+def _after(gradient):
+    """In which TensorFlow multiplies weights when their gradient is there.
+
+    Not at the start of a step, as it would since nothing else is needed: for all of
+    the step there would be a copy of all weights then.
+    """
+    if keras.config.backend() == "tensorflow":
+        return tf.control_dependencies([gradient])
+    return contextlib.nullcontext()
+
+
 def build_optimizer(
     recipe: Recipe,
     *,
     steps_per_epoch: int,
-    batch_size: int,
-    epochs: int | None = None,
-    learning_rate: float | None = None,
     gradient_accumulation_steps: int | None = None,
 ) -> SGD:
     """The optimizer that a recipe asks for.
 
     Args:
-        recipe: A row of the table.
-        steps_per_epoch: Batches of an epoch.
-        batch_size: Images of a batch, over all devices.
-        epochs: Those of the recipe by default.
-        learning_rate: At its highest. By default the recipe's, in proportion to the
-            images of an update (Goyal et al., "Accurate, Large Minibatch SGD:
-            Training ImageNet in 1 Hour", 2017, section 2.1).
+        recipe: A row of the table. Its rate is that of an update.
+        steps_per_epoch: Batches of an epoch, at least 1.
         gradient_accumulation_steps: Batches of an update, at least 2; None for one.
 
     Returns:
         An `SGD` that is not built yet. Its rate is a function of the updates it has
         made. A moving average of the weights is `MovingAverage`'s, not its own.
-
-    Raises:
-        ValueError: A number is not positive.
     """
-    epochs = recipe.epochs if epochs is None else epochs
     parts = gradient_accumulation_steps or 1
-    if learning_rate is None:
-        learning_rate = recipe.learning_rate * batch_size * parts / recipe.batch_size
-    for name, value in (
-        ("steps_per_epoch", steps_per_epoch),
-        ("batch_size", batch_size),
-        ("epochs", epochs),
-        ("learning_rate", learning_rate),
-    ):
-        if not value > 0:
-            raise ValueError(
-                f"Expected {name} to be more than 0. Received: {name}={value!r}"
-            )
-    updates = max(steps_per_epoch * epochs // parts, 1)
     optimizer = SGD(
-        schedule(recipe, learning_rate, updates),
+        schedule(recipe, max(steps_per_epoch * recipe.epochs // parts, 1)),
         momentum=float(recipe.momentum),  # Keras refuses 0
         nesterov=recipe.nesterov,
         weight_decay=recipe.weight_decay,
@@ -136,27 +140,25 @@ def build_optimizer(
     return optimizer
 
 
-def schedule(
-    recipe: Recipe, learning_rate: float, updates: int
-) -> LearningRateSchedule:
+def schedule(recipe: Recipe, updates: int) -> LearningRateSchedule:
     """A recipe's rate over a training.
 
     Args:
         recipe: A row of the table.
-        learning_rate: At its highest.
         updates: Of the weights, in all of the training.
     """
+    highest = recipe.learning_rate
     if recipe.milestones:
         # Keras' schedule changes after a boundary, PyTorch's at it.
         boundaries = [round(share * updates) - 1 for share in recipe.milestones]
-        rates = [learning_rate * 0.1**n for n in range(len(boundaries) + 1)]
+        rates = [highest * 0.1**n for n in range(len(boundaries) + 1)]
         return PiecewiseConstantDecay(boundaries, rates)
     warmup = min(round(recipe.warmup * updates), updates - 1)
     if not warmup:
-        return CosineDecay(learning_rate, updates)
+        return CosineDecay(highest, updates)
     return CosineDecay(
-        WARMUP_START * learning_rate,
+        WARMUP_START * highest,
         updates - warmup,
-        warmup_target=learning_rate,
+        warmup_target=highest,
         warmup_steps=warmup,
     )
