@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import keras
 import numpy as np
@@ -122,6 +123,14 @@ def test_a_run_does_not_go_on_with_other_pictures(done, data, tmp_path):
             open_run(settings(data), run.folder, resume=True)
     finally:
         extra.unlink()
+
+
+def test_a_run_goes_on_when_its_pictures_were_moved(done, data, tmp_path):
+    run, _ = done
+    moved = shutil.copytree(data, tmp_path / "moved")
+    again = open_run(settings(moved), run.folder, resume=True)
+    assert len(again.training) == len(run.training)
+    assert [name for name, _ in again.skipped] == [f"{moved}/train/dark/broken.jpg"]
 
 
 def test_no_more_steps_are_run_at_once_than_an_epoch_has(data, tmp_path):

@@ -113,7 +113,7 @@ def open_run(
         fetch(found)
     pictures = open_pictures(settings.data, settings.validation_share, settings.seed)
     if resume:
-        skipped = _read_skipped(folder / SKIPPED)
+        skipped = _read_skipped(folder, settings.data)
         training, validation = (_without(split, skipped) for split in pictures)
     else:
         (training, bad), (validation, worse) = map(decodable, pictures)
@@ -205,6 +205,8 @@ def _write_run(run: Run) -> None:
 def _check_same(run: Run) -> None:
     found = json.loads((run.folder / RUN).read_text())
     wanted = json.loads(json.dumps(_describe(run)))
+    for content in (found, wanted):  # the same pictures may have been moved
+        del content["settings"]["data"]
     for what, value in wanted.items():
         if found[what] != value:
             told = _difference(found[what], value)
@@ -223,9 +225,15 @@ def _without(pictures: Pictures, skipped: list[tuple[str, str]]) -> Pictures:
     )
 
 
-def _read_skipped(path: Path) -> list[tuple[str, str]]:
-    with path.open(newline="", encoding="utf-8") as file:
-        return [(name, reason) for name, reason in csv.reader(file)][1:]
+def _read_skipped(folder: Path, data: str) -> list[tuple[str, str]]:
+    """What was left out when the run began, under the names that it has now."""
+    before = json.loads((folder / RUN).read_text())["settings"]["data"]
+    with (folder / SKIPPED).open(newline="", encoding="utf-8") as file:
+        rows = list(csv.reader(file))[1:]
+    return [
+        (os.path.join(data, os.path.relpath(name, before)), reason)
+        for name, reason in rows
+    ]
 
 
 def _difference(found, received, name: str = "") -> str:
