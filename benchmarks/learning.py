@@ -80,8 +80,8 @@ def network_accuracy(spec, data, folder, seed, epochs):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="to be made, or gone on with")
-    parser.add_argument("--epochs", type=int, default=12)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--seeds", type=int, default=2)
     options = parser.parse_args()
 
     data = options.folder / "mnist"

@@ -12,6 +12,9 @@ from resnext_keras.training.optimizers import NOT_DECAYED, SGD, build_optimizer
 from resnext_keras.training.optimizers import schedule as rate_schedule
 from resnext_keras.training.recipes import RECIPES, Recipe, adjusted, get_recipe
 
+if keras.config.backend() == "tensorflow":
+    import tensorflow as tf
+
 STEPS = 10
 
 # Those of a linear layer and a batch norm.
@@ -217,6 +220,27 @@ def test_parts_of_a_batch_are_the_batch():
     for found, expected in zip(run(in_parts, parts), whole, strict=True):
         for ours, theirs in zip(found, expected, strict=True):
             np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.tensorflow
+def test_a_step_begins_with_no_copies_of_the_weights():
+    """TensorFlow runs all that waits for no gradient at once, and keeps it."""
+    optimizer = SGD(0.1, momentum=0.9, nesterov=True, weight_decay=0.1)
+    variable = keras.Variable(np.ones(3, "float32"))
+    optimizer.build([variable])
+
+    @tf.function(input_signature=[tf.TensorSpec((3,))])
+    def step(gradient):
+        optimizer.apply([gradient], [variable])
+
+    waiting = set()
+    for op in step.get_concrete_function().graph.get_operations():  # each after its own
+        before = {tensor.op for tensor in op.inputs} | set(op.control_inputs)
+        if op.name == "gradient" or before & waiting:
+            waiting.add(op)
+        elif op.type != "ReadVariableOp":  # which copies nothing
+            assert all(tensor.shape != (3,) for tensor in op.outputs), op.name
+    assert len(waiting) > 2
 
 
 def test_a_saved_model_goes_on_as_the_one_that_was_saved(batch, tmp_path):
