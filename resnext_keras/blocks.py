@@ -14,7 +14,7 @@ import keras
 from keras import layers
 
 from resnext_keras.batch_norm import BatchNormalization
-from resnext_keras.layers import Conv2D, GroupedConv2D
+from resnext_keras.layers import Conv2D, GroupedConv2D, MaxPooling2D
 from resnext_keras.layout import channel_axis
 from resnext_keras.specs import SE_REDUCTION
 
@@ -327,7 +327,7 @@ def stem(x, spec):
         return layers.AveragePooling2D(2, name="pool1_pool")(x)  # 56, 56, 64
     # A border of 0 never beats a ReLU output, so it equals PyTorch's -inf.
     x = layers.ZeroPadding2D(1, name="pool1_pad")(x)
-    return layers.MaxPooling2D(3, strides=2, name="pool1_pool")(x)  # 56, 56, 64
+    return MaxPooling2D(3, strides=2, name="pool1_pool")(x)  # 56, 56, 64
 
 
 def resnext_features(x, spec, output_stride=None, drop_path_rate=0.0):

@@ -15,7 +15,7 @@ from gradients import output_and_gradients as on_any_backend
 
 from resnext_keras import GroupedConv2D
 from resnext_keras.devices import has_fast_kernels, has_onednn
-from resnext_keras.layers import Conv2D
+from resnext_keras.layers import Conv2D, MaxPooling2D
 
 CONFIGURATIONS = [
     {"kernel_size": 3, "padding": "same"},
@@ -342,3 +342,58 @@ def test_no_call_into_xla_is_left_in_a_graph():
     assert {"Conv2D"} <= {operation.type for operation in graph.get_operations()}
     assert not [o for o in graph.get_operations() if "PartitionedCall" in o.type]
     assert b"_XlaMustCompile" not in graph.as_graph_def().SerializeToString()
+
+
+def padded_and_convolved():
+    """Twice a padding and what needs it, as in the stem and at a stage's beginning."""
+    inputs = keras.Input((None, None, 8))
+    x = keras.layers.ZeroPadding2D(1)(keras.ops.relu(inputs))
+    x = MaxPooling2D(3, strides=2)(x)
+    x = keras.layers.ZeroPadding2D(1)(x)
+    return keras.Model(inputs, GroupedConv2D(16, 3, strides=2, groups=4)(x))
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_training_puts_borders_around_once_more_and_gives_the_same(jit_compile):
+    model = padded_and_convolved()
+    images = tf.random.stateless_normal((2, 11, 14, 8), seed=(0, 0))
+
+    def gradients(images):
+        with tf.GradientTape() as tape:
+            tape.watch(images)
+            total = tf.reduce_sum(tf.sin(model(images, training=True)))
+        return tape.gradient(total, [images, *model.trainable_weights])
+
+    found = tf.function(gradients, jit_compile=jit_compile)(images)
+    assert_equal(found, gradients(images))  # eagerly there is no graph to look into
+
+
+@pytest.mark.tensorflow
+@pytest.mark.skipif(not has_fast_kernels(), reason="dense convolutions keep parts")
+def test_training_keeps_no_padded_copy():
+    """Of what was padded and its copy ReLU's gradient keeps the one."""
+    model = padded_and_convolved()
+
+    @tf.function(input_signature=[tf.TensorSpec((2, 11, 14, 8))])
+    def gradients(images):
+        with tf.GradientTape() as tape:
+            total = tf.reduce_sum(tf.sin(model(images, training=True)))
+        return tape.gradient(total, model.trainable_weights[0])
+
+    def takers(tensor):
+        for op in tensor.consumers():
+            if op.type in ("Identity", "IdentityN", "EnsureShape"):
+                yield from takers(
+                    op.outputs[[t.ref() for t in op.inputs].index(tensor.ref())]
+                )
+            else:
+                yield op.type
+
+    graph = gradients.get_concrete_function().graph
+    pads = [op for op in graph.get_operations() if op.type == "Pad"]
+    forward = [op for op in pads if not op.control_inputs]
+    assert len(forward) == 2
+    assert len(pads) > 2
+    for op in forward:
+        assert set(takers(op.outputs[0])) <= {"Conv2D", "MaxPool", "Shape"}

@@ -2,6 +2,7 @@
 
 from resnext_keras.training.evaluation import Evaluation, evaluate, open_evaluation
 from resnext_keras.training.finetune import finetune_phases, starting_point
+from resnext_keras.training.optimizers import SGD
 from resnext_keras.training.recipes import RECIPES, Recipe, adjusted, get_recipe
 from resnext_keras.training.report import report_run, write_report
 from resnext_keras.training.run import Run, open_run
@@ -10,6 +11,7 @@ from resnext_keras.training.trainer import train
 
 __all__ = [
     "RECIPES",
+    "SGD",
     "Evaluation",
     "Phase",
     "Recipe",
