@@ -50,7 +50,7 @@ def running_server(folder, log):
         server = subprocess.Popen(command, stdout=file, stderr=file)
     url = f"http://127.0.0.1:{port}/v1/models/tiny"
     try:
-        until = time.monotonic() + 60
+        until = time.monotonic() + 180
         while not is_ready(url):
             running = server.poll() is None and time.monotonic() < until
             assert running, log.read_text()[-3000:]

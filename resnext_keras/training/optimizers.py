@@ -86,7 +86,7 @@ class SGD(keras.optimizers.SGD):
                     accum=buffer.value.handle,
                     lr=learning_rate,
                     grad=gradient,
-                    momentum=ops.cast(self.momentum, variable.dtype),
+                    momentum=self.momentum,
                     use_nesterov=self.nesterov,
                 )
                 return
