@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import shutil
 
 import keras
@@ -10,6 +11,7 @@ import pytest
 from PIL import Image
 
 from resnext_keras import ResNeXtSpec
+from resnext_keras.features.listing import readable
 from resnext_keras.prediction import load_classifier
 from resnext_keras.specs import ARCHITECTURES
 from resnext_keras.training.finetune import finetune_phases, starting_point
@@ -125,12 +127,14 @@ def test_a_run_does_not_go_on_with_other_pictures(done, data, tmp_path):
         extra.unlink()
 
 
-def test_a_run_goes_on_when_its_pictures_were_moved(done, data, tmp_path):
-    run, _ = done
-    moved = shutil.copytree(data, tmp_path / "moved")
-    again = open_run(settings(moved), run.folder, resume=True)
-    assert len(again.training) == len(run.training)
-    assert [name for name, _ in again.skipped] == [f"{moved}/train/dark/broken.jpg"]
+def test_a_run_goes_on_when_its_pictures_were_moved(data, tmp_path):
+    before = shutil.copytree(data, tmp_path / os.fsdecode(b"before \xff"))
+    run = open_run(settings(before), tmp_path / "run")
+    for place in (before, shutil.copytree(before, tmp_path / "moved")):
+        again = open_run(settings(place), run.folder, resume=True)
+        assert len(again.training) == len(run.training) == 24
+        ((name, _),) = again.skipped
+        assert name == f"{readable(str(place))}/train/dark/broken.jpg"
 
 
 def test_no_more_steps_are_run_at_once_than_an_epoch_has(data, tmp_path):

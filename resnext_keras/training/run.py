@@ -227,11 +227,11 @@ def _without(pictures: Pictures, skipped: list[tuple[str, str]]) -> Pictures:
 
 def _read_skipped(folder: Path, data: str) -> list[tuple[str, str]]:
     """What was left out when the run began, under the names that it has now."""
-    before = json.loads((folder / RUN).read_text())["settings"]["data"]
+    before = readable(json.loads((folder / RUN).read_text())["settings"]["data"])
     with (folder / SKIPPED).open(newline="", encoding="utf-8") as file:
         rows = list(csv.reader(file))[1:]
     return [
-        (os.path.join(data, os.path.relpath(name, before)), reason)
+        (os.path.join(readable(data), os.path.relpath(name, before)), reason)
         for name, reason in rows
     ]
 
