@@ -101,9 +101,11 @@ def bmps(photo):
 
 def webps(photo):
     alpha = with_alpha(photo.convert("RGBA"))
-    frames = {"save_all": True, "append_images": [alpha.transpose(0)] * 2}
     yield "WebP", encoded(photo, "WEBP")
     yield "WebP and alpha", encoded(alpha, "WEBP")
     yield "lossless WebP", encoded(photo, "WEBP", lossless=True)
     yield "lossless WebP and alpha", encoded(alpha, "WEBP", lossless=True)
-    yield "WebP animation", encoded(alpha, "WEBP", **frames)
+    for frame, what in ((photo, "WebP animation"), (alpha, "WebP animation and alpha")):
+        frames = {"save_all": True, "append_images": [frame.transpose(0)] * 2}
+        yield what, encoded(frame, "WEBP", **frames)
+        yield f"lossless {what}", encoded(frame, "WEBP", lossless=True, **frames)

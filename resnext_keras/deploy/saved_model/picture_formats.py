@@ -143,10 +143,28 @@ def _webp(contents, header):
         [(_begins(header[12:], kind), read) for kind, read in dimensions.items()],
         default=lambda: lossy,
     )
+
+    def with_alpha():
+        # The frames of an animation are written with alpha into what has room for it
+        # only where the file says so: here it always does.
+        flags = tf.constant([bytes([flags | 0x10]) for flags in range(256)])
+        parts = (
+            tf.strings.substr(contents, 0, 20),
+            tf.gather(flags, header[20]),
+            tf.strings.substr(contents, 21, -1),
+        )
+        return tf.strings.join(parts)
+
+    is_animation = _begins(header[12:], b"VP8X") & (header[20] // 2 % 2 == 1)
     return _unless_huge(
         height,
         width,
-        lambda: _over_white(tf.io.decode_image(contents, expand_animations=False)),
+        lambda: _over_white(
+            tf.io.decode_image(
+                tf.cond(is_animation, with_alpha, lambda: contents),
+                expand_animations=False,
+            )
+        ),
     )
 
 
