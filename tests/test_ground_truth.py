@@ -67,6 +67,11 @@ def val(*numbers):
         (("Cat", "FISH"), ANIMALS, [0, 0, 2, 2], "by names"),
         (("2", "0"), ANIMALS, [2, 2, 0, 0], "by numbers"),
         (("chat", "chien", "poisson"), ANIMALS, [0, 0, 1, 1, 2, 2], "in the order"),
+        (("1", "2", "3"), ANIMALS, [0, 0, 1, 1, 2, 2], "in the order"),
+        (("Cat", "cat"), ("Cat", "cat", "dog"), [0, 0, 1, 1], "by names"),
+        (("crane", "Crane", "ox"), ("crane", "crane", "ox"), [0, 0, 1, 1, 2, 2], "by"),
+        (("Cardigan", "cardigan"), None, [264, 264, 474, 474], "by names"),
+        (("tench, Tinca tinca", "great white shark, jaws"), None, [0, 0, 2, 2], "by"),
         (("n01440764", "n15075141"), None, [0, 0, 999, 999], "by WordNet ids"),
         (("tench", "toilet_tissue"), None, [0, 0, 999, 999], "by names"),
     ],
@@ -94,6 +99,19 @@ def test_classes_that_the_network_does_not_have_are_refused(folders):
     unknown = [name for name in folders if name not in ANIMALS]
     with pytest.raises(ValueError, match=f"has 3: 'cat'.*know '{unknown[0]}'"):
         relabelled(of_classes(*folders), ANIMALS)
+
+
+def test_a_class_without_pictures_may_be_called_anything():
+    pictures = of_classes("cat", "1", "a cow", "fish").subset(np.array([0, 1, 6]))
+    assert relabelled(pictures, ANIMALS)[0].labels.tolist() == [0, 0, 2]
+
+
+def test_a_name_of_two_classes_is_refused(folder, labels):
+    names = ("crane", "ox", "crane")
+    with pytest.raises(ValueError, match=r"one class.*'crane', which.*\[0, 2\]"):
+        relabelled(of_classes("ox", "crane"), names)
+    with pytest.raises(ValueError, match=r"one class.*'Crane', which.*their numbers"):
+        flat_pictures(folder("a.jpg"), labels("Crane"), names)
 
 
 def test_a_network_without_classes_is_refused(folder):

@@ -33,13 +33,24 @@ def relabelled(pictures: Pictures, names: tuple[str, ...]) -> tuple[Pictures, st
     Raises:
         ValueError: They cannot be; the message says what a class would be called.
     """
-    for kind, known in _spellings(names).items():
-        numbers = [known.get(name.lower()) for name in pictures.class_names]
-        if None not in numbers:
-            return _with_classes(pictures, np.array(numbers), names), kind
-    known = _all_spellings(names)
-    unknown = [name for name in pictures.class_names if name.lower() not in known]
-    if len(unknown) == len(pictures.class_names) == len(names):
+    used = np.unique(pictures.labels).tolist()
+    numbers = np.zeros(len(pictures.class_names), "int32")
+    spellings = _spellings(names)
+    for kind, spelling in spellings.items():
+        if all(spelling.classes(pictures.class_names[place]) for place in used):
+            for place in used:
+                numbers[place] = spelling.number(pictures.class_names[place], place)
+            return _with_classes(pictures, numbers, names), f"by {kind}"
+    unknown = [
+        name
+        for name in pictures.class_names
+        if not any(spelling.classes(name) for spelling in spellings.values())
+    ]
+    counted = tuple(str(number + 1) for number in range(len(names)))
+    if (
+        len(unknown) == len(pictures.class_names) == len(names)
+        or pictures.class_names == counted
+    ):
         order = np.arange(len(names))
         return _with_classes(pictures, order, names), "in the order of the names"
     raise ValueError(
@@ -49,22 +60,45 @@ def relabelled(pictures: Pictures, names: tuple[str, ...]) -> tuple[Pictures, st
     )
 
 
-def _spellings(names) -> dict[str, dict[str, int]]:
+class _Spelling:
+    """One way to write the classes of a network."""
+
+    def __init__(self, spelt):
+        self._exact, self._loose = {}, {}
+        for number, name in enumerate(spelt):
+            self._exact.setdefault(name, []).append(number)
+            self._loose.setdefault(self._loosely(name), []).append(number)
+
+    @staticmethod
+    def _loosely(name: str) -> str:
+        """What "Great white shark, man-eater" and "great_white_shark" share."""
+        return name.partition(",")[0].strip().lower().replace(" ", "_")
+
+    def classes(self, name: str) -> list[int]:
+        """Those that it may stand for; more than one where some have the same name."""
+        return self._exact.get(name) or self._loose.get(self._loosely(name), [])
+
+    def number(self, name: str, place: int | None = None) -> int | None:
+        """The class that it stands for, of several that at its place in a list.
+
+        Raises:
+            ValueError: It stands for several.
+        """
+        found = self.classes(name)
+        if len(found) > 1 and place not in found:
+            raise ValueError(
+                "Expected names that stand for one class. Received: "
+                f"{name!r}, which classes {found} of the network are called; give "
+                "their numbers"
+            )
+        return place if len(found) > 1 else next(iter(found), None)
+
+
+def _spellings(names) -> dict[str, _Spelling]:
     spellings = {"names": names, "numbers": map(str, range(len(names)))}
     if names == class_names("imagenet"):
         spellings["WordNet ids"] = wordnet_ids()
-    return {
-        f"by {kind}": {name.lower(): number for number, name in enumerate(spelt)}
-        for kind, spelt in spellings.items()
-    }
-
-
-def _all_spellings(names) -> dict[str, int]:
-    """Of a name that stands for two classes the first counts, as `_spellings` does."""
-    known = {}
-    for spelt in _spellings(names).values():
-        known = spelt | known
-    return known
+    return {kind: _Spelling(spelt) for kind, spelt in spellings.items()}
 
 
 def _with_classes(pictures, numbers, names) -> Pictures:
@@ -151,7 +185,7 @@ def _read_labels(labels, paths, names) -> list[int]:
         and all(len(row) == 1 and row[0].isdecimal() for row in rows)
     ):
         return _of_ilsvrc([int(row[0]) for row in rows], labels)
-    known = _all_spellings(names)
+    known = [*_spellings(names).values()]
     if len(rows) == len(paths) + 1 and _class_of(rows[0], known) is None:
         rows = rows[1:]  # after the heads
     if len(rows) != len(paths):
@@ -199,14 +233,16 @@ def _rows(labels) -> list[list[str]]:
         ) from error
 
 
-def _class_of(row: list[str], known: dict[str, int]) -> int | None:
+def _class_of(row: list[str], spellings: list[_Spelling]) -> int | None:
     """The class that a line names, before boxes too if there are any."""
-    label = row[-1].strip().lower()
-    if label in known:
-        return known[label]
+    label = row[-1].strip()
     first, *boxes = label.split() or [""]
     is_box = len(boxes) >= 4 and all(word.isalnum() for word in boxes)
-    return known.get(first) if is_box else None
+    for name in (label, first) if is_box else (label,):
+        for spelling in spellings:
+            if (number := spelling.number(name)) is not None:
+                return number
+    return None
 
 
 def _of_ilsvrc(ids: list[int], labels) -> list[int]:
