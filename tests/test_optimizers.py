@@ -333,10 +333,25 @@ def test_milestones_are_the_first_steps_at_a_tenth():
     np.testing.assert_allclose(found, [1, 1, 1, 1, 0.1, 0.1, 0.01, 0.01], rtol=1e-6)
 
 
+def test_the_rate_rises_before_milestones_too():
+    recipe = dataclasses.replace(PLAIN, milestones=(0.5, 0.75), warmup=0.25)
+    recipe = dataclasses.replace(recipe, learning_rate=2.0)
+    found = rates_of(recipe, 16, range(16))
+    rise = 2 * (0.01 + 0.99 * np.arange(4) / 4)
+    np.testing.assert_allclose(found, [*rise, *[2] * 4, *[0.2] * 4, *[0.02] * 4])
+    rates = rate_schedule(recipe, 16)
+    again = keras.saving.deserialize_keras_object(
+        keras.saving.serialize_keras_object(rates)
+    )
+    assert [float(again(step)) for step in range(16)] == list(found)
+
+
 @pytest.mark.parametrize("updates", [1, 2, 5])
 def test_a_run_of_a_few_steps_has_rates_too(updates):
     recipe = dataclasses.replace(PLAIN, learning_rate=1.0, warmup=0.95)
     assert 0 < rates_of(recipe, updates, [0])[0] <= 1
+    recipe = dataclasses.replace(recipe, milestones=(0.3, 0.6, 0.9), warmup=0.0)
+    assert rates_of(recipe, updates, [0])[0] == 1
 
 
 # What build_optimizer makes of a recipe

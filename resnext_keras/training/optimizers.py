@@ -110,6 +110,37 @@ def _after(gradient):
     return contextlib.nullcontext()
 
 
+@keras.saving.register_keras_serializable(package="resnext_keras")
+class Warmup(LearningRateSchedule):
+    """A schedule to whose rates those of the first updates rise along a line.
+
+    Args:
+        schedule: The rates without it.
+        steps: Updates of the rise, at least 1.
+    """
+
+    def __init__(self, schedule: LearningRateSchedule, steps: int):
+        super().__init__()
+        self.schedule, self.steps = schedule, steps
+
+    def __call__(self, step):
+        """The rate of an update, which is counted from 0."""
+        rate = self.schedule(step)
+        done = ops.minimum(ops.cast(step, rate.dtype) / self.steps, 1)
+        return rate * (WARMUP_START + (1 - WARMUP_START) * done)
+
+    def get_config(self):
+        """As Keras has it."""
+        schedule = keras.saving.serialize_keras_object(self.schedule)
+        return {"schedule": schedule, "steps": self.steps}
+
+    @classmethod
+    def from_config(cls, config):
+        """As Keras has it."""
+        schedule = keras.saving.deserialize_keras_object(config["schedule"])
+        return cls(schedule, config["steps"])
+
+
 def build_optimizer(
     recipe: Recipe,
     *,
@@ -148,12 +179,13 @@ def schedule(recipe: Recipe, updates: int) -> LearningRateSchedule:
         updates: Of the weights, in all of the training.
     """
     highest = recipe.learning_rate
+    warmup = min(round(recipe.warmup * updates), updates - 1)
     if recipe.milestones:
         # Keras' schedule changes after a boundary, PyTorch's at it.
-        boundaries = [round(share * updates) - 1 for share in recipe.milestones]
-        rates = [highest * 0.1**n for n in range(len(boundaries) + 1)]
-        return PiecewiseConstantDecay(boundaries, rates)
-    warmup = min(round(recipe.warmup * updates), updates - 1)
+        falls = [max(round(share * updates), 1) - 1 for share in recipe.milestones]
+        rates = [highest * 0.1**n for n in range(len(falls) + 1)]
+        falling = PiecewiseConstantDecay(falls, rates)
+        return Warmup(falling, warmup) if warmup else falling
     if not warmup:
         return CosineDecay(highest, updates)
     return CosineDecay(
