@@ -216,7 +216,7 @@ def test_a_thousand_classes(tmp_path, folder):
     page = written(folder, Evaluation(outcomes, pictures, READING, []))
     assert page.count("<tr><td>class ") == 1000
     with Image.open(folder / CONFUSION) as image:
-        assert max(image.size) < 1200
+        assert max(image.size) < 2200
 
 
 def test_names_on_the_axes_leave_room_for_the_matrix(tmp_path):
@@ -228,6 +228,24 @@ def test_names_on_the_axes_leave_room_for_the_matrix(tmp_path):
             red, _, blue = np.moveaxis(np.asarray(image.convert("RGB"), int), -1, 0)
             sizes.append((blue - red > 60).sum())
     assert sizes[1] > 0.3 * sizes[0]
+
+
+@pytest.mark.parametrize("count", [100, 1000, 2500])
+def test_no_confusion_of_many_classes_is_lost(tmp_path, count):
+    """Each of some cells off the diagonal is seen."""
+    confusion = np.diag(np.full(count, 10))
+    places = np.array([[0.1, 0.7], [0.33, 0.9], [0.5, 0.2], [0.8, 0.05]])
+    rows, columns = (places * count).astype(int).T
+    confusion[rows, columns] = 30
+    plot_confusion(confusion, [str(n) for n in range(count)], tmp_path / "plot.png")
+    with Image.open(tmp_path / "plot.png") as image:
+        assert max(image.size) < 3000
+        red, _, blue = np.moveaxis(np.asarray(image.convert("RGB"), int), -1, 0)
+    dark = np.argwhere(blue - red > 60)
+    edges = np.array([dark.min(axis=0), dark.max(axis=0) + 1])
+    for place in zip(rows, columns, strict=True):
+        wanted = edges[0] + (np.array(place) + 0.5) / count * (edges[1] - edges[0])
+        assert np.abs(dark - wanted).max(axis=1).min() < 4
 
 
 def test_more_files_than_are_named_are_counted(evaluation, folder):

@@ -12,6 +12,7 @@ from resnext_keras.training.metrics import Calibration
 TRAINING, VALIDATION = "#e08214", "#2166ac"
 
 MOST_NAMES = 30  # classes of a matrix that are named on its axes
+MOST_CELLS = 1000  # that a matrix is drawn with along a side, of two pixels or more
 MOST_LETTERS = 24  # of such a name; longer ones would leave no room for the matrix
 
 
@@ -49,11 +50,19 @@ def plot_confusion(confusion: np.ndarray, names: Sequence[str], path: Path) -> N
         path: The PNG file to be written.
     """
     named = len(names) <= MOST_NAMES
-    side = 2.5 + 0.35 * len(names) if named else 8
-    figure, axes = _figure(side, side)
     counts = confusion.sum(axis=1, keepdims=True)
     shares = confusion / np.maximum(counts, 1)
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
+    cells = _largest(shares, -(-len(names) // MOST_CELLS))
+    side = 2.5 + 0.35 * len(names) if named else max(8, 1 + 0.02 * len(cells))
+    figure, axes = _figure(side, side)
+    axes.imshow(
+        cells,
+        cmap="Blues",
+        vmin=0,
+        vmax=1,
+        interpolation="nearest",
+        extent=(-0.5, len(names) - 0.5, len(names) - 0.5, -0.5),
+    )
     axes.set(xlabel="predicted", ylabel="true")
     if named:
         short = [_short(name) for name in names]
@@ -90,6 +99,16 @@ def plot_reliability(found: Calibration, path: Path) -> None:
     axes.plot([0, 1], [0, 1], color="grey", linestyle=":")
     axes.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
     _save(figure, path)
+
+
+def _largest(values: np.ndarray, step: int) -> np.ndarray:
+    """Of `step` x `step` neighbours the largest, so that none is lost."""
+    if step == 1:
+        return values
+    missing = -len(values) % step
+    values = np.pad(values, ((0, missing), (0, missing)))
+    count = len(values) // step
+    return values.reshape(count, step, count, step).max(axis=(1, 3))
 
 
 def _figure(width: float, height: float, columns: int = 1):
