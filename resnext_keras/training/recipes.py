@@ -5,6 +5,7 @@ Plain Python, so that recipes can be looked at without loading Keras.
 
 import dataclasses
 import difflib
+import math
 from dataclasses import dataclass
 
 CROPS = ("random_resized", "pad", "center")
@@ -94,6 +95,10 @@ def _is_count(value) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
+def _is_finite(value) -> bool:
+    return value >= 0 and math.isfinite(value)
+
+
 def _is_share(value) -> bool:
     return 0 <= value < 1
 
@@ -103,9 +108,12 @@ _RANGES = {
         ("epochs", "batch_size"),
         ("a positive integer", _is_count),
     ),
-    "learning_rate": ("above 0", lambda value: value > 0),
+    "learning_rate": (
+        "above 0 and finite",
+        lambda value: value > 0 and _is_finite(value),
+    ),
     **dict.fromkeys(
-        ("weight_decay", "mixup", "cutmix"), ("0 or more", lambda value: value >= 0)
+        ("weight_decay", "mixup", "cutmix"), ("0 or more, and finite", _is_finite)
     ),
     **dict.fromkeys(
         ("warmup", "momentum", "label_smoothing", "erasing", "ema", "drop_path"),
@@ -118,7 +126,11 @@ _RANGES = {
     "least_area": ("above 0 and at most 1", lambda value: 0 < value <= 1),
     "milestones": (
         "rising shares of the epochs",
-        lambda value: list(value) == sorted(value) and all(map(_is_share, value)),
+        lambda value: (
+            isinstance(value, tuple | list)
+            and list(value) == sorted(value)
+            and all(map(_is_share, value))
+        ),
     ),
     "crop": (f"one of {', '.join(CROPS)}", CROPS.__contains__),
     "augment": (
@@ -243,7 +255,7 @@ def adjusted(recipe: Recipe, /, **changes) -> Recipe:
         ValueError: There is no such field, or the value is outside its range.
     """
     changes = {field: value for field, value in changes.items() if value is not None}
-    fields = [field.name for field in dataclasses.fields(Recipe)]
+    fields = [field.name for field in dataclasses.fields(Recipe)][2:]
     for field in changes:
         if field not in fields:
             near = difflib.get_close_matches(field, fields, n=3) or fields
