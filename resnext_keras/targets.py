@@ -146,6 +146,20 @@ def checked_folder(
     return path
 
 
+def check_outside(folder: str | os.PathLike, pictures: str | os.PathLike) -> None:
+    """A folder to be written does not lie among pictures, as a class of its own.
+
+    Raises:
+        ValueError: It does.
+    """
+    pictures = os.path.realpath(pictures)
+    if os.path.commonpath([pictures, os.path.realpath(folder)]) == pictures:
+        raise ValueError(
+            f"Expected a folder outside of that of the pictures, {pictures!r}. "
+            f"Received: {str(folder)!r}"
+        )
+
+
 @contextlib.contextmanager
 def whole_folder(target: Path, overwrite: bool) -> Iterator[Path]:
     """A folder to write to, which gets its name when all is written.

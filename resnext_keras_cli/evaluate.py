@@ -66,17 +66,18 @@ def evaluate(
     """
     with quiet_start():
         from resnext_keras.prediction import find_class_names, load_classifier
-        from resnext_keras.targets import checked_folder, whole_folder
+        from resnext_keras.targets import check_outside, checked_folder, whole_folder
         from resnext_keras.training import evaluate as evaluate_with
         from resnext_keras.training import open_evaluation
         from resnext_keras.training.report import FILES, REPORT, title_of, write_report
 
     choice = find_choice(model, weights)
     names = find_class_names(*choice)
-    pictures, how = open_evaluation(data, names, labels)
     name = _name_of(*choice)
     target = output or f"{name}.evaluation"
     target = checked_folder(target, overwrite, Path(REPORT), FILES, "report")
+    check_outside(target, data)
+    pictures, how = open_evaluation(data, names, labels)
     if not as_json:
         click.echo(f"{len(pictures)} pictures, classes {how}.")
     classifier = load_classifier(*choice)

@@ -18,11 +18,11 @@ def class_folders(folder, count=15):
     return folder
 
 
-def records(folder, pictures):
+def records(folder, pictures, classes=CLASSES):
     """The pictures of class folders as TFRecords with a label file; gives them."""
     folder.mkdir()
     with tf.io.TFRecordWriter(str(folder / "all.tfrecord")) as file:
-        for label, name in enumerate(CLASSES):
+        for label, name in enumerate(classes):
             for path in sorted((pictures / name).iterdir()):
                 image = tf.train.BytesList(value=[path.read_bytes()])
                 features = {
@@ -34,5 +34,5 @@ def records(folder, pictures):
                 features = tf.train.Features(feature=features)
                 example = tf.train.Example(features=features)
                 file.write(example.SerializeToString())
-    (folder / "labels.txt").write_text("\n".join(CLASSES))
+    (folder / "labels.txt").write_text("\n".join(classes))
     return folder

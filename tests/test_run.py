@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import pytest
 from PIL import Image
+from run_data import records as write_records
 
 from resnext_keras import ResNeXtSpec
 from resnext_keras.features.listing import readable
@@ -137,6 +138,25 @@ def test_a_run_goes_on_when_its_pictures_were_moved(data, tmp_path):
         assert name == f"{readable(str(place))}/train/dark/broken.jpg"
 
 
+def test_a_run_on_one_file_of_records_goes_on_without_the_broken_one(data, tmp_path):
+    write_records(tmp_path / "records", data / "train", ("dark", "light"))
+    shutil.copytree(tmp_path / "records", tmp_path / "moved")
+    for folder in ("records", "moved"):
+        path = tmp_path / folder / "all.tfrecord"
+        run = open_run(settings(path), tmp_path / "run", resume=True)
+        ((broken, _),) = run.skipped
+        assert broken == f"{path}, record 12"
+        assert len(run.training) + len(run.validation) == 24
+
+
+def test_a_batch_in_parts_is_one_however_few_the_pictures(done, data):
+    run, _ = done
+    for batch, parts, steps in ((8, 1, 3), (8, 4, 12), (64, 1, 1), (64, 4, 4)):
+        recipe = adjusted(RECIPES["cifar"], batch_size=batch)
+        to = settings(data, phases=(Phase(recipe),), accumulate=parts)
+        assert dataclasses.replace(run, settings=to).steps(to.phases[0]) == steps
+
+
 def test_no_more_steps_are_run_at_once_than_an_epoch_has(data, tmp_path):
     with pytest.raises(ValueError, match=r"at most 3, .* steps_per_execution=4"):
         open_run(settings(data, steps_per_execution=4), tmp_path / "run")
@@ -164,6 +184,12 @@ def test_fine_tuning_begins_with_the_weights_and_a_new_head(data, tmp_path):
     run = open_run(Settings(str(data), spec, weights, phases), tmp_path / "run")
     classifier = train(run, verbose=0)
     assert classifier.model.output_shape == (None, 2)
+
+
+@pytest.mark.parametrize("epochs", ["many", 2.5, 0])
+def test_epochs_of_fine_tuning_that_are_no_number_are_refused(epochs):
+    with pytest.raises(ValueError, match=f"`epochs` to be a positive .*={epochs!r}"):
+        finetune_phases(TINY, epochs=epochs)
 
 
 def test_validation_sees_as_much_detail_as_random_crops_do(data):

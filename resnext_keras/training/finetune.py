@@ -2,6 +2,7 @@
 
 import os
 
+from resnext_keras.arguments import positive_integer
 from resnext_keras.specs import ARCHITECTURES, ResNeXtSpec, get_spec
 from resnext_keras.training.recipes import FINETUNE_HEAD, FINETUNE_STAGES, adjusted
 from resnext_keras.training.settings import Phase
@@ -64,7 +65,7 @@ def finetune_phases(
         ValueError: As of `adjusted`.
     """
     last = 1 + len(spec.depths)
-    of_head = None if epochs is None else -(-epochs // 3)
+    of_head = None if epochs is None else -(-positive_integer("epochs", epochs) // 3)
     head = adjusted(
         FINETUNE_HEAD, epochs=of_head, learning_rate=learning_rate, **changes
     )

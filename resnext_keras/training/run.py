@@ -18,7 +18,7 @@ from resnext_keras.devices import on_accelerator
 from resnext_keras.features.listing import readable
 from resnext_keras.prediction import default_preprocessing
 from resnext_keras.preprocessing import Preprocessing
-from resnext_keras.targets import whole_folder
+from resnext_keras.targets import check_outside, whole_folder
 from resnext_keras.training.determinism import check_deterministic
 from resnext_keras.training.distribution import Devices, find_devices
 from resnext_keras.training.keeper import CHECKPOINT
@@ -61,8 +61,9 @@ class Run:
     devices: Devices
 
     def steps(self, phase: Phase) -> int:
-        """Number of steps of an epoch, at least one."""
-        return max(len(self.training) // self.settings.step_size(phase), 1)
+        """Number of steps of an epoch: those of its whole batches, at least one."""
+        batches = max(len(self.training) // phase.recipe.batch_size, 1)
+        return batches * self.settings.accumulate
 
     @property
     def evaluation_rows(self) -> int:
@@ -103,7 +104,7 @@ def open_run(
         resume = _check_folder(folder, resume)
     else:  # the chief may be making it just now
         resume = resume and (folder / CHECKPOINT).is_file()
-    _check_outside(folder, settings.data)
+    check_outside(folder, settings.data)
     reading = run_preprocessing(settings)
     # TensorFlow's need of memory, by which a GPU that has too little refuses itself.
     if keras.config.backend() == "tensorflow" and not on_accelerator():
@@ -156,16 +157,6 @@ def _check_executions(run: Run) -> None:
             f"Expected `steps_per_execution` to be at most {steps}, the steps of an "
             f"epoch of {len(run.training)} pictures. Received: "
             f"steps_per_execution={together}"
-        )
-
-
-def _check_outside(folder: Path, data: str) -> None:
-    """The folder of a run in that of its pictures would be a class of its own."""
-    data = os.path.realpath(data)
-    if os.path.commonpath([data, os.path.realpath(folder)]) == data:
-        raise ValueError(
-            f"Expected a folder outside of that of the pictures, {readable(data)!r}. "
-            f"Received: {str(folder)!r}"
         )
 
 
@@ -227,13 +218,11 @@ def _without(pictures: Pictures, skipped: list[tuple[str, str]]) -> Pictures:
 
 def _read_skipped(folder: Path, data: str) -> list[tuple[str, str]]:
     """What was left out when the run began, under the names that it has now."""
-    before = readable(json.loads((folder / RUN).read_text())["settings"]["data"])
+    before = json.loads((folder / RUN).read_text())["settings"]["data"]
+    before, now = (readable(path).rstrip(os.sep) for path in (before, data))
     with (folder / SKIPPED).open(newline="", encoding="utf-8") as file:
         rows = list(csv.reader(file))[1:]
-    return [
-        (os.path.join(readable(data), os.path.relpath(name, before)), reason)
-        for name, reason in rows
-    ]
+    return [(now + name.removeprefix(before), reason) for name, reason in rows]
 
 
 def _difference(found, received, name: str = "") -> str:
