@@ -97,6 +97,7 @@ def test_a_training_split_alone_is_split_by_share(tmp_path):
 def test_a_class_may_be_named_as_a_split(tmp_path):
     for label in ("bus", "train"):
         write(tmp_path / label, "1.png", "2.png")
+    (tmp_path / "train" / ".thumbnails").mkdir()
     assert open_split(tmp_path).class_names == ("bus", "train")
 
 
@@ -210,9 +211,18 @@ def spoil_one_split(folder):
         os.rename(folder / name, folder / "val" / name)
 
 
+def spoil_by_a_pipe(folder):
+    os.mkfifo(folder / "cat" / "pipe.png")
+
+
 @pytest.mark.parametrize(
     ("spoil", "found"),
     [
+        pytest.param(
+            spoil_by_a_pipe,
+            r"pipe.png', no regular file; remove it",
+            marks=pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes"),
+        ),
         (spoil_one_class, "with 1: 'cat'; give the folder above"),
         (spoil_empty_class, "none in 'fish'; add some, or remove the folder"),
         (spoil_single, "one picture of 'fish'; add some, or remove"),

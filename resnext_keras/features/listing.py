@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from resnext_keras.prediction import SUFFIXES
 
 CIRCLE = "a link to a folder that it lies in; not followed"
+IRREGULAR = "no regular file"  # a pipe, say, which could be waited for without end
 
 
 def list_pictures(
@@ -22,7 +23,7 @@ def list_pictures(
 
     Yields:
         The path of a file that is named as pictures are, and None; or the path of
-        a folder that cannot be listed, and why.
+        a folder that cannot be listed, or of what is no file, and why.
     """
     for root in map(os.fspath, roots):
         if os.path.isdir(root):
@@ -57,7 +58,7 @@ def _in_folder(root: str) -> Iterator[tuple[str, str | None]]:
         if _is_folder(entry):
             folders.append(entry.path)
         elif entry.name.lower().endswith(SUFFIXES):
-            yield entry.path, None
+            yield entry.path, IRREGULAR if _is_irregular(entry) else None
 
 
 def _backwards(entries) -> list[os.DirEntry]:
@@ -69,6 +70,14 @@ def _is_folder(entry: os.DirEntry) -> bool:
     try:
         return entry.is_dir()
     except OSError:  # a link in a circle of links: no folder, and no picture either
+        return False
+
+
+def _is_irregular(entry: os.DirEntry) -> bool:
+    """Whether there is something, but no file; a broken link is not even something."""
+    try:
+        return not entry.is_file() and os.path.exists(entry.path)
+    except OSError:
         return False
 
 

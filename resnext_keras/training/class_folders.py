@@ -8,7 +8,12 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from resnext_keras.features.listing import CIRCLE, list_pictures, readable
+from resnext_keras.features.listing import (
+    CIRCLE,
+    IRREGULAR,
+    list_pictures,
+    readable,
+)
 from resnext_keras.prediction import SUFFIXES
 from resnext_keras.training.picture_set import (
     SPLITS,
@@ -115,7 +120,7 @@ def _open_one(folder: str) -> Pictures:
         raise ValueError(
             f"Expected pictures ({' '.join(SUFFIXES)}) in each class folder. Received: "
             f"{readable(folder)!r} with none in {few(empty)}; add some, or remove "
-            "the folder"
+            "the folder, of other splits too"
         )
     labels = np.repeat(np.arange(len(classes), dtype="int32"), counts)
     return of_files(paths, labels, tuple(map(readable, classes)))
@@ -125,12 +130,17 @@ def pictures_within(folder: str | os.PathLike) -> list[bytes]:
     """Paths of the pictures in a folder, however deep, in the order of their names.
 
     Raises:
-        ValueError: A folder cannot be listed.
+        ValueError: A folder cannot be listed, or what is named as a picture is no file.
     """
     paths = []
     for path, trouble in list_pictures([folder]):
         if trouble is None:
             paths.append(os.fsencode(path))
+        elif trouble == IRREGULAR:
+            raise ValueError(
+                "Expected pictures that are files. Received: "
+                f"{readable(path)!r}, {trouble}; remove it"
+            )
         elif trouble != CIRCLE:
             raise ValueError(
                 "Expected folders that can be listed. Received: "
@@ -142,7 +152,10 @@ def pictures_within(folder: str | os.PathLike) -> list[bytes]:
 def _holds_folders(path: str) -> bool:
     # One that cannot be listed is told of when it is opened.
     with contextlib.suppress(OSError), os.scandir(path) as entries:
-        return any(os.path.isdir(entry.path) for entry in entries)
+        return any(
+            os.path.isdir(entry.path) and not entry.name.startswith(".")
+            for entry in entries
+        )
     return False
 
 
