@@ -138,6 +138,23 @@ def test_a_run_goes_on_when_its_pictures_were_moved(data, tmp_path):
         assert name == f"{readable(str(place))}/train/dark/broken.jpg"
 
 
+@pytest.mark.parametrize("name", ["000.jpg", "zzz.jpg"])
+def test_a_broken_picture_is_not_what_is_held_out(tmp_path, name):
+    for label in ("a", "b"):
+        (tmp_path / "data" / label).mkdir(parents=True)
+        for number in range(2):
+            picture = Image.new("RGB", (40, 40), (100 * number,) * 3)
+            picture.save(tmp_path / "data" / label / f"{number}.png")
+    (tmp_path / "data" / "a" / name).write_text("a letter")
+    for seed in range(4):
+        to = settings(tmp_path / "data", seed=seed)
+        for _ in range(2):
+            run = open_run(to, tmp_path / f"run{seed}", resume=True)
+            assert len(run.skipped) == 1
+            assert sorted(run.training.labels) == [0, 1]
+            assert sorted(run.validation.labels) == [0, 1]
+
+
 def test_a_run_on_one_file_of_records_goes_on_without_the_broken_one(data, tmp_path):
     write_records(tmp_path / "records", data / "train", ("dark", "light"))
     shutil.copytree(tmp_path / "records", tmp_path / "moved")

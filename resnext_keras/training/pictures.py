@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import tensorflow as tf
@@ -26,7 +26,10 @@ NO_FORMAT = "no JPEG, PNG, BMP or WebP, or one of too many pixels or an absurd a
 
 
 def open_pictures(
-    path: str | os.PathLike, validation_share: float = 0.2, seed: int = 0
+    path: str | os.PathLike,
+    validation_share: float = 0.2,
+    seed: int = 0,
+    keep: Callable[[Pictures], Pictures] = lambda pictures: pictures,
 ) -> tuple[Pictures, Pictures]:
     """The pictures of a data set to train on, and those to validate with.
 
@@ -39,6 +42,7 @@ def open_pictures(
         validation_share: Between 0 and 1, the share of each class that is held out,
             at least one picture, of a data set without a validation split.
         seed: Decides which pictures are held out, 0 to 2**32 - 1.
+        keep: Takes out what is not to be used, before any is held out.
 
     Returns:
         The pictures of training and those of validation, of the same classes.
@@ -67,10 +71,10 @@ def open_pictures(
     if validation is None:
         (whole,) = _opened(layout, training or "")
         _check(whole, layout.path)
-        return _split(whole, validation_share, seed)
+        return _split(keep(whole), validation_share, seed)
     opened = _opened(layout, training, validation)
     _check(opened[0], layout.path)
-    return opened
+    return keep(opened[0]), keep(opened[1])
 
 
 def open_split(path: str | os.PathLike) -> Pictures:

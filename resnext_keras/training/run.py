@@ -110,15 +110,21 @@ def open_run(
     if keras.config.backend() == "tensorflow" and not on_accelerator():
         check_run_memory(settings, reading.size, devices.workers)
     found = settings.weights and find_weights(settings.weights, settings.spec.name)
-    if isinstance(found, WeightSet):
-        fetch(found)
-    pictures = open_pictures(settings.data, settings.validation_share, settings.seed)
-    if resume:
-        skipped = _read_skipped(folder, settings.data)
-        training, validation = (_without(split, skipped) for split in pictures)
-    else:
-        (training, bad), (validation, worse) = map(decodable, pictures)
-        skipped = [*bad, *worse]
+    skipped = _read_skipped(folder, settings.data) if resume else []
+
+    def keep(pictures):
+        # After the quick checks of the data set, before the long one.
+        if isinstance(found, WeightSet):
+            fetch(found)
+        if resume:
+            return _without(pictures, skipped)
+        kept, left_out = decodable(pictures)
+        skipped.extend(left_out)
+        return kept
+
+    training, validation = open_pictures(
+        settings.data, settings.validation_share, settings.seed, keep
+    )
     run = Run(settings, folder, training, validation, skipped, reading, resume, devices)
     _check_executions(run)
     if devices.is_chief:
