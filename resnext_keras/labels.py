@@ -42,7 +42,7 @@ def class_names(table: str = "imagenet") -> tuple[str, ...]:
     Raises:
         ValueError: There is no such table; the error lists those there are.
     """
-    if table not in TABLES:
+    if not isinstance(table, str) or table not in TABLES:
         near = difflib.get_close_matches(str(table).lower(), TABLES, n=1)
         hint = f"Did you mean {near[0]!r}? " if near else ""
         raise ValueError(

@@ -3,7 +3,7 @@
 import contextlib
 import operator
 import re
-from numbers import Real
+from numbers import Integral, Real
 
 import keras
 from keras import layers
@@ -138,6 +138,12 @@ def _open_tensors(weights, spec, shapes):
         return
     found = find_weights(weights, spec.name)
     if isinstance(found, WeightSet):
+        if spec != get_spec(found.architecture):
+            raise ValueError(
+                f"Expected the spec that {found.architecture!r} stands for, for the "
+                f"weight set {found.name}; give yours a name of its own. "
+                f"Received: {spec!r}"
+            )
         if found.classes is None and "predictions/kernel" in shapes:
             raise ValueError(
                 f"Expected include_top=False, since the weight set {found.name} has no "
@@ -158,7 +164,7 @@ def _checked_name(name):
 
 
 def _check_choices(pooling, classifier_activation, weights, include_top):
-    if pooling not in (None, *POOLING_LAYERS):
+    if pooling is not None and not _is_one_of(pooling, str, POOLING_LAYERS):
         raise ValueError(
             "Expected `pooling` to be None, 'avg' or 'max'. "
             f"Received: pooling={pooling!r}"
@@ -173,7 +179,9 @@ def _check_choices(pooling, classifier_activation, weights, include_top):
 
 
 def _check_blocks(spec, output_stride, drop_path_rate):
-    if output_stride not in (None, *spec.strides):
+    if output_stride is not None and not _is_one_of(
+        output_stride, Integral, spec.strides
+    ):
         *first, last = map(str, reversed(spec.strides))
         raise ValueError(
             f"Expected `output_stride` to be None, {', '.join(first)} or {last}, the "
@@ -187,6 +195,12 @@ def _check_blocks(spec, output_stride, drop_path_rate):
         )
 
 
+def _is_one_of(value, kind, choices):
+    """Not by `in` alone, which takes True for 1 and breaks on lists and arrays."""
+    is_kind = isinstance(value, kind) and not isinstance(value, bool)
+    return is_kind and value in choices
+
+
 def _input_shape(spec, include_top, input_tensor, input_shape):
     """Shape of one image: of the tensor, as given, or the default."""
     if input_tensor is not None:
@@ -195,13 +209,16 @@ def _input_shape(spec, include_top, input_tensor, input_shape):
                 "Expected `input_tensor` to be a Keras tensor, as keras.Input gives. "
                 f"Received: input_tensor={input_tensor!r}"
             )
-        shape = tuple(input_tensor.shape[1:])
-        if input_shape is not None and tuple(input_shape) != shape:
+        shape = _checked_shape(tuple(input_tensor.shape[1:]), "input_tensor")
+        given = shape
+        if input_shape is not None:
+            given = _checked_shape(input_shape, "input_shape")
+        if any(a != b for a, b in zip(given, shape, strict=True) if None not in (a, b)):
             raise ValueError(
                 f"Expected `input_shape` to be None or {shape}, that of the "
                 f"`input_tensor`. Received: input_shape={input_shape!r}"
             )
-        return _checked_shape(shape, "input_tensor")
+        return shape
     if input_shape is not None:
         return _checked_shape(input_shape, "input_shape")
     size = spec.image_size if include_top else None

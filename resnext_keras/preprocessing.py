@@ -88,12 +88,16 @@ class Preprocessing:
                     f"Expected `{field}` to be a positive number of pixels. "
                     f"Received: {field}={value!r}"
                 )
+            object.__setattr__(self, field, int(value))  # NumPy's go into no JSON
         if self.resize < self.size:
             raise ValueError(
                 "Expected `resize` to be at least `size`. "
                 f"Received: size={self.size}, resize={self.resize}"
             )
-        if self.interpolation not in INTERPOLATIONS:
+        if (
+            not isinstance(self.interpolation, str)
+            or self.interpolation not in INTERPOLATIONS
+        ):
             raise ValueError(
                 f"Expected `interpolation` to be one of {list(INTERPOLATIONS)}. "
                 f"Received: interpolation={self.interpolation!r}"

@@ -74,7 +74,7 @@ class ResNeXtSpec:
                 "Expected `depths` to be a tuple of positive integers, the number of "
                 f"blocks of each stage. Received: depths={depths!r}"
             )
-        object.__setattr__(self, "depths", tuple(depths))
+        object.__setattr__(self, "depths", tuple(map(int, depths)))
         for field in ("cardinality", "group_width"):
             value = getattr(self, field)
             if not _is_count(value):
@@ -82,7 +82,8 @@ class ResNeXtSpec:
                     f"Expected `{field}` to be a positive integer. "
                     f"Received: {field}={value!r}"
                 )
-        if self.stem not in STEMS:
+            object.__setattr__(self, field, int(value))  # NumPy's go into no JSON
+        if not isinstance(self.stem, str) or self.stem not in STEMS:
             raise ValueError(
                 f"Expected `stem` to be one of {sorted(STEMS)}. "
                 f"Received: stem={self.stem!r}"
@@ -97,7 +98,7 @@ class ResNeXtSpec:
                 "Expected `stem_filters` to be a tuple of one or three positive "
                 f"integers. Received: stem_filters={filters!r}"
             )
-        object.__setattr__(self, "stem_filters", tuple(filters))
+        object.__setattr__(self, "stem_filters", tuple(map(int, filters)))
         for field in ("pooled_shortcut", "squeeze_excite", "anti_aliased"):
             value = getattr(self, field)
             if not isinstance(value, bool):

@@ -1,6 +1,8 @@
 """The networks are called as keras.applications' are, and are the paper's."""
 
+import dataclasses
 import inspect
+import json
 import re
 
 import keras
@@ -179,6 +181,21 @@ def test_it_is_built_on_a_given_tensor_with_the_layers_before_it():
     )
 
 
+def test_a_tensor_of_any_size_goes_with_any_input_shape():
+    """As in keras.applications, where its own is the one that counts."""
+    for shape in ((40, 40, 3), (None, 40, 3), (None, None, 3)):
+        model = tiny(input_tensor=keras.Input((None, None, 3)), input_shape=shape)
+        assert model.input_shape == (None, None, None, 3)
+
+
+def test_numbers_of_numpy_are_numbers():
+    two = np.int64(2)
+    spec = ResNeXtSpec("own", (two, 1), two, np.int32(4), stem_filters=(two,))
+    reading = resnext_keras.Preprocessing(np.int64(32), np.int64(40))
+    for facts in map(dataclasses.asdict, (spec, reading)):
+        assert json.loads(json.dumps(facts))
+
+
 def test_the_classifier_gives_logits_probabilities_or_what_is_asked_for():
     images = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype("float32")
     logits = tiny(classifier_activation=None)
@@ -203,6 +220,8 @@ def test_scores_keep_their_precision_under_a_mixed_policy():
     assert model.get_layer("conv3_block1_2_conv").compute_dtype == "bfloat16"
 
 
+OF_THE_SAME_NAME = ResNeXtSpec("resnext50_32x4d", (1, 1), 2, 4)
+
 BAD_ARGUMENTS = [
     ({"spec_or_name": "resnext50"}, "resnext50_32x4d"),
     ({"spec_or_name": "vgg16"}, "list_models"),
@@ -213,6 +232,7 @@ BAD_ARGUMENTS = [
         {"input_tensor": keras.Input((64, 64, 3)), "input_shape": (32, 32, 3)},
         "(64, 64, 3)",
     ),
+    ({"input_tensor": keras.Input((64, 64, 3)), "input_shape": 64}, "shape of one"),
     ({"classes": 0}, "classes=0"),
     ({"classes": -5}, "classes=-5"),
     ({"classes": 2.5}, "classes=2.5"),
@@ -220,6 +240,9 @@ BAD_ARGUMENTS = [
     ({"classes": True}, "classes=True"),
     ({"pooling": "mean"}, "pooling='mean'"),
     ({"pooling": ["avg"]}, "pooling="),
+    ({"pooling": np.array(["avg", "max"]), "include_top": False}, "pooling="),
+    ({"output_stride": True}, "output_stride=True"),
+    ({"output_stride": np.array([1, 2])}, "output_stride="),
     ({"input_shape": (31, 64, 3)}, "input_shape=(31, 64, 3)"),
     ({"input_shape": (64, 16, 3)}, "at least 32"),
     ({"input_shape": (3, 224, 224)}, "(H, W, channels)"),
@@ -238,6 +261,10 @@ BAD_ARGUMENTS = [
     ({"weights": "imagenet"}, "No ImageNet weights of 'tiny' are published"),
     ({"weights": "no/such/file.weights.h5"}, "no/such/file.weights.h5"),
     ({"weights": "digits"}, "resnext11_8x4d"),
+    (
+        {"spec_or_name": OF_THE_SAME_NAME, "weights": "imagenet"},
+        "give yours a name of its own",
+    ),
 ]
 
 
@@ -269,6 +296,7 @@ def test_trained_weights_go_with_logits_or_probabilities_only(tmp_path):
         ("cardinality", 0),
         ("group_width", 2.5),
         ("stem", "vgg"),
+        ("stem", ["imagenet"]),
     ],
 )
 def test_an_impossible_spec_is_refused(field, value):

@@ -261,6 +261,7 @@ def test_a_name_of_several_sets_lists_them(name):
         ("tv2_in1k", "resnext101_32x4d"),
         ("IMAGENET1K_V2", "resnext101_32x4d"),
         ("digits", "resnext50_32x4d"),
+        ("resnext50_32x4d.imagenet", "resnext101_32x4d"),
     ],
 )
 def test_a_set_of_another_architecture_is_refused(weights, architecture):
@@ -280,6 +281,8 @@ def test_a_set_of_another_architecture_is_refused(weights, architecture):
         ("tv3_in1k", "resnext50_32x4d", "tv2_in1k"),
         ("imagenet1k_v2", "resnext50_32x4d", None),
         ("IMAGENET1K_V3", "resnext50_32x4d", "IMAGENET1K_V2"),
+        ("imagnet", "resnext50_32x4d", "imagenet"),
+        ("ImageNet", "resnext50_32x4d", "imagenet"),
     ],
 )
 def test_near_names_are_suggested(weights, architecture, near):

@@ -49,7 +49,7 @@ def weights_preprocessing(name: str, size: int | None = None) -> Preprocessing:
     by_size = {e.preprocessing.size: e.preprocessing for e in found.evaluations}
     if size is None:
         return found.preprocessing
-    if size not in by_size:
+    if size not in tuple(by_size):
         raise WeightsError(
             f"Expected `size` to be one that {found.name} was evaluated at: "
             f"{' or '.join(map(str, by_size))}. Received: size={size!r}"
@@ -118,8 +118,11 @@ def find_weights(
         )
     is_name = isinstance(weights, str) and os.sep not in weights
     owner, _, tag = os.fsdecode(weights).rpartition(".")
-    if is_name and tag == "imagenet" and architecture in (None, owner or architecture):
-        return _default(owner or architecture, weights)
+    if is_name and tag == "imagenet":
+        if architecture not in (None, owner or architecture) and owner in ARCHITECTURES:
+            raise _of_another(weights, [_default(owner, weights)], architecture)
+        if architecture in (None, owner or architecture):
+            return _default(owner or architecture, weights)
     if weights in WEIGHT_SETS:
         found = WEIGHT_SETS[weights]
         if architecture not in (None, found.architecture):
@@ -205,6 +208,8 @@ def _unknown(weights, path, architecture) -> WeightsError:
         n for s in sets or WEIGHT_SETS.values() for n in (s.tag, s.name, *s.aliases)
     ]
     listed = f"of {architecture!r} there are {_listed(sets)}"
+    if architecture and default_set(architecture):
+        names = ["imagenet", f"{architecture}.imagenet", *names]
     return WeightsError(
         "Expected the name of a weight set or the path of a file."
         f"{_did_you_mean(weights, dict.fromkeys(names))} {received}; "
@@ -229,6 +234,7 @@ def _files_beside(path: Path) -> list[str]:
 
 def _did_you_mean(name: str, names: Collection[str]) -> str:
     near = difflib.get_close_matches(name, names, n=3)
+    near = near or difflib.get_close_matches(name.lower(), names, n=3)
     return f" Did you mean {' or '.join(near)}?" if near else ""
 
 
