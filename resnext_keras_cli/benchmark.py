@@ -2,15 +2,14 @@
 
 import json
 import shlex
-from pathlib import Path
 
 import click
 
 from resnext_keras_cli.names import find_model
-from resnext_keras_cli.options import size_option
+from resnext_keras_cli.options import checked_file, size_option
 from resnext_keras_cli.start import quiet_start
 
-FILE = click.Path(dir_okay=False, writable=True)
+FILE = click.Path(dir_okay=False)
 
 WORDS = ("contender", "failed")  # the columns that are no numbers
 
@@ -78,10 +77,11 @@ class SeveralValues(click.Command):
     show_default=True,
     help="Calls that each process counts: more in 2 seconds, fewer in 10.",
 )
-@click.option("--plot", type=FILE, help="PNG file to draw the times into.")
-@click.option("--json", "json_file", type=FILE, help="File for every single time.")
+@click.option("--plot", type=FILE, help="The .png file to draw the times into.")
+@click.option("--json", type=FILE, help="The .json file for every single time.")
+@click.option("--overwrite", is_flag=True, help="Replace files that exist.")
 @click.pass_context
-def benchmark(ctx, model, peers, batches, size, train, rounds, calls, plot, json_file):
+def benchmark(ctx, model, peers, batches, size, train, rounds, calls, **files):
     """Time MODEL on this machine, side by side with its peers.
 
     MODEL is a name that `resnext-keras list` prints; without it ResNeXt-50. All
@@ -94,23 +94,25 @@ def benchmark(ctx, model, peers, batches, size, train, rounds, calls, plot, json
         from resnext_keras.benchmark.report import make_report
         from resnext_keras.benchmark.rounds import Settings, measure, schedule
         from resnext_keras.specs import get_spec
+        from resnext_keras.targets import whole_file
 
     spec, where = get_spec(find_model(model)), device()
     tasks = ("predict", "train") if train else ("predict",)
     contenders, left_out = choose(_known(peers), tasks, spec.name, where)
-    draw = _plot_function() if plot else None
-    for path in filter(None, (plot, json_file)):
-        _check_writable(Path(path))
+    draw = _plot_function() if files["plot"] else None
+    plot, times = _checked(**files)
     for label, reason in left_out.items():
         click.echo(f"Left out: {label}, which {reason}", err=True)
     settings = Settings(spec, size or spec.image_size, where, calls)
     runs = schedule(contenders, tasks, dict.fromkeys(batches), rounds)
     series = measure(_with_progress(runs), settings)
     report = make_report(series, settings, rounds, ctx.meta["command"])
-    if json_file:
-        Path(json_file).write_text(json.dumps(report.as_json, indent=1) + "\n")
-    if draw:
-        draw(report, plot)
+    if times:
+        with whole_file(times) as path:
+            path.write_text(json.dumps(report.as_json, indent=1) + "\n")
+    if plot:
+        with whole_file(plot) as path:
+            draw(report, path)
     _print(report)
 
 
@@ -139,12 +141,12 @@ def _plot_function():
     return plot
 
 
-def _check_writable(path):
-    """Fails now, not when all is done, and leaves nothing behind."""
-    existed = path.exists()
-    path.open("ab").close()
-    if not existed:
-        path.unlink()
+def _checked(plot, json, overwrite):
+    """The files to be written, None for those that were not asked for."""
+    return (
+        plot and checked_file(plot, ".png", overwrite),
+        json and checked_file(json, ".json", overwrite),
+    )
 
 
 def _with_progress(runs):

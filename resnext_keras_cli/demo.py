@@ -1,12 +1,12 @@
 """`resnext-keras demo`: the trained network that ships, on pictures it never saw."""
 
-from pathlib import Path
-
 import click
 
 from resnext_keras_cli.start import quiet_start
 
 ROWS = 10
+
+SHEET = "resnext-keras-demo.png"
 
 NEXT = """\
 What to try next:
@@ -20,25 +20,27 @@ What to try next:
 @click.option(
     "-o",
     "--output",
-    type=click.Path(dir_okay=False, writable=True),
-    default="resnext-keras-demo.png",
-    show_default=True,
-    help="File that the contact sheet is written to.",
+    type=click.Path(dir_okay=False),
+    help=f"The .png file for the contact sheet. Without it: {SHEET}, here, which "
+    "is replaced.",
 )
-def demo(output):
+@click.option("--overwrite", is_flag=True, help="Replace an --output that exists.")
+def demo(output, overwrite):
     """Classify handwritten digits that training never saw.
 
     Prints predictions and the accuracy, and draws all the pictures with their
     predictions on a contact sheet.
     """
-    Path(output).open("ab").close()  # it fails now, not when all is done
     from tqdm import tqdm
 
     with quiet_start():
         from resnext_keras.contact_sheet import contact_sheet
         from resnext_keras.digits import classify_held_out_digits, held_out_digits
+        from resnext_keras.targets import whole_file
+    from resnext_keras_cli.sheets import checked_sheet
     from resnext_keras_cli.tables import print_table, table
 
+    target = checked_sheet(output or SHEET, False, overwrite or output is None)
     total = len(held_out_digits()[1])
     bar = tqdm(classify_held_out_digits(), total=total, unit=" pictures", disable=None)
     digits = list(bar)
@@ -55,15 +57,18 @@ def demo(output):
             f"{digit.score:.1%}",
             style=None if digit.right else "red",
         )
-    contact_sheet(
+    sheet = contact_sheet(
         [digit.image for digit in digits],
         [d.predicted if d.right else f"{d.predicted}, is {d.truth}" for d in digits],
         [digit.right for digit in digits],
         columns=20,
-    ).save(output, format="PNG")
+    )
+    with whole_file(target) as path:
+        sheet.save(path)
     print_table(rows)
     click.echo(
         f"\n{right} of {len(digits)} held-out pictures right: top-1 accuracy "
-        f"{right / len(digits):.2%}\nAll of them, mistakes in red: {output}\n"
+        f"{right / len(digits):.2%}\nAll of them, mistakes in red: "
+        f"{click.format_filename(target)}\n"
     )
     click.echo(NEXT, nl=False)

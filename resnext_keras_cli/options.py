@@ -51,3 +51,18 @@ def check_new(path, overwrite):
     """Refuses a file that exists and may not be replaced."""
     if os.path.exists(path) and not overwrite:
         raise click.ClickException(f"{path} exists; --overwrite replaces it.")
+
+
+def checked_file(path, suffix, overwrite):
+    """The path of a file that may be written, checked before anything is done.
+
+    Args:
+        path: What was typed.
+        suffix: What it has to end in.
+        overwrite: Whether an existing file may be replaced.
+    """
+    from resnext_keras.targets import checked_target
+
+    target = checked_target(path, (suffix,), overwrite=True)
+    check_new(target, overwrite)
+    return target

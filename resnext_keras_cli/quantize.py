@@ -3,7 +3,7 @@
 import click
 
 from resnext_keras_cli.names import find_network
-from resnext_keras_cli.options import check_new
+from resnext_keras_cli.options import checked_file
 from resnext_keras_cli.pictures import read_pictures
 from resnext_keras_cli.start import quiet_start
 
@@ -39,15 +39,11 @@ def quantize(model, pictures, output, overwrite):
         from resnext_keras import Predictor
         from resnext_keras import quantize as quantize_model
         from resnext_keras.deploy import check_packages, compare_predictions
-        from resnext_keras.deploy.quantize import SUFFIXES
         from resnext_keras.prediction import load_classifier, picture_files
-        from resnext_keras.targets import checked_target
 
     check_packages()
     name, network = find_network(model)
-    output = output or f"{name}.int8.onnx"
-    check_new(output, overwrite)
-    target = checked_target(output, SUFFIXES, overwrite)
+    target = checked_file(output or f"{name}.int8.onnx", ".onnx", overwrite)
     files = picture_files(pictures, MOST)
     if not files:
         raise click.ClickException(f"No pictures in {', '.join(pictures)}.")

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from resnext_keras_cli.options import check_new
+from resnext_keras_cli.options import checked_file
 
 
 def checked_sheet(output, html: bool, overwrite: bool) -> Path:
@@ -13,13 +13,9 @@ def checked_sheet(output, html: bool, overwrite: bool) -> Path:
         html: Whether there is to be a page.
         overwrite: Whether files that exist may be replaced.
     """
-    from resnext_keras.targets import checked_target
-
-    check_new(output, overwrite)
-    target = checked_target(output, (".png",), overwrite)
+    target = checked_file(output, ".png", overwrite)
     if html:
-        check_new(_page(target), overwrite)
-        checked_target(_page(target), (".html",), overwrite)
+        checked_file(_page(target), ".html", overwrite)
     return target
 
 

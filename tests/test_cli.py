@@ -52,11 +52,37 @@ def test_demo_shows_predictions_the_accuracy_and_a_contact_sheet(tmp_path):
         assert min(sheet.size) > 500
 
 
-def test_demo_says_when_it_cannot_write(tmp_path):
-    result = run("demo", "-o", tmp_path / "no" / "folder" / "sheet.png", code=1)
+@pytest.mark.parametrize("output", ["no/folder/sheet.png", "notes.txt", "mine.png"])
+def test_demo_says_when_it_cannot_write(tmp_path, monkeypatch, output):
+    monkeypatch.chdir(tmp_path)
+    for name in ("notes.txt", "mine.png"):
+        (tmp_path / name).write_text("mine")
+    result = run("demo", "-o", output, code=1)
     assert result.stderr.startswith("Error: ")
+    assert output in result.stderr
     assert len(result.stderr.splitlines()) == 1  # no bar: nothing was done yet
     assert result.stdout == ""
+    assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {
+        "notes.txt": "mine",
+        "mine.png": "mine",
+    }
+
+
+def test_demo_replaces_its_own_sheet_when_all_is_drawn(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "resnext-keras-demo.png"
+    path.write_text("earlier")
+    with monkeypatch.context() as patch:
+        stop = Mock(side_effect=KeyboardInterrupt)
+        patch.setattr("resnext_keras.contact_sheet.contact_sheet", stop)
+        run("demo", code=1)
+    assert path.read_text() == "earlier"
+    run("demo")
+    assert os.listdir(tmp_path) == [path.name]
+    with Image.open(path) as sheet:
+        assert sheet.format == "PNG"
+    run("demo", "-o", path.name, code=1)
+    run("demo", "-o", path.name, "--overwrite")
 
 
 def test_predict_names_the_digit(digit_file):

@@ -29,10 +29,12 @@ def test_command_prints_what_it_measured(tmp_path, monkeypatch):
     peers = tuple(e.name for e in entrants[1:])
     monkeypatch.setattr("resnext_keras.benchmark.contenders.PEERS", peers)
     files = {name: tmp_path / name for name in ("times.json", "times.png")}
+    files["times.json"].write_text("earlier")
     start = time.perf_counter()
     result = run(
         *("benchmark", "resnext11_8x4d", "--batch", 2, "--rounds", 1, "--calls", 3),
         *("--json", files["times.json"], "--plot", files["times.png"]),
+        "--overwrite",
     )
     elapsed = time.perf_counter() - start
     assert "stand-in crash, which needs no_such_package: pip install" in result.stderr
@@ -103,6 +105,10 @@ def test_several_values_follow_one_option(arguments, expected):
         (["--rounds", "0"], 2, "0 is not in the range x>=1"),
         (["--plot", "nowhere/plot.png"], 1, "nowhere/plot.png"),
         (["--json", "nowhere/times.json"], 1, "nowhere/times.json"),
+        (["--plot", "notes.txt"], 1, "ends in .png"),
+        (["--json", "notes.txt"], 1, "notes.txt"),
+        (["--plot", "mine.png"], 1, "mine.png exists; --overwrite"),
+        (["--json", "mine.json"], 1, "mine.json exists; --overwrite"),
         (["resnext50"], 1, "Did you mean resnext50_32x4d"),
         (["--plot", "plot.png", "--json", "nowhere/times.json"], 1, "nowhere/times"),
     ],
@@ -112,11 +118,15 @@ def test_bad_input_is_told_before_anything_runs(
 ):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(rounds, "_answer", nothing_may_run)
+    mine = ("mine.json", "mine.png", "notes.txt")
+    for name in mine:
+        (tmp_path / name).write_text("mine")
     result = run("benchmark", *arguments, code=code)
     assert told in result.stderr
     assert result.stderr.splitlines()[-1].startswith("Error: ")
     assert result.stdout == ""
-    assert not list(tmp_path.iterdir())
+    assert sorted(path.name for path in tmp_path.iterdir()) == list(mine)
+    assert {path.read_text() for path in tmp_path.iterdir()} == {"mine"}
 
 
 def test_a_plot_needs_matplotlib(tmp_path, monkeypatch):
