@@ -67,7 +67,7 @@ def val(*numbers):
         (("Cat", "FISH"), ANIMALS, [0, 0, 2, 2], "by names"),
         (("2", "0"), ANIMALS, [2, 2, 0, 0], "by numbers"),
         (("chat", "chien", "poisson"), ANIMALS, [0, 0, 1, 1, 2, 2], "in the order"),
-        (("1", "2", "3"), ANIMALS, [0, 0, 1, 1, 2, 2], "in the order"),
+        (("1", "2", "3"), ANIMALS, [0, 0, 1, 1, 2, 2], "by numbers from 1"),
         (("Cat", "cat"), ("Cat", "cat", "dog"), [0, 0, 1, 1], "by names"),
         (("crane", "Crane", "ox"), ("crane", "crane", "ox"), [0, 0, 1, 1, 2, 2], "by"),
         (("Cardigan", "cardigan"), None, [264, 264, 474, 474], "by names"),
@@ -104,6 +104,11 @@ def test_classes_that_the_network_does_not_have_are_refused(folders):
 def test_a_class_without_pictures_may_be_called_anything():
     pictures = of_classes("cat", "1", "a cow", "fish").subset(np.array([0, 1, 6]))
     assert relabelled(pictures, ANIMALS)[0].labels.tolist() == [0, 0, 2]
+
+
+def test_a_mixture_of_kinds_names_what_does_not_fit():
+    with pytest.raises(ValueError, match=r"does not know '1'; rename"):
+        relabelled(of_classes("cat", "1"), ANIMALS)
 
 
 def test_a_name_of_two_classes_is_refused(folder, labels):

@@ -27,36 +27,33 @@ def relabelled(pictures: Pictures, names: tuple[str, ...]) -> tuple[Pictures, st
 
     Returns:
         The pictures, and in a few words how the two were brought together: by the
-        names of the classes, by their WordNet ids, by their numbers, or, where not
-        one of them is known and they are as many, in the order of their names.
+        names of the classes, by their WordNet ids, by their numbers, from 1 where
+        they are all of 1 to as many as there are, or, where not one of them is known
+        and they are as many, in the order of their names.
 
     Raises:
         ValueError: They cannot be; the message says what a class would be called.
     """
-    used = np.unique(pictures.labels).tolist()
+    given = {n: pictures.class_names[n] for n in np.unique(pictures.labels).tolist()}
+    order = np.arange(len(names), dtype="int32")
+    if pictures.class_names == tuple(map(str, order + 1)):
+        return _with_classes(pictures, order, names), "by numbers from 1"
     numbers = np.zeros(len(pictures.class_names), "int32")
-    spellings = _spellings(names)
-    for kind, spelling in spellings.items():
-        if all(spelling.classes(pictures.class_names[place]) for place in used):
-            for place in used:
-                numbers[place] = spelling.number(pictures.class_names[place], place)
+    unknown = {}
+    for kind, spelling in _spellings(names).items():
+        unknown[kind] = [n for n in given.values() if not spelling.classes(n)]
+        if not unknown[kind]:
+            for place, name in given.items():
+                numbers[place] = spelling.number(name, place)
             return _with_classes(pictures, numbers, names), f"by {kind}"
-    unknown = [
-        name
-        for name in pictures.class_names
-        if not any(spelling.classes(name) for spelling in spellings.values())
-    ]
-    counted = tuple(str(number + 1) for number in range(len(names)))
-    if (
-        len(unknown) == len(pictures.class_names) == len(names)
-        or pictures.class_names == counted
+    if len(pictures.class_names) == len(names) and all(
+        len(some) == len(given) for some in unknown.values()
     ):
-        order = np.arange(len(names))
         return _with_classes(pictures, order, names), "in the order of the names"
     raise ValueError(
         f"Expected classes of the network, which has {len(names)}: {few(names)}. "
         f"Received: {len(pictures.class_names)} classes, of which it does not know "
-        f"{few(unknown)}; rename their folders, or take them out"
+        f"{few(min(unknown.values(), key=len))}; rename their folders, or take them out"
     )
 
 
@@ -102,9 +99,7 @@ def _spellings(names) -> dict[str, _Spelling]:
 
 
 def _with_classes(pictures, numbers, names) -> Pictures:
-    return Pictures(
-        names, numbers[pictures.labels].astype("int32"), pictures.names, pictures.read
-    )
+    return Pictures(names, numbers[pictures.labels], pictures.names, pictures.read)
 
 
 def flat_pictures(
