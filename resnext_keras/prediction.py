@@ -147,6 +147,28 @@ def find_class_names(
     return _names_of_file(classes)
 
 
+def find_preprocessing(
+    spec_or_name: ResNeXtSpec | str | None = None,
+    weights: str | os.PathLike | None = None,
+) -> Preprocessing:
+    """How pictures are read for what `load_classifier` will give, before it is built.
+
+    Args:
+        spec_or_name: As of `load_classifier`.
+        weights: As of `load_classifier`.
+
+    Raises:
+        ValueError: The architecture or the weights are unknown.
+    """
+    spec, found = _find(spec_or_name, weights)
+    if isinstance(found, WeightSet):
+        return found.preprocessing
+    if run := trained(found):
+        return run.preprocessing
+    spec, _, _ = identify(found, [spec] if spec else ARCHITECTURES.values())
+    return default_preprocessing(spec)
+
+
 def _find(spec_or_name, weights) -> tuple[ResNeXtSpec | None, WeightSet | Path]:
     spec = None if spec_or_name is None else get_spec(spec_or_name)
     if weights is None:
@@ -207,31 +229,6 @@ def _from_file(
         names if include_top else (),
         str(path),
     )
-
-
-def picture_files(
-    paths: Iterable[str | os.PathLike], most: int | None = None
-) -> list[Path]:
-    """The files that paths name, and those in folders that are named as pictures.
-
-    Args:
-        paths: Files, whatever their names, and folders, with the folders in them.
-        most: Number of files that are enough; of more, an even choice is taken.
-
-    Returns:
-        The files, those of a folder by name.
-    """
-    files = []
-    for path in map(Path, paths):
-        inside = sorted(path.rglob("*")) if path.is_dir() else [path]
-        files += [
-            file
-            for file in inside
-            if file == path or (file.suffix.lower() in SUFFIXES and file.is_file())
-        ]
-    if most is None or len(files) <= most:
-        return files
-    return [files[number * len(files) // most] for number in range(most)]
 
 
 def default_preprocessing(spec: ResNeXtSpec) -> Preprocessing:

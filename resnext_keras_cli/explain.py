@@ -10,7 +10,7 @@ from resnext_keras_cli.start import quiet_start
 
 
 @click.command()
-@click.argument("picture", type=click.Path())
+@click.argument("picture", type=click.Path(readable=False))
 @click.option(
     "--class",
     "classes",
@@ -41,13 +41,17 @@ def explain(picture, classes, top, layer, model, weights, output, html, overwrit
     """
     with quiet_start():
         from resnext_keras.features.explain import explain as explain_picture
-        from resnext_keras.prediction import load_classifier
+        from resnext_keras.prediction import find_class_names, load_classifier
+        from resnext_keras.preprocessing import read_rgb
         from resnext_keras_cli.sheets import checked_sheet, write_sheet
 
     output = output or f"{Path(picture).stem}.explained.png"
     target = checked_sheet(output, html, overwrite)
-    classifier = load_classifier(*find_choice(model, weights))
-    numbers = [find_class(name, classifier.class_names) for name in classes]
+    choice = find_choice(model, weights)
+    read_rgb(picture)  # or a typo would cost a download
+    names = find_class_names(*choice)  # none where load_classifier says why
+    numbers = [find_class(name, names) for name in classes] if names else []
+    classifier = load_classifier(*choice)
     explanation = explain_picture(classifier, picture, numbers or None, layer, top)
     _print(explanation, write_sheet(explanation, target, html))
 

@@ -7,7 +7,7 @@ import click
 
 from resnext_keras_cli.names import find_network
 from resnext_keras_cli.options import check_new
-from resnext_keras_cli.pictures import read_pictures
+from resnext_keras_cli.pictures import picture_files, read_pictures
 from resnext_keras_cli.start import quiet_start
 
 FORMAT_NAMES = (  # of resnext_keras.deploy.formats, which loads TensorFlow
@@ -23,13 +23,14 @@ FORMAT_NAMES = (  # of resnext_keras.deploy.formats, which loads TensorFlow
     "litert-int8",
 )
 
-MOST = 128  # pictures, of which more calibrate no better
-
 
 @click.command()
 @click.argument("model", metavar="MODEL|WEIGHTS")
 @click.argument(
-    "pictures", nargs=-1, metavar="[PICTURE|FOLDER...]", type=click.Path(exists=True)
+    "pictures",
+    nargs=-1,
+    metavar="[PICTURE|FOLDER...]",
+    type=click.Path(exists=True, readable=False),
 )
 @click.option(
     "--format",
@@ -91,7 +92,7 @@ def export(model, pictures, formats, output, backbone, any_size, top, overwrite)
             export_as,
             try_out,
         )
-        from resnext_keras.prediction import load_classifier, picture_files
+        from resnext_keras.prediction import find_preprocessing, load_classifier
         from resnext_keras.preprocessing import SAMPLE_PHOTO
         from resnext_keras.weights import WEIGHT_SETS
         from resnext_keras_cli.tables import counted
@@ -104,13 +105,11 @@ def export(model, pictures, formats, output, backbone, any_size, top, overwrite)
     for format_ in formats.values():
         for path in format_.paths(base):
             check_new(path, overwrite)
-    files = picture_files(pictures, MOST)
-    if pictures and not files:
-        raise click.ClickException(f"No pictures in {', '.join(pictures)}.")
-    if not files and any(f.precision == "int8" for f in formats.values()):
+    files = picture_files(pictures) if pictures else [SAMPLE_PHOTO]
+    if not pictures and any(f.precision == "int8" for f in formats.values()):
         raise click.ClickException("int8 needs PICTUREs like those to come.")
+    images = read_pictures(files, find_preprocessing(**network))
     classifier = load_classifier(**network, include_top=not backbone, any_size=any_size)
-    images = read_pictures(classifier, files or [SAMPLE_PHOTO])
     if classifier.weights in WEIGHT_SETS:
         about = {"weights": classifier.weights}
     else:
@@ -130,7 +129,7 @@ def export(model, pictures, formats, output, backbone, any_size, top, overwrite)
                 format_, classifier.model, base, images, top, overwrite, **about
             )
             trials[name] = path, try_out(format_, base, images, expected)
-    _print(trials, len(images) if files else None)
+    _print(trials, len(images) if pictures else None)
 
 
 def _base(output, name, formats):

@@ -35,7 +35,7 @@ class Shard(click.ParamType):
     nargs=-1,
     required=True,
     metavar="FOLDER|PICTURE...",
-    type=click.Path(exists=True),
+    type=click.Path(exists=True, readable=False),
 )
 @click.option(
     "-o",

@@ -1,6 +1,7 @@
 """`resnext-keras predict`: the classes of picture files."""
 
 import json
+import os
 
 import click
 
@@ -10,7 +11,7 @@ from resnext_keras_cli.start import quiet_start
 
 
 @click.command()
-@click.argument("pictures", nargs=-1, required=True, type=click.Path())
+@click.argument("pictures", nargs=-1, required=True, type=click.Path(readable=False))
 @model_option
 @weights_option
 @click.option(
@@ -32,7 +33,11 @@ def predict(pictures, model, weights, top, as_json):
         from resnext_keras.prediction import load_classifier
         from resnext_keras.preprocessing import ImageError
 
-    classifier = load_classifier(*find_choice(model, weights))
+    choice = find_choice(model, weights)
+    if not any(map(os.path.lexists, pictures)):  # a typo, which costs no download
+        named = ", ".join(map(click.format_filename, pictures))
+        raise click.ClickException(f"No such file: {named}")
+    classifier = load_classifier(*choice)
     found, broken = [], []
     # A bar for what takes long, and not into a file.
     bar = tqdm(

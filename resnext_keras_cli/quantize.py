@@ -4,16 +4,18 @@ import click
 
 from resnext_keras_cli.names import find_network
 from resnext_keras_cli.options import checked_file
-from resnext_keras_cli.pictures import read_pictures
+from resnext_keras_cli.pictures import picture_files, read_pictures
 from resnext_keras_cli.start import quiet_start
-
-MOST = 128  # pictures; more change nothing, and take a third of a second each
 
 
 @click.command()
 @click.argument("model", metavar="MODEL|WEIGHTS")
 @click.argument(
-    "pictures", nargs=-1, required=True, metavar="PICTURE|FOLDER...", type=click.Path()
+    "pictures",
+    nargs=-1,
+    required=True,
+    metavar="PICTURE|FOLDER...",
+    type=click.Path(readable=False),
 )
 @click.option(
     "-o",
@@ -39,16 +41,13 @@ def quantize(model, pictures, output, overwrite):
         from resnext_keras import Predictor
         from resnext_keras import quantize as quantize_model
         from resnext_keras.deploy import check_packages, compare_predictions
-        from resnext_keras.prediction import load_classifier, picture_files
+        from resnext_keras.prediction import find_preprocessing, load_classifier
 
     check_packages()
     name, network = find_network(model)
     target = checked_file(output or f"{name}.int8.onnx", ".onnx", overwrite)
-    files = picture_files(pictures, MOST)
-    if not files:
-        raise click.ClickException(f"No pictures in {', '.join(pictures)}.")
+    images = read_pictures(picture_files(pictures), find_preprocessing(**network))
     classifier = load_classifier(**network)
-    images = read_pictures(classifier, files)
     click.echo(
         f"Converting {classifier.weights}, then calibrating on {len(images)} pictures.",
         err=True,

@@ -27,7 +27,7 @@ from resnext_keras import (
 )
 from resnext_keras.deploy.comparison import compare_predictions
 from resnext_keras.digits import as_network_sees, held_out_digits
-from resnext_keras.prediction import load_classifier, picture_files
+from resnext_keras.prediction import load_classifier
 from resnext_keras_cli.main import group
 
 pytestmark = pytest.mark.tensorflow
@@ -359,18 +359,3 @@ def test_bad_arguments_give_one_line(arguments, told, tmp_path, monkeypatch):
 def test_the_command_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "onnx", None)
     assert "resnext-keras[fast]" in run("digits", "x.png", code=1).stderr
-
-
-def test_pictures_are_taken_from_all_over_the_folders(tmp_path):
-    (tmp_path / "b").mkdir()
-    names = ["b/1.jpg", "b/2.PNG", "b/3.webp", "c.tiff", "d.jpeg"]
-    for name in [*names, "b/x.txt", "y"]:
-        (tmp_path / name).touch()
-    files = picture_files([tmp_path])
-    assert [str(file.relative_to(tmp_path)) for file in files] == names
-    assert picture_files([tmp_path / "y", tmp_path / "b"]) == [
-        tmp_path / "y",
-        *files[:3],
-    ]
-    assert picture_files([tmp_path], 2) == [files[0], files[2]]
-    assert picture_files([tmp_path], 5) == picture_files([tmp_path], 9) == files
