@@ -323,6 +323,26 @@ def test_folding_again_changes_nothing():
         np.testing.assert_array_equal(one, other)
 
 
+def test_augmentation_is_the_identity_until_it_is_trained():
+    augmentation = layers.Pipeline([layers.RandomFlip(), layers.RandomZoom(0.5)])
+    inner = keras.Sequential([keras.Input((32, 32, 3)), layers.RandomBrightness(0.5)])
+    folded = fold_batch_norm(small(lambda x: inner(layers.Dropout(0)(augmentation(x)))))
+    images = draw_images(1, (3, 32, 32, 3))
+    np.testing.assert_array_equal(folded(images), images)
+    assert np.abs(folded(images, training=True) - images).max() > 1e-3
+
+
+def test_adapters_of_low_rank_are_merged(relative_error):
+    model = randomised(build())
+    for name in ("conv2_block1_1_conv", "conv2_block1_2_conv", "predictions"):
+        layer = model.get_layer(name)
+        layer.enable_lora(2, lora_alpha=3)
+        layer.lora_kernel_b.assign(draw_images(2, layer.lora_kernel_b.shape) / 10)
+    images = draw_images(1, (3, 32, 32, 3))
+    found = fold_batch_norm(model).predict_on_batch(images)
+    assert relative_error(found, model.predict_on_batch(images)) <= 1e-5
+
+
 class Subclassed(keras.Model):
     def call(self, images):
         return images

@@ -1,5 +1,6 @@
 """Batch norm as part of the convolution before it, for prediction."""
 
+import inspect
 from collections import Counter
 from collections.abc import Iterator
 
@@ -20,9 +21,9 @@ def fold_batch_norm(model: keras.Model) -> keras.Model:
     models within the model too; where the convolution's output is also used
     elsewhere, both layers stay.
 
-    The result is made for prediction and its weights are frozen: below layers
-    that are to be trained it is what the frozen network is, only faster, and
-    trained alone it changes nothing, of which Keras warns.
+    The result is made for prediction, as which it is exported too, and its weights
+    are frozen: below layers that are to be trained it is what the frozen network
+    is, only faster, and trained alone it changes nothing, of which Keras warns.
 
     Args:
         model: A functional or `Sequential` model with any inputs and outputs,
@@ -55,10 +56,13 @@ def fold_batch_norm(model: keras.Model) -> keras.Model:
         if layer.name in norms:
             # Zeros, since random numbers for 25 million kernel values take time.
             config |= {"use_bias": True, "kernel_initializer": "zeros"}
+            config.pop("lora_rank", None)  # The folded kernel is the merged one.
         return type(layer).from_config(config)
 
     def call(layer, *args, **kwargs):
-        return args[0] if layer.name in folded_norms else layer(*args, **kwargs)
+        if layer.name in folded_norms:
+            return args[0]
+        return layer(*args, **_predicting(layer, args, kwargs))
 
     folded = keras.models.clone_model(graph, _new_inputs(graph), clone, call)
     for layer in folded.layers:
@@ -67,6 +71,8 @@ def fold_batch_norm(model: keras.Model) -> keras.Model:
             layer.set_weights(_folded_weights(source, norms[layer.name]))
         elif not is_folded(source):
             layer.set_weights(source.get_weights())
+            if hasattr(source, "lora_alpha"):  # which Keras forgets of a dense layer
+                layer.lora_alpha = source.lora_alpha
         if isinstance(layer, layers.Normalization):
             layer.finalize_state()  # It reads new weights only when told to.
         # A frozen batch norm predicts, even where it is called as in training.
@@ -152,6 +158,19 @@ def _sources(part) -> Iterator[str]:
 def _always_trains(calls) -> bool:
     """Whether a layer is called as in training even when its model predicts."""
     return any(call["kwargs"].get("training") for call in calls)
+
+
+def _predicting(layer, args, kwargs) -> dict:
+    """What a layer is called with, so that it predicts unless it is told to train.
+
+    Models are exported without being told either. Keras' augmentation, an identity
+    in prediction, then trains, and its calls say so, whoever made them.
+    """
+    training = inspect.signature(layer.call).parameters.get("training")
+    if training is None or len(args) > 1:
+        return kwargs
+    is_told = training.default is not True and kwargs.get("training") is not None
+    return kwargs if is_told else kwargs | {"training": False}
 
 
 def _fits(layer, norm) -> bool:
