@@ -89,7 +89,8 @@ def extract(folders, output, resume, overwrite, model, weights, **options):
 
     A row has path, sha256, width and height of a picture, and features: the mean
     of the network's last maps. Folders within are searched too, and links followed.
-    A file that is no picture is left out and named in OUTPUT's .errors.csv.
+    A file that is no picture, or may not be read, is left out and named in OUTPUT's
+    .errors.csv; if all are, the exit code is 1, and --resume tries them again.
 
     A run that was stopped, however it was, goes on with --resume and the same
     arguments, and gives the same file; what it has finished is in OUTPUT.parts till
@@ -141,6 +142,8 @@ def extract(folders, output, resume, overwrite, model, weights, **options):
             "with --resume."
         ) from error
     _print(done)
+    if done.skipped and not done.pictures:
+        raise click.exceptions.Exit(1)
 
 
 def _check_new(output, may_exist):

@@ -1,5 +1,6 @@
 """The group of the commands, and what happens to their errors."""
 
+import re
 import warnings
 
 import click
@@ -18,6 +19,8 @@ from resnext_keras_cli.search import search
 from resnext_keras_cli.summary import summary
 from resnext_keras_cli.train import train
 from resnext_keras_cli.weights import weights
+
+OF_PYTHON = re.compile(r"\b(overwrite|resume)=True\b")  # in what the library says
 
 
 class ErrorsInOneLine(click.Group):
@@ -44,7 +47,7 @@ def _in_one_line(error):
         and len(lines) == 1
         and lines[0]
     ):
-        return lines[0]
+        return OF_PYTHON.sub(r"--\1", lines[0])
     kind = type(error).__name__
     told = f"{kind}: {lines[0]}" if lines[0] else kind
     return f"{told} (--traceback shows more)"

@@ -86,12 +86,13 @@ def extract(
     A row has the picture's path, the SHA-256 of its file, width and height of the
     upright picture in pixels, and its features: the mean of the network's last
     maps. What the features came from is in the file's metadata (`read_source`).
-    A file that is no picture is left out, and listed with the reason in
-    `features.errors.csv`; so is a folder that cannot be listed.
+    A file that is no picture, or may not be read, is left out, and listed with the
+    reason in `features.errors.csv`; so is a folder that cannot be listed.
 
     Pictures are read and kept in parts, in `features.parquet.parts`, which makes
     way for the file at the end. A run that was stopped goes on with `resume`, and
-    gives the same file as one that was not.
+    gives the same file as one that was not. A disk, a network or a machine that
+    fails stops it too: nothing is left out for that.
 
     Args:
         folders: Folders, which are searched with all folders in them, and files.
@@ -109,7 +110,8 @@ def extract(
             The rows of all shards, in their order, are those of one run.
         workers: Number of processes, for `"ray"` alone; None for one on each 4 cores.
         resume: Whether to go on with a run that was stopped, where there is one,
-            and to leave a file as it is that one has finished.
+            and to leave a file as it is that one has finished, unless all pictures
+            were left out.
         overwrite: Whether to begin anew, in the place of earlier files.
 
     Raises:
@@ -118,8 +120,8 @@ def extract(
             go on was one of other arguments. Nothing has then been written.
         ImportError: pyarrow, or the engine asked for, is not installed.
         ConnectionError: There is no such Ray cluster, or its workers do not live.
-        OSError: The files cannot be written, as on a full disk. What was finished
-            stays for `resume`.
+        OSError: The files cannot be written, as on a full disk, or pictures cannot
+            be read, as where a network fails. What was finished stays for `resume`.
     """
     target = _checked(path, dtype, batch_size, shard, resume, overwrite)
     folders = _checked_folders(folders)
@@ -130,8 +132,10 @@ def extract(
     network = load_network(spec_or_name, weights, dtype, kind, batch_size)
     plan = _plan(network, folders, shard)
     if resume and target.exists() and not parts.has_begun():
-        parts.remove()
-        return _finished(target, plan)
+        done = _finished(target, plan)
+        if done.pictures or not done.skipped:
+            parts.remove()
+            return done
     with contextlib.ExitStack() as open_:
         read = network.read
         if engine == "ray":

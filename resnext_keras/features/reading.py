@@ -1,6 +1,7 @@
 """Picture files read in parallel, some batches ahead of the network."""
 
 import contextlib
+import errno
 import hashlib
 import itertools
 import os
@@ -23,6 +24,16 @@ from resnext_keras.preprocessing import (
 
 AHEAD = 3  # batches that are read or being read, before they are asked for
 
+OWN = frozenset(
+    (
+        *(errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EISDIR),
+        *(errno.EACCES, errno.EPERM, errno.ENXIO),
+        *(errno.EINVAL, errno.EOVERFLOW),  # a place outside of all files
+    )
+)
+"""What an `OSError` has as its `errno` where the fault is the file's own. With any
+other a disk, a network or the machine fails, and would fail the next files too."""
+
 
 @dataclass(frozen=True)
 class PictureFile:
@@ -33,7 +44,7 @@ class PictureFile:
         sha256: Of the file's bytes, in hexadecimal.
         width: In pixels, of the upright picture.
         height: In pixels.
-        reason: Why it is no picture; empty for one that is.
+        reason: Why it is no picture, or may not be read; empty for one that is.
     """
 
     path: str
@@ -63,6 +74,9 @@ def read_batches(
     Yields:
         In the order of `paths` the files of a batch, and the images of those that
         are pictures, as `preprocess_input` gives them.
+
+    Raises:
+        OSError: A file could not be read, by no fault of its own.
     """
 
     def read(path):
@@ -118,6 +132,11 @@ def _read(
         found = error.__cause__  # without the path, which has a column of its own
         own = isinstance(found, ImageError)
         reason = str(found) if own else f"{type(found).__name__}: {found}"
+        if getattr(found, "errno", None) not in (None, *OWN):
+            raise OSError(
+                f"Expected that {name!r} can be read, or else is removed. "
+                f"Found: {readable(reason)}. What is finished stays for resume=True."
+            ) from error
         return PictureFile(name, "", 0, 0, readable(reason)), None
     pixels = resize_and_crop(rgb, preprocessing)
     image = preprocess_input(in_layout(pixels[np.newaxis]))[0]
