@@ -1,12 +1,16 @@
 """Many small pictures with their captions on one sheet."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 GAP = 8
 CAPTION_HEIGHT = 18
+FONT = Path("fonts", "ttf", "DejaVuSans.ttf")
+"""Of matplotlib: it has the letters of most alphabets, that of Pillow only English."""
+
 INK = {True: "#1a7f37", False: "#cf222e", None: "#24292f"}
 
 
@@ -22,7 +26,8 @@ def contact_sheet(
 
     Args:
         images: uint8 arrays, (H, W) grey or (H, W, 3) RGB, 0 to 255.
-        captions: A short text for each.
+        captions: A short text for each, whose end is cut off where it would run
+            over its neighbours.
         marks: For each True (caption in green), False (red, with a frame) or
             None (black); None for all black.
         columns: Number of pictures in a row.
@@ -50,7 +55,7 @@ def contact_sheet(
     rows = -(-len(images) // columns)
     sheet = Image.new("RGB", (columns * step_x + GAP, rows * step_y + GAP), "white")
     draw = ImageDraw.Draw(sheet)
-    font = ImageFont.load_default(CAPTION_HEIGHT - 5)
+    font = _font()
     for place, (image, caption, mark) in enumerate(
         zip(images, captions, marks, strict=True)
     ):
@@ -63,7 +68,25 @@ def contact_sheet(
             draw.rectangle(
                 (x - 2, y - 2, x + size + 1, y + size + 1), None, INK[mark], 2
             )
+        caption = _shortened(caption, font, size)
         draw.text(
             (x + size / 2, y + size + 1), caption, INK[mark], font=font, anchor="ma"
         )
     return sheet
+
+
+def _font() -> ImageFont.FreeTypeFont:
+    import matplotlib  # here, since most who import this draw nothing
+
+    path = Path(matplotlib.get_data_path(), FONT)
+    return ImageFont.truetype(path, CAPTION_HEIGHT - 5)
+
+
+def _shortened(caption: str, font: ImageFont.FreeTypeFont, width: int) -> str:
+    """A caption on one line of so many pixels, with an ellipsis for what is cut off."""
+    caption = " ".join(caption.split())
+    if font.getlength(caption) <= width:
+        return caption
+    while caption and font.getlength(f"{caption}…") > width:
+        caption = caption[:-1]
+    return f"{caption.rstrip()}…"

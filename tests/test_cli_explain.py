@@ -10,7 +10,7 @@ from PIL import Image
 from test_cli import run
 
 from resnext_keras.digits import held_out_digits
-from resnext_keras.features.explain import SIDE
+from resnext_keras.features.explain import SIDE, Reason
 from resnext_keras.prediction import load_classifier
 
 pytestmark = pytest.mark.tensorflow
@@ -41,6 +41,12 @@ def test_the_most_probable_class_is_drawn_beside_the_picture(digit):
         )
     assert (plain == plain[..., :1]).all()  # a grey picture
     assert np.ptp(heated, axis=-1).max() > 50
+
+
+def test_a_name_that_is_a_number_is_told_apart_from_the_score(digit):
+    assert Reason("3", 0.0, np.zeros((1, 1))).caption == "3: 0.0%"
+    run("explain", "digit.png", "--html")
+    assert f"<strong>{digit}</strong>: " in Path("digit.explained.html").read_text()
 
 
 def test_classes_go_by_name_and_number_and_several_side_by_side(digit):

@@ -141,7 +141,7 @@ def test_titles_are_text_whatever_the_names(tmp_path):
 def test_the_worst_are_shown_worst_first(tmp_path, folder):
     evaluation = evaluated(tmp_path, ("a", "b", "c"), 20)
     page = written(folder, evaluation)
-    shown = re.findall(r"<strong>(\S*)</strong> (0\.\d+)<br>\s*(.*?)<br>", page)
+    shown = re.findall(r"<strong>(\S*)</strong>: (0\.\d+)<br>\s*(.*?)<br>", page)
     assert len(shown) == 20
     outcomes, names = evaluation.outcomes, evaluation.pictures.class_names
     worst = np.argsort(-outcomes.losses, kind="stable")
@@ -149,7 +149,7 @@ def test_the_worst_are_shown_worst_first(tmp_path, folder):
         assert truth == names[outcomes.labels[number]]
         assert float(score) == pytest.approx(np.exp(-outcomes.losses[number]), abs=6e-4)
         predicted = names[outcomes.predicted[number]]
-        taken = f"taken for {predicted} {outcomes.confidence[number]:.3f}"
+        taken = f"taken for {predicted}: {outcomes.confidence[number]:.3f}"
         assert html.unescape(told) == ("recognised" if predicted == truth else taken)
     assert {told == "recognised" for _, _, told in shown} == {True, False}
 

@@ -43,7 +43,7 @@ class Reason:
     @property
     def caption(self) -> str:
         """Name and score."""
-        return f"{self.name} {self.score:.1%}"
+        return f"{self.name}: {self.score:.1%}"
 
 
 @dataclass(frozen=True)

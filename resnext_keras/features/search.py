@@ -57,7 +57,7 @@ class Search:
         """
         drawn = [_drawn(match) for match in self.matches]
         captions = [
-            f"{rank}   {match.similarity:.3f}{note and ', ' + note}"
+            f"{rank}: {match.similarity:.3f}{note and ', ' + note}"
             for rank, (match, (_, note)) in enumerate(
                 zip(self.matches, drawn, strict=True), 1
             )
