@@ -31,17 +31,15 @@ def checked_target(
             be written to.
     """
     path = Path(path).expanduser()
-    folder = path.parent
-    if (
-        not path.name.endswith(suffixes)
-        or path.name in suffixes
-        or not folder.is_dir()
-        or not os.access(folder, os.W_OK)
-    ):
+    ends = path.name.endswith(suffixes)
+    if not ends or path.name in suffixes:
+        # Keras and others choose the format by it, and know it in this case alone.
+        case = ", in lower case" * (not ends and path.name.lower().endswith(suffixes))
         raise error(
-            f"Expected a path that ends in {' or '.join(suffixes)}, in an existing "
-            f"folder that can be written to. Received: {str(path)!r}"
+            f"Expected a path that ends in {' or '.join(suffixes)}{case}. "
+            f"Received: {str(path)!r}"
         )
+    _check_place(path, error)
     if path.is_dir():
         raise error(f"Expected the path of a file. Received the folder {str(path)!r}")
     if path.exists() and not overwrite:
@@ -50,6 +48,21 @@ def checked_target(
             f"Received: {str(path)!r}"
         )
     return path
+
+
+def _check_place(path: Path, error: type[ValueError]) -> None:
+    """The folder is there that something is to be written into."""
+    folder = path.parent
+    if not folder.is_dir():
+        raise error(
+            f"Expected a path in an existing folder. Received: {str(path)!r}; "
+            f"there is no folder {str(folder)!r}"
+        )
+    if not os.access(folder, os.W_OK):
+        raise error(
+            "Expected a path in a folder that can be written to. "
+            f"Received: {str(path)!r}; to write into {str(folder)!r} is not permitted"
+        )
 
 
 @contextlib.contextmanager
@@ -123,11 +136,7 @@ def checked_folder(
             folder that it lies in does not exist or cannot be written to.
     """
     path = Path(os.path.abspath(Path(path).expanduser()))
-    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-        raise ValueError(
-            "Expected a path in an existing folder that can be written to. "
-            f"Received: {str(path)!r}"
-        )
+    _check_place(path, ValueError)
     if not os.path.lexists(path):
         return path
     if not overwrite:

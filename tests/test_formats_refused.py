@@ -53,9 +53,10 @@ def refused(tmp_path):
     return check
 
 
-@pytest.mark.parametrize("name", ["model.pb", "model", "no/folder/model.onnx", ".onnx"])
+@pytest.mark.parametrize("name", ["model.pb", "model", ".onnx", "model.ONNX"])
 def test_a_path_that_cannot_be_is_refused(name, model, refused):
     refused(rf"ends in .onnx or .xml or .tflite.*{name}", model, name)
+    refused("existing folder.*no/folder/m.onnx", model, "no/folder/m.onnx")
 
 
 @pytest.mark.parametrize("name", ["m.onnx", "m.xml", "m.bin", "m.tflite"])
