@@ -4,6 +4,7 @@ import ast
 import contextlib
 import errno
 import os
+import shlex
 import sys
 
 import click
@@ -274,9 +275,10 @@ def tell_result(run, export):
     from resnext_keras.weights.runs import BEST
 
     folder = click.format_filename(run.folder)
+    taken = shlex.quote(folder)
     rows = [
         (REPORT, "learning curves, confusion matrix, the worst classified"),
-        (BEST, f"`resnext-keras predict PICTURE --weights {folder}` takes it"),
+        (BEST, f"`resnext-keras predict PICTURE --weights {taken}` takes it"),
         (MODEL, "the same as a Keras model"),
     ]
     if export:

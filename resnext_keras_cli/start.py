@@ -1,10 +1,28 @@
-"""Loading TensorFlow without what its libraries have to say about it."""
+"""What a process needs first: its streams, and TensorFlow, which is kept quiet."""
 
 import contextlib
 import os
 import sys
 import tempfile
 from collections.abc import Iterator
+
+
+def ready_streams() -> None:
+    """Opens what of stdout and stderr is closed, and prints whatever a name holds.
+
+    A stream that is closed, as by `2>&-`, would be None, and its number that of the
+    next file that is opened. A letter that stdout's encoding lacks becomes a `?`: it
+    would end a command that has done its work.
+    """
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        if getattr(sys, name) is None:
+            nothing = os.open(os.devnull, os.O_WRONLY)
+            if nothing != number:
+                os.dup2(nothing, number)
+                os.close(nothing)
+            setattr(sys, name, os.fdopen(number, "w", encoding="utf-8"))
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="replace")
 
 
 @contextlib.contextmanager

@@ -10,7 +10,21 @@ from rich.table import Table
 
 ANY_WIDTH = 100_000
 
+CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # C0, DEL and C1
+
 TRAILING_BLANKS = re.compile(r" +(\x1b\[0m)?$")  # before the end of a style too
+
+
+class _Rows(Table):
+    """Rows whose text commands no terminal, whatever files and classes are called."""
+
+    def add_row(self, *cells, **options):
+        super().add_row(*map(escaped, cells), **options)
+
+
+def escaped(text: str) -> str:
+    """A text with its control characters as Python writes them in a string."""
+    return CONTROLS.sub(lambda c: c[0].encode("unicode_escape").decode(), text)
 
 
 def table(
@@ -23,10 +37,11 @@ def table(
         right: Those of them whose cells are numbers.
         title: What stands above.
     """
-    empty = Table(box=None, padding=(0, 2, 0, 0), title=title, title_justify="left")
+    title = title and escaped(title)
+    empty = _Rows(box=None, padding=(0, 2, 0, 0), title=title, title_justify="left")
     for column in columns:
         empty.add_column(
-            column,
+            escaped(column),
             justify="right" if column in right else "left",
             no_wrap=column != columns[-1],
         )
@@ -47,11 +62,8 @@ def print_table(rows: Table, width: int = ANY_WIDTH) -> None:
     """Prints a table, each row on one line unless a width is given.
 
     A line that is too long is left to the terminal, so that names can be copied.
-    Text is printed as it is: a file's name may look like rich's markup, or have
-    letters that the terminal does not know.
+    Text is printed as it is: a file's name may look like rich's markup.
     """
-    if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="replace")
     out = Console(markup=False, emoji=False, highlight=False, width=width)
     with out.capture() as printed:
         out.print(rows)
