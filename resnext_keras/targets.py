@@ -31,6 +31,7 @@ def checked_target(
             be written to.
     """
     path = Path(path).expanduser()
+    _check_place(path, error)
     ends = path.name.endswith(suffixes)
     if not ends or path.name in suffixes:
         # Keras and others choose the format by it, and know it in this case alone.
@@ -39,7 +40,6 @@ def checked_target(
             f"Expected a path that ends in {' or '.join(suffixes)}{case}. "
             f"Received: {str(path)!r}"
         )
-    _check_place(path, error)
     if path.is_dir():
         raise error(f"Expected the path of a file. Received the folder {str(path)!r}")
     if path.exists() and not overwrite:
