@@ -122,6 +122,14 @@ NETWORKS = {
     "Sequential": lambda: keras.Sequential(
         [build(include_top=False, pooling="avg"), layers.Dense(3, "sigmoid")]
     ),
+    "augmented": lambda: keras.Sequential(
+        [
+            keras.Input((32, 32, 3)),
+            keras.Sequential([layers.RandomFlip(), layers.RandomCrop(32, 32)]),
+            layers.RandomRotation(0.5),
+            build(include_top=False, pooling="avg"),
+        ]
+    ),
 }
 
 

@@ -131,6 +131,39 @@ def test_a_missing_package_is_named_with_the_extra(
     refused(message, model, name, precision, images, kind=ImportError)
 
 
+@pytest.mark.filterwarnings("ignore")  # the converters'
+@pytest.mark.parametrize(
+    ("ending", "precision"),
+    [
+        ("tflite", "float32"),
+        ("tflite", "int8"),
+        *(
+            pytest.param(ending, precision, marks=pytest.mark.parity)
+            for ending in ("onnx", "xml")
+            for precision in ("float32", "int8")
+        ),
+    ],
+)
+def test_an_operation_that_a_format_lacks_is_named(
+    ending, precision, refused, tmp_path
+):
+    if ending != "tflite":
+        pytest.importorskip("openvino")
+        pytest.importorskip("tf2onnx")
+    image = keras.Input((32, 32, 3))
+    bessel = layers.Lambda(tf.math.bessel_i0e, output_shape=(32, 32, 3))
+    model = keras.Model(image, build()(bessel(image)), name="wavy")
+    (tmp_path / f"model.{ending}").write_bytes(b"mine")
+    refused(
+        rf"^Expected .* \.{ending} .* Received: model='wavy', .*BesselI0e[^\n]*$",
+        model,
+        f"model.{ending}",
+        precision,
+        IMAGES if precision == "int8" else None,
+        overwrite=True,
+    )
+
+
 @pytest.mark.parametrize("kind", [OSError, KeyboardInterrupt])
 def test_nothing_is_left_of_what_fails(kind, model, refused, monkeypatch, tmp_path):
     (tmp_path / "model.tflite").write_bytes(b"mine")

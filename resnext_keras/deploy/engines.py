@@ -16,6 +16,7 @@ import numpy as np
 
 from resnext_keras import extras
 from resnext_keras.deploy.card import CARD_FILE, source_of
+from resnext_keras.deploy.failures import NetworkError, told_briefly
 
 if keras.config.backend() == "tensorflow":
     import tensorflow as tf
@@ -60,7 +61,7 @@ def check_backend() -> None:
 def only_input(inputs: list):
     """The one input of a network; more of them are refused."""
     if len(inputs) != 1:
-        raise ValueError(
+        raise NetworkError(
             "Expected a network of one input. "
             f"Received: a network of {len(inputs)} inputs"
         )
@@ -109,13 +110,27 @@ def build_engine(engine: str, source: Source) -> Engine:
 
     Raises:
         ImportError: A package that the engine needs is not installed.
-        ValueError: The network has several inputs, or Keras did not export it.
+        ValueError: The network has several inputs, Keras did not export it, the
+            file is broken, or the engine cannot run it.
     """
     for package in _packages(engine, source):
         optional(package)
-    if engine == "tensorflow" or isinstance(source, Path):
+    if isinstance(source, Path):
+        kind = f"{source.suffix} file" if source.is_file() else "SavedModel"
+        expected = f"a whole {kind} that {engine} can run"
+        with told_briefly(engine, expected, str(source)):
+            return ENGINES[engine](source)
+    if engine == "tensorflow":
         return ENGINES[engine](source)
-    with exported(source, engine) as path:
+    with (
+        told_briefly(
+            engine,
+            f"a model that {engine} can run",
+            f"model={source.name!r}",
+            *writing_errors(),
+        ),
+        exported(source, engine) as path,
+    ):
         built = ENGINES[engine](path)
     if len(source.outputs) == 1:
         return built
@@ -126,6 +141,11 @@ def build_engine(engine: str, source: Source) -> Engine:
         return keras.tree.pack_sequence_as(structure, built.run(images))
 
     return Engine(run, built.input_shape, built.dtype)
+
+
+def writing_errors() -> tuple[type[Exception], ...]:
+    """What is raised where a disk is full, say, and tells nothing of a model."""
+    return OSError, tf.errors.OpError
 
 
 def _layers(model: keras.Model) -> Iterator[keras.Layer]:
@@ -171,6 +191,7 @@ def exported(
     """A file of a model for an engine, as long as it is needed.
 
     Its input is `INPUT_NAME`; its outputs a list, or with `names` a dict of these.
+    What tf2onnx or ONNX says of a model that it cannot hold is raised as it is.
     """
     outputs = dict(zip(names, model.outputs, strict=True)) if names else model.outputs
     flat = keras.Model(model.inputs, outputs, name=model.name)
@@ -189,6 +210,8 @@ def exported(
         path = Path(folder, name)
         with _frequent_collections():
             flat.export(path, kind, verbose=False, input_signature=signature)
+        if kind == "onnx":  # tf2onnx leaves what it does not know, and only logs it.
+            optional("onnx").checker.check_model(str(path))
         yield path
 
 
@@ -215,7 +238,7 @@ def _tensorflow(source: Source) -> Engine:
     if isinstance(source, Path):
         loaded = tf.saved_model.load(source)
         if not hasattr(loaded, "serve"):
-            raise ValueError(
+            raise NetworkError(
                 "Expected a SavedModel with the endpoint `serve`, as Keras exports it. "
                 f"Received: {source}"
             )
@@ -288,7 +311,7 @@ def _litert(path: Path) -> Engine:
         str(path), num_threads=_threads() or os.cpu_count()
     )
     runner = interpreter.get_signature_runner()
-    ((name, image),) = runner.get_input_details().items()
+    name, image = only_input(list(runner.get_input_details().items()))
     shape = tuple(int(n) if n > 0 else None for n in image["shape_signature"])
 
     def run(images):

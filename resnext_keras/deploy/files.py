@@ -19,7 +19,9 @@ from resnext_keras.deploy.engines import (
     only_input,
     optional,
     output_names,
+    writing_errors,
 )
+from resnext_keras.deploy.failures import told_briefly
 from resnext_keras.deploy.fold import fold_batch_norm, plain_graph
 from resnext_keras.deploy.quantize import (
     check_packages,
@@ -79,8 +81,8 @@ def export_file(
 
     Raises:
         ImportError: A package of the extra `fast` is not installed.
-        ValueError: An argument is none of the above, or a file exists. Nothing
-            has then been written.
+        ValueError: An argument is none of the above, a file exists, or the format
+            lacks an operation of the model. Nothing has then been written.
         OSError: The disk is full, say; no half file is left. What is killed leaves
             a folder `.writing-...` beside, which may be removed.
     """
@@ -104,10 +106,15 @@ def export_file(
     is_openvino = path.suffix == ".xml" and precision != "int8"
     check_fits(graph, "openvino" if is_openvino else "onnxruntime")
     write, text = WRITERS[path.suffix], json.dumps(card.as_json())
+    expected = f"a model that a {path.suffix} file can hold"
+    received, passed = f"model={model.name!r}", writing_errors()
     try:
-        with whole_file(path, *parts) as written:
+        with (
+            told_briefly("the converter", expected, received, *passed),
+            whole_file(path, *parts) as written,
+        ):
             write(fold_batch_norm(graph), written, precision, images, text)
-    except (OSError, tf.errors.OpError) as error:
+    except passed as error:
         raise OSError(f"{path} could not be written: {error}") from error
 
 

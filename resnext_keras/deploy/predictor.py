@@ -2,6 +2,7 @@
 
 import logging
 import os
+import zipfile
 from pathlib import Path
 
 import keras
@@ -19,6 +20,7 @@ from resnext_keras.deploy.engines import (
     is_installed,
     only_input,
 )
+from resnext_keras.deploy.failures import told_briefly
 from resnext_keras.deploy.fold import fold_batch_norm
 
 if keras.config.backend() == "tensorflow":
@@ -60,7 +62,8 @@ class Predictor:
     saves. A predictor serves one thread at a time.
 
     Raises:
-        ValueError: The model, the file or another argument is none of the above.
+        ValueError: The model, the file or another argument is none of the above,
+            the file is broken, or the engine asked for cannot run the network.
         ImportError: The engine asked for is not installed.
     """
 
@@ -138,7 +141,10 @@ def _source(model_or_path) -> Source:
         if path.suffix in FILES and path.is_file():
             return path
         if path.suffix == ".keras" and path.is_file():
-            model = keras.models.load_model(path, compile=False)
+            with told_briefly("Keras", "a whole .keras file", str(path)):
+                if not zipfile.is_zipfile(path):  # which Keras says is not there
+                    raise ValueError("It is no zip archive.")
+                model = keras.models.load_model(path, compile=False)
     if not isinstance(model, keras.Model):
         raise ValueError(
             "Expected `model_or_path` to be a Keras model, or the path of a .keras, "

@@ -16,7 +16,9 @@ from resnext_keras.deploy.engines import (
     exported,
     only_input,
     optional,
+    writing_errors,
 )
+from resnext_keras.deploy.failures import told_briefly
 from resnext_keras.deploy.fold import fold_batch_norm
 from resnext_keras.targets import checked_target, whole_file
 
@@ -56,8 +58,8 @@ def quantize(
 
     Raises:
         ImportError: A package of the extra `fast` is not installed.
-        ValueError: An argument is none of the above, or the file exists. Nothing
-            has then been written.
+        ValueError: An argument is none of the above, the file exists, or ONNX lacks
+            an operation of the model. Nothing has then been written.
 
     Source: Wu et al., "Integer Quantization for Deep Learning Inference:
     Principles and Empirical Evaluation", 2020: a scale for each filter, and ranges
@@ -69,7 +71,12 @@ def quantize(
     images = checked_images(images, only_input(folded.inputs))
     check_fits(folded, "onnxruntime")
     check_packages()
-    with whole_file(path) as written, exported(folded, "onnxruntime") as float32:
+    expected, received = "a model that ONNX can hold", f"model={model.name!r}"
+    with (
+        told_briefly("the converter", expected, received, *writing_errors()),
+        whole_file(path) as written,
+        exported(folded, "onnxruntime") as float32,
+    ):
         quantize_file(float32, images, written)
 
 
