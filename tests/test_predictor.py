@@ -44,10 +44,13 @@ MODELS = {
     "tuple": lambda: several(tuple),
     "dict": lambda: several(as_dict),
     "list of one": lambda: keras.Model((m := build()).input, [m.output]),
+    "dict of one": lambda: keras.Model((m := build()).input, {"a": m.output}),
+    "input too": lambda: keras.Model((m := build()).input, [m.input, m.output] * 2),
     "Sequential": lambda: keras.Sequential(
         [build(include_top=False, pooling="avg"), layers.Dense(5)]
     ),
 }
+DICTS = ("dict", "dict of one")
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +159,7 @@ def test_a_keras_file_is_taken(model, tmp_path):
         assert_same(Predictor(path, "tensorflow")(IMAGES), expected)
 
 
-@pytest.mark.parametrize("case", ["classifier", "list", "tuple", "dict"])
+@pytest.mark.parametrize("case", ["classifier", "list", "tuple", *DICTS])
 def test_an_exported_folder_is_taken(case, tmp_path):
     model = MODELS[case]()
     model.export(tmp_path / "exported", verbose=False)
@@ -359,7 +362,7 @@ def test_batches_of_a_fixed_length_are_filled_up(model, engine, tmp_path):
 
 @pytest.mark.parity
 @pytest.mark.parametrize("engine", ["auto", "openvino"])
-@pytest.mark.parametrize("case", ["classifier", "list", "dict"])
+@pytest.mark.parametrize("case", ["classifier", "list", "input too", *DICTS])
 def test_an_exported_folder_is_taken_by_openvino(case, engine, tmp_path):
     pytest.importorskip("openvino")
     model = MODELS[case]()

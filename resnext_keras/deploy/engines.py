@@ -132,13 +132,14 @@ def build_engine(engine: str, source: Source) -> Engine:
         exported(source, engine) as path,
     ):
         built = ENGINES[engine](path)
-    if len(source.outputs) == 1:
-        return built
     # Numbers, since the model's tensors would keep all of its weights in memory.
     structure = keras.tree.map_structure(lambda tensor: 0, source.output)
+    if isinstance(structure, (list, tuple)) and len(structure) == 1:
+        (structure,) = structure  # as Keras gives it, unlike a dict of one
 
     def run(images):
-        return keras.tree.pack_sequence_as(structure, built.run(images))
+        outputs = keras.tree.flatten(built.run(images))
+        return keras.tree.pack_sequence_as(structure, outputs)
 
     return Engine(run, built.input_shape, built.dtype)
 
@@ -291,19 +292,31 @@ def _openvino(path: Path) -> Engine:
         options["ENABLE_CPU_PINNING"] = False
     compiled = openvino.Core().compile_model(path, "CPU", options)
     image = only_input(compiled.inputs)
-    names = [output.any_name for output in compiled.outputs]
+    names = list(map(_name, compiled.outputs))
+    # Of one output Keras tells in its SavedModels alone whether it was in a dict.
+    is_keyed = path.is_dir() and names != ["output_0"]
 
     def run(images):
         arrays = list(compiled(images).values())
-        outputs = _in_order(dict(zip(names, arrays, strict=True)))
-        is_onnx = path.suffix == ".onnx" and len(arrays) > 1
-        return arrays if is_onnx else outputs
+        if path.suffix == ".onnx" and len(arrays) > 1:
+            return arrays
+        outputs = dict(zip(names, arrays, strict=True))
+        return outputs if len(names) == 1 and is_keyed else _in_order(outputs)
 
     return Engine(
         run,
         tuple(n.get_length() if n.is_static else None for n in image.partial_shape),
         np.dtype(image.element_type.to_dtype()),
     )
+
+
+def _name(output) -> str:
+    """The name of one of OpenVINO's outputs.
+
+    A tensor that is several outputs, or the input too, has all of their names.
+    """
+    name = output.node.friendly_name.removesuffix("/sink_port_0")  # as in ONNX files
+    return name if name in output.names else output.any_name
 
 
 def _litert(path: Path) -> Engine:

@@ -94,8 +94,10 @@ class Predictor:
                 from `preprocess_input`; any number of rows, none too.
 
         Returns:
-            The model's output for each row, a NumPy array; a list, tuple or dict
-            of them where the model has several outputs.
+            The model's output for each row, a NumPy array, or a list, tuple or
+            dict of them as the model itself gives it, a dict of one output too. A
+            file keeps no structure: of several outputs an `.onnx` file gives a
+            list, and the others a dict by their names.
 
         Raises:
             ValueError: The shape is not one that the model takes.
