@@ -103,8 +103,6 @@ def plot_reliability(found: Calibration, path: Path) -> None:
 
 def _largest(values: np.ndarray, step: int) -> np.ndarray:
     """Of `step` x `step` neighbours the largest, so that none is lost."""
-    if step == 1:
-        return values
     missing = -len(values) % step
     values = np.pad(values, ((0, missing), (0, missing)))
     count = len(values) // step

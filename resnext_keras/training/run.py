@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -111,11 +112,12 @@ def open_run(
         check_run_memory(settings, reading.size, devices.workers)
     found = settings.weights and find_weights(settings.weights, settings.spec.name)
     skipped = _read_skipped(folder, settings.data) if resume else []
+    fetch_once = functools.cache(fetch)  # which verifies the file, for both splits
 
     def keep(pictures):
         # After the quick checks of the data set, before the long one.
         if isinstance(found, WeightSet):
-            fetch(found)
+            fetch_once(found)
         if resume:
             return _without(pictures, skipped)
         kept, left_out = decodable(pictures)
