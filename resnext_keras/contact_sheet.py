@@ -61,8 +61,8 @@ def contact_sheet(
     ):
         x = GAP + place % columns * step_x
         y = GAP + place // columns * step_y
-        picture = Image.fromarray(np.asarray(image)).convert("RGB")
-        sheet.paste(picture.resize((size, size), Image.Resampling.BICUBIC), (x, y))
+        tile = Image.fromarray(np.asarray(image)).convert("RGB")
+        sheet.paste(tile.resize((size, size), Image.Resampling.BICUBIC), (x, y))
         mark = None if mark is None else bool(mark)
         if mark is False:
             draw.rectangle(

@@ -85,10 +85,10 @@ def test_a_picture_of_any_size_is_resized_as_by_pillow(photos, preprocessing):
     sizes += [(232, 232), (31, 47), (53, 7), (1, 1), (640, 7), (225, 224), (8, 9)]
     for width, height in sizes:
         image = photos[0].crop((0, 0, width, height))
-        for picture in (image, image.transpose(Image.Transpose.ROTATE_90)):
-            got = resize(np.asarray(picture)).numpy()
-            wanted = in_python.resize_and_crop(picture, preprocessing)
-            assert_near(got, wanted, picture.size)
+        for turned in (image, image.transpose(Image.Transpose.ROTATE_90)):
+            got = resize(np.asarray(turned)).numpy()
+            wanted = in_python.resize_and_crop(turned, preprocessing)
+            assert_near(got, wanted, turned.size)
 
 
 def test_a_large_photo_is_resized_as_by_pillow(photos):
@@ -118,7 +118,7 @@ def test_each_format_has_the_pixels_that_pillow_reads(
         pixels, valid = decoded([*files.values()], preprocessing)
         for name, got, found in zip(files, pixels, valid, strict=True):
             assert found, name
-            assert_near(got, read(files[name], preprocessing), (name, picture.size))
+            assert_near(got, read(files[name], preprocessing), (name, turned.size))
 
 
 @pytest.mark.parity

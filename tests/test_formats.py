@@ -173,8 +173,8 @@ def test_the_bundled_network_stays_as_accurate(
     classifier = load_classifier()
     held_out, labels = held_out_digits()
     known = {image.tobytes() for image in held_out}
-    pictures = np.round(load_digits().images * (255 / 16)).astype("uint8")
-    seen = [picture for picture in pictures if picture.tobytes() not in known]
+    every_digit = np.round(load_digits().images * (255 / 16)).astype("uint8")
+    seen = [digit for digit in every_digit if digit.tobytes() not in known]
     images, calibration = (
         preprocess_input(as_network_sees(batch, classifier.preprocessing))
         for batch in (held_out, seen[:64])

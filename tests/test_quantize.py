@@ -48,8 +48,8 @@ def digits():
     pytest.importorskip("onnxruntime")
     classifier = load_classifier()
     held_out = {image.tobytes() for image in held_out_digits()[0]}
-    pictures = np.round(load_digits().images * (255 / 16)).astype("uint8")
-    seen = [picture for picture in pictures if picture.tobytes() not in held_out]
+    every_digit = np.round(load_digits().images * (255 / 16)).astype("uint8")
+    seen = [digit for digit in every_digit if digit.tobytes() not in held_out]
     return classifier, seen[:64]
 
 

@@ -191,10 +191,10 @@ def test_pixels_are_those_of_torchvision(
     for photo in photos:
         for width, height in boxes:
             image = photo.crop((0, 0, width, height))
-            for picture in (image, image.transpose(Image.Transpose.ROTATE_90)):
-                path = save(picture, tmp_path / "picture.png")
+            for turned in (image, image.transpose(Image.Transpose.ROTATE_90)):
+                path = save(turned, tmp_path / "picture.png")
                 got = read_image(path, wanted)
-                np.testing.assert_array_equal(got, np.asarray(reference(picture)))
+                np.testing.assert_array_equal(got, np.asarray(reference(turned)))
 
 
 @pytest.mark.parity

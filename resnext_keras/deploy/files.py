@@ -227,12 +227,12 @@ def _int8(converter, images) -> bytes:
     is 0.9988 then, and 0.9999 so.
     """
 
-    def pictures() -> Iterator[list[np.ndarray]]:
+    def samples() -> Iterator[list[np.ndarray]]:
         bar = tqdm(images, "calibrating", unit=" pictures", disable=None, leave=False)
         for image in bar:
             yield [image[None]]
 
-    converter.representative_dataset = pictures
+    converter.representative_dataset = samples
     # Nothing else that is public leaves out operations.
     debugger = tf.lite.experimental.QuantizationDebugger(
         converter=converter,

@@ -89,7 +89,7 @@ class Explanation:
             weights=readable(self.weights),
             layer=self.layer,
             heat_colours=HEAT_COLOURS,
-            reasons=[(reason, data_uri(picture)) for reason, picture in drawn],
+            reasons=[(reason, data_uri(overlaid)) for reason, overlaid in drawn],
         )
 
 

@@ -55,11 +55,11 @@ def overlay(image: np.ndarray, heat: np.ndarray, size: int | None = None):
     height, width = image.shape[:2]
     scale = 1 if size is None else size / min(height, width)
     shape = round(width * scale), round(height * scale)
-    picture = np.float32(Image.fromarray(image).resize(shape, Image.Resampling.BICUBIC))
+    pixels = np.float32(Image.fromarray(image).resize(shape, Image.Resampling.BICUBIC))
     heat = np.asarray(Image.fromarray(heat).resize(shape, Image.Resampling.BICUBIC))
     heat = heat.clip(0, 1)
     steps = np.linspace(0, 1, len(INFERNO))
     colours = np.stack([np.interp(heat, steps, c) for c in INFERNO.T], axis=-1)
     opacity = OPACITY * heat[..., np.newaxis]
-    mixed = picture * (1 - opacity) + colours * opacity
+    mixed = pixels * (1 - opacity) + colours * opacity
     return Image.fromarray(mixed.round().astype("uint8"))

@@ -106,7 +106,7 @@ def signatures(network: keras.Model, card: ModelCard, top: int):
         return call
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "image_bytes")])
-    def of_pictures(image_bytes):
+    def of_files(image_bytes):
         pixels, valid = decode_pictures(image_bytes, card.preprocessing)
         outputs = run(_normalised(pixels))
         if card.class_names is None:
@@ -128,7 +128,7 @@ def signatures(network: keras.Model, card: ModelCard, top: int):
     )
     found = {"predict_uint8": of_pixels("predict")}
     found |= {name: of_images(name) for name in network.output}
-    found["serving_default"] = of_pictures
+    found["serving_default"] = of_files
     return module, found
 
 
