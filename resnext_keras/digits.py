@@ -7,8 +7,9 @@ from importlib import resources
 import numpy as np
 from PIL import Image
 
-from resnext_keras.prediction import load_classifier
-from resnext_keras.preprocessing import Preprocessing, resize_and_crop
+from resnext_keras.classifier import load_classifier
+from resnext_keras.images.preprocessing import Preprocessing
+from resnext_keras.images.read import resize_and_crop
 
 HELD_OUT_FILE = resources.files("resnext_keras") / "data" / "digits_held_out.npz"
 
@@ -17,7 +18,7 @@ BATCH_SIZE = 64
 
 @dataclass(frozen=True)
 class ClassifiedDigit:
-    """A picture, what it shows and what the network sees in it.
+    """An image, what it shows and what the network sees in it.
 
     Attributes:
         image: uint8 (8, 8), 0 to 255, white ink on black.
@@ -38,7 +39,7 @@ class ClassifiedDigit:
 
 
 def held_out_digits() -> tuple[np.ndarray, np.ndarray]:
-    """Pictures that the training of the weight set `"digits"` never saw.
+    """Images that the training of the weight set `"digits"` never saw.
 
     Returns:
         uint8 (n, 8, 8), 0 to 255, white ink on black, and their digits, (n,).
@@ -52,7 +53,7 @@ def held_out_digits() -> tuple[np.ndarray, np.ndarray]:
 
 
 def as_network_sees(images: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
-    """Scales grey pictures as those from files are.
+    """Scales grey images as those from files are.
 
     Args:
         images: uint8 (n, H, W), 0 to 255.
@@ -70,10 +71,10 @@ def as_network_sees(images: np.ndarray, preprocessing: Preprocessing) -> np.ndar
 
 
 def classify_held_out_digits() -> Iterator[ClassifiedDigit]:
-    """Classifies the held-out pictures with the weight set `"digits"`.
+    """Classifies the held-out images with the weight set `"digits"`.
 
     Yields:
-        A `ClassifiedDigit` for each picture, in order.
+        A `ClassifiedDigit` for each image, in order.
     """
     classifier = load_classifier(weights="digits")
     images, labels = held_out_digits()

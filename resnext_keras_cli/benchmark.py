@@ -93,8 +93,8 @@ def benchmark(ctx, model, peers, batches, size, train, rounds, calls, **files):
         from resnext_keras.benchmark.machine import device
         from resnext_keras.benchmark.report import make_report
         from resnext_keras.benchmark.rounds import Settings, measure, schedule
-        from resnext_keras.specs import get_spec
-        from resnext_keras.targets import whole_file
+        from resnext_keras.io import atomic_write
+        from resnext_keras.models.specs import get_spec
 
     spec, where = get_spec(find_model(model)), device()
     tasks = ("predict", "train") if train else ("predict",)
@@ -108,10 +108,10 @@ def benchmark(ctx, model, peers, batches, size, train, rounds, calls, **files):
     series = measure(_with_progress(runs), settings)
     report = make_report(series, settings, rounds, ctx.meta["command"])
     if times:
-        with whole_file(times) as path:
+        with atomic_write(times) as path:
             path.write_text(json.dumps(report.as_json, indent=1) + "\n")
     if plot:
-        with whole_file(plot) as path:
+        with atomic_write(plot) as path:
             draw(report, path)
     _print(report)
 

@@ -1,4 +1,4 @@
-"""`resnext-keras demo`: the trained network that ships, on pictures it never saw."""
+"""`resnext-keras demo`: the trained network that ships, on images it never saw."""
 
 import click
 
@@ -10,7 +10,7 @@ SHEET = "resnext-keras-demo.png"
 
 NEXT = """\
 What to try next:
-  resnext-keras predict PICTURE...         a digit of your own that fills the picture
+  resnext-keras predict IMAGE...         a digit of your own that fills the image
   resnext-keras summary resnext50_32x4d    what ResNeXt-50 costs, stage by stage
   resnext-keras list                       the architectures and weight sets
 """
@@ -28,24 +28,24 @@ What to try next:
 def demo(output, overwrite):
     """Classify handwritten digits that training never saw.
 
-    Prints predictions and the accuracy, and draws all the pictures with their
+    Prints predictions and the accuracy, and draws all the images with their
     predictions on a contact sheet.
     """
     from tqdm import tqdm
 
     with quiet_start():
-        from resnext_keras.contact_sheet import contact_sheet
         from resnext_keras.digits import classify_held_out_digits, held_out_digits
-        from resnext_keras.targets import whole_file
+        from resnext_keras.images.draw import contact_sheet
+        from resnext_keras.io import atomic_write
     from resnext_keras_cli.sheets import checked_sheet
     from resnext_keras_cli.tables import print_table, table
 
     target = checked_sheet(output or SHEET, False, overwrite or output is None)
     total = len(held_out_digits()[1])
-    bar = tqdm(classify_held_out_digits(), total=total, unit=" pictures", disable=None)
+    bar = tqdm(classify_held_out_digits(), total=total, unit=" images", disable=None)
     digits = list(bar)
     right = sum(digit.right for digit in digits)
-    rows = table("picture", "truth", "predicted", "score")
+    rows = table("image", "truth", "predicted", "score")
     # The mistakes first: they are what a person wants to see.
     shown = sorted(range(len(digits)), key=lambda n: digits[n].right)[:ROWS]
     for number in shown:
@@ -63,11 +63,11 @@ def demo(output, overwrite):
         [digit.right for digit in digits],
         columns=20,
     )
-    with whole_file(target) as path:
+    with atomic_write(target) as path:
         sheet.save(path)
     print_table(rows)
     click.echo(
-        f"\n{right} of {len(digits)} held-out pictures right: top-1 accuracy "
+        f"\n{right} of {len(digits)} held-out images right: top-1 accuracy "
         f"{right / len(digits):.2%}\nAll of them, mistakes in red: "
         f"{click.format_filename(target)}\n"
     )

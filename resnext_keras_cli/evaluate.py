@@ -22,8 +22,8 @@ WORST_FILES = 5  # that could not be read, and are named
 @click.option(
     "--labels",
     type=click.Path(exists=True, dir_okay=False),
-    help="The class of each picture, for a folder without class folders: a line a "
-    "picture in the order of their names, or CSV of name and class.",
+    help="The class of each image, for a folder without class folders: a line a "
+    "image in the order of their names, or CSV of name and class.",
 )
 @click.option(
     "-o",
@@ -40,7 +40,7 @@ WORST_FILES = 5  # that could not be read, and are named
     type=click.IntRange(min=1),
     default=32,
     show_default=True,
-    help="Pictures that are run at once.",
+    help="Images that are run at once.",
 )
 @click.option(
     "--engine",
@@ -53,36 +53,36 @@ WORST_FILES = 5  # that could not be read, and are named
 def evaluate(
     data, model, weights, labels, output, overwrite, batch_size, engine, as_json
 ):
-    """Compare what a network says of the pictures in DATA with their classes.
+    """Compare what a network says of the images in DATA with their classes.
 
     DATA is as of `resnext-keras finetune`, of which the validation split counts, or
     all where there is none; or ImageNet's validation set, in class folders or flat,
-    with the names it came with. Pictures are read as the weights want it.
+    with the names it came with. Images are read as the weights want it.
 
     Prints top-1 and top-5 accuracy, calibration and the classes that are recognised
     worst, and writes a folder with report.html, the confusion matrix, the worst
-    classified pictures, and CSV files of all classes and predictions. A file that is
-    no picture is named and left out; the exit code is then 1.
+    classified images, and CSV files of all classes and predictions. A file that is
+    no image is named and left out; the exit code is then 1.
     """
     with quiet_start():
-        from resnext_keras.prediction import find_class_names, load_classifier
-        from resnext_keras.targets import check_outside, checked_folder, whole_folder
-        from resnext_keras.training import evaluate as evaluate_with
-        from resnext_keras.training import open_evaluation
+        from resnext_keras.classifier import find_class_names, load_classifier
+        from resnext_keras.io import atomic_directory, check_outside, output_directory
+        from resnext_keras.training.evaluation import evaluate as evaluate_with
+        from resnext_keras.training.evaluation import open_evaluation
         from resnext_keras.training.report import FILES, REPORT, title_of, write_report
 
     choice = find_choice(model, weights)
     names = find_class_names(*choice)
     name = _name_of(*choice)
     target = output or f"{name}.evaluation"
-    target = checked_folder(target, overwrite, Path(REPORT), FILES, "report")
+    target = output_directory(target, overwrite, Path(REPORT), FILES, "report")
     check_outside(target, data)
-    pictures, how = open_evaluation(data, names, labels)
+    dataset, how = open_evaluation(data, names, labels)
     if not as_json:
-        click.echo(f"{len(pictures)} pictures, classes {how}.")
+        click.echo(f"{len(dataset)} images, classes {how}.")
     classifier = load_classifier(*choice)
-    found = evaluate_with(classifier, pictures, engine=engine, batch_size=batch_size)
-    with whole_folder(target, overwrite) as folder:
+    found = evaluate_with(classifier, dataset, engine=engine, batch_size=batch_size)
+    with atomic_directory(target, overwrite) as folder:
         title = title_of(name, data)
         write_report(folder, found, title=title, weights=classifier.weights)
     if as_json:
@@ -118,10 +118,10 @@ def print_evaluation(evaluation):
         rows.add_row(*figure)
     print_table(rows)
     found = class_rows(evaluation)
-    rows = table(*found[0], right=("pictures", "recall", "precision"))
+    rows = table(*found[0], right=("images", "recall", "precision"))
     for row in found[:WORST_CLASSES]:
         shares = (_share(row[name]) for name in ("recall", "precision"))
-        rows.add_row(row["class"], str(row["pictures"]), *shares)
+        rows.add_row(row["class"], str(row["images"]), *shares)
     print_table(rows)
     if len(found) > WORST_CLASSES:
         click.echo(f"... {len(found) - WORST_CLASSES} classes more, recognised better.")
@@ -136,7 +136,7 @@ def _as_json(evaluation, weights):
 
     return {
         "weights": weights,
-        "pictures": len(evaluation.pictures),
+        "images": len(evaluation.dataset),
         "skipped": len(evaluation.skipped),
         **{
             name.replace("-", "_").replace(" ", "_"): value

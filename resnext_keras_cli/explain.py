@@ -1,4 +1,4 @@
-"""`resnext-keras explain`: what in a picture speaks for a class."""
+"""`resnext-keras explain`: what in an image speaks for a class."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from resnext_keras_cli.start import quiet_start
 
 
 @click.command()
-@click.argument("picture", type=click.Path(readable=False))
+@click.argument("image", type=click.Path(readable=False))
 @click.option(
     "--class",
     "classes",
@@ -34,25 +34,26 @@ from resnext_keras_cli.start import quiet_start
 @model_option
 @weights_option
 @sheet_options
-def explain(picture, classes, top, layer, model, weights, output, html, overwrite):
-    """Draw which places of a PICTURE speak for a class.
+def explain(image, classes, top, layer, model, weights, output, html, overwrite):
+    """Draw which places of a IMAGE speak for a class.
 
-    The places are bright over the picture, by Grad-CAM (Selvaraju et al., 2017).
+    The places are bright over the image, by Grad-CAM (Selvaraju et al., 2017).
     """
     with quiet_start():
-        from resnext_keras.features.explain import explain as explain_picture
-        from resnext_keras.prediction import find_class_names, load_classifier
-        from resnext_keras.preprocessing import read_rgb
+        from resnext_keras.images.read import read_rgb
+
+        from resnext_keras.classifier import find_class_names, load_classifier
+        from resnext_keras.features.explanation import explain as explain_image
         from resnext_keras_cli.sheets import checked_sheet, write_sheet
 
-    output = output or f"{Path(picture).stem}.explained.png"
+    output = output or f"{Path(image).stem}.explained.png"
     target = checked_sheet(output, html, overwrite)
     choice = find_choice(model, weights)
-    read_rgb(picture)  # or a typo would cost a download
+    read_rgb(image)  # or a typo would cost a download
     names = find_class_names(*choice)  # none where load_classifier says why
     numbers = [find_class(name, names) for name in classes] if names else []
     classifier = load_classifier(*choice)
-    explanation = explain_picture(classifier, picture, numbers or None, layer, top)
+    explanation = explain_image(classifier, image, numbers or None, layer, top)
     _print(explanation, write_sheet(explanation, target, html))
 
 

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import click
 
+from resnext_keras_cli.images import image_files, read_images
 from resnext_keras_cli.names import find_network
 from resnext_keras_cli.options import check_new
-from resnext_keras_cli.pictures import picture_files, read_pictures
 from resnext_keras_cli.start import quiet_start
 
-FORMAT_NAMES = (  # of resnext_keras.deploy.formats, which loads TensorFlow
+FORMAT_NAMES = (  # of resnext_keras.export.formats, which loads TensorFlow
     "saved_model",
     "onnx",
     "onnx-float16",
@@ -27,9 +27,9 @@ FORMAT_NAMES = (  # of resnext_keras.deploy.formats, which loads TensorFlow
 @click.command()
 @click.argument("model", metavar="MODEL|WEIGHTS")
 @click.argument(
-    "pictures",
+    "images",
     nargs=-1,
-    metavar="[PICTURE|FOLDER...]",
+    metavar="[IMAGE|FOLDER...]",
     type=click.Path(exists=True, readable=False),
 )
 @click.option(
@@ -62,39 +62,40 @@ FORMAT_NAMES = (  # of resnext_keras.deploy.formats, which loads TensorFlow
     type=click.IntRange(min=1),
     default=5,
     show_default=True,
-    help="Number of classes that a saved_model names for each picture.",
+    help="Number of classes that a saved_model names for each image.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace earlier exports.")
-def export(model, pictures, formats, output, backbone, any_size, top, overwrite):
+def export(model, images, formats, output, backbone, any_size, top, overwrite):
     """Write a network into files that run without this package.
 
     MODEL is a name that `resnext-keras list` prints, whose default weights are
     taken, or WEIGHTS one of `resnext-keras weights list`, a file of weights, or the
     folder of a run of training.
 
-    A saved_model takes picture files and names classes, and lies in a folder as
+    A saved_model takes image files and names classes, and lies in a folder as
     TF Serving expects it. Files of the other formats take what preprocess_input
-    gives; in them is written how pictures are read and what the classes are.
+    gives; in them is written how images are read and what the classes are.
 
     For a network of your own, with classes of your own, there are
     resnext_keras.export_saved_model and export_file in Python.
 
     In the end each is run in its own runtime and compared with Keras, on the
-    PICTUREs or else on a photo of a cat. int8 needs PICTUREs, best some hundred
+    IMAGEs or else on a photo of a cat. int8 needs IMAGEs, best some hundred
     like those to come, which tell the range of the numbers in the network.
 
     onnx and openvino need the extra `fast`, and so does trying litert.
     """
     with quiet_start():
-        from resnext_keras.deploy.formats import (
+        from resnext_keras.images.read import SAMPLE_PHOTO
+
+        from resnext_keras.classifier import find_preprocessing, load_classifier
+        from resnext_keras.export.formats import (
             FORMATS,
             check_formats,
             export_as,
             try_out,
         )
-        from resnext_keras.prediction import find_preprocessing, load_classifier
-        from resnext_keras.preprocessing import SAMPLE_PHOTO
-        from resnext_keras.weights import WEIGHT_SETS
+        from resnext_keras.weights.registry import WEIGHT_SETS
         from resnext_keras_cli.tables import counted
 
     name, network = find_network(model)
@@ -105,10 +106,10 @@ def export(model, pictures, formats, output, backbone, any_size, top, overwrite)
     for format_ in formats.values():
         for path in format_.paths(base):
             check_new(path, overwrite)
-    files = picture_files(pictures) if pictures else [SAMPLE_PHOTO]
-    if not pictures and any(f.precision == "int8" for f in formats.values()):
-        raise click.ClickException("int8 needs PICTUREs like those to come.")
-    images = read_pictures(files, find_preprocessing(**network))
+    files = image_files(images) if images else [SAMPLE_PHOTO]
+    if not images and any(f.precision == "int8" for f in formats.values()):
+        raise click.ClickException("int8 needs IMAGEs like those to come.")
+    images = read_images(files, find_preprocessing(**network))
     classifier = load_classifier(**network, include_top=not backbone, any_size=any_size)
     if classifier.weights in WEIGHT_SETS:
         about = {"weights": classifier.weights}
@@ -120,7 +121,7 @@ def export(model, pictures, formats, output, backbone, any_size, top, overwrite)
     expected = classifier.model.predict(images, batch_size=32, verbose=0)
     trials = {}
     for name, format_ in formats.items():
-        by = f", calibrated on {counted(len(images), 'picture')}"
+        by = f", calibrated on {counted(len(images), 'image')}"
         by *= format_.precision == "int8"
         click.echo(f"Writing {name}{by}.", err=True)
         # LiteRT's libraries tell of each step.
@@ -129,12 +130,12 @@ def export(model, pictures, formats, output, backbone, any_size, top, overwrite)
                 format_, classifier.model, base, images, top, overwrite, **about
             )
             trials[name] = path, try_out(format_, base, images, expected)
-    _print(trials, len(images) if pictures else None)
+    _print(trials, len(images) if images else None)
 
 
 def _base(output, name, formats):
     """What the files are called, but for their endings."""
-    from resnext_keras.deploy.saved_model.export import EARLIER
+    from resnext_keras.export.saved_model import EARLIER
 
     if output is None:
         return name
@@ -149,7 +150,7 @@ def _base(output, name, formats):
 def _print(trials, count):
     from resnext_keras_cli.tables import counted, print_table, table
 
-    numbers = ("size", "difference", "time a picture")
+    numbers = ("size", "difference", "time an image")
     rows = table("format", *numbers, "file", right=numbers)
     for name, (path, trial) in trials.items():
         tried = ("not installed", "")
@@ -158,5 +159,5 @@ def _print(trials, count):
         size = f"{trial.size_bytes / 1e6:.1f} MB"
         rows.add_row(name, size, *tried, click.format_filename(path))
     print_table(rows)
-    pictures = "a photo of a cat" if count is None else counted(count, "picture")
-    click.echo(f"Largest difference from Keras, by the largest output, for {pictures}.")
+    images = "a photo of a cat" if count is None else counted(count, "image")
+    click.echo(f"Largest difference from Keras, by the largest output, for {images}.")

@@ -1,4 +1,4 @@
-"""`resnext-keras extract`: features of all pictures in folders."""
+"""`resnext-keras extract`: features of all images in folders."""
 
 import errno
 import os
@@ -34,7 +34,7 @@ class Shard(click.ParamType):
     "folders",
     nargs=-1,
     required=True,
-    metavar="FOLDER|PICTURE...",
+    metavar="FOLDER|IMAGE...",
     type=click.Path(exists=True, readable=False),
 )
 @click.option(
@@ -73,23 +73,23 @@ class Shard(click.ParamType):
     type=click.IntRange(min=1),
     default=32,
     show_default=True,
-    help="Number of pictures that are run at once.",
+    help="Number of images that are run at once.",
 )
 @click.option(
     "--shard",
     type=Shard(),
     default=(1, 1),
     metavar="I/N",
-    help="The I-th of N shares of all pictures alone.",
+    help="The I-th of N shares of all images alone.",
 )
 @click.option("--resume", is_flag=True, help="Go on with a run that was stopped.")
 @click.option("--overwrite", is_flag=True, help="Begin anew, and replace the --output.")
 def extract(folders, output, resume, overwrite, model, weights, **options):
-    """Write features of all pictures in FOLDERs into a Parquet file.
+    """Write features of all images in FOLDERs into a Parquet file.
 
-    A row has path, sha256, width and height of a picture, and features: the mean
+    A row has path, sha256, width and height of an image, and features: the mean
     of the network's last maps. Folders within are searched too, and links followed.
-    A file that is no picture, or may not be read, is left out and named in OUTPUT's
+    A file that is no image, or may not be read, is left out and named in OUTPUT's
     .errors.csv; if all are, the exit code is 1, and --resume tries them again.
 
     A run that was stopped, however it was, goes on with --resume and the same
@@ -102,7 +102,7 @@ def extract(folders, output, resume, overwrite, model, weights, **options):
     the other, are those of a single run.
 
     With --engine ray the machines of a Ray cluster do the work. They open the
-    pictures themselves, so FOLDERs, and a --weights file, have to lie on a file
+    images themselves, so FOLDERs, and a --weights file, have to lie on a file
     system that all share, under the same paths. A worker that dies is replaced. A
     run may change from one engine to ray with --resume, where auto takes that engine.
 
@@ -115,8 +115,8 @@ def extract(folders, output, resume, overwrite, model, weights, **options):
         raise click.UsageError("--resume and --overwrite exclude each other.")
     _check_new(output, resume or overwrite)
     with quiet_start():
-        from resnext_keras.features.extract import extract as extract_features
-        from resnext_keras.features.extract import parts_folder
+        from resnext_keras.features.extraction import extract as extract_features
+        from resnext_keras.features.extraction import parts_folder
 
     model, weights = find_choice(model, weights)
     parts = parts_folder(output)
@@ -142,7 +142,7 @@ def extract(folders, output, resume, overwrite, model, weights, **options):
             "with --resume."
         ) from error
     _print(done)
-    if done.skipped and not done.pictures:
+    if done.skipped and not done.images:
         raise click.exceptions.Exit(1)
 
 
@@ -172,7 +172,7 @@ def _print(done):
     speed = speed if done.seconds else ", finished before"
     skipped = f", {done.skipped} skipped" * bool(done.skipped)
     click.echo(
-        f"{done.pictures} picture{'s' * (done.pictures != 1)}{skipped}{speed}: "
+        f"{done.images} image{'s' * (done.images != 1)}{skipped}{speed}: "
         f"{click.format_filename(done.target)}"
     )
     if done.skipped:

@@ -26,17 +26,17 @@ from resnext_keras_cli.start import quiet_start
     "of the --model, which is downloaded; without that either, of resnext50_32x4d.",
 )
 def finetune(data, folder, resume, model, weights, seconds, export, **options):
-    """Train a network that has seen millions of pictures on the classes in DATA.
+    """Train a network that has seen millions of images on the classes in DATA.
 
     A new classifier learns on the frozen network first, then the last two stages
-    learn with it at a tenth of the rate. Some hundred pictures of a class are enough
+    learn with it at a tenth of the rate. Some hundred images of a class are enough
     in most cases.
 
     DATA and RUN are as of `resnext-keras train`, which begins with random weights.
     """
     check_folder(folder, resume)
     with quiet_start():
-        from resnext_keras.training.finetune import finetune_phases, starting_point
+        from resnext_keras.training.finetuning import finetune_phases, starting_point
         from resnext_keras.training.settings import Settings
 
     model = find_model(model)

@@ -9,9 +9,12 @@ from resnext_keras_cli.start import quiet_start
 def list_():
     """Print the architectures and the weight sets that there are for them."""
     with quiet_start():
-        from resnext_keras.shapes import count_parameters, variable_shapes
-        from resnext_keras.specs import ARCHITECTURES
-        from resnext_keras.weights import WEIGHT_SETS
+        from resnext_keras.models.specs import ARCHITECTURES
+        from resnext_keras.models.variables import (
+            count_parameters,
+            variable_shapes,
+        )
+        from resnext_keras.weights.registry import WEIGHT_SETS
     from resnext_keras_cli.tables import print_table, table, terminal_width
 
     numbers = ("size", "classes", "parameters")

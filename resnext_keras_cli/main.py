@@ -74,7 +74,7 @@ TRACEBACK = click.Option(
 )
 @click.version_option(package_name="resnext-keras")
 def group():
-    """Train ResNeXt networks, classify pictures with them, look at both."""
+    """Train ResNeXt networks, classify images with them, look at both."""
 
 
 for command in (

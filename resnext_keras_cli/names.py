@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 DIGITS_ONLY = (
-    "The bundled network sees handwritten digits in all pictures; "
+    "The bundled network sees handwritten digits in all images; "
     "for photos pass --model resnext50_32x4d."
 )
 
@@ -24,7 +24,7 @@ def find_model(name: str | None) -> str | None:
     Raises:
         click.ClickException: There is no such architecture.
     """
-    from resnext_keras.specs import ARCHITECTURES
+    from resnext_keras.models.specs import ARCHITECTURES
 
     if name is None or name in ARCHITECTURES:
         return name
@@ -72,7 +72,7 @@ def find_choice(model: str | None, weights: str | None):
     Raises:
         click.ClickException: One of them is unknown, or they do not fit.
     """
-    from resnext_keras.weights import WeightSet
+    from resnext_keras.weights.registry import WeightSet
 
     model = find_model(model)
     if weights is not None:
@@ -128,7 +128,7 @@ def find_set(name: str):
     Raises:
         click.ClickException: There is no such set.
     """
-    from resnext_keras.weights import WeightSet
+    from resnext_keras.weights.registry import WeightSet
 
     found = find_weights(name)
     if not isinstance(found, WeightSet):
@@ -151,8 +151,8 @@ def find_network(name: str):
     Raises:
         click.ClickException: It is none of them.
     """
-    from resnext_keras.specs import ARCHITECTURES
-    from resnext_keras.weights import WeightSet
+    from resnext_keras.models.specs import ARCHITECTURES
+    from resnext_keras.weights.registry import WeightSet
 
     if name in ARCHITECTURES:
         return name, {"spec_or_name": name}
@@ -169,7 +169,7 @@ def find_network(name: str):
 
 def name_of_file(path: Path) -> str:
     """What an output is named after that comes of a file of weights: it, or its run."""
-    from resnext_keras.weights import trained
+    from resnext_keras.weights.runs import trained
 
     name = path.absolute().parent.name if trained(path) else path.name
     return name.split(".")[0]

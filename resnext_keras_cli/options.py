@@ -40,7 +40,7 @@ def sheet_options(command):
             "-o",
             "--output",
             type=click.Path(dir_okay=False),
-            help="The .png file to write. Without it: named after the picture, here.",
+            help="The .png file to write. Without it: named after the image, here.",
         ),
     ):
         command = option(command)
@@ -61,8 +61,8 @@ def checked_file(path, suffix, overwrite):
         suffix: What it has to end in.
         overwrite: Whether an existing file may be replaced.
     """
-    from resnext_keras.targets import checked_target
+    from resnext_keras.io import output_file
 
-    target = checked_target(path, (suffix,), overwrite=True)
+    target = output_file(path, (suffix,), overwrite=True)
     check_new(target, overwrite)
     return target

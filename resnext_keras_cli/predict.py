@@ -1,4 +1,4 @@
-"""`resnext-keras predict`: the classes of picture files."""
+"""`resnext-keras predict`: the classes of image files."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from resnext_keras_cli.start import quiet_start
 
 
 @click.command()
-@click.argument("pictures", nargs=-1, required=True, type=click.Path(readable=False))
+@click.argument("images", nargs=-1, required=True, type=click.Path(readable=False))
 @model_option
 @weights_option
 @click.option(
@@ -19,32 +19,33 @@ from resnext_keras_cli.start import quiet_start
     type=click.IntRange(min=1),
     default=5,
     show_default=True,
-    help="Number of classes to print for each picture.",
+    help="Number of classes to print for each image.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, not a table.")
-def predict(pictures, model, weights, top, as_json):
-    """Print the most probable classes of each PICTURE.
+def predict(images, model, weights, top, as_json):
+    """Print the most probable classes of each IMAGE.
 
-    A file that is no picture is named and left out; the exit code is then 1.
+    A file that is no image is named and left out; the exit code is then 1.
     """
     from tqdm import tqdm
 
     with quiet_start():
-        from resnext_keras.prediction import load_classifier
-        from resnext_keras.preprocessing import ImageError
+        from resnext_keras.images.read import ImageError
+
+        from resnext_keras.classifier import load_classifier
 
     choice = find_choice(model, weights)
-    if not any(map(os.path.lexists, pictures)):  # a typo, which costs no download
-        named = ", ".join(map(click.format_filename, pictures))
+    if not any(map(os.path.lexists, images)):  # a typo, which costs no download
+        named = ", ".join(map(click.format_filename, images))
         raise click.ClickException(f"No such file: {named}")
     classifier = load_classifier(*choice)
     found, broken = [], []
     # A bar for what takes long, and not into a file.
     bar = tqdm(
-        classifier.predict_files(pictures, top),
-        total=len(pictures),
-        unit=" pictures",
-        disable=None if len(pictures) > 1 else True,
+        classifier.predict_files(images, top),
+        total=len(images),
+        unit=" images",
+        disable=None if len(images) > 1 else True,
         leave=False,
     )
     for path, result in bar:
@@ -59,7 +60,7 @@ def predict(pictures, model, weights, top, as_json):
     for error in broken:
         click.echo(f"Skipped: {error}", err=True)
     if broken:
-        click.echo(f"{len(broken)} of {len(pictures)} files skipped.", err=True)
+        click.echo(f"{len(broken)} of {len(images)} files skipped.", err=True)
         raise click.exceptions.Exit(1)
 
 
@@ -80,7 +81,7 @@ def _as_json(found, weights):
 def _print_table(found, weights):
     from resnext_keras_cli.tables import print_table, table
 
-    rows = table("picture", "class", "score", right=("score",), title=weights)
+    rows = table("image", "class", "score", right=("score",), title=weights)
     for path, predictions in found:
         for rank, (_, name, score) in enumerate(predictions):
             rows.add_row(

@@ -53,7 +53,7 @@ OPTIONS = (
         "--batch",
         "batch_size",
         type=click.IntRange(min=1),
-        help="Pictures after which the weights change, on all devices together. "
+        help="Images after which the weights change, on all devices together. "
         "The learning rate grows and falls with it, unless it is named too.",
     ),
     click.option(
@@ -80,7 +80,7 @@ OPTIONS = (
         type=click.FloatRange(0, 1, min_open=True, max_open=True),
         default=0.2,
         show_default=True,
-        help="Share of the pictures that is kept for validation, where DATA has no "
+        help="Share of the images that is kept for validation, where DATA has no "
         "split of its own.",
     ),
     click.option(
@@ -149,8 +149,8 @@ def check_folder(folder, resume):
 
 def carry_out(settings, folder, resume, seconds, export):
     """Opens a run, tells what it will do, does it, and tells what came of it."""
-    from resnext_keras.deploy import export_saved_model
-    from resnext_keras.deploy.engines import check_backend
+    from resnext_keras.export.saved_model import export_saved_model
+    from resnext_keras.inference.engines import check_backend
     from resnext_keras.training.report import report_run
     from resnext_keras.training.run import open_run
     from resnext_keras.training.trainer import train
@@ -197,15 +197,15 @@ def _stops_told(folder):
 
 
 def tell_plan(run):
-    """Prints what a run will do, and the classes with their pictures."""
-    from resnext_keras.training.pictures import class_counts
+    """Prints what a run will do, and the classes with their images."""
+    from resnext_keras.training.data.dataset import class_counts
 
     settings = run.settings
     names = run.training.class_names
     splits = [class_counts(split) for split in (run.training, run.validation)]
     skipped = f", {len(run.skipped)} left out (skipped.csv)" * bool(run.skipped)
     click.echo(
-        f"{len(names)} classes, {counted(len(run.training), 'picture')} to learn from, "
+        f"{len(names)} classes, {counted(len(run.training), 'image')} to learn from, "
         f"{len(run.validation)} to validate{skipped}."
     )
     _print_balance(names, *splits)
@@ -264,7 +264,7 @@ def _in_words(phase, stages):
     return (
         f"{counted(recipe.epochs, 'epoch')} by the recipe {recipe.name}, batches of "
         f"{recipe.batch_size}, {learns}; learning rate {recipe.learning_rate:.3g}, "
-        f"which falls {falls}; {', '.join(changes) or 'pictures as they are'}"
+        f"which falls {falls}; {', '.join(changes) or 'images as they are'}"
     )
 
 
@@ -278,11 +278,11 @@ def tell_result(run, export):
     taken = shlex.quote(folder)
     rows = [
         (REPORT, "learning curves, confusion matrix, the worst classified"),
-        (BEST, f"`resnext-keras predict PICTURE --weights {taken}` takes it"),
+        (BEST, f"`resnext-keras predict IMAGE --weights {taken}` takes it"),
         (MODEL, "the same as a Keras model"),
     ]
     if export:
-        rows.append((EXPORT, "the same for TF Serving: picture files in, names out"))
+        rows.append((EXPORT, "the same for TF Serving: image files in, names out"))
     click.echo(f"In {folder}:")
     lines = table("file", "")
     lines.show_header = False

@@ -1,4 +1,4 @@
-"""`resnext-keras search`: pictures like a picture."""
+"""`resnext-keras search`: images like an image."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ from resnext_keras_cli.start import quiet_start
 
 
 @click.command()
-@click.argument("picture", type=click.Path())
+@click.argument("image", type=click.Path())
 @click.option(
     "--index",
     "indexes",
@@ -26,7 +26,7 @@ from resnext_keras_cli.start import quiet_start
     type=click.IntRange(min=1),
     default=10,
     show_default=True,
-    help="Number of pictures to find.",
+    help="Number of images to find.",
 )
 @click.option(
     "--json",
@@ -35,28 +35,28 @@ from resnext_keras_cli.start import quiet_start
     help="Print JSON, not a table, and draw only with -o.",
 )
 @sheet_options
-def search(picture, indexes, top, as_json, output, html, overwrite):
-    """Find the pictures of a collection that are most like a PICTURE.
+def search(image, indexes, top, as_json, output, html, overwrite):
+    """Find the images of a collection that are most like a IMAGE.
 
     First `resnext-keras extract FOLDER -o features.parquet`, once for a collection:
-    the network that it took sees the PICTURE too. Similarity is the cosine of the
-    angle between features, 1 for the same picture.
+    the network that it took sees the IMAGE too. Similarity is the cosine of the
+    angle between features, 1 for the same image.
 
-    Prints a table, and draws PICTURE and those found on a contact sheet. Needs the
+    Prints a table, and draws IMAGE and those found on a contact sheet. Needs the
     extra `features`.
     """
     from tqdm import tqdm
 
     with quiet_start():
-        from resnext_keras.features.search import search as search_picture
+        from resnext_keras.features.similarity import search as search_image
         from resnext_keras_cli.sheets import checked_sheet, write_sheet
 
     # Who asks for JSON alone is a program.
     drawn = not as_json or output or html
-    output = output or f"{Path(picture).stem}.found.png"
+    output = output or f"{Path(image).stem}.found.png"
     target = checked_sheet(output, html, overwrite) if drawn else None
-    with tqdm(unit=" pictures", delay=1, disable=None, leave=False) as bar:
-        found = search_picture(picture, indexes, top, bar.update)
+    with tqdm(unit=" images", delay=1, disable=None, leave=False) as bar:
+        found = search_image(image, indexes, top, bar.update)
     files = write_sheet(found, target, html) if drawn else []
     if as_json:
         click.echo(json.dumps(_as_json(found), indent=2))
@@ -76,8 +76,8 @@ def _as_json(found):
 def _print(found):
     from resnext_keras_cli.tables import print_table, table
 
-    click.echo(f"{found.rows:,} pictures, seen by {found.weights}")
-    rows = table("rank", "similarity", "picture", right=("rank", "similarity"))
+    click.echo(f"{found.rows:,} images, seen by {found.weights}")
+    rows = table("rank", "similarity", "image", right=("rank", "similarity"))
     for rank, match in enumerate(found.matches, 1):
         rows.add_row(str(rank), f"{match.similarity:.4f}", match.path)
     print_table(rows)

@@ -27,13 +27,13 @@ def write_sheet(drawn, target: Path, html: bool) -> list[Path]:
         target: What `checked_sheet` gave.
         html: Whether there is to be a page.
     """
-    from resnext_keras.targets import whole_file
+    from resnext_keras.io import atomic_write
 
-    with whole_file(target) as path:
+    with atomic_write(target) as path:
         drawn.sheet().save(path)
     if not html:
         return [target]
-    with whole_file(_page(target)) as path:
+    with atomic_write(_page(target)) as path:
         path.write_text(drawn.page(), encoding="utf-8")
     return [target, _page(target)]
 

@@ -21,9 +21,9 @@ def summary(model, size, classes):
     MODEL is a name that `resnext-keras list` prints.
     """
     with quiet_start():
-        from resnext_keras.complexity import stage_costs
-        from resnext_keras.models import ResNeXt
-        from resnext_keras.specs import get_spec
+        from resnext_keras.models.flops import stage_costs
+        from resnext_keras.models.resnext import ResNeXt
+        from resnext_keras.models.specs import get_spec
     from resnext_keras_cli.tables import print_table, table
 
     spec = get_spec(find_model(model))

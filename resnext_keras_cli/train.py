@@ -30,22 +30,22 @@ from resnext_keras_cli.start import quiet_start
     "32 pixels, else paper.",
 )
 def train(data, folder, resume, model, recipe, seconds, export, **options):
-    """Train a network from scratch on the pictures in DATA.
+    """Train a network from scratch on the images in DATA.
 
-    DATA is a folder with a folder of pictures for each class, or with two or three
+    DATA is a folder with a folder of images for each class, or with two or three
     such, train and val; a data set that TensorFlow Datasets has prepared; or
-    TFRecords of encoded pictures.
+    TFRecords of encoded images.
 
     RUN gets best.weights.h5 and model.keras, the weights with the highest validation
     accuracy; history.csv; report.html, with learning curves, the confusion matrix and
-    the worst classified pictures; run.json, all settings and versions; skipped.csv,
-    the files that are no pictures; and checkpoint.safetensors, from which a run that
+    the worst classified images; run.json, all settings and versions; skipped.csv,
+    the files that are no images; and checkpoint.safetensors, from which a run that
     was stopped, however it was, goes on with --resume and the same arguments. A
     scheduler may start a job with --resume from the first.
     """
     check_folder(folder, resume)
     with quiet_start():
-        from resnext_keras.specs import get_spec
+        from resnext_keras.models.specs import get_spec
         from resnext_keras.training.recipes import adjusted, get_recipe
         from resnext_keras.training.settings import Phase, Settings
 

@@ -25,16 +25,13 @@ def weights():
 def list_(model, permissive, local, as_json):
     """Print the weight sets; an asterisk marks what "imagenet" stands for.
 
-    The accuracies are those published for pictures of the size beside them, in
+    The accuracies are those published for images of the size beside them, in
     pixels; `weights show` has them for other sizes too.
     """
     with quiet_start():
-        from resnext_keras.weights import (
-            WEIGHT_SETS,
-            default_set,
-            list_weights,
-            local_path,
-        )
+        from resnext_keras.weights.download import local_path
+        from resnext_keras.weights.lookup import default_set, list_weights
+        from resnext_keras.weights.registry import WEIGHT_SETS
     from resnext_keras_cli.tables import print_table, table
 
     sets = [
@@ -73,9 +70,12 @@ def list_(model, permissive, local, as_json):
 def show(name, as_json):
     """Print what is known of the weight set NAME."""
     with quiet_start():
-        from resnext_keras.shapes import count_parameters, variable_shapes
-        from resnext_keras.specs import get_spec
-        from resnext_keras.weights import local_path
+        from resnext_keras.models.specs import get_spec
+        from resnext_keras.models.variables import (
+            count_parameters,
+            variable_shapes,
+        )
+        from resnext_keras.weights.download import local_path
 
     found = find_set(name)
     if as_json:
@@ -122,7 +122,7 @@ def fetch(names):
     downloads.
     """
     with quiet_start():
-        from resnext_keras.weights import fetch as fetch_set
+        from resnext_keras.weights.download import fetch as fetch_set
 
     for weight_set in [find_set(name) for name in names]:
         click.echo(fetch_set(weight_set))
@@ -147,8 +147,8 @@ def verify(names, every, model):
     if bool(names) == every:
         raise click.UsageError("Expected names of weight sets or files, or --all.")
     with quiet_start():
-        from resnext_keras.verification import verify_weights
-        from resnext_keras.weights import list_weights
+        from resnext_keras.weights.lookup import list_weights
+        from resnext_keras.weights.verify import verify_weights
 
     failed = 0
     names = names or list_weights()
@@ -183,7 +183,7 @@ def convert(source, target, model, overwrite):
     load_state_dict take it.
     """
     with quiet_start():
-        from resnext_keras.conversion import convert_weights
+        from resnext_keras.weights.convert import convert_weights
 
     check_new(target, overwrite)
     spec = convert_weights(source, target, find_model(model), overwrite)

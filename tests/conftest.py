@@ -19,7 +19,9 @@ from safetensors.numpy import save_file
 from sklearn.datasets import load_sample_images
 
 from resnext_keras import export_saved_model
-from resnext_keras.weights import WEIGHT_SETS, WeightsError, download
+from resnext_keras.weights import download
+from resnext_keras.weights.registry import WEIGHT_SETS
+from resnext_keras.weights.tensors import WeightsError
 
 # No test downloads published weights, or finds those that its user has.
 os.environ["RESNEXT_KERAS_OFFLINE"] = "1"
@@ -264,15 +266,15 @@ def served(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def pictures(photos):
-    """Encoded pictures by name, good ones of both formats and broken ones."""
-    pictures = {"nothing.broken": b"", "text.broken": b"no picture\0at all"}
+def images(photos):
+    """Encoded images by name, good ones of both formats and broken ones."""
+    images = {"nothing.broken": b"", "text.broken": b"no image\0at all"}
     for index, photo in enumerate(photos):
         for suffix, options in (("jpg", {"quality": 80}), ("png", {})):
             small = photo.resize((96, 64 + 8 * index))
             file = io.BytesIO()
             small.save(file, {"jpg": "JPEG", "png": "PNG"}[suffix], **options)
-            pictures[f"{index}.{suffix}"] = file.getvalue()
-    pictures["cut.broken.jpg"] = pictures["0.jpg"][:300]
-    pictures["cut.broken.png"] = pictures["0.png"][:-100]
-    return pictures
+            images[f"{index}.{suffix}"] = file.getvalue()
+    images["cut.broken.jpg"] = images["0.jpg"][:300]
+    images["cut.broken.png"] = images["0.png"][:-100]
+    return images

@@ -1,4 +1,4 @@
-"""Writes the pictures that the weight set "digits" is trained on, as class folders.
+"""Writes the images that the weight set "digits" is trained on, as class folders.
 
     python weights/digits.py digits
 
@@ -25,9 +25,9 @@ def main():
     folder = parser.parse_args().folder
 
     data = load_digits()
-    pictures = np.round(data.images * (255 / 16)).astype("uint8")
+    images = np.round(data.images * (255 / 16)).astype("uint8")
     splits = train_test_split(
-        np.arange(len(pictures)),
+        np.arange(len(images)),
         test_size=HELD_OUT,
         stratify=data.target,
         random_state=0,
@@ -36,7 +36,7 @@ def main():
         for number in numbers:
             path = folder / split / str(data.target[number]) / f"{number:04}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(pictures[number]).save(path)
+            Image.fromarray(images[number]).save(path)
 
 
 if __name__ == "__main__":

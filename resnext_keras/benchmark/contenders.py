@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from resnext_keras.onednn import VARIABLE
+from resnext_keras.models.runtime import VARIABLE
 
 TASKS = ("predict", "train")
 

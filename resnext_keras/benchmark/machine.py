@@ -7,7 +7,7 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from resnext_keras.devices import main_memory
+from resnext_keras.models.runtime import main_memory
 
 VECTORS = {"avx512f": "AVX-512", "avx2": "AVX2", "asimd": "NEON"}
 

@@ -1,4 +1,4 @@
-"""The picture of a benchmark: a panel a table, a bar a contender."""
+"""The image of a benchmark: a panel a table, a bar a contender."""
 
 import os
 import statistics

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from resnext_keras.benchmark.contenders import MATRIX_PRODUCT, MATRIX_PRODUCT_SIDE
 from resnext_keras.benchmark.machine import describe_machine, versions
 from resnext_keras.benchmark.rounds import Series, Settings
-from resnext_keras.complexity import stage_costs
-from resnext_keras.layout import image_shape
-from resnext_keras.models import ResNeXt
+from resnext_keras.models.data_format import image_shape
+from resnext_keras.models.flops import stage_costs
+from resnext_keras.models.resnext import ResNeXt
 
 BASE_PACKAGES = ("tensorflow", "keras", "numpy")
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from resnext_keras.benchmark.contenders import MATRIX_PRODUCT, Contender
-from resnext_keras.specs import ResNeXtSpec
-from resnext_keras.verification import for_torch_reference
+from resnext_keras.models.specs import ResNeXtSpec
+from resnext_keras.weights.verify import for_torch_reference
 
 WORKER = Path(__file__).with_name("worker")
 

@@ -8,7 +8,7 @@ from itertools import compress
 import numpy as np
 
 from resnext_keras.arguments import positive_integer
-from resnext_keras.features.store import count_rows, iterate, optional
+from resnext_keras.features.parquet import count_rows, iterate, optional
 
 MOST_IN_NUMPY = 100_000
 """Rows that NumPy compares; of more, faiss does it on all cores."""
@@ -19,7 +19,7 @@ BATCH_ROWS = 8192
 
 @dataclass(frozen=True)
 class Match:
-    """A picture that is near.
+    """An image that is near.
 
     Attributes:
         path: Its file, as the index has it.

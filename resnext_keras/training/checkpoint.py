@@ -8,7 +8,7 @@ import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import save
 
-from resnext_keras.targets import whole_file
+from resnext_keras.io import atomic_write
 
 
 class TrainingError(ValueError):
@@ -55,7 +55,7 @@ def save_checkpoint(path: Path, variables: list, progress: dict) -> None:
     for key, array in arrays.items():
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise NotFiniteError(f"{key.split()[1]} is NaN or infinite")
-    with whole_file(path) as file:
+    with atomic_write(path) as file:
         # Not `save_file`, whose error of a full disk is no OSError.
         file.write_bytes(save(arrays, {"progress": json.dumps(progress)}))
 

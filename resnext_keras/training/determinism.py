@@ -35,7 +35,7 @@ def make_deterministic() -> None:
 
     On processors JAX does. Of torch an operation that cannot says so.
     """
-    tf.config.experimental.enable_op_determinism()  # reads pictures on all backends
+    tf.config.experimental.enable_op_determinism()  # reads images on all backends
     if backend == "torch":
         # What torch asks for of cuBLAS, which is read as it starts.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

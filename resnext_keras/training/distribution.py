@@ -19,7 +19,7 @@ import tensorflow as tf
 from keras import tree
 from keras.callbacks import History
 
-from resnext_keras.training.pictures import Pictures
+from resnext_keras.training.data.dataset import ImageDataset
 from resnext_keras.training.replicas import (
     accumulating,
     all_of,
@@ -89,7 +89,7 @@ class Devices:
             keras.distribution.set_distribution(distribution)
 
     def check_batch_size(self, batch_size: int) -> None:
-        """Checks that every replica gets as many pictures of a batch.
+        """Checks that every replica gets as many images of a batch.
 
         Raises:
             ValueError: The number of replicas is no divisor of the batch size.
@@ -128,7 +128,7 @@ class Devices:
 
         Batch norm takes its statistics from the images of all replicas, and dropout
         draws for each apart. All workers call this, with the same arguments but for
-        their share of the pictures and the callbacks of the chief, see `alone`.
+        their share of the images and the callbacks of the chief, see `alone`.
 
         Args:
             model: Built and compiled in `scope`.
@@ -165,27 +165,27 @@ class Devices:
         ):
             return model.fit(**options)
 
-    def share(self, pictures: Pictures) -> Pictures:
-        """Every `workers`-th of the pictures, which this worker validates on."""
+    def share(self, dataset: ImageDataset) -> ImageDataset:
+        """Every `workers`-th of the images, which this worker validates on."""
         own = slice(self.worker, None, self.workers)
         return dataclasses.replace(
-            pictures,
-            labels=pictures.labels[own],
-            names=pictures.names[own],
-            read=lambda number: pictures.read(number * self.workers + self.worker),
+            dataset,
+            labels=dataset.labels[own],
+            names=dataset.names[own],
+            read=lambda number: dataset.read(number * self.workers + self.worker),
         )
 
-    def evenly(self, batches: Any, pictures: int, rows: int) -> Any:
+    def evenly(self, batches: Any, dataset: int, rows: int) -> Any:
         """Batches to validate on, as many and as long for each replica.
 
         What is missing is filled in with images of zeros and weight 0. The others'
         weights make up for that in Keras' mean of the losses, so that it and all
-        `weighted_metrics` are those of the pictures alone.
+        `weighted_metrics` are those of the images alone.
 
         Args:
             batches: A `tf.data.Dataset` of images and labels of this worker's `share`,
                 of which the last may be partial.
-            pictures: How many pictures there are, over all workers.
+            dataset: How many images there are, over all workers.
             rows: Images of a whole batch of this worker.
 
         Returns:
@@ -194,8 +194,8 @@ class Devices:
         """
         if self.strategy is None:
             return batches
-        steps = -(-pictures // (rows * self.workers))
-        weight = steps * rows * self.workers / pictures
+        steps = -(-dataset // (rows * self.workers))
+        weight = steps * rows * self.workers / dataset
 
         def fill(images, labels):
             count = tf.shape(images)[0]
@@ -249,7 +249,7 @@ def find_devices() -> Devices:
     worker, workers = _place_in_cluster(os.environ.get("TF_CONFIG", ""))
     backend = keras.config.backend()
     if backend != "tensorflow":
-        # Which reads the pictures there, and would take the memory of the GPUs.
+        # Which reads the images there, and would take the memory of the GPUs.
         tf.config.set_visible_devices([], "GPU")
     told = {
         "tensorflow": f"TF_CONFIG of {workers} workers" if workers > 1 else "",

@@ -6,15 +6,11 @@ from pathlib import Path
 
 import keras
 
-from resnext_keras.features import freeze
-from resnext_keras.layout import channels_first
-from resnext_keras.preprocessing import preprocess_input
+from resnext_keras.images.preprocessing import preprocess_input
+from resnext_keras.models.backbone import freeze
+from resnext_keras.models.data_format import channels_first
 from resnext_keras.training.averaging import MovingAverage
-from resnext_keras.training.checkpoint import (
-    TrainingError,
-    read_progress,
-    restore,
-)
+from resnext_keras.training.checkpoint import TrainingError, read_progress, restore
 from resnext_keras.training.distribution import Devices
 from resnext_keras.training.keeper import CHECKPOINT, Keeper, new_progress
 from resnext_keras.training.optimizers import build_optimizer
@@ -29,7 +25,7 @@ class Batches:
         training: From the number of a phase and of its first step to a
             `tf.data.Dataset` of uint8 pixels (batch, H, W, 3) and float32 shares of
             the classes (batch, classes), step by step to the end of the phase.
-        validation: Such a dataset of each validation picture.
+        validation: Such a dataset of each validation image.
         steps: From the number of a phase to that of its steps in an epoch.
     """
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import keras
 
-from resnext_keras.targets import whole_file
+from resnext_keras.io import atomic_write
 from resnext_keras.training.averaging import MovingAverage
 from resnext_keras.training.checkpoint import (
     NotFiniteError,
@@ -128,7 +128,7 @@ class Keeper(keras.callbacks.Callback):
     def _save_best(self):
         with self.average.in_place() if self.average else contextlib.nullcontext():
             if self.writes:
-                with whole_file(self.folder / BEST) as file:
+                with atomic_write(self.folder / BEST) as file:
                     self.network.save_weights(file)
 
     def _ended(self, why: str) -> TrainingError:
@@ -147,14 +147,14 @@ class Keeper(keras.callbacks.Callback):
 
 
 def _merit(row: dict) -> tuple[float, float]:
-    """What is larger for better weights: few pictures often give equal accuracies."""
+    """What is larger for better weights: few images often give equal accuracies."""
     return row[MEASURE], -row["val_loss"]
 
 
 def write_history(path: Path, history: list[dict]) -> None:
     """Writes the rows of a history as CSV."""
     names = list(dict.fromkeys(name for row in history for name in row))
-    with whole_file(path) as target, target.open("w", newline="") as file:
+    with atomic_write(path) as target, target.open("w", newline="") as file:
         rows = csv.DictWriter(file, names)
         rows.writeheader()
         rows.writerows(history)

@@ -3,19 +3,19 @@
 A GPU refuses what it has not got. Linux promises it, and ends the process later.
 """
 
-from resnext_keras.devices import main_memory
-from resnext_keras.specs import STEMS, ResNeXtSpec
+from resnext_keras.models.runtime import main_memory
+from resnext_keras.models.specs import STEMS, ResNeXtSpec
 from resnext_keras.training.checkpoint import TrainingError
 from resnext_keras.training.settings import Settings
 
 # Bytes a step keeps for each number that a convolution gives: its own and that of
 # batch norm, and part of the gradients. Measured for ResNeXt-50 at 224 pixels: 125 MB
-# for each picture that a batch has more, of 14 million numbers.
+# for each image that a batch has more, of 14 million numbers.
 BYTES = 8.7
 
 # Bytes a step holds at once for each number of the stem while an image passes through
 # stages that do not learn, of which nothing is kept. Measured likewise: 15 MB for each
-# picture where the classifier alone learns, 45 MB where conv4 and conv5 do too.
+# image where the classifier alone learns, 45 MB where conv4 and conv5 do too.
 PASSING = 19
 
 

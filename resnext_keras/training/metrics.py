@@ -1,6 +1,6 @@
 """How often a classifier is right, where it is wrong, and whether it knows.
 
-What is kept of a picture is a row of `Outcomes`, not its scores: of 50,000 pictures
+What is kept of an image is a row of `Outcomes`, not its scores: of 50,000 images
 and 1000 classes those would be 200 MB.
 """
 
@@ -12,12 +12,12 @@ import numpy as np
 from resnext_keras.arguments import positive_integer
 
 SUM_TOLERANCE = 0.02
-"""How far the scores of a picture may add up to other than 1: float16 rounds."""
+"""How far the scores of an image may add up to other than 1: float16 rounds."""
 
 
 @dataclass(frozen=True)
 class Outcomes:
-    """What became of each picture.
+    """What became of each image.
 
     Attributes:
         labels: int32 (n,), the true classes.
@@ -38,7 +38,7 @@ class Outcomes:
         return len(self.labels)
 
     def accuracy(self, top: int = 1) -> float:
-        """Share of the pictures whose true class is among the `top` best.
+        """Share of the images whose true class is among the `top` best.
 
         Among equal scores the class of the lower number is ranked before, as in
         `decode_predictions`.
@@ -46,7 +46,7 @@ class Outcomes:
         return float(np.mean(self.ranks < positive_integer("top", top)))
 
     def worst(self, most: int) -> np.ndarray:
-        """Numbers of the pictures of the highest losses, the highest first."""
+        """Numbers of the images of the highest losses, the highest first."""
         return np.argsort(-self.losses, kind="stable")[:most]
 
 
@@ -59,7 +59,7 @@ def judge(scores: np.ndarray, labels: np.ndarray) -> Outcomes:
 
     Raises:
         ValueError: The shapes do not fit, a label is out of range, or the scores of a
-            picture are no probabilities: NaN, or the logits of a network without
+            image are no probabilities: NaN, or the logits of a network without
             softmax.
     """
     scores = np.asarray(scores).astype("float64")
@@ -127,10 +127,10 @@ class ClassTable:
     """How each class fared.
 
     Attributes:
-        counts: int64 (classes,), pictures of the class.
-        precision: float64 (classes,), share of the pictures taken for the class that
+        counts: int64 (classes,), images of the class.
+        precision: float64 (classes,), share of the images taken for the class that
             are of it; NaN where there are none.
-        recall: float64 (classes,), share of the pictures of the class that were
+        recall: float64 (classes,), share of the images of the class that were
             recognised; NaN where there are none.
     """
 
@@ -153,8 +153,8 @@ class Calibration:
 
     Attributes:
         error: The expected calibration error, 0 to 1: how far accuracy and confidence
-            of a bin are apart, on average over the pictures.
-        counts: int64 (bins,), pictures whose confidence lies in the bin.
+            of a bin are apart, on average over the images.
+        counts: int64 (bins,), images whose confidence lies in the bin.
         confidence: float64 (bins,), the mean in the bin; NaN in an empty one.
         accuracy: float64 (bins,), the same of top-1.
     """
@@ -169,7 +169,7 @@ def calibration(outcomes: Outcomes, bins: int = 15) -> Calibration:
     """The expected calibration error and what a reliability diagram shows.
 
     Args:
-        outcomes: Of at least one picture.
+        outcomes: Of at least one image.
         bins: Number of intervals of confidence, of the same length, each without its
             lower end.
 

@@ -20,9 +20,9 @@ class Recipe:
     Attributes:
         name: Of the row.
         source: Where its numbers come from.
-        epochs: Passes over the training pictures.
-        batch_size: Pictures of a step, over all devices.
-        learning_rate: At its highest, for a step of `batch_size` pictures.
+        epochs: Passes over the training images.
+        batch_size: Images of a step, over all devices.
+        learning_rate: At its highest, for a step of `batch_size` images.
         milestones: Shares of all epochs at which the rate falls to a tenth; without
             any it falls along a cosine to zero.
         warmup: Share of all epochs in which the rate rises from nearly zero.
@@ -34,9 +34,9 @@ class Recipe:
         mixup: Alpha of mixup (Zhang et al., 2018); 0 for none.
         cutmix: Alpha of CutMix (Yun et al., 2019); 0 for none. Of both, each batch
             takes one by chance.
-        crop: How a training image is cut out of a picture: `"random_resized"`, a
+        crop: How a training image is cut out of an image: `"random_resized"`, a
             random part of `least_area` to all of the area (Szegedy et al., 2015),
-            `"pad"`, the resized picture shifted by up to an eighth of its size (He
+            `"pad"`, the resized image shifted by up to an eighth of its size (He
             et al., 2016, section 4.2), or `"center"`, as in evaluation.
         least_area: See `crop`.
         flip: Whether half of the images are mirrored.

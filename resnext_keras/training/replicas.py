@@ -59,7 +59,7 @@ def as_fit_needs(model, strategy, batches):
 
 @contextlib.contextmanager
 def synchronised(model):
-    """Batch norm's statistics are those of the pictures of all replicas."""
+    """Batch norm's statistics are those of the images of all replicas."""
     layers = [
         layer
         for layer in model._flatten_layers()
@@ -86,7 +86,7 @@ def all_of(strategy, values: list) -> np.ndarray:
 
 
 def draw_apart(model, strategy):
-    """Dropout draws from seeds that differ between replicas, as its pictures do.
+    """Dropout draws from seeds that differ between replicas, as its images do.
 
     Keras starts all of them with one seed. The first replica's are what is saved, and
     those of the others follow from them, here as after a restart.

@@ -8,22 +8,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from resnext_keras.features.listing import readable
-from resnext_keras.pages import data_uri, render
-from resnext_keras.prediction import Classifier
+from resnext_keras.classifier import Classifier
+from resnext_keras.html import data_uri, render
+from resnext_keras.images.listing import readable
 from resnext_keras.training.checkpoint import read_progress
 from resnext_keras.training.evaluation import Evaluation, evaluate
 from resnext_keras.training.keeper import CHECKPOINT
-from resnext_keras.training.metrics import (
-    calibration,
-    class_table,
-    confusion_matrix,
-)
-from resnext_keras.training.plots import (
-    plot_confusion,
-    plot_curves,
-    plot_reliability,
-)
+from resnext_keras.training.metrics import calibration, class_table, confusion_matrix
+from resnext_keras.training.plots import plot_confusion, plot_curves, plot_reliability
 from resnext_keras.training.run import Run
 from resnext_keras.weights.runs import RUN
 
@@ -33,13 +25,13 @@ CURVES, CONFUSION, RELIABILITY = "curves.png", "confusion.png", "reliability.png
 
 FILES = (REPORT, CLASSES, PREDICTIONS, CURVES, CONFUSION, RELIABILITY)
 
-WORST = 24  # pictures that are shown
+WORST = 24  # images that are shown
 
 LISTED = 100  # files that are left out, and named
 
 
 def report_run(run: Run, classifier: Classifier) -> Evaluation:
-    """Evaluates the network of a run on its validation pictures, and reports it.
+    """Evaluates the network of a run on its validation images, and reports it.
 
     Args:
         run: That is finished.
@@ -70,7 +62,7 @@ def title_of(name: str, data: str | os.PathLike) -> str:
 def figures(evaluation: Evaluation) -> dict[str, float]:
     """The figures of an evaluation by their names, shares from 0 to 1."""
     outcomes = evaluation.outcomes
-    top5 = len(evaluation.pictures.class_names) > 5
+    top5 = len(evaluation.dataset.class_names) > 5
     return {
         "top-1": outcomes.accuracy(),
         **({"top-5": outcomes.accuracy(5)} if top5 else {}),
@@ -88,19 +80,19 @@ def in_words(figures: dict[str, float]) -> list[tuple[str, str]]:
 
 
 def class_rows(evaluation: Evaluation) -> list[dict]:
-    """A row for each class with pictures, the worst recognised first.
+    """A row for each class with images, the worst recognised first.
 
     Returns:
-        Of each class `"class"`, its name; `"pictures"`, their number; `"recall"` and
-        `"precision"`, 0 to 1, which is None for a class that no picture was taken for.
+        Of each class `"class"`, its name; `"images"`, their number; `"recall"` and
+        `"precision"`, 0 to 1, which is None for a class that no image was taken for.
     """
-    names = evaluation.pictures.class_names
+    names = evaluation.dataset.class_names
     table = class_table(confusion_matrix(evaluation.outcomes, len(names)))
     order = np.argsort(np.nan_to_num(table.recall, nan=2.0), kind="stable")
     return [
         {
             "class": names[number],
-            "pictures": int(table.counts[number]),
+            "images": int(table.counts[number]),
             "recall": float(table.recall[number]),
             "precision": None
             if np.isnan(table.precision[number])
@@ -134,7 +126,7 @@ def write_report(
     Returns:
         Path of the page.
     """
-    names, outcomes = evaluation.pictures.class_names, evaluation.outcomes
+    names, outcomes = evaluation.dataset.class_names, evaluation.outcomes
     confusion, rows = confusion_matrix(outcomes, len(names)), class_rows(evaluation)
     if history:
         plot_curves(history, folder / CURVES)
@@ -146,7 +138,7 @@ def write_report(
         "report.html",
         title=title,
         weights=readable(weights),
-        pictures=len(outcomes),
+        dataset=len(outcomes),
         figures=in_words(figures(evaluation)),
         worst=_worst(evaluation),
         classes=rows,
@@ -163,11 +155,11 @@ def write_report(
 
 def _worst(evaluation) -> list[dict]:
     numbers = evaluation.outcomes.worst(WORST)
-    outcomes, names = evaluation.outcomes, evaluation.pictures.class_names
+    outcomes, names = evaluation.outcomes, evaluation.dataset.class_names
     return [
         {
             "image": data_uri(Image.fromarray(pixels)),
-            "name": os.path.basename(evaluation.pictures.names[int(number)]),
+            "name": os.path.basename(evaluation.dataset.names[int(number)]),
             "truth": names[outcomes.labels[number]],
             "truth_score": f"{np.exp(-outcomes.losses[number]):.3f}",
             "is_right": outcomes.ranks[number] == 0,
@@ -179,11 +171,11 @@ def _worst(evaluation) -> list[dict]:
 
 
 def _write_predictions(path, evaluation) -> None:
-    outcomes, names = evaluation.outcomes, evaluation.pictures.class_names
+    outcomes, names = evaluation.outcomes, evaluation.dataset.class_names
     rows = (
-        (picture, names[label], names[predicted], f"{confidence:.6f}", rank + 1)
-        for picture, label, predicted, confidence, rank in zip(
-            evaluation.pictures.names,
+        (image, names[label], names[predicted], f"{confidence:.6f}", rank + 1)
+        for image, label, predicted, confidence, rank in zip(
+            evaluation.dataset.names,
             outcomes.labels,
             outcomes.predicted,
             outcomes.confidence,
@@ -191,7 +183,7 @@ def _write_predictions(path, evaluation) -> None:
             strict=True,
         )
     )
-    heads = ("picture", "class", "predicted", "score", "rank_of_class")
+    heads = ("image", "class", "predicted", "score", "rank_of_class")
     _write_rows(path, heads, rows)
 
 

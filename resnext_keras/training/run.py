@@ -15,20 +15,22 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from resnext_keras.devices import on_accelerator
-from resnext_keras.features.listing import readable
-from resnext_keras.prediction import default_preprocessing
-from resnext_keras.preprocessing import Preprocessing
-from resnext_keras.targets import check_outside, whole_folder
+from resnext_keras.classifier import default_preprocessing
+from resnext_keras.images.listing import readable
+from resnext_keras.images.preprocessing import Preprocessing
+from resnext_keras.io import atomic_directory, check_outside
+from resnext_keras.models.runtime import on_accelerator
+from resnext_keras.training.data.dataset import decodable, open_dataset
+from resnext_keras.training.data.dataset_types import ImageDataset
 from resnext_keras.training.determinism import check_deterministic
 from resnext_keras.training.distribution import Devices, find_devices
 from resnext_keras.training.keeper import CHECKPOINT
 from resnext_keras.training.memory import check_run_memory
-from resnext_keras.training.picture_set import Pictures
-from resnext_keras.training.pictures import decodable, open_pictures
 from resnext_keras.training.settings import Phase, Settings
-from resnext_keras.weights import WeightSet, fetch, find_weights, trained
-from resnext_keras.weights.runs import RUN
+from resnext_keras.weights.download import fetch
+from resnext_keras.weights.lookup import find_weights
+from resnext_keras.weights.registry import WeightSet
+from resnext_keras.weights.runs import RUN, trained
 
 SKIPPED = "skipped.csv"
 
@@ -44,18 +46,18 @@ class Run:
     Attributes:
         settings: What it is set to.
         folder: Where it is kept.
-        training: The pictures that it learns from.
+        training: The images that it learns from.
         validation: Those that it is judged by.
         skipped: Name of each file that is left out, and why.
-        preprocessing: How pictures are read for evaluation.
+        preprocessing: How images are read for evaluation.
         resume: Whether it goes on.
         devices: What it runs on.
     """
 
     settings: Settings
     folder: Path
-    training: Pictures
-    validation: Pictures
+    training: ImageDataset
+    validation: ImageDataset
     skipped: list[tuple[str, str]]
     preprocessing: Preprocessing
     resume: bool
@@ -93,7 +95,7 @@ def open_run(
     Raises:
         ValueError: The folder exists, or holds another run; a step does not fit in
             memory; or as of `find_devices`, `Devices.check_batch_size`,
-            `check_deterministic`, `open_pictures` and `fetch`. Nothing is written
+            `check_deterministic`, `open_dataset` and `fetch`. Nothing is written
             then.
     """
     folder, devices = Path(folder).expanduser(), find_devices()
@@ -114,17 +116,17 @@ def open_run(
     skipped = _read_skipped(folder, settings.data) if resume else []
     fetch_once = functools.cache(fetch)  # which verifies the file, for both splits
 
-    def keep(pictures):
+    def keep(dataset):
         # After the quick checks of the data set, before the long one.
         if isinstance(found, WeightSet):
             fetch_once(found)
         if resume:
-            return _without(pictures, skipped)
-        kept, left_out = decodable(pictures)
+            return _without(dataset, skipped)
+        kept, left_out = decodable(dataset)
         skipped.extend(left_out)
         return kept
 
-    training, validation = open_pictures(
+    training, validation = open_dataset(
         settings.data, settings.validation_share, settings.seed, keep
     )
     run = Run(settings, folder, training, validation, skipped, reading, resume, devices)
@@ -163,7 +165,7 @@ def _check_executions(run: Run) -> None:
     if together > steps:
         raise ValueError(
             f"Expected `steps_per_execution` to be at most {steps}, the steps of an "
-            f"epoch of {len(run.training)} pictures. Received: "
+            f"epoch of {len(run.training)} images. Received: "
             f"steps_per_execution={together}"
         )
 
@@ -179,7 +181,7 @@ def _describe(run: Run) -> dict:
         "settings": run.settings.as_dict(),
         "class_names": run.training.class_names,
         "preprocessing": dataclasses.asdict(run.preprocessing),
-        "pictures": {
+        "images": {
             "training": len(run.training),
             "validation": len(run.validation),
             "skipped": len(run.skipped),
@@ -195,16 +197,16 @@ def _write_run(run: Run) -> None:
             versions[package] = metadata.version(package)
     versions["python"] = platform.python_version()
     content = _describe(run) | {"backend": keras.config.backend(), "versions": versions}
-    with whole_folder(run.folder, overwrite=False) as folder:
+    with atomic_directory(run.folder, overwrite=False) as folder:
         (folder / RUN).write_text(json.dumps(content, indent=1))
         with (folder / SKIPPED).open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows([("picture", "reason"), *run.skipped])
+            csv.writer(file).writerows([("image", "reason"), *run.skipped])
 
 
 def _check_same(run: Run) -> None:
     found = json.loads((run.folder / RUN).read_text())
     wanted = json.loads(json.dumps(_describe(run)))
-    for content in (found, wanted):  # the same pictures may have been moved
+    for content in (found, wanted):  # the same images may have been moved
         del content["settings"]["data"]
     for what, value in wanted.items():
         if found[what] != value:
@@ -215,12 +217,12 @@ def _check_same(run: Run) -> None:
             )
 
 
-def _without(pictures: Pictures, skipped: list[tuple[str, str]]) -> Pictures:
+def _without(dataset: ImageDataset, skipped: list[tuple[str, str]]) -> ImageDataset:
     left_out = {name for name, _ in skipped}
     if not left_out:
-        return pictures
-    return pictures.subset(
-        np.array([n for n, name in enumerate(pictures.names) if name not in left_out])
+        return dataset
+    return dataset.subset(
+        np.array([n for n, name in enumerate(dataset.names) if name not in left_out])
     )
 
 
@@ -247,13 +249,13 @@ def _difference(found, received, name: str = "") -> str:
 
 
 def run_preprocessing(settings: Settings) -> Preprocessing:
-    """How the pictures of a run are read for evaluation."""
+    """How the images of a run are read for evaluation."""
     found = settings.weights and find_weights(settings.weights, settings.spec.name)
     if isinstance(found, Path):
         found = trained(found)  # None of a file that is no run's
     reading = found.preprocessing if found else default_preprocessing(settings.spec)
     size = settings.size or reading.size
     resize = round(size * reading.resize / reading.size)
-    # The detail is of the pictures that the weights have seen, and these are others;
+    # The detail is of the images that the weights have seen, and these are others;
     # random crops have all of it.
     return dataclasses.replace(reading, size=size, resize=resize, detail=None)

@@ -4,7 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 
 from resnext_keras.arguments import positive_integer
-from resnext_keras.specs import MIN_IMAGE_SIZE, ResNeXtSpec
+from resnext_keras.models.specs import MIN_IMAGE_SIZE, ResNeXtSpec
 from resnext_keras.training.recipes import Recipe
 
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
@@ -29,14 +29,14 @@ class Settings:
     """What a run is set to; with the same data and seed it gives the same weights.
 
     Attributes:
-        data: Path of the pictures, as `open_pictures` takes it.
+        data: Path of the images, as `open_dataset` takes it.
         spec: The architecture.
         weights: Weight set or file that the network begins with; None for random
             weights.
         phases: What is trained, one after the other.
         size: Height and width of the images of evaluation, in pixels; None for what
             the weights, or without them the architecture, were made for.
-        validation_share: Share of the pictures that are kept for validation, where
+        validation_share: Share of the images that are kept for validation, where
             the data have no split of their own.
         seed: Of the split, the random weights, the order and the augmentation.
         precision: A Keras dtype policy, one of `PRECISIONS`.
@@ -85,7 +85,7 @@ class Settings:
             if phase.recipe.batch_size % self.accumulate:
                 raise ValueError(
                     "Expected `accumulate` to divide the batch of "
-                    f"{phase.recipe.batch_size} pictures. "
+                    f"{phase.recipe.batch_size} images. "
                     f"Received: accumulate={self.accumulate!r}"
                 )
 
@@ -94,5 +94,5 @@ class Settings:
         return dataclasses.asdict(self)
 
     def step_size(self, phase: Phase) -> int:
-        """Number of pictures of a step."""
+        """Number of images of a step."""
         return phase.recipe.batch_size // self.accumulate

@@ -5,17 +5,14 @@ import contextlib
 import keras
 import tensorflow as tf
 
-from resnext_keras.layout import image_shape
-from resnext_keras.models import ResNeXt
-from resnext_keras.prediction import Classifier, load_classifier
-from resnext_keras.preprocessing import Preprocessing
-from resnext_keras.targets import clear_unfinished, lone_writer, whole_file
+from resnext_keras.classifier import Classifier, load_classifier
+from resnext_keras.images.preprocessing import Preprocessing
+from resnext_keras.io import atomic_write, clear_unfinished, exclusive_lock
+from resnext_keras.models.data_format import image_shape
+from resnext_keras.models.resnext import ResNeXt
+from resnext_keras.training.data.pipeline import evaluation_batches, training_batches
 from resnext_keras.training.determinism import make_deterministic
 from resnext_keras.training.fit import Batches, run_phases
-from resnext_keras.training.pipeline import (
-    evaluation_batches,
-    training_batches,
-)
 from resnext_keras.training.run import Run
 from resnext_keras.training.settings import Settings
 
@@ -45,11 +42,11 @@ def train(
     if not run.devices.is_chief:
         _train(run, seconds, 0)
         return None
-    with lone_writer(run.folder, LOCK):
+    with exclusive_lock(run.folder, LOCK):
         clear_unfinished(run.folder)
         _train(run, seconds, verbose)
         classifier = load_classifier(weights=run.folder)
-        with whole_file(run.folder / MODEL) as file:
+        with atomic_write(run.folder / MODEL) as file:
             classifier.model.save(file)
     return classifier
 

@@ -1,9 +1,9 @@
 """Puts stored tensors into a model: all of them, or none."""
 
-from resnext_keras.weights.stored import StoredTensors, WeightsError, finite_array
+from resnext_keras.weights.tensors import LazyTensors, WeightsError, finite_array
 
 
-def assign(model, tensors: StoredTensors) -> None:
+def assign(model, tensors: LazyTensors) -> None:
     """Sets each variable of a model, once, from the tensor of its name.
 
     Args:

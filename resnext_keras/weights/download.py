@@ -24,11 +24,11 @@ from urllib3.exceptions import (
     SSLError,
 )
 
-from resnext_keras.shapes import variable_shapes
-from resnext_keras.specs import get_spec
+from resnext_keras.models.specs import get_spec
+from resnext_keras.models.variables import variable_shapes
 from resnext_keras.weights.files import open_weights
 from resnext_keras.weights.registry import WeightSet
-from resnext_keras.weights.stored import WeightsError
+from resnext_keras.weights.tensors import WeightsError
 
 PACKAGE = Path(str(resources.files("resnext_keras")))
 PACKAGED = PACKAGE / "weights" / "bundled"

@@ -5,13 +5,13 @@ import os
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from resnext_keras.shapes import Shapes
-from resnext_keras.specs import ARCHITECTURES, ResNeXtSpec
-from resnext_keras.weights.fit import architecture_hint, fitted, fitting
+from resnext_keras.models.specs import ARCHITECTURES, ResNeXtSpec
+from resnext_keras.models.variables import Shapes
 from resnext_keras.weights.formats.keras_h5 import open_keras_h5
 from resnext_keras.weights.formats.torch_file import open_torch_file
 from resnext_keras.weights.formats.torch_safetensors import open_torch_safetensors
-from resnext_keras.weights.stored import StoredTensors, WeightsError
+from resnext_keras.weights.match import architecture_hint, fitted, fitting
+from resnext_keras.weights.tensors import LazyTensors, WeightsError
 
 READERS = {
     **dict.fromkeys((".h5", ".hdf5"), open_keras_h5),
@@ -58,7 +58,7 @@ def identify(
 
 
 @contextlib.contextmanager
-def open_weights(path: str | os.PathLike, expected: Shapes) -> Iterator[StoredTensors]:
+def open_weights(path: str | os.PathLike, expected: Shapes) -> Iterator[LazyTensors]:
     """Opens a weight file of a network with these variables.
 
     Nothing in the file is executed, and no data is read before its names and

@@ -6,12 +6,12 @@ import os
 from collections.abc import Collection
 from pathlib import Path
 
-from resnext_keras.preprocessing import Preprocessing
-from resnext_keras.specs import ARCHITECTURES, get_spec
+from resnext_keras.images.preprocessing import Preprocessing
+from resnext_keras.models.specs import ARCHITECTURES, get_spec
 from resnext_keras.weights.files import HINTS, READERS
 from resnext_keras.weights.registry import WEIGHT_SETS, WeightSet
 from resnext_keras.weights.runs import best_weights
-from resnext_keras.weights.stored import WeightsError
+from resnext_keras.weights.tensors import WeightsError
 
 
 def list_weights(architecture: str | None = None) -> list[str]:
@@ -31,7 +31,7 @@ def list_weights(architecture: str | None = None) -> list[str]:
 
 
 def weights_preprocessing(name: str, size: int | None = None) -> Preprocessing:
-    """How pictures are read for a weight set.
+    """How images are read for a weight set.
 
     Args:
         name: Full name of the set, or a tag or alias that no other set has, or

@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 from importlib import resources
 
-from resnext_keras.preprocessing import MEAN, STD, Preprocessing
+from resnext_keras.images.preprocessing import MEAN, STD, Preprocessing
 
 TABLE = resources.files("resnext_keras") / "weights" / "sets.csv"
 
@@ -18,11 +18,11 @@ SUFFIXES = {"torch": ".pth", "safetensors": ".safetensors", "keras-applications"
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How well a weight set does on pictures that are read in one way.
+    """How well a weight set does on images that are read in one way.
 
     Attributes:
-        preprocessing: How the pictures are resized and cropped.
-        top1: Share of ImageNet-1k's validation pictures (of the held-out ones
+        preprocessing: How the images are resized and cropped.
+        top1: Share of ImageNet-1k's validation images (of the held-out ones
             for a set of other classes) whose class scores highest, 0 to 1;
             None where nobody published it.
         top5: Share of those whose class is among the five best, likewise.
@@ -95,7 +95,7 @@ class WeightSet:
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """How pictures are read for it: as in the best evaluation."""
+        """How images are read for it: as in the best evaluation."""
         return self.best.preprocessing
 
     @property

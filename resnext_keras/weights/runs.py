@@ -5,9 +5,9 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from resnext_keras.preprocessing import Preprocessing
-from resnext_keras.specs import ResNeXtSpec
-from resnext_keras.weights.stored import WeightsError
+from resnext_keras.images.preprocessing import Preprocessing
+from resnext_keras.models.specs import ResNeXtSpec
+from resnext_keras.weights.tensors import WeightsError
 
 RUN, BEST = "run.json", "best.weights.h5"
 
@@ -18,7 +18,7 @@ class Trained:
 
     Attributes:
         spec: The architecture.
-        preprocessing: How pictures are read for it.
+        preprocessing: How images are read for it.
         class_names: Name of each class.
     """
 

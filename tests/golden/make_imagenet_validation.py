@@ -1,6 +1,6 @@
 """Writes resnext_keras/data/imagenet_validation.npz from TensorFlow Datasets.
 
-The classes of the 50,000 validation pictures of ILSVRC2012, in the order of their
+The classes of the 50,000 validation images of ILSVRC2012, in the order of their
 names, as the package tensorflow-datasets has them (Apache-2.0,
 `datasets/imagenet2012/validation_labels.txt`: a WordNet id a line).
 
@@ -21,7 +21,7 @@ def main():
     ids = Path(sys.argv[1]).read_text(encoding="utf-8").split()
     labels = np.array([numbers[wordnet_id] for wordnet_id in ids], "uint16")
     if (np.bincount(labels) != 50).any() or len(labels) != 50_000:
-        raise ValueError("Expected 50 pictures of each of the 1000 classes.")
+        raise ValueError("Expected 50 images of each of the 1000 classes.")
     np.savez_compressed(DATA / "imagenet_validation.npz", labels=labels)
 
 

@@ -2,7 +2,7 @@
 
     python tests/golden/make_tfds.py
 
-needs tensorflow-datasets. Picture i is filled with i, or 200 + i where its label
+needs tensorflow-datasets. Image i is filled with i, or 200 + i where its label
 is 1; the first ten are for training, four for testing.
 """
 

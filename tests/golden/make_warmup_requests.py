@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 REQUESTS = [
-    ("serving_default", {"image_bytes": [b"\xff\xd8picture\0", b""]}),
+    ("serving_default", {"image_bytes": [b"\xff\xd8image\0", b""]}),
     ("predict", {"images": np.arange(6, dtype="float32").reshape(1, 1, 2, 3)}),
     ("größer", {"b": np.uint8([7]), "a": np.array([[True, False]])}),
 ]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from resnext_keras.weights.stored import StoredTensor, StoredTensors, WeightsError
+from resnext_keras.weights.tensors import LazyTensor, LazyTensors, WeightsError
 
 HEADS = {"probs": "predictions"}
 
@@ -20,9 +20,7 @@ HEADS = {"probs": "predictions"}
 MORE_EPSILON = 1e-8
 
 
-def resnext_tensors(
-    state: StoredTensors, path: Path
-) -> Iterator[tuple[str, StoredTensor]]:
+def resnext_tensors(state: LazyTensors, path: Path) -> Iterator[tuple[str, LazyTensor]]:
     """The tensors of a file of keras-applications as this package has them.
 
     Args:
@@ -61,9 +59,7 @@ def resnext_tensors(
         )
 
 
-def _grouped(
-    name: str, depthwise: StoredTensor, total: StoredTensor | None
-) -> StoredTensor:
+def _grouped(name: str, depthwise: LazyTensor, total: LazyTensor | None) -> LazyTensor:
     """The kernel of the grouped convolution that two layers make up.
 
     The depthwise kernel is (height, width, filters, channels of a group): input
@@ -91,7 +87,7 @@ def _grouped(
         groups = depthwise.read().reshape(height, width, -1, channels, channels)
         return groups.transpose(0, 1, 3, 2, 4).reshape(height, width, channels, filters)
 
-    return StoredTensor((height, width, channels, filters), depthwise.dtype, path, read)
+    return LazyTensor((height, width, channels, filters), depthwise.dtype, path, read)
 
 
 def _sums_groups(kernel: np.ndarray, channels: int) -> bool:
@@ -102,9 +98,9 @@ def _sums_groups(kernel: np.ndarray, channels: int) -> bool:
     return bool((ones == 1).all()) and np.count_nonzero(kernel) == rows.size
 
 
-def _with_more_epsilon(variance: StoredTensor) -> StoredTensor:
+def _with_more_epsilon(variance: LazyTensor) -> LazyTensor:
     def read() -> np.ndarray:
         data = variance.read()
         return data + data.dtype.type(MORE_EPSILON)
 
-    return StoredTensor(variance.shape, variance.dtype, variance.path, read)
+    return LazyTensor(variance.shape, variance.dtype, variance.path, read)

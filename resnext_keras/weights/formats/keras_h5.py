@@ -20,12 +20,12 @@ import numpy as np
 
 from resnext_keras.weights.formats import hdf5_index
 from resnext_keras.weights.formats.keras_applications_h5 import resnext_tensors
-from resnext_keras.weights.stored import (
+from resnext_keras.weights.tensors import (
     BFLOAT16,
-    StoredTensor,
-    StoredTensors,
+    LazyTensor,
+    LazyTensors,
     WeightsError,
-    stored_block,
+    lazy_block,
 )
 
 # Python without the folders that `site` adds, and without the PYTHON* variables:
@@ -47,7 +47,7 @@ FOLDERS = list(
 
 
 @contextlib.contextmanager
-def open_keras_h5(path: Path) -> Iterator[StoredTensors]:
+def open_keras_h5(path: Path) -> Iterator[LazyTensors]:
     """Opens an HDF5 weight file; yields its tensors by `"{layer}/{variable}"`.
 
     Raises:
@@ -70,7 +70,7 @@ def open_keras_h5(path: Path) -> Iterator[StoredTensors]:
         yield stored
 
 
-def _once(tensors: Iterable[tuple[str, StoredTensor]], path: Path) -> StoredTensors:
+def _once(tensors: Iterable[tuple[str, LazyTensor]], path: Path) -> LazyTensors:
     """The tensors by name, each of which may come once."""
     stored = {}
     for name, tensor in tensors:
@@ -133,7 +133,7 @@ def _environment() -> dict[str, str]:
 
 def _stored(
     file: BinaryIO, path: Path, shape: list[int], dtype: str, offset: int
-) -> StoredTensor:
+) -> LazyTensor:
     """A tensor where the list has it, if the file is long enough."""
     dtype = BFLOAT16 if dtype == "bfloat16" else np.dtype(dtype)
     end = offset + math.prod(shape) * dtype.itemsize
@@ -143,4 +143,4 @@ def _stored(
             f"Expected at least {end} bytes in {path}, found {size}: the file has been "
             "cut off or damaged."
         )
-    return stored_block(file, path, offset, dtype, tuple(shape))
+    return lazy_block(file, path, offset, dtype, tuple(shape))

@@ -18,11 +18,11 @@ from resnext_keras.weights.formats.torch_names import keras_tensors
 from resnext_keras.weights.formats.torch_pickle import MAX_BYTES
 from resnext_keras.weights.formats.torch_tensors import Contents, Tensor
 from resnext_keras.weights.formats.torch_zip import read_zip
-from resnext_keras.weights.stored import (
-    StoredTensor,
-    StoredTensors,
+from resnext_keras.weights.tensors import (
+    LazyTensor,
+    LazyTensors,
     WeightsError,
-    stored_block,
+    lazy_block,
 )
 
 # Where training scripts keep the state, the average of several first, as in
@@ -31,7 +31,7 @@ STATES = ("state_dict_ema", "model_ema", "state_dict", "model")
 
 
 @contextlib.contextmanager
-def open_torch_file(path: Path) -> Iterator[StoredTensors]:
+def open_torch_file(path: Path) -> Iterator[LazyTensors]:
     """Opens a file that `torch.save` wrote; yields by `"{layer}/{variable}"`.
 
     Raises:
@@ -93,11 +93,11 @@ def _state(root: object, path: Path) -> dict[str, Tensor]:
 
 def _stored(
     tensor: Tensor, contents: Contents, file: BinaryIO, path: Path
-) -> StoredTensor:
+) -> LazyTensor:
     """A tensor that is read from its place in the file, in one piece."""
     storage = tensor.storage
     size = storage.dtype.itemsize
-    block = stored_block(
+    block = lazy_block(
         file,
         path,
         contents.offsets[storage.key] + tensor.offset * size,
@@ -115,4 +115,4 @@ def _stored(
             contents.check(storage.key)
         return np.ndarray(tensor.shape, storage.dtype, block.read(), strides=strides)
 
-    return StoredTensor(tensor.shape, storage.dtype, path, read)
+    return LazyTensor(tensor.shape, storage.dtype, path, read)

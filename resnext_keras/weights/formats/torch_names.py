@@ -7,8 +7,8 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from resnext_keras.specs import ResNeXtSpec
-from resnext_keras.weights.stored import StoredTensor, WeightsError
+from resnext_keras.models.specs import ResNeXtSpec
+from resnext_keras.weights.tensors import LazyTensor, WeightsError
 
 # What a state may be wrapped in: DataParallel and compile of torch, mmpretrain.
 PREFIXES = re.compile(r"(module\.|_orig_mod\.|backbone\.|head\.(?=fc\.))*")
@@ -61,9 +61,7 @@ KERAS_AXES = {4: (2, 3, 1, 0), 2: (1, 0)}
 TORCH_AXES = {4: (3, 2, 0, 1), 2: (1, 0)}
 
 
-def keras_tensors(
-    state: Mapping[str, StoredTensor], path: Path
-) -> dict[str, StoredTensor]:
+def keras_tensors(state: Mapping[str, LazyTensor], path: Path) -> dict[str, LazyTensor]:
     """A stored `state_dict` by this package's names and in Keras' layout.
 
     Args:
@@ -101,8 +99,8 @@ def keras_tensors(
 
 
 def torch_tensors(
-    tensors: Mapping[str, StoredTensor], spec: ResNeXtSpec
-) -> dict[str, StoredTensor]:
+    tensors: Mapping[str, LazyTensor], spec: ResNeXtSpec
+) -> dict[str, LazyTensor]:
     """A network's tensors by torch's names and in its layout.
 
     Args:
@@ -149,12 +147,12 @@ def _torch_name(name: str, patterns) -> str:
     raise ValueError(f"Expected a variable of a ResNeXt. Received: name={name!r}")
 
 
-def _transposed(name: str, tensor: StoredTensor, kernel_axes) -> StoredTensor:
+def _transposed(name: str, tensor: LazyTensor, kernel_axes) -> LazyTensor:
     """A tensor with the axes in the other layout's order, where it is a kernel."""
     axes = kernel_axes.get(len(tensor.shape)) if name.endswith("/kernel") else None
     if axes is None:
         return tensor
-    return StoredTensor(
+    return LazyTensor(
         tuple(tensor.shape[axis] for axis in axes),
         tensor.dtype,
         tensor.path,

@@ -9,11 +9,11 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from resnext_keras.weights.formats.torch_names import keras_tensors
-from resnext_keras.weights.stored import (
+from resnext_keras.weights.tensors import (
     BFLOAT16,
-    StoredTensors,
+    LazyTensors,
     WeightsError,
-    stored_block,
+    lazy_block,
 )
 
 # The longest of the family, with 1,300 tensors, needs 0.2 MB.
@@ -33,7 +33,7 @@ DTYPES = {
 
 
 @contextlib.contextmanager
-def open_torch_safetensors(path: Path) -> Iterator[StoredTensors]:
+def open_torch_safetensors(path: Path) -> Iterator[LazyTensors]:
     """Opens a `.safetensors` file; yields its tensors by `"{layer}/{variable}"`.
 
     Raises:
@@ -62,7 +62,7 @@ def open_torch_safetensors(path: Path) -> Iterator[StoredTensors]:
                     f"Expected {key!r:.100} of {path} to be one of "
                     f"{', '.join(DTYPES)}, found {dtype!r:.100}."
                 )
-            state[key] = stored_block(
+            state[key] = lazy_block(
                 file,
                 path,
                 8 + header_size + entry["data_offsets"][0],

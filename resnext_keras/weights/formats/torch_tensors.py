@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from resnext_keras.weights.stored import BFLOAT16
+from resnext_keras.weights.tensors import BFLOAT16
 
 # NumPy before 2.0 has no more.
 MAX_AXES = 32

@@ -1,0 +1,246 @@
+"""Networks as files of other runtimes: ONNX Runtime, OpenVINO and LiteRT."""
+
+import json
+import os
+import warnings
+import zipfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import keras
+import numpy as np
+from tqdm import tqdm
+
+from resnext_keras.export.model_card import model_card
+from resnext_keras.images.preprocessing import Preprocessing
+from resnext_keras.inference.engines import (
+    check_backend,
+    check_fits,
+    exported,
+    only_input,
+    optional,
+    output_names,
+    writing_errors,
+)
+from resnext_keras.inference.errors import told_briefly
+from resnext_keras.inference.fold import fold_batch_norm, plain_graph
+from resnext_keras.inference.quantization import (
+    check_packages,
+    checked_images,
+    quantize_file,
+)
+from resnext_keras.io import atomic_write, output_file
+
+if keras.config.backend() == "tensorflow":
+    import tensorflow as tf
+
+PRECISIONS = ("float32", "float16", "int8")
+
+CARD = "model_card"  # what the card is called in a file
+
+
+def export_file(
+    model: keras.Model,
+    path: str | os.PathLike,
+    precision: str = "float32",
+    images: np.ndarray | None = None,
+    *,
+    weights: str | None = None,
+    preprocessing: Preprocessing | None = None,
+    class_names: Sequence[str] | None = None,
+    licence: str | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Writes a network into a file for ONNX Runtime, OpenVINO or LiteRT.
+
+    ```python
+    export_file(model, "flowers.tflite", "float16", class_names=["daisy", "tulip"])
+    ```
+
+    Batch norm is folded. The input is called `images`, each output as its layer;
+    whatever the precision, both are of the model's type, and batches have any length.
+    The `ModelCard` lies in the file as JSON, called
+    `model_card`: in ONNX's `metadata_props`, in OpenVINO's `rt_info`, and in a
+    `.tflite` file, which is a zip archive too, as `model_card.json`.
+
+    Args:
+        model: A functional or built `Sequential` model of what `preprocess_input`
+            gives: square RGB images, in float32 and, but for OpenVINO, of less
+            than 2 GB. It stays as it is.
+        path: The file to be written. Its name ends in `.onnx`; or in `.xml`, for
+            OpenVINO, whose weights are in a `.bin` file beside it; or in `.tflite`.
+        precision: `"float32"`; `"float16"`, in which weights take half the space
+            and processors compute in float32; or `"int8"`, a quarter of it (but
+            for a classifier in LiteRT), in which processors compute too.
+        images: For int8 images as `quantize` takes them, else None.
+        weights: This and the next three as `export_saved_model` takes them.
+        preprocessing: How images are read.
+        class_names: Name of each class.
+        licence: SPDX identifier.
+        overwrite: Whether existing files may be replaced.
+
+    Raises:
+        ImportError: A package of the extra `fast` is not installed.
+        ValueError: An argument is none of the above, a file exists, or the format
+            lacks an operation of the model. Nothing has then been written.
+        OSError: The disk is full, say; no half file is left. What is killed leaves
+            a folder `.writing-...` beside, which may be removed.
+    """
+    check_backend()
+    path, *parts = checked_files(path, precision, overwrite)
+    if (images is None) == (precision == "int8"):
+        raise ValueError(
+            "Expected `images` where the precision is int8, and only there. "
+            f"Received: precision={precision!r}, "
+            f"images={'None' if images is None else '...'}"
+        )
+    graph = plain_graph(model)
+    card = model_card(graph, weights, preprocessing, class_names, licence)
+    if images is not None:
+        images = checked_images(images, only_input(graph.inputs))
+        if np.abs(images).max() > 10:
+            raise ValueError(
+                "Expected `images` as `preprocess_input` gives them, from -2.2 to 2.7. "
+                f"Received: numbers from {images.min():.3g} to {images.max():.3g}"
+            )
+    is_openvino = path.suffix == ".xml" and precision != "int8"
+    check_fits(graph, "openvino" if is_openvino else "onnxruntime")
+    write, text = WRITERS[path.suffix], json.dumps(card.as_json())
+    expected = f"a model that a {path.suffix} file can hold"
+    received, passed = f"model={model.name!r}", writing_errors()
+    try:
+        with (
+            told_briefly("the converter", expected, received, *passed),
+            atomic_write(path, *parts) as written,
+        ):
+            write(fold_batch_norm(graph), written, precision, images, text)
+    except passed as error:
+        raise OSError(f"{path} could not be written: {error}") from error
+
+
+def checked_files(path: str | os.PathLike, precision: str, overwrite: bool):
+    """The paths of a file in one of the formats and of what lies beside it.
+
+    Args:
+        path: This and the rest as `export_file` takes them.
+        precision: The type of the weights.
+        overwrite: Whether existing files may be replaced.
+
+    Raises:
+        ImportError: A package is not installed that writes such a file.
+        ValueError: There is no such precision, or a file that cannot be written.
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(
+            f"Expected `precision` to be one of {', '.join(PRECISIONS)}. "
+            f"Received: precision={precision!r}"
+        )
+    path = output_file(path, tuple(WRITERS), overwrite)
+    parts = [path.with_suffix(".bin")] if path.suffix == ".xml" else []
+    for part in parts:
+        output_file(part, (".bin",), overwrite)
+    # OpenVINO has no quantizer of its own, and reads what ONNX Runtime's wrote.
+    if path.suffix == ".onnx" or (path.suffix == ".xml" and precision == "int8"):
+        check_packages()
+    if path.suffix == ".xml":
+        optional("openvino")
+    return path, *parts
+
+
+def _write_onnx(model, target: Path, precision, images, card: str) -> None:
+    onnx = optional("onnx")
+    with exported(model, "onnxruntime") as float32:
+        if precision == "int8":
+            quantize_file(float32, images, target)
+            float32 = target
+        network = onnx.load(float32)
+    if precision == "float16":
+        float16 = optional("onnxruntime.transformers.float16")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of weights near 0
+            network = float16.convert_float_to_float16(network, keep_io_types=True)
+        # Its casts come last, an order that ONNX forbids.
+        sorting = optional("onnxruntime.transformers.onnx_model")
+        sorting.OnnxModel(network).topological_sort()
+    graph = network.graph
+    outputs = [output.name for output in graph.output]
+    names = dict(zip(outputs, output_names(model), strict=True))
+    for node in graph.node:
+        for tensors in (node.input, node.output):
+            tensors[:] = [names.get(tensor, tensor) for tensor in tensors]
+    for value in (*graph.output, *graph.value_info):
+        value.name = names.get(value.name, value.name)
+    for value in (*graph.input, *graph.output):
+        value.type.tensor_type.shape.dim[0].dim_param = "batch"
+    # What the converters have left: notes of theirs, and names of unused operators.
+    graph.doc_string = ""
+    del network.metadata_props[:]
+    used = {node.domain for node in graph.node}
+    for imported in [i for i in network.opset_import if i.domain not in used]:
+        network.opset_import.remove(imported)
+    network.metadata_props.add(key=CARD, value=card)
+    onnx.save(network, target)
+
+
+def _write_openvino(model, target: Path, precision, images, card: str) -> None:
+    openvino = optional("openvino")
+
+    def save(path):
+        network = openvino.Core().read_model(path)
+        network.set_rt_info(card, CARD)
+        try:
+            openvino.save_model(network, target, precision == "float16")
+        except RuntimeError as error:  # which it raises on a full disk, too
+            raise OSError(error) from error
+
+    if precision == "int8":
+        onnx = target.with_suffix(".onnx")  # in a folder that is then removed
+        _write_onnx(model, onnx, precision, images, card)
+        save(onnx)
+    else:
+        with exported(model, "openvino", output_names(model)) as path:
+            save(path)
+
+
+def _write_litert(model, target: Path, precision, images, card: str) -> None:
+    with exported(model, "tensorflow", output_names(model)) as folder:
+        converter = tf.lite.TFLiteConverter.from_saved_model(str(folder))
+        if precision != "float32":
+            converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        if precision == "float16":
+            converter.target_spec.supported_types = [tf.float16]
+        network = (
+            _int8(converter, images) if images is not None else converter.convert()
+        )
+    target.write_bytes(network)
+    # Files that belong to a .tflite file are a zip archive at its end, as in
+    # https://ai.google.dev/edge/litert/conversion/tensorflow/metadata.
+    with zipfile.ZipFile(target, "a") as archive:
+        archive.writestr(f"{CARD}.json", card)
+
+
+def _int8(converter, images) -> bytes:
+    """A LiteRT network in int8, but for the classifier.
+
+    Rounded to 8 bits, the logits of close classes would be the same, and scores
+    below 0.2 % be 0: for the bundled network the logits' correlation with float32
+    is 0.9988 then, and 0.9999 so.
+    """
+
+    def samples() -> Iterator[list[np.ndarray]]:
+        bar = tqdm(images, "calibrating", unit=" images", disable=None, leave=False)
+        for image in bar:
+            yield [image[None]]
+
+    converter.representative_dataset = samples
+    # Nothing else that is public leaves out operations.
+    debugger = tf.lite.experimental.QuantizationDebugger(
+        converter=converter,
+        debug_options=tf.lite.experimental.QuantizationDebugOptions(
+            denylisted_ops=["FULLY_CONNECTED", "SOFTMAX"]
+        ),
+    )
+    return debugger.get_nondebug_quantized_model()
+
+
+WRITERS = {".onnx": _write_onnx, ".xml": _write_openvino, ".tflite": _write_litert}

@@ -1,0 +1,147 @@
+"""What an exported model tells about itself: its images, its classes, its licence."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import keras
+
+from resnext_keras.images.labels import checked_names
+from resnext_keras.images.labels import class_names as packaged_names
+from resnext_keras.images.preprocessing import IMAGENET, MEAN, STD, Preprocessing
+from resnext_keras.models.data_format import channels_first
+from resnext_keras.models.graph import classifier_head
+from resnext_keras.weights.lookup import find_set, weights_preprocessing
+from resnext_keras.weights.registry import WeightSet
+
+READING = (
+    "RGB, turned upright as EXIF says. Its short side resized, with antialiasing, to "
+    "`detail` if that is a number and less, then to `resize`. The square of `size` "
+    "pixels in the centre. Its values, 0 to 255, divided by 255, less `mean`, divided "
+    "by `std`, for each of red, green and blue. In float32, (batch, {axes})."
+)
+"""What `read_image` and `preprocess_input` do, in words."""
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What a user of an exported model has to know, in a file without this package.
+
+    Attributes:
+        name: Name of the model.
+        preprocessing: How images are read for it.
+        class_names: Name of each class; None for a backbone, which has none.
+        weights: Name of the weight set, None for weights of one's own.
+        licence: SPDX identifier of the weights' licence, None where not known.
+    """
+
+    name: str
+    preprocessing: Preprocessing
+    class_names: tuple[str, ...] | None = None
+    weights: str | None = None
+    licence: str | None = None
+
+    def as_json(self) -> dict:
+        """The same for `json.dumps`, and how to read images without this package."""
+        axes = "3, height, width" if channels_first() else "height, width, 3"
+        return asdict(self) | {
+            "preprocessing": asdict(self.preprocessing) | {"mean": MEAN, "std": STD},
+            "reading": READING.format(axes=axes),
+        }
+
+
+def model_card(
+    model: keras.Model,
+    weights: str | None = None,
+    preprocessing: Preprocessing | None = None,
+    class_names: Sequence[str] | None = None,
+    licence: str | None = None,
+) -> ModelCard:
+    """Gathers what is known of a model.
+
+    Args:
+        model: A functional model of what `preprocess_input` gives: square RGB
+            images, in batches of any length.
+        weights: Name of the weight set it was built with, which tells the rest;
+            None for weights of one's own. That it was is not checked.
+        preprocessing: How images are read; None for what the weight set wants
+            at the model's size; without one for `IMAGENET`, or for models of
+            another size the whole short side in their size.
+        class_names: Name of each class; None for those of the weight set, or
+            ImageNet's for 1000 classes, or else the numbers of the classes.
+        licence: SPDX identifier; None for that of the weight set.
+
+    Raises:
+        ValueError: The model is none of these, there is no such weight set, it was
+            not evaluated at the model's size or has other classes, or the sizes or
+            the number of names do not fit.
+    """
+    found = None if weights is None else find_set(weights)
+    size = _size(model)
+    if preprocessing is None:
+        preprocessing = _preprocessing(found, size)
+    elif not isinstance(preprocessing, Preprocessing) or size not in (
+        None,
+        preprocessing.size,
+    ):
+        raise ValueError(
+            f"Expected a `Preprocessing` for the model's size, {size or 'any'} pixels. "
+            f"Received: preprocessing={preprocessing!r}"
+        )
+    if not isinstance(licence, (str, type(None))):
+        raise ValueError(f"Expected a string. Received: licence={licence!r}")
+    return ModelCard(
+        model.name,
+        preprocessing,
+        _class_names(model, class_names, found),
+        found and found.name,
+        licence or (found and found.licence),
+    )
+
+
+def _size(model) -> int | None:
+    """Height and width of a model's images, None for those of any size."""
+    shapes = [tuple(image.shape) for image in model.inputs]
+    if len(shapes) == 1:
+        length, *shape = shapes[0]
+        channels = shape[0 if channels_first() else -1]
+        sides = shape[1:] if channels_first() else shape[:-1]
+        if (
+            (length, len(shape), channels, len({*sides})) == (None, 3, 3, 1)
+            # Into integers what `preprocess_input` gives does not go.
+            and keras.backend.is_float_dtype(model.inputs[0].dtype)
+        ):
+            return sides[0]
+    found = [f"{image.dtype} {tuple(image.shape)}" for image in model.inputs]
+    raise ValueError(
+        "Expected a model of square RGB images as `preprocess_input` gives them, in "
+        f"batches of any length. Received: a model of {' and '.join(found)}"
+    )
+
+
+def _preprocessing(found: WeightSet | None, size: int | None) -> Preprocessing:
+    if found is not None:
+        return weights_preprocessing(found.name, size)
+    if size in (None, IMAGENET.size):
+        return IMAGENET
+    return Preprocessing(size=size, resize=size)
+
+
+def _class_names(model, names, found: WeightSet | None) -> tuple[str, ...] | None:
+    head = classifier_head(model)
+    if names is not None:
+        shape = model.outputs[0].shape
+        is_classifier = len(model.outputs) == 1 and len(shape) == 2
+        return checked_names(names, shape[1] if is_classifier else 0)
+    if head is None:
+        return None
+    classes = head[0].units
+    if found is not None and found.classes not in (None, classes):
+        raise ValueError(
+            f"Expected `class_names`, since the model has {classes} classes and "
+            f"{found.name} has {found.classes}. Received: class_names=None"
+        )
+    if found is not None and found.labels:
+        return packaged_names(found.labels)
+    if found is None and classes == 1000:
+        return packaged_names("imagenet")
+    return tuple(map(str, range(classes)))

@@ -1,0 +1,1 @@
+"""Images: files found, read, preprocessed, labelled and drawn."""

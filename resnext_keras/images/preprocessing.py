@@ -1,0 +1,136 @@
+"""From an image file to the numbers that the networks of this family expect.
+
+Every published weight set expects RGB scaled to [0, 1], less ImageNet's mean,
+over its standard deviation (`mode="torch"` of keras.applications). Sets differ
+in how an image is resized and cropped before; that is a `Preprocessing`.
+"""
+
+from dataclasses import dataclass
+from numbers import Integral
+
+import keras
+import numpy as np
+from PIL import Image
+
+MEAN = (0.485, 0.456, 0.406)
+"""Mean of ImageNet's red, green and blue, for values in [0, 1]."""
+
+STD = (0.229, 0.224, 0.225)
+"""Standard deviation of ImageNet's red, green and blue, for values in [0, 1]."""
+
+INTERPOLATIONS = {
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+}
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How a weight set wants its images resized and cropped.
+
+    Attributes:
+        size: Height and width in pixels of the square cut from the centre.
+        resize: Short side in pixels that the image is resized to before,
+            at least `size`.
+        interpolation: `"bilinear"` or `"bicubic"`, both with antialiasing.
+        detail: Short side in pixels of the images that the weights were
+            trained on, where it is less than `resize`: images are reduced to
+            it first, since edges sharper than those are strange to the network.
+
+    Raises:
+        ValueError: A value is outside what is described above.
+    """
+
+    size: int
+    resize: int
+    interpolation: str = "bilinear"
+    detail: int | None = None
+
+    def __post_init__(self):
+        for field in ("size", "resize", "detail"):
+            value = getattr(self, field)
+            if field == "detail" and value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
+                raise ValueError(
+                    f"Expected `{field}` to be a positive number of pixels. "
+                    f"Received: {field}={value!r}"
+                )
+            object.__setattr__(self, field, int(value))  # NumPy's go into no JSON
+        if self.resize < self.size:
+            raise ValueError(
+                "Expected `resize` to be at least `size`. "
+                f"Received: size={self.size}, resize={self.resize}"
+            )
+        if (
+            not isinstance(self.interpolation, str)
+            or self.interpolation not in INTERPOLATIONS
+        ):
+            raise ValueError(
+                f"Expected `interpolation` to be one of {list(INTERPOLATIONS)}. "
+                f"Received: interpolation={self.interpolation!r}"
+            )
+
+
+IMAGENET = Preprocessing(size=224, resize=256)
+"""How the first generation of weight sets was evaluated."""
+
+
+def preprocess_input(x, data_format=None):
+    """Scales RGB to [0, 1], then normalises with ImageNet's mean and deviation.
+
+    Serves arrays and tensors, inside a functional model and a `tf.data` map
+    too. The caller's array stays as it is.
+
+    Args:
+        x: RGB, 0 to 255, of any integer or float dtype: one image (3D) or a
+            batch (4D). A `PIL.Image` or nested list counts as a NumPy array.
+        data_format: `"channels_last"` or `"channels_first"`; None stands for
+            `keras.config.image_data_format()`.
+
+    Returns:
+        `(x / 255 - mean) / std` in the shape of `x`, a NumPy array where `x`
+        is one; in the dtype of `x` if that is a float, otherwise in
+        `keras.config.floatx()`.
+
+    Raises:
+        ValueError: `data_format` is unknown, or `x` is not 3D or 4D with
+            three channels.
+    """
+    if data_format is None:
+        data_format = keras.config.image_data_format()
+    if data_format not in ("channels_last", "channels_first"):
+        raise ValueError(
+            'Expected `data_format` to be "channels_last" or "channels_first". '
+            f"Received: data_format={data_format!r}"
+        )
+    if not hasattr(x, "shape"):
+        x = np.asarray(x)
+    shape = tuple(x.shape)
+    axis = -1 if data_format == "channels_last" else -3
+    # A dimension of a symbolic tensor may be None, not known yet.
+    if len(shape) not in (3, 4) or shape[axis] not in (3, None):
+        raise ValueError(
+            "Expected `x` to be one image (3D) or a batch of images (4D) with "
+            f"3 channels on axis {axis} ({data_format}). "
+            f"Received: x.shape={shape}"
+        )
+    dtype = keras.backend.standardize_dtype(x.dtype)
+    is_float = keras.backend.is_float_dtype(dtype)
+    if not is_float:
+        dtype = keras.config.floatx()
+    mean, std = (np.reshape(v, (3,) + (1,) * (-1 - axis)) for v in (MEAN, STD))
+    if isinstance(x, np.ndarray):
+        x = x.astype(dtype)  # a copy
+        x /= 255.0
+        x -= mean.astype(dtype)
+        x /= std.astype(dtype)
+        return x
+    ops = keras.ops
+    if type(x).__module__.startswith("tensorflow."):
+        import tensorflow as ops  # of `tf.data`, whatever backend Keras runs on
+    if not is_float:
+        x = ops.cast(x, dtype)
+    mean = ops.convert_to_tensor(mean, dtype=dtype)
+    std = ops.convert_to_tensor(std, dtype=dtype)
+    return (x / 255.0 - mean) / std

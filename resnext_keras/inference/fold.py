@@ -1,0 +1,202 @@
+"""Batch norm as part of the convolution before it, for prediction."""
+
+import inspect
+from collections import Counter
+from collections.abc import Iterator
+
+import keras
+import numpy as np
+from keras import layers
+
+from resnext_keras.models.batch_norm import BatchNormalization
+from resnext_keras.models.layers import Conv2D, GroupedConv2D
+
+
+def fold_batch_norm(model: keras.Model) -> keras.Model:
+    """Builds the same network with batch norm folded into its convolutions.
+
+    In prediction batch norm is a factor and a shift for each channel, which the
+    kernel and the bias of the convolution before it can hold. Folded are the
+    norms that alone follow a `Conv2D` or `GroupedConv2D` without activation, in
+    models within the model too; where the convolution's output is also used
+    elsewhere, both layers stay.
+
+    The result is made for prediction, as which it is exported too, and its weights
+    are frozen: below layers that are to be trained it is what the frozen network
+    is, only faster, and trained alone it changes nothing, of which Keras warns.
+
+    Args:
+        model: A functional or `Sequential` model with any inputs and outputs,
+            which stays as it is.
+
+    Returns:
+        A functional `keras.Model` with weights of its own and not compiled. Its
+        inputs, outputs and names of layers are the model's, without the batch
+        norms that are gone.
+
+    Raises:
+        ValueError: The model is neither functional nor a built `Sequential`.
+
+    Source: Jacob et al., "Quantization and Training of Neural Networks for
+    Efficient Integer-Arithmetic-Only Inference", CVPR 2018, section 3.2.
+    """
+    graph = plain_graph(model)
+    calls, norms = _calls_and_norms(graph)
+    folded_norms = {norm.name for norm in norms.values()}
+
+    def is_folded(layer):
+        return _is_graph(layer) and not _always_trains(calls[layer.name])
+
+    def clone(layer):
+        if is_folded(layer):
+            return fold_batch_norm(layer)
+        config = layer.get_config()
+        if isinstance(layer, layers.Lambda):  # Not every function can be read back.
+            return layers.Lambda(**config | {"function": layer.function})
+        if layer.name in norms:
+            # Zeros, since random numbers for 25 million kernel values take time.
+            config |= {"use_bias": True, "kernel_initializer": "zeros"}
+            config.pop("lora_rank", None)  # The folded kernel is the merged one.
+        return type(layer).from_config(config)
+
+    def call(layer, *args, **kwargs):
+        if layer.name in folded_norms:
+            return args[0]
+        return layer(*args, **_predicting(layer, args, kwargs))
+
+    folded = keras.models.clone_model(graph, _new_inputs(graph), clone, call)
+    for layer in folded.layers:
+        source = graph.get_layer(layer.name)
+        if layer.name in norms:
+            layer.set_weights(_folded_weights(source, norms[layer.name]))
+        elif not is_folded(source):
+            layer.set_weights(source.get_weights())
+            if hasattr(source, "lora_alpha"):  # which Keras forgets of a dense layer
+                layer.lora_alpha = source.lora_alpha
+        if isinstance(layer, layers.Normalization):
+            layer.finalize_state()  # It reads new weights only when told to.
+        # A frozen batch norm predicts, even where it is called as in training.
+        if not _always_trains(calls[layer.name]):
+            layer.trainable = False
+    return folded
+
+
+def _is_graph(layer) -> bool:
+    """Whether a layer is a model whose layers lie between known tensors."""
+    if isinstance(layer, keras.Sequential):
+        return hasattr(layer, "inputs")
+    return isinstance(layer, keras.Model) and isinstance(layer, keras.Function)
+
+
+def plain_graph(model: keras.Model) -> keras.Model:
+    """A plain functional model of the same layers, or a `ValueError`."""
+    if not _is_graph(model):
+        raise ValueError(
+            "Expected a functional model, or a `Sequential` one that has been built. "
+            f"Received: model={model!r}"
+        )
+    if isinstance(model, keras.Sequential):
+        return keras.Model(model.inputs[0], model.outputs[0], name=model.name)
+    return keras.Model(model.input, model.output, name=model.name)
+
+
+def _new_inputs(graph):
+    """Inputs like a model's; by itself `clone_model` gives them other names."""
+    configs = {
+        id(layer.output): layer.get_config()
+        for layer in graph.layers
+        if isinstance(layer, layers.InputLayer)
+    }
+    return keras.tree.map_structure(
+        lambda tensor: layers.InputLayer.from_config(configs[id(tensor)]).output,
+        graph.input,
+    )
+
+
+def _calls_and_norms(graph):
+    """How each layer is called, and the norm that goes into each convolution.
+
+    Both by name of the layer, and the calls as the model's configuration has
+    them, which alone tells publicly what uses which output.
+    """
+    config = graph.get_config()
+    calls = {layer["name"]: layer["inbound_nodes"] for layer in config["layers"]}
+    uses = Counter(_sources([*calls.values(), config["output_layers"]]))
+    found = {layer.name: layer for layer in graph.layers}  # operations are none
+    norms = {}
+    for norm in graph.layers:
+        if type(norm) not in (layers.BatchNormalization, BatchNormalization):
+            continue
+        sources = list(_sources(calls[norm.name]))
+        name = sources[0]
+        if (
+            len(sources) == len(calls[name]) == uses[name] == 1
+            and calls[norm.name][0]["args"]
+            and not _always_trains(calls[norm.name])
+            and _fits(found.get(name), norm)
+        ):
+            norms[name] = norm
+    return calls, norms
+
+
+def _sources(part) -> Iterator[str]:
+    """Names of the layers whose outputs a part of a configuration refers to.
+
+    An output is written as the list of a layer's name and two numbers.
+    """
+    if isinstance(part, dict):
+        part = list(part.values())
+    if not isinstance(part, (list, tuple)):
+        return
+    if [type(item) for item in part] == [str, int, int]:
+        yield part[0]
+        return
+    for item in part:
+        yield from _sources(item)
+
+
+def _always_trains(calls) -> bool:
+    """Whether a layer is called as in training even when its model predicts."""
+    return any(call["kwargs"].get("training") for call in calls)
+
+
+def _predicting(layer, args, kwargs) -> dict:
+    """What a layer is called with, so that it predicts unless it is told to train.
+
+    Models are exported without being told either. Keras' augmentation, an identity
+    in prediction, then trains, and its calls say so, whoever made them.
+    """
+    training = inspect.signature(layer.call).parameters.get("training")
+    if training is None or len(args) > 1:
+        return kwargs
+    is_told = training.default is not True and kwargs.get("training") is not None
+    return kwargs if is_told else kwargs | {"training": False}
+
+
+def _fits(layer, norm) -> bool:
+    """Whether a layer is a convolution that can hold the norm of its output."""
+    if type(layer) not in (layers.Conv2D, Conv2D, GroupedConv2D):
+        return False
+    channels = 1 if layer.data_format == "channels_first" else 3
+    if channels == 1 and type(layer) is layers.Conv2D:
+        return False  # Keras adds a bias along the wrong axis of some images.
+    return (
+        norm.axis % 4 == channels
+        and layer.activation is keras.activations.linear
+        and layer.compute_dtype == norm.compute_dtype
+    )
+
+
+def _folded_weights(convolution, norm) -> list[np.ndarray]:
+    """Kernel and bias of a convolution that holds the norm of its output."""
+
+    def value(variable, default):
+        if variable is None:
+            return np.float64(default)
+        return keras.ops.convert_to_numpy(variable).astype("float64")
+
+    variance = value(norm.moving_variance, 1) + norm.epsilon
+    scale = value(norm.gamma, 1) / np.sqrt(variance)  # (filters,)
+    bias = value(convolution.bias, 0) - value(norm.moving_mean, 0)
+    kernel = value(convolution.kernel, 0) * scale
+    return [kernel, value(norm.beta, 0) + bias * scale]

@@ -1,0 +1,1 @@
+"""The networks: their table, blocks, layers and builders."""

@@ -1,0 +1,137 @@
+"""Stages of a network, and a network as the backbone of a detector or a segmenter."""
+
+import re
+from collections.abc import Iterable, Iterator
+
+import keras
+
+_IN_STAGE = re.compile(r"(?:conv|pool)(\d+)_\w+")
+_BLOCK_OUTPUT = re.compile(r"conv(\d+)_block\d+_out")
+
+
+def stage_of(layer_name: str) -> int | None:
+    """Number of the stage that a layer belongs to, in the paper's count.
+
+    Args:
+        layer_name: As in `"conv3_block1_out"`, which is of stage 3; the stem is
+            stage 1.
+
+    Returns:
+        The number; None for layers before, behind and beside the stages.
+    """
+    found = _IN_STAGE.fullmatch(layer_name)
+    return int(found[1]) if found else None
+
+
+def stage_outputs(model) -> dict:
+    """The layer that gives the last feature maps of each stage but the stem.
+
+    Args:
+        model: A `keras.Model`.
+
+    Returns:
+        By number of the stage a layer, in order; empty for a model that is no
+        network of this family.
+    """
+    return {
+        int(found[1]): layer  # The last block of a stage takes the earlier ones' place.
+        for layer in model.layers
+        if (found := _BLOCK_OUTPUT.fullmatch(layer.name))
+    }
+
+
+def feature_pyramid(
+    model: keras.Model, levels: Iterable[str] | None = None
+) -> keras.Model:
+    """Cuts a network to the last feature maps of its stages.
+
+    ```python
+    pyramid = feature_pyramid(ResNeXt50(include_top=False), ("C3", "C4", "C5"))
+    maps = pyramid(images)["C3"]  # (batch, H / 8, W / 8, 512)
+    ```
+
+    Args:
+        model: A network of this family, of any weights and input size, with its
+            classifier or without. The pyramid shares its layers.
+        levels: Names of stages as feature pyramid networks have them, `"C2"` for
+            conv2 and so on; None for all. C2 to C5 have the strides 4, 8, 16 and
+            32 (those for CIFAR 1, 2 and 4), but none above the `output_stride`
+            that the network was built with.
+
+    Returns:
+        A functional `keras.Model` whose output is a dict: by level the feature
+        maps, (batch, ceil(H / stride), ceil(W / stride), channels).
+
+    Raises:
+        ValueError: The model is no network of this family, or has no such level.
+
+    Source: Lin et al., "Feature Pyramid Networks for Object Detection", CVPR 2017,
+    section 3.
+    """
+    _check_network(model)
+    found = {f"C{stage}": layer for stage, layer in stage_outputs(model).items()}
+    levels = list(found) if levels is None else levels
+    # A string is a row of letters, which no caller means.
+    levels = [levels] if isinstance(levels, str) else list(levels)
+    if not levels or not set(levels) <= set(found):
+        raise ValueError(
+            f"Expected `levels` to be some of {', '.join(found)}. "
+            f"Received: levels={levels!r}"
+        )
+    outputs = {level: found[level].output for level in levels}
+    return keras.Model(model.input, outputs, name=f"{model.name}_pyramid")
+
+
+def freeze(model: keras.Model, until: str) -> None:
+    """Freezes the first stages of a network, which keep what they have learnt.
+
+    Their weights do not change in training, and their batch norm normalises by the
+    moving statistics, which do not change either. The other layers stay as they
+    are; `layer.trainable = True` frees a layer again. As ever in Keras, a model is
+    to be compiled after this, not before.
+
+    Args:
+        model: A network of this family, or a model that has one as a layer.
+        until: The last stage that is frozen: `"conv1"`, which is the stem, to
+            `"conv5"`, which is all but a classifier.
+
+    Raises:
+        ValueError: The model holds no network of this family, or no such stage;
+            nothing is frozen then.
+    """
+    stages = {layer: stage_of(layer.name) for layer in _all_layers(model)}
+    names = [f"conv{stage}" for stage in sorted({1, *filter(None, stages.values())})]
+    if not any(stages.values()):
+        _check_network(model)
+    if until not in names:
+        raise ValueError(
+            f"Expected `until` to be one of {', '.join(names)}. "
+            f"Received: until={until!r}"
+        )
+    for layer, stage in stages.items():
+        if stage is not None and stage <= int(until.removeprefix("conv")):
+            layer.trainable = False
+
+
+def _check_network(model):
+    """Refuses what is no network of this family, and tells where one may be."""
+    if isinstance(model, keras.Model) and stage_outputs(model):
+        return
+    nested = getattr(model, "layers", [])
+    inside = [
+        layer.name
+        for layer in nested
+        if isinstance(layer, keras.Model) and stage_outputs(layer)
+    ]
+    hint = f" Its layer {inside[0]!r} is one: model.get_layer(...)." if inside else ""
+    raise ValueError(
+        "Expected a network of this family, whose layers have names like "
+        f"'conv3_block1_out'.{hint} Received: model={model!r}"
+    )
+
+
+def _all_layers(model) -> Iterator[keras.layers.Layer]:
+    """The layers of a model, and those of models among them."""
+    for layer in getattr(model, "layers", []):
+        yield layer
+        yield from _all_layers(layer)

@@ -1,0 +1,175 @@
+"""BatchNormalization: Keras' layer, trained in as few passes as the device allows."""
+
+import keras
+from keras import layers, ops
+
+from resnext_keras.models.runtime import (
+    has_fast_kernels,
+    is_exporting,
+    on_accelerator,
+)
+
+if keras.config.backend() == "tensorflow":
+    import tensorflow as tf
+
+# What TensorFlow's kernel takes; its statistics are float32 for all of them.
+_DTYPES = ("float32", "float16", "bfloat16")
+
+
+@keras.saving.register_keras_serializable(package="resnext_keras")
+class BatchNormalization(layers.BatchNormalization):
+    """A `keras.layers.BatchNormalization` that is fast on any CPU.
+
+    Same arguments, weights, configuration and results, but for one: what it counts in
+    the moving variance is the unbiased variance of the batch, as in PyTorch, which
+    the published weights come from (with `renorm`, which is Keras' alone, the biased
+    one). Keras computes a training batch's statistics, and the gradient through
+    them, in some twenty passes over the feature maps. TensorFlow has one kernel for
+    each of the two, which takes a ReLU that follows along and is used where it is
+    fast, and elsewhere half as many passes do. In prediction it is the other way
+    round: the kernel is used where kernels are slow, since TensorFlow fuses it with
+    the convolution before it, but not in graphs that are exported, which are alike
+    for all processors. Where it is frozen in training, whose gradient takes the
+    kernel longer, this is Keras' layer, and so it is on other backends, but for the
+    moving variance.
+    """
+
+    def call(self, inputs, training=None, mask=None):
+        is_ours = mask is None and self._is_ours(inputs)
+        if is_ours and training and self.trainable:
+            return self._train(inputs)
+        if is_ours and not training and not has_fast_kernels() and not is_exporting():
+            return self._predict(inputs)
+        if training and self.trainable and not getattr(self, "renorm", False):
+            return self._train_as_keras(inputs, mask)
+        return super().call(inputs, training=training, mask=mask)
+
+    def _is_ours(self, inputs) -> bool:
+        """Whether `_train` computes what this layer is configured to."""
+        if keras.config.backend() != "tensorflow" or len(inputs.shape) != 4:
+            return False
+        axis = self.axis % 4
+        return (
+            (axis == 3 or (axis == 1 and on_accelerator()))
+            and self.scale
+            and self.center
+            and not self.synchronized
+            and not getattr(self, "renorm", False)
+            and inputs.dtype.name in _DTYPES
+            and self.variable_dtype == "float32"
+        )
+
+    def _predict(self, inputs):
+        """Normalises by the moving statistics."""
+        outputs, *_ = tf.raw_ops.FusedBatchNormV3(
+            x=inputs,
+            scale=self.gamma,
+            offset=self.beta,
+            mean=self.moving_mean,
+            variance=self.moving_variance,
+            epsilon=self.epsilon,
+            is_training=False,
+        )
+        return outputs
+
+    def _train(self, inputs):
+        """Normalises by the batch's statistics, and counts them in the moving ones."""
+        scale, offset = map(tf.convert_to_tensor, (self.gamma, self.beta))
+        if has_fast_kernels():
+            layout = "NHWC" if self.axis % 4 == 3 else "NCHW"
+            outputs, mean, variance = _by_kernel(
+                inputs, scale, offset, self.epsilon, layout
+            )
+        else:
+            x = tf.cast(inputs, tf.float32)
+            outputs, mean, variance = _by_products(x, scale, offset, self.epsilon)
+            outputs = tf.cast(outputs, inputs.dtype)
+        for moving, batch in (
+            (self.moving_mean, mean),
+            (self.moving_variance, variance),
+        ):
+            moving.assign(moving * self.momentum + batch * (1 - self.momentum))
+        return outputs
+
+    def _train_as_keras(self, inputs, mask):
+        """Trains by Keras' layer, then corrects what it counted as the variance."""
+        kept = ops.multiply(self.moving_variance, self.momentum)
+        outputs = super().call(inputs, training=True, mask=mask)
+        counted = ops.subtract(self.moving_variance, kept)
+        count = ops.cast(self._count(inputs, mask), counted.dtype)
+        self.moving_variance.assign(kept + counted * _bessel(count))
+        return outputs
+
+    def _count(self, inputs, mask):
+        """How many numbers of a channel are normalised together."""
+        if mask is None:
+            shape = ops.shape(inputs)
+            count = ops.prod([shape[axis] for axis in self._reduction_axes])
+        else:
+            count = ops.sum(ops.cast(mask, "int32"))
+        count = ops.cast(count, "float32")
+        replica = tf.distribute.get_replica_context() if self.synchronized else None
+        return replica.all_reduce("SUM", count) if replica else count
+
+
+def _bessel(count):
+    """The unbiased variance of so many numbers over the biased one.
+
+    Of a single number both are 0.
+    """
+    return count / ops.maximum(count - 1, 1)
+
+
+def _by_kernel(x, scale, offset, epsilon, layout):
+    """The normalised batch, its mean and its unbiased variance."""
+    outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
+        x=x,
+        scale=scale,
+        offset=offset,
+        mean=tf.zeros(0),  # none in training
+        variance=tf.zeros(0),
+        epsilon=epsilon,
+        data_format=layout,
+        is_training=True,
+    )
+    return outputs, mean, variance
+
+
+def _by_products(x, scale, offset, epsilon):
+    """The normalised batch, its mean and its unbiased variance, by plain operations.
+
+    Source of the gradients: Ioffe and Szegedy, "Batch Normalization: Accelerating
+    Deep Network Training by Reducing Internal Covariate Shift", 2015, section 3.
+    """
+    count = tf.cast(tf.size(x) // tf.size(scale), x.dtype)
+
+    @tf.custom_gradient
+    def normalise(x, scale, offset):
+        mean = _channel_sums(x) / count
+        centred = x - mean
+        variance = _channel_sums(centred * centred) / count
+        inverse = tf.math.rsqrt(variance + epsilon)
+        factor = scale * inverse
+
+        def gradients(dy, *_):  # Moving statistics are not learnt by gradients.
+            doffset = _channel_sums(dy)
+            dscale = _channel_sums(dy * centred) * inverse
+            slope = dscale * inverse / count
+            dx = factor * (dy - (slope * centred + doffset / count))
+            return dx, dscale, doffset
+
+        outputs = factor * centred + offset
+        return (outputs, mean, variance * _bessel(count)), gradients
+
+    return normalise(x, scale, offset)
+
+
+def _channel_sums(x):
+    """Sums of all pixels, (channels,).
+
+    As a matrix product with ones: XLA adds up columns on one core and in the order
+    in which they lie worst in its cache, and so takes five times as long. Of two rows
+    of ones, since it treats a vector likewise.
+    """
+    pixels = tf.reshape(x, (-1, x.shape[-1]))
+    return tf.matmul(tf.ones((2, tf.shape(pixels)[0]), x.dtype), pixels)[0]

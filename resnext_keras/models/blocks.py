@@ -1,0 +1,375 @@
+"""ResNeXt: residual bottlenecks whose 3x3 convolution runs in groups.
+
+Xie et al., "Aggregated Residual Transformations for Deep Neural Networks",
+CVPR 2017, https://arxiv.org/abs/1611.05431; this is form (c) of its Figure 3.
+Shapes in comments are (height, width, channels) for a 224 x 224 image. The
+builders take and return Keras tensors in the layout of
+`keras.config.image_data_format()`, and name their layers as
+keras.applications does.
+"""
+
+import itertools
+
+import keras
+from keras import layers
+
+from resnext_keras.models.batch_norm import BatchNormalization
+from resnext_keras.models.data_format import channel_axis
+from resnext_keras.models.layers import Conv2D, GroupedConv2D, MaxPooling2D
+from resnext_keras.models.specs import SE_REDUCTION
+
+
+def conv_bn(x, filters, kernel_size, *, name, stride=1, groups=1, dilation=1):
+    """Convolves without bias, then normalises; H and W become ceil(H / stride).
+
+    Args:
+        x: Feature maps, (batch, H, W, channels).
+        filters: Number of output channels.
+        kernel_size: Side of the square kernel, an odd number.
+        name: Prefix of the layers' names: `{name}_conv` and `{name}_bn`.
+        stride: Step of the kernel in pixels, along both sides.
+        groups: Number of groups that the channels are split into.
+        dilation: Distance in pixels of what neighbouring kernel values see; 1
+            where there is a stride.
+
+    Returns:
+        Feature maps, (batch, ceil(H / stride), ceil(W / stride), filters).
+    """
+    padding = "same"
+    if max(stride, dilation) > 1 and kernel_size > 1:
+        # At stride 2 "same" pads 0 and 1, and the published weights expect 1
+        # on either side. With dilation "same" of images of any size becomes a
+        # padding in ONNX that ONNX Runtime refuses.
+        border = kernel_size // 2 * dilation
+        x = layers.ZeroPadding2D(border, name=f"{name}_pad")(x)
+        padding = "valid"
+    conv = Conv2D if groups == 1 else GroupedConv2D
+    x = conv(
+        filters,
+        kernel_size,
+        strides=stride,
+        padding=padding,
+        dilation_rate=dilation,
+        groups=groups,
+        use_bias=False,
+        kernel_initializer=conv_initializer(),
+        name=f"{name}_conv",
+    )(x)
+    # PyTorch's momentum 0.1 weighs the new batch; Keras' 0.9 the running average.
+    return BatchNormalization(
+        axis=channel_axis(), momentum=0.9, epsilon=1e-5, name=f"{name}_bn"
+    )(x)
+
+
+def conv_initializer():
+    """He's normal distribution over the outputs, as in the authors' Torch code."""
+    return keras.initializers.VarianceScaling(
+        2.0, mode="fan_out", distribution="untruncated_normal"
+    )
+
+
+def squeeze_and_excite(x, filters, *, name):
+    """Weighs the channels by what the whole image shows (Hu et al., Figure 2).
+
+    Args:
+        x: Feature maps, (batch, H, W, filters).
+        filters: Number of channels, a multiple of 16.
+        name: Prefix of the layers' names, which are EfficientNet's.
+
+    Returns:
+        Feature maps of the shape of `x`, each channel times a weight in (0, 1).
+    """
+    weights = layers.GlobalAveragePooling2D(keepdims=True, name=f"{name}_squeeze")(x)
+    for part, width, activation in (
+        ("reduce", filters // SE_REDUCTION, "relu"),
+        ("expand", filters, "sigmoid"),
+    ):
+        weights = Conv2D(
+            width,
+            1,
+            activation=activation,
+            kernel_initializer=conv_initializer(),
+            name=f"{name}_{part}",
+        )(weights)
+    return layers.Multiply(name=f"{name}_excite")([x, weights])
+
+
+def residual_branch(
+    x,
+    width,
+    filters,
+    *,
+    stride,
+    cardinality,
+    name,
+    dilation=1,
+    squeeze_excite=False,
+    anti_aliased=False,
+):
+    """1x1 reduce, 3x3 in `cardinality` groups, 1x1 expand.
+
+    Args:
+        x: Feature maps, (batch, H, W, channels).
+        width: Channels of the bottleneck, a multiple of `cardinality`.
+        filters: Number of output channels.
+        stride: Stride of the 3x3 convolution.
+        cardinality: Groups of the 3x3 convolution (the paper's C).
+        name: Prefix of the layers' names.
+        dilation: Dilation of the 3x3 convolution.
+        squeeze_excite: Whether squeeze-and-excitation weighs the output.
+        anti_aliased: Whether an average of the pixels takes the place of the
+            stride.
+
+    Returns:
+        Feature maps, (batch, ceil(H / stride), ceil(W / stride), filters).
+    """
+    pooled = anti_aliased and stride > 1
+    x = conv_bn(x, width, 1, name=f"{name}_1")
+    x = layers.Activation("relu", name=f"{name}_1_relu")(x)
+    # The stride sits on the 3x3, as in the authors' Torch code; ResNet50 of
+    # keras.applications has it on the first 1x1.
+    x = conv_bn(
+        x,
+        width,
+        3,
+        stride=1 if pooled else stride,
+        groups=cardinality,
+        dilation=dilation,
+        name=f"{name}_2",
+    )
+    x = layers.Activation("relu", name=f"{name}_2_relu")(x)
+    if pooled:
+        x = average_pool(x, stride, name=f"{name}_2_pool")
+    x = conv_bn(x, filters, 1, name=f"{name}_3")
+    return squeeze_and_excite(x, filters, name=f"{name}_se") if squeeze_excite else x
+
+
+def average_pool(x, stride, *, name):
+    """Averages 2x2 pixels; H and W become ceil(H / stride)."""
+    if stride == 1:
+        # timm has a border of zeros here, which count in the average.
+        x = layers.ZeroPadding2D(((0, 1), (0, 1)), name=f"{name}_pad")(x)
+        return layers.AveragePooling2D(2, strides=1, name=name)(x)
+    # Pixels beyond the border do not count: PyTorch's ceil_mode=True with
+    # count_include_pad=False.
+    return layers.AveragePooling2D(2, strides=stride, padding="same", name=name)(x)
+
+
+def add_relu(shortcut, branch, name, drop_path_rate=0.0):
+    """Joins the two ways of a block: `relu(shortcut + branch)`.
+
+    In training the branch is dropped for some of the images (stochastic depth;
+    Huang et al., ECCV 2016), and weighs more for the others to make up for it.
+    """
+    if drop_path_rate:
+        branch = layers.Dropout(
+            drop_path_rate, noise_shape=(None, 1, 1, 1), name=f"{name}_drop_path"
+        )(branch)
+    x = layers.Add(name=f"{name}_add")([shortcut, branch])
+    return layers.Activation("relu", name=f"{name}_out")(x)
+
+
+def identity_block(
+    x,
+    width,
+    filters,
+    *,
+    cardinality,
+    name,
+    dilation=1,
+    squeeze_excite=False,
+    drop_path_rate=0.0,
+):
+    """Adds the residual branch to `x` itself; the shape stays as it is.
+
+    Args:
+        x: Feature maps, (batch, H, W, filters).
+        width: Channels of the bottleneck, a multiple of `cardinality`.
+        filters: Number of output channels, which is also that of `x`.
+        cardinality: Groups of the 3x3 convolution (the paper's C).
+        name: Prefix of the layers' names, as in `"conv3_block2"`.
+        dilation: Dilation of the 3x3 convolution.
+        squeeze_excite: Whether squeeze-and-excitation weighs the branch.
+        drop_path_rate: Share of the images for which training drops the branch.
+
+    Returns:
+        Feature maps of the shape of `x`.
+    """
+    branch = residual_branch(
+        x,
+        width,
+        filters,
+        stride=1,
+        cardinality=cardinality,
+        name=name,
+        dilation=dilation,
+        squeeze_excite=squeeze_excite,
+    )
+    return add_relu(x, branch, name, drop_path_rate)
+
+
+def conv_block(
+    x,
+    width,
+    filters,
+    *,
+    stride,
+    cardinality,
+    name,
+    dilation=1,
+    squeeze_excite=False,
+    anti_aliased=False,
+    pooled_shortcut=False,
+    drop_path_rate=0.0,
+):
+    """Adds the residual branch to a 1x1 projection of `x`; opens a stage.
+
+    Args:
+        x: Feature maps, (batch, H, W, channels).
+        width: Channels of the bottleneck, a multiple of `cardinality`.
+        filters: Number of output channels.
+        stride: Stride of the 3x3 convolution and of the projection.
+        cardinality: Groups of the 3x3 convolution (the paper's C).
+        name: Prefix of the layers' names, as in `"conv3_block1"`.
+        dilation: Dilation of the 3x3 convolution.
+        squeeze_excite: Whether squeeze-and-excitation weighs the branch.
+        anti_aliased: Whether averages take the place of the branch's stride.
+        pooled_shortcut: Whether the projection is of averages of 2x2 pixels, at
+            the stride in place of its own.
+        drop_path_rate: Share of the images for which training drops the branch.
+
+    Returns:
+        Feature maps, (batch, ceil(H / stride), ceil(W / stride), filters).
+    """
+    branch = residual_branch(
+        x,
+        width,
+        filters,
+        stride=stride,
+        cardinality=cardinality,
+        name=name,
+        dilation=dilation,
+        squeeze_excite=squeeze_excite,
+        anti_aliased=anti_aliased,
+    )
+    shortcut = x
+    if pooled_shortcut:
+        shortcut = average_pool(shortcut, stride, name=f"{name}_0_pool")
+        stride = 1
+    shortcut = conv_bn(shortcut, filters, 1, stride=stride, name=f"{name}_0")
+    return add_relu(shortcut, branch, name, drop_path_rate)
+
+
+def residual_stage(x, spec, stage, *, stride, dilations, drop_path_rates):
+    """Stacks the blocks of conv`stage`; only the first changes the shape.
+
+    Args:
+        x: Feature maps, (batch, H, W, channels).
+        spec: The `ResNeXtSpec` that is being built.
+        stage: Number of the stage in the paper's count, 2 for conv2.
+        stride: Stride of the first block.
+        dilations: Dilation of the first block and of the others.
+        drop_path_rates: For each block the share of the images for which
+            training drops its branch.
+
+    Returns:
+        Feature maps, (batch, ceil(H / stride), ceil(W / stride),
+        256 * 2 ** (stage - 2)).
+    """
+    width, filters = spec.widths(stage)
+    first_rate, *rates = drop_path_rates
+    options = {"cardinality": spec.cardinality, "squeeze_excite": spec.squeeze_excite}
+    x = conv_block(
+        x,
+        width,
+        filters,
+        stride=stride,
+        dilation=dilations[0],
+        anti_aliased=spec.anti_aliased,
+        # Where a stride was traded for dilation, timm averages all the same.
+        pooled_shortcut=spec.pooled_shortcut and stage > 2,
+        drop_path_rate=first_rate,
+        name=f"conv{stage}_block1",
+        **options,
+    )
+    for block, rate in enumerate(rates, start=2):
+        x = identity_block(
+            x,
+            width,
+            filters,
+            dilation=dilations[1],
+            drop_path_rate=rate,
+            name=f"conv{stage}_block{block}",
+            **options,
+        )
+    return x
+
+
+def stem(x, spec):
+    """conv1, and for ImageNet its pooling (Table 1; for CIFAR section 5.3).
+
+    Args:
+        x: Preprocessed images, (batch, H, W, channels).
+        spec: The `ResNeXtSpec` that is being built.
+
+    Returns:
+        Feature maps of a quarter of the height and width, for CIFAR of the
+        full, with as many channels as the last convolution has filters.
+    """
+    stride = 2 if spec.stem == "imagenet" else 1
+    for name, kernel_size, filters in spec.stem_convolutions:
+        x = conv_bn(x, filters, kernel_size, stride=stride, name=name)
+        x = layers.Activation("relu", name=f"{name}_relu")(x)  # 112, 112, 64
+        stride = 1
+    if spec.stem == "cifar":
+        return x
+    if spec.anti_aliased:
+        return layers.AveragePooling2D(2, name="pool1_pool")(x)  # 56, 56, 64
+    # A border of 0 never beats a ReLU output, so it equals PyTorch's -inf.
+    x = layers.ZeroPadding2D(1, name="pool1_pad")(x)
+    return MaxPooling2D(3, strides=2, name="pool1_pool")(x)  # 56, 56, 64
+
+
+def resnext_features(x, spec, output_stride=None, drop_path_rate=0.0):
+    """From an image batch to the last feature maps, (7, 7, 2048) in ResNeXt-50.
+
+    Args:
+        x: Preprocessed images, (batch, H, W, channels).
+        spec: The `ResNeXtSpec` that is being built.
+        output_stride: By how much the last feature maps are smaller than the
+            images, one of `spec.strides`; None for the last of them. The strides
+            beyond it become dilations, which let the same weights see the same.
+        drop_path_rate: Share of the images for which training drops the branch
+            of the last block; earlier ones are dropped less, the first never.
+
+    Returns:
+        The output of the last stage's last block.
+
+    Source: Yu et al., "Dilated Residual Networks", CVPR 2017, section 2.
+    """
+    rates = iter(linear_decay(drop_path_rate, sum(spec.depths)))
+    dilation = 1
+    x = stem(x, spec)
+    for stage, reduction, depth in zip(
+        spec.stages, spec.strides, spec.depths, strict=True
+    ):
+        stride = 1 if stage == 2 else 2
+        before = dilation
+        if reduction > (output_stride or reduction):
+            stride, dilation = 1, dilation * stride
+        x = residual_stage(
+            x,
+            spec,
+            stage,
+            stride=stride,
+            # The 3x3 convolution of the first block carries the stride and so sees
+            # pixels at the distance of the stage before.
+            dilations=(before, dilation),
+            drop_path_rates=list(itertools.islice(rates, depth)),
+        )
+    return x
+
+
+def linear_decay(rate, blocks):
+    """Rates from 0 for the first block to `rate` for the last (Huang et al.)."""
+    return [rate * block / max(1, blocks - 1) for block in range(blocks)]

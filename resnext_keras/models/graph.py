@@ -1,0 +1,29 @@
+"""Questions about the graph of any functional Keras model."""
+
+import keras
+
+
+def classifier_head(model: keras.Model):
+    """The dense layer of a classifier and the tensor that it sees, None for others.
+
+    A classifier has one output, of a dense layer and of what gives each of its
+    numbers another value, as an activation does.
+    """
+    if len(model.outputs) != 1 or len(model.outputs[0].shape) != 2:
+        return None
+    tensor = model.outputs[0]
+    while True:
+        layer, sources = source_of(tensor)
+        if isinstance(layer, keras.Model):
+            return classifier_head(layer) if isinstance(layer, keras.Function) else None
+        if isinstance(layer, keras.layers.Dense):
+            return layer, sources[0]
+        if len(sources) != 1 or sources[0].shape != tensor.shape:
+            return None
+        (tensor,) = sources
+
+
+def source_of(tensor):
+    """The layer or operation that gives a tensor of a model, and what it is given."""
+    operation, node, _ = tensor._keras_history
+    return operation, operation._inbound_nodes[node].input_tensors

@@ -1,0 +1,259 @@
+"""Convolutions and pooling: what knows how a backend runs them."""
+
+import keras
+import numpy as np
+from keras import layers
+
+from resnext_keras.models.runtime import (
+    has_fast_kernels,
+    is_exporting,
+    on_accelerator,
+)
+
+if keras.config.backend() == "tensorflow":
+    import tensorflow as tf
+elif keras.config.backend() == "jax":
+    import jax
+
+
+@keras.saving.register_keras_serializable(package="resnext_keras")
+class Conv2D(layers.Conv2D):
+    """A `keras.layers.Conv2D` whose 1x1 kernels are fast to train on any CPU.
+
+    Same arguments, weights, configuration and results. A 1x1 convolution is a
+    matrix product. As such TensorFlow trains it in less than half the time where
+    its convolutions have no fast kernels; it does so in calls with `training=True`,
+    as `fit` makes them.
+    """
+
+    _training = False  # whether the call that goes on is one of training
+
+    def call(self, inputs, training=None):
+        self._training = training is True
+        if (
+            not self.use_bias
+            or self.data_format == "channels_last"
+            or keras.config.backend() != "tensorflow"
+        ):
+            return super().call(inputs)
+        # Keras adds the bias along the wrong axis of images as wide as it is long.
+        outputs = self.convolution_op(inputs, self.kernel)
+        return self.activation(tf.nn.bias_add(outputs, self.bias, "NCHW"))
+
+    def convolution_op(self, inputs, kernel):
+        is_product = (
+            self.kernel_size == (1, 1)
+            and self.groups == 1
+            and self.data_format == "channels_last"
+        )
+        if (
+            self._training
+            and is_product
+            and keras.config.backend() == "tensorflow"
+            and not has_fast_kernels()
+        ):
+            if max(self.strides) > 1:
+                # Averages of one pixel each: what slicing gives, in half the time.
+                inputs = tf.nn.avg_pool2d(inputs, 1, self.strides, "VALID")
+            return tf.tensordot(inputs, tf.squeeze(kernel, (0, 1)), 1)
+        return super().convolution_op(inputs, kernel)
+
+
+@keras.saving.register_keras_serializable(package="resnext_keras")
+class GroupedConv2D(Conv2D):
+    """A `keras.layers.Conv2D` whose groups are fast and clean to export.
+
+    Same arguments, weights, configuration and results. On TensorFlow, Keras
+    sends a grouped convolution through XLA, whose gradient on a CPU takes tens
+    of times as long as the dense one and whose call stays in exported graphs.
+    This layer is TensorFlow's own grouped convolution, with a gradient that works
+    wherever the convolution does; where its kernels are slow, it is dense ones of
+    a few groups each, but not in graphs that are exported for prediction. On other
+    backends it is Keras' layer; on JAX under `keras.distribution.DataParallel` each
+    device convolves its own images.
+
+    Shapes:
+        inputs: (batch, H, W, channels), or (batch, channels, H, W) under
+            `data_format="channels_first"`; `channels` is a multiple of `groups`.
+        kernel: (kernel height, kernel width, channels / groups, filters).
+    """
+
+    def convolution_op(self, inputs, kernel):
+        if self.groups > 1 and keras.config.backend() == "jax":
+            return _each_its_own(super().convolution_op, inputs, kernel)
+        if self.groups == 1 or keras.config.backend() != "tensorflow":
+            return super().convolution_op(inputs, kernel)
+        kernel = tf.convert_to_tensor(kernel)
+        channels_first = self.data_format == "channels_first"
+        if channels_first:
+            # TensorFlow's CPU kernels know only NHWC; on a GPU its layout
+            # optimiser cancels the transpositions.
+            inputs = tf.transpose(inputs, (0, 2, 3, 1))
+        channels = self.groups * kernel.shape[2]
+        inputs = tf.ensure_shape(inputs, (None, None, None, channels))
+        outputs = _conv(
+            inputs,
+            kernel,
+            self.strides,
+            self.padding.upper(),
+            self.dilation_rate,
+            self._training,
+        )
+        return tf.transpose(outputs, (0, 3, 1, 2)) if channels_first else outputs
+
+
+def _each_its_own(convolution, inputs, kernel):
+    """The convolution on JAX, each device of `DataParallel` that of its own images.
+
+    XLA divides a grouped convolution between devices by its groups and not by its
+    images: each would gather the batch and convolve all of it, forward and backward
+    (openxla/xla#47945).
+    """
+    distribution = keras.distribution.distribution()
+    kernel = keras.ops.convert_to_tensor(kernel)
+    if (
+        not isinstance(distribution, keras.distribution.DataParallel)
+        or inputs.shape[0] % distribution.num_model_replicas
+    ):
+        return convolution(inputs, kernel)
+    images = jax.sharding.PartitionSpec(distribution.batch_dim_name)
+    return jax.shard_map(
+        convolution,
+        mesh=distribution.device_mesh.backend_mesh,
+        in_specs=(images, jax.sharding.PartitionSpec()),
+        out_specs=images,
+    )(inputs, kernel)
+
+
+@keras.saving.register_keras_serializable(package="resnext_keras")
+class MaxPooling2D(layers.MaxPooling2D):
+    """A `keras.layers.MaxPooling2D` that trains in less memory after a padding.
+
+    Same arguments, configuration and results.
+    """
+
+    def call(self, inputs, training=None):
+        if keras.config.backend() != "tensorflow" or on_accelerator():
+            return super().call(inputs)
+        return _pads_again(super().call, training is True, inputs)
+
+
+# All below is for TensorFlow, with images in NHWC and kernels in HWIO layout.
+
+
+def _pads_again(function, training, x, *weights):
+    """`function(x, *weights)`, whose gradients put the border around x once more.
+
+    What was padded is kept for the backward pass by the ReLU that it comes from. The
+    padded copy would be kept beside it: in ResNeXt-50 10 MB an image.
+    """
+    padding = training and _padding_of(x)
+    if not padding:
+        return function(x, *weights)
+
+    @tf.custom_gradient
+    def call(x, *weights):
+        def gradients(dy):
+            with tf.control_dependencies([dy]):  # or it would be the first one again
+                again = tf.pad(*padding)
+            with tf.GradientTape() as tape:
+                tape.watch((again, *weights))
+                y = function(again, *weights)
+            return tape.gradient(y, (again, *weights), dy)
+
+        return function(x, *weights), gradients
+
+    return call(x, *weights)
+
+
+def _padding_of(x):
+    """What was padded to x and by how much; None outside of graphs, or if nothing."""
+    if not tf.is_symbolic_tensor(x):
+        return None
+    op = x.op
+    while op.type in ("Identity", "EnsureShape"):
+        op = op.inputs[0].op
+    return op.inputs if op.type == "Pad" else None
+
+
+def _conv(x, kernel, strides, padding, dilations, training):
+    """Grouped convolution, with gradients wherever it runs, by XLA or without."""
+    arguments = strides, padding, dilations
+    is_fast = has_fast_kernels()
+    if on_accelerator():
+        return _plain_conv(x, kernel, *arguments)
+    # oneDNN has the gradients too, in single precision on any CPU.
+    if is_fast and x.dtype == tf.float32:
+        return _pads_again(
+            lambda x, kernel: _plain_conv(x, kernel, *arguments), training, x, kernel
+        )
+    if not is_fast and (training or not is_exporting()):
+        return _dense_conv(x, kernel, *arguments)
+
+    # One operation, as exported networks are to have it for the fast kernels of
+    # wherever they run, whose own gradients not every CPU has.
+    @tf.custom_gradient
+    def conv(x, kernel):
+        def gradients(dy):
+            with tf.GradientTape() as tape:
+                tape.watch((x, kernel))
+                y = _dense_conv(x, kernel, *arguments)
+            return tape.gradient(y, (x, kernel), dy)
+
+        return _plain_conv(x, kernel, *arguments), gradients
+
+    return conv(x, kernel)
+
+
+def _plain_conv(x, kernel, strides, padding, dilations):
+    """Grouped convolution as TensorFlow's one operation."""
+    y = tf.nn.conv2d(x, kernel, strides, padding, dilations=dilations)
+    # Keeps TensorFlow from fusing the convolution with a bias or activation that
+    # follows: without oneDNN its fused kernel for CPUs knows no groups.
+    return tf.ensure_shape(y, (None, None, None, kernel.shape[-1]))
+
+
+# Groups of one dense convolution: fewer make too many small convolutions, more too
+# much that lies off the diagonal. Measured with conv2 to conv5 of ResNeXt-50, one
+# image and eight.
+_MAX_DENSE_GROUPS = 4
+_MAX_DENSE_CHANNELS = 32
+
+
+def _dense_conv(x, kernel, strides, padding, dilations):
+    """Grouped convolution as dense ones of a few groups each.
+
+    Without oneDNN they take half the time of the grouped one, and TensorFlow has
+    their gradients.
+    """
+    if max(dilations) > 1:
+        # A pixel of the output sees one residue class of the input's pixels: with
+        # the classes as a batch there is no dilation, whose gradients CPUs lack.
+        return tf.nn.with_space_to_batch(
+            x,
+            dilations,
+            padding,
+            lambda classes, _, padding: _dense_conv(
+                classes, kernel, strides, padding, (1, 1)
+            ),
+            filter_shape=kernel.shape[:2],
+        )
+    depth = kernel.shape[2]
+    groups = x.shape[-1] // depth
+    count = max(1, min(_MAX_DENSE_GROUPS, _MAX_DENSE_CHANNELS // depth))
+    while groups % count:
+        count -= 1
+    # Below each kernel as many copies as its input has groups, of which the mask
+    # leaves the one that is its own.
+    own = np.kron(np.eye(count), np.ones((depth, kernel.shape[-1] // groups)))
+    mask = tf.constant(np.tile(own, groups // count), kernel.dtype)
+    kernels = tf.tile(kernel, (1, 1, count, 1)) * mask
+    outputs = [
+        tf.nn.conv2d(part, dense, strides, padding)
+        for part, dense in zip(
+            tf.split(x, groups // count, axis=-1),
+            tf.split(kernels, groups // count, axis=-1),
+            strict=True,
+        )
+    ]
+    return tf.concat(outputs, axis=-1)

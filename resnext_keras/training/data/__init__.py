@@ -1,0 +1,1 @@
+"""Data sets: where images and their labels come from, and batches of them."""

@@ -1,0 +1,191 @@
+"""Data sets whose images lie in one folder a class."""
+
+import contextlib
+import os
+from collections.abc import Sequence
+
+import numpy as np
+import tensorflow as tf
+from tqdm import tqdm
+
+from resnext_keras.images.listing import (
+    CIRCLE,
+    IRREGULAR,
+    SUFFIXES,
+    list_images,
+    readable,
+)
+from resnext_keras.training.data.dataset_types import (
+    SPLITS,
+    TRAINING,
+    VALIDATION,
+    ImageDataset,
+    Layout,
+    Names,
+    few,
+)
+
+
+def class_folders(path: str) -> Layout:
+    """The layout of a folder of class folders, or of splits that are such.
+
+    A folder whose name begins with a dot is none, as in Keras'
+    `image_dataset_from_directory`.
+
+    Raises:
+        ValueError: There are no folders, or images beside them.
+    """
+    folders = _folders(path)
+    splits = {name for name in folders if name.lower() in SPLITS}
+    kinds = {name.lower() for name in splits}
+    # A class may be named "train", as in vehicles; it holds images, no folders.
+    both = kinds & set(TRAINING) and kinds & set(VALIDATION)
+    if splits and (
+        both
+        or len(splits) == len(folders)
+        or any(_holds_folders(os.path.join(path, name)) for name in splits)
+    ):
+        if len(kinds) < len(splits):
+            raise ValueError(
+                "Expected one folder a split. Received: "
+                f"{readable(path)!r} with {few(sorted(splits))}; rename or remove one"
+            )
+        parts = {name.lower(): os.path.join(path, name) for name in splits}
+    else:
+        parts = {"": path}
+    return Layout(path, parts, _open)
+
+
+def of_files(
+    paths: Sequence[str | bytes | os.PathLike],
+    labels: np.ndarray,
+    class_names: tuple[str, ...],
+) -> ImageDataset:
+    """The images of some files.
+
+    Args:
+        paths: The files, of any bytes.
+        labels: (n,), the class of each.
+        class_names: Name of each class.
+    """
+    # One tensor, which `tf.data` refers to; neither the paths nor their names are
+    # Python objects that stay.
+    tensor = tf.constant([os.fsencode(path) for path in paths], tf.string)
+    return ImageDataset(
+        class_names,
+        np.asarray(labels, "int32"),
+        Names(lambda index: readable(os.fsdecode(tensor[index].numpy())), len(paths)),
+        lambda index: tf.io.read_file(tf.gather(tensor, index)),
+    )
+
+
+def _open(splits: dict[str, str]) -> dict[str, ImageDataset]:
+    opened = {split: _open_one(folder) for split, folder in splits.items()}
+    (first, *others) = opened
+    for other in others:
+        one, two = (set(opened[split].class_names) for split in (first, other))
+        if one != two:
+            raise ValueError(
+                "Expected the same class folders in both splits. Received: "
+                + "; ".join(
+                    f"only in {readable(splits[split])!r}: {few(sorted(names))}"
+                    for split, names in ((first, one - two), (other, two - one))
+                    if names
+                )
+                + "; rename, add or remove them"
+            )
+    return opened
+
+
+def _open_one(folder: str) -> ImageDataset:
+    classes = _folders(folder)
+    if len(classes) < 2:
+        raise ValueError(
+            "Expected a folder for each of two classes or more. Received: "
+            f"{readable(folder)!r} with {len(classes)}: {few(map(readable, classes))}; "
+            "give the folder above, or add a second class"
+        )
+    paths, counts = [], []
+    for name in tqdm(classes, "listing", unit=" classes", disable=None, leave=False):
+        found = images_within(os.path.join(folder, name))
+        paths += found
+        counts.append(len(found))
+    empty = [readable(name) for name, n in zip(classes, counts, strict=True) if not n]
+    if len(empty) == len(classes):
+        raise ValueError(
+            f"Expected class folders with images ({' '.join(SUFFIXES)}). Received: "
+            f"{readable(folder)!r}, where no folder has any"
+        )
+    if empty:
+        raise ValueError(
+            f"Expected images ({' '.join(SUFFIXES)}) in each class folder. Received: "
+            f"{readable(folder)!r} with none in {few(empty)}; add some, or remove "
+            "the folder, of other splits too"
+        )
+    labels = np.repeat(np.arange(len(classes), dtype="int32"), counts)
+    return of_files(paths, labels, tuple(map(readable, classes)))
+
+
+def images_within(folder: str | os.PathLike) -> list[bytes]:
+    """Paths of the images in a folder, however deep, in the order of their names.
+
+    Raises:
+        ValueError: A folder cannot be listed, or what is named as an image is no file.
+    """
+    paths = []
+    for path, trouble in list_images([folder]):
+        if trouble is None:
+            paths.append(os.fsencode(path))
+        elif trouble == IRREGULAR:
+            raise ValueError(
+                "Expected images that are files. Received: "
+                f"{readable(path)!r}, {trouble}; remove it"
+            )
+        elif trouble != CIRCLE:
+            raise ValueError(
+                "Expected folders that can be listed. Received: "
+                f"{readable(path)!r}, {trouble}; see its permissions"
+            )
+    return paths
+
+
+def _holds_folders(path: str) -> bool:
+    # One that cannot be listed is told of when it is opened.
+    with contextlib.suppress(OSError), os.scandir(path) as entries:
+        return any(
+            os.path.isdir(entry.path) and not entry.name.startswith(".")
+            for entry in entries
+        )
+    return False
+
+
+def _folders(path: str) -> list[str]:
+    """Names of the folders in one, sorted by their bytes; no image lies beside."""
+    folders, dataset = [], []
+    try:
+        with os.scandir(path) as entries:
+            for entry in entries:
+                if os.path.isdir(entry.path):
+                    if not entry.name.startswith("."):
+                        folders.append(entry.name)
+                elif entry.name.lower().endswith(SUFFIXES):
+                    dataset.append(entry.name)
+    except OSError as error:
+        raise ValueError(
+            "Expected a folder that can be listed. Received: "
+            f"{readable(path)!r}: {error.strerror or error}"
+        ) from error
+    if dataset:
+        beside = "beside the class folders" if folders else "and no class folders"
+        raise ValueError(
+            "Expected each image in the folder of its class. Received: "
+            f"{readable(path)!r} with {len(dataset)} images {beside}: "
+            f"{few(map(readable, sorted(dataset, key=os.fsencode)))}; move or remove "
+            "them"
+        )
+    if not folders:
+        raise ValueError(
+            "Expected a folder of class folders, a directory of TensorFlow Datasets, "
+            f"or TFRecord files. Received: {readable(path)!r}, where none of these is"
+        )
+    return sorted(folders, key=os.fsencode)

@@ -1,0 +1,205 @@
+"""Batches of images and labels for training and evaluation, by `tf.data`.
+
+Step k of a training run gets a batch that is a function of the seed and of k, and of
+nothing else: not of the steps before it, the number of threads or that of workers.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+
+from resnext_keras.arguments import positive_integer
+from resnext_keras.images.preprocessing import Preprocessing
+from resnext_keras.training.data.dataset_types import ImageDataset
+from resnext_keras.training.recipes import Recipe
+from resnext_keras.training.transforms.augment import AUGMENTATIONS, erase, flip, split
+from resnext_keras.training.transforms.crops import (
+    center_crop,
+    evaluation_image,
+    pad_crop,
+    random_resized_crop,
+)
+from resnext_keras.training.transforms.mixup import mix
+
+LIMIT = 2**40  # of seeds and steps, whose products with small numbers fit into int64
+
+
+def training_batches(
+    dataset: ImageDataset,
+    recipe: Recipe,
+    preprocessing: Preprocessing,
+    *,
+    seed: int,
+    steps: int,
+    first_step: int = 0,
+    batch_size: int | None = None,
+    worker: int = 0,
+    workers: int = 1,
+) -> tf.data.Dataset:
+    """Batches to train on, each a function of the seed and the number of its step.
+
+    The images come in passes, each in an order of its own, one after the other
+    without a gap: step k takes places k * `batch_size` to (k + 1) * `batch_size` of
+    that row. So no image is left out where `batch_size` does not divide their
+    number, and there may be fewer images than that.
+
+    Of several workers each gets its share of a batch, and all together what one would
+    get, mixed alike.
+
+    Args:
+        dataset: What to train on; all can be decoded.
+        recipe: How images are cut out, changed and mixed.
+        preprocessing: Size and interpolation of the images, and what `"center"` and
+            `"pad"` cut out.
+        seed: Of order, crops, augmentation and mixing.
+        steps: Number of batches.
+        first_step: Number of the first batch.
+        batch_size: Images of a step, of all workers; None for that of the recipe.
+        worker: Number of this worker, from 0.
+        workers: How many there are; a divisor of the batch size.
+
+    Returns:
+        A dataset of images, RGB, 0 to 255, uint8, of shape (rows, size, size, 3), and
+        labels, each class' share of an image, float32, of shape (rows, classes). Rows
+        are `batch_size` / `workers`.
+
+    Raises:
+        ValueError: There are no images, the batch cannot be shared out, or a value is
+            outside what is described above.
+    """
+    batch_size = recipe.batch_size if batch_size is None else batch_size
+    _check(dataset, seed, first_step, batch_size, worker, workers)
+    positive_integer("steps", steps)
+    rows = batch_size // workers
+    places = np.arange(worker * rows, (worker + 1) * rows)
+    is_mixed = bool(recipe.mixup or recipe.cutmix)
+    if is_mixed and workers > 1:
+        # The image that this worker's first is mixed with is another's last.
+        places = np.append((places[0] - 1) % batch_size, places)
+    read = _reader(dataset, recipe, preprocessing, seed)
+
+    def load(number):
+        step, row = number // len(places), number % len(places)
+        return read(step * batch_size + tf.gather(places, row))
+
+    def finish(step, batch):
+        images, labels = batch
+        labels = tf.one_hot(labels, len(dataset.class_names))
+        if is_mixed:
+            step_seed = _seed_of("mix", seed, step)
+            images, labels = mix(images, labels, recipe.mixup, recipe.cutmix, step_seed)
+        return images[-rows:], labels[-rows:]
+
+    numbers = np.int64([first_step, first_step + steps]) * len(places)
+    data = _mapped(tf.data.Dataset.range(*numbers), load)
+    data = data.batch(len(places), drop_remainder=True).enumerate(first_step)
+    # One at a time, for what it costs in memory; its operations run in parallel.
+    return _finished(_mapped(data, finish, 1))
+
+
+def evaluation_batches(
+    dataset: ImageDataset, preprocessing: Preprocessing, batch_size: int
+) -> tf.data.Dataset:
+    """All images once, in their order, as `read_image` reads them.
+
+    Args:
+        dataset: What to evaluate on; all can be decoded.
+        preprocessing: Sizes and interpolation.
+        batch_size: Images of a batch; the last has what is left.
+
+    Returns:
+        A dataset of images, RGB, 0 to 255, uint8, of shape (batch, size, size, 3), and
+        labels, int32, of shape (batch,).
+
+    Raises:
+        ValueError: `batch_size` is no positive integer.
+    """
+    positive_integer("batch_size", batch_size)
+    labels = tf.constant(dataset.labels, tf.int32)
+
+    def load(index):
+        image = evaluation_image(dataset.read(index), preprocessing)
+        return image, tf.gather(labels, index)
+
+    data = _mapped(tf.data.Dataset.range(len(dataset)), load)
+    return _finished(data.batch(batch_size))
+
+
+def _reader(dataset, recipe, preprocessing, seed: int) -> Callable:
+    """From a place in the row of all passes to an image and its label."""
+    count = len(dataset)
+    labels = tf.constant(dataset.labels, tf.int32)
+    size = recipe.train_size or preprocessing.size
+    augment = AUGMENTATIONS[recipe.augment]
+
+    def cut(contents, seed):
+        if recipe.crop == "center":
+            return center_crop(contents, preprocessing, size)
+        if recipe.crop == "pad":
+            return pad_crop(contents, preprocessing, size, seed)
+        return random_resized_crop(
+            contents, preprocessing, size, recipe.least_area, seed
+        )
+
+    def read(place):
+        # Seeds that differ little give orders that do; `split` makes others of them.
+        (ordering,) = split(_seed_of("order", seed, place // count), 1)
+        index = tf.random.experimental.index_shuffle(place % count, ordering, count - 1)
+        cropping, flipping, augmenting, erasing = split(
+            _seed_of("image", seed, place), 4
+        )
+        image = cut(dataset.read(index), cropping)
+        if recipe.flip:
+            image = flip(image, flipping)
+        image = augment(image, augmenting)
+        if recipe.erasing:
+            image = erase(image, recipe.erasing, erasing)
+        return image, tf.gather(labels, index)
+
+    return read
+
+
+def _seed_of(purpose: str, seed: int, number):
+    """The seed of one pass, place or step; no two share one."""
+    purposes = ("order", "image", "mix")
+    first = len(purposes) * seed + purposes.index(purpose)
+    return tf.stack([tf.constant(first, tf.int64), number])
+
+
+def _mapped(data, function, threads=tf.data.AUTOTUNE):
+    # Of AutoGraph, which doubles the time until the first batch, nothing here has need.
+    function = tf.autograph.experimental.do_not_convert(function)
+    return data.map(function, threads, deterministic=True)
+
+
+def _finished(data):
+    """Made ahead, and not shared out by TensorFlow's strategies: it is one share."""
+    options = tf.data.Options()
+    options.experimental_distribute.auto_shard_policy = (
+        tf.data.experimental.AutoShardPolicy.OFF
+    )
+    return data.prefetch(tf.data.AUTOTUNE).with_options(options)
+
+
+def _check(dataset, seed, first_step, batch_size, worker, workers):
+    positive_integer("batch_size", batch_size)
+    positive_integer("workers", workers)
+    if not len(dataset):
+        raise ValueError("Expected at least one image. Received: none")
+    for name, value in (("seed", seed), ("first_step", first_step), ("worker", worker)):
+        if not 0 <= value < LIMIT:
+            raise ValueError(
+                f"Expected `{name}` to be from 0 to {LIMIT - 1}. "
+                f"Received: {name}={value!r}"
+            )
+    if batch_size % workers:
+        raise ValueError(
+            "Expected `workers` to divide the batch. Received: "
+            f"workers={workers}, batch_size={batch_size}"
+        )
+    if worker >= workers:
+        raise ValueError(
+            "Expected `worker` to be less than `workers`. Received: "
+            f"worker={worker}, workers={workers}"
+        )

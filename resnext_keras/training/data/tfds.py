@@ -1,0 +1,154 @@
+"""Directories that TensorFlow Datasets has prepared, read without that package.
+
+Source: https://www.tensorflow.org/datasets/external_tfrecord
+"""
+
+import json
+import os
+
+from resnext_keras.images.listing import readable
+from resnext_keras.training.data.dataset_types import SPLITS, ImageDataset, Layout, few
+from resnext_keras.training.data.tfrecord import Form, open_records
+
+FEATURES, INFO = "features.json", "dataset_info.json"
+TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
+
+
+def prepared(path: str) -> Layout | None:
+    """The layout of a prepared directory, of a version or of the only one in it.
+
+    Returns:
+        The layout; None if there is no `features.json` in either.
+
+    Raises:
+        ValueError: There are several versions, files are missing, or the features
+            are not those of images in classes.
+    """
+    versions = [path] if os.path.exists(os.path.join(path, FEATURES)) else _below(path)
+    if not versions:
+        return None
+    if len(versions) > 1:
+        raise ValueError(
+            "Expected a directory of one version of a data set. Received: "
+            f"{readable(path)!r} with {few(map(os.path.basename, versions), 9)}; "
+            "give one of these"
+        )
+    (folder,) = versions
+    info, features = _json(folder, INFO), _json(folder, FEATURES)
+    try:
+        form = _form(folder, features, info)
+        splits = _splits(folder, info)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"Expected {INFO} and {FEATURES} as TensorFlow Datasets writes them. "
+            f"Received: {readable(folder)!r}, where {error} is not as expected; "
+            "prepare it again"
+        ) from error
+    files = {split: list(lengths) for split, lengths in splits.items()}
+    lengths = {file: n for some in splits.values() for file, n in some.items()}
+    return Layout(folder, files, lambda parts: _open(parts, form, lengths))
+
+
+def _below(path: str) -> list[str]:
+    folders = (os.path.join(path, name) for name in sorted(os.listdir(path)))
+    return [each for each in folders if os.path.exists(os.path.join(each, FEATURES))]
+
+
+def _json(folder: str, name: str) -> dict:
+    path = os.path.join(folder, name)
+    try:
+        with open(path, encoding="utf-8") as file:
+            return json.load(file)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"Expected a directory of TensorFlow Datasets with a readable {name}. "
+            f"Received: {readable(path)!r}: {error}; prepare it again"
+        ) from error
+
+
+def _form(folder: str, features: dict, info: dict) -> Form:
+    """Which features are the image and its class: those that are supervised."""
+    found = features["featuresDict"]["features"]
+    items = info.get("supervisedKeys", {}).get("tuple", {}).get("items", [])
+    supervised = [item.get("featureKey") for item in items]
+    kinds = {
+        name: each["pythonClassName"].split(".")[-1] for name, each in found.items()
+    }
+    keys = []
+    for kind in ("Image", "ClassLabel"):
+        of_kind = [name for name in found if kinds[name] == kind]
+        chosen = [name for name in of_kind if name in supervised] or of_kind
+        if len(chosen) != 1:
+            listed = ", ".join(f"{name}: {kinds[name]}" for name in sorted(found))
+            raise ValueError(
+                "Expected features of images in classes, one Image and one "
+                f"ClassLabel. Received: {readable(folder)!r} with {{{listed}}}"
+            )
+        keys += chosen
+    image, label = keys
+    count = int(found[label]["classLabel"]["numClasses"])
+    return Form(image, label, class_names=_class_names(folder, label, count))
+
+
+def _class_names(folder: str, label: str, count: int) -> tuple[str, ...]:
+    path = os.path.join(folder, f"{label}.labels.txt")
+    if not os.path.exists(path):
+        return tuple(map(str, range(count)))
+    with open(path, encoding="utf-8", errors="backslashreplace") as file:
+        names = tuple(line.strip() for line in file if line.strip())
+    if len(names) != count:
+        raise ValueError(
+            f"Expected the names of {count} classes, as {FEATURES} says. Received: "
+            f"{readable(path)!r} with {len(names)}; prepare the data set again"
+        )
+    return names
+
+
+def _splits(folder: str, info: dict) -> dict[str, dict[str, int]]:
+    """The files of each split that is one of ours, each with its number of records."""
+    kind = info.get("fileFormat", "tfrecord")
+    if kind != "tfrecord":
+        raise ValueError(
+            "Expected a data set in TFRecord files. Received: "
+            f"{readable(folder)!r}, whose fileFormat={kind!r}; prepare it with "
+            "file_format='tfrecord'"
+        )
+    splits = {}
+    for split in info["splits"]:
+        name, lengths = split["name"], [int(n) for n in split.get("shardLengths", [])]
+        if name.lower() not in SPLITS or not sum(lengths):
+            continue
+        files = {}
+        for number, length in enumerate(lengths):
+            file = split.get("filepathTemplate", TEMPLATE)
+            for key, value in {
+                "DATASET": info["name"],
+                "SPLIT": name,
+                "FILEFORMAT": kind,
+                "SHARD_INDEX": f"{number:05}",
+                "NUM_SHARDS": f"{len(lengths):05}",
+                "SHARD_X_OF_Y": f"{number:05}-of-{len(lengths):05}",
+            }.items():
+                file = file.replace(f"{{{key}}}", value)
+            files[os.path.join(folder, os.path.basename(file))] = length
+        splits[name.lower()] = files
+    missing = [f for some in splits.values() for f in some if not os.path.exists(f)]
+    if missing:
+        raise ValueError(
+            f"Expected the TFRecord files that {INFO} names. Received: "
+            f"{readable(folder)!r} without {few(map(os.path.basename, missing))}"
+        )
+    return splits
+
+
+def _open(parts: dict, form: Form, lengths: dict[str, int]) -> dict[str, ImageDataset]:
+    opened = open_records(parts, form)
+    # A file that is cut between two records has no broken one.
+    for split, files in parts.items():
+        count, wanted = len(opened[split]), sum(lengths[file] for file in files)
+        if count != wanted:
+            raise ValueError(
+                f"Expected {wanted} records in the split {split!r}, as {INFO} says. "
+                f"Received: {count} in {few(files)}; prepare the data set again"
+            )
+    return opened

@@ -1,0 +1,263 @@
+"""Data sets in TFRecord files: each record a `tf.train.Example` with an image.
+
+The records are gone through once, for their places and labels; images are then
+read by their number, from anywhere in the files.
+"""
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import tensorflow as tf
+from google.protobuf.message import DecodeError
+from tqdm import tqdm
+
+from resnext_keras.images.listing import readable
+from resnext_keras.training.data.dataset_types import ImageDataset, Names, few
+
+HEADER, FOOTER = 12, 4  # bytes around a record: its length, and checksums of both
+PLACE = np.dtype(
+    [(key, "i8") for key in ("file", "number", "offset", "length", "label")]
+)
+
+
+@dataclass(frozen=True)
+class Form:
+    """What the features of an example are called, and what its labels mean.
+
+    Attributes:
+        image: Feature of the encoded image.
+        label: Feature of the number of its class.
+        text: Features of the name of the class, the better first.
+        first: Number of the first class; None for 1 unless there is a label 0.
+        class_names: Name of each class, where there is a list of them.
+    """
+
+    image: str
+    label: str
+    text: tuple[str, ...] = ()
+    first: int | None = 0
+    class_names: tuple[str, ...] | None = None
+
+
+FORMS = (
+    # Of the scripts for ImageNet, whose 0 is "background"; those for smaller sets
+    # that share this form begin at 0.
+    Form(
+        "image/encoded",
+        "image/class/label",
+        ("image/class/text", "image/class/synset"),
+        first=None,
+    ),
+    Form("image", "label"),
+)
+
+
+def open_records(
+    splits: dict[str, Sequence[str]], form: Form | None = None
+) -> dict[str, ImageDataset]:
+    """The images of some splits, numbered alike in all.
+
+    Args:
+        splits: The files of each.
+        form: What the examples have; None, or one without features, for what the
+            first example shows.
+
+    Raises:
+        ValueError: A record is broken or cut, an example has no image or label, a
+            label is out of range, or there are no records.
+    """
+    files = [file for some in splits.values() for file in some]
+    form = _form_of(files, form)
+    places, texts = _scan(files, form)
+    if not len(places):
+        raise ValueError(
+            f"Expected images in the TFRecord files. Received: {few(files)}, "
+            "which have no records"
+        )
+    first, class_names = _classes(files, places, texts, form)
+    opened, begin = {}, 0
+    for split, some in splits.items():
+        numbers = range(begin, begin + len(some))
+        begin += len(some)
+        mine = places[np.isin(places["file"], numbers)]
+        opened[split] = _images(files, mine, first, class_names, form)
+    return opened
+
+
+def _form_of(files: Sequence[str], given: Form | None) -> Form:
+    if given and given.image:
+        return given
+    try:
+        for file in files:
+            for record in tf.data.TFRecordDataset(os.fsencode(file)).take(1):
+                example = tf.train.Example.FromString(record.numpy())
+                return _shown(example.features.feature, given, file)
+    except (tf.errors.OpError, DecodeError) as error:
+        raise _broken(file, 0, error) from error
+    return FORMS[0]
+
+
+def _shown(features, given: Form | None, file: str) -> Form:
+    for form in FORMS:
+        if form.image in features and form.label in features:
+            text = tuple(key for key in form.text if key in features)[:1]
+            first, names = form.first, None
+            if given:
+                names = given.class_names
+                first = form.first if given.first is None else given.first
+            return Form(form.image, form.label, text, first, names)
+    wanted = " or ".join(f"{form.image!r} with {form.label!r}" for form in FORMS)
+    raise ValueError(
+        f"Expected examples with the features {wanted}. Received: {readable(file)!r} "
+        f"with {few(sorted(features), 9)}"
+    )
+
+
+def _features(form: Form) -> dict:
+    wanted = {
+        form.image: tf.io.FixedLenFeature([], tf.string),
+        form.label: tf.io.FixedLenFeature([], tf.int64),
+    }
+    for key in form.text:
+        wanted[key] = tf.io.FixedLenFeature([], tf.string, "")
+    return wanted
+
+
+def _scan(files: Sequence[str], form: Form) -> tuple[np.ndarray, dict[int, str]]:
+    """Where each record is, with its label, file by file; and names of labels."""
+
+    def parse(number, records):
+        found = tf.io.parse_example(records, _features(form))
+        texts = found[form.text[0]] if form.text else tf.strings.substr(records, 0, 0)
+        return number, tf.strings.length(records), found[form.label], texts
+
+    def of_file(number, file):
+        records = tf.data.TFRecordDataset(file, buffer_size=2**22).batch(64)
+        return records.map(lambda some: parse(number, some))
+
+    paths = [os.fsencode(file) for file in files]
+    data = tf.data.Dataset.from_tensor_slices((np.arange(len(files)), paths))
+    data = data.interleave(of_file, num_parallel_calls=tf.data.AUTOTUNE)
+    size = sum(map(os.path.getsize, files))
+    bar = tqdm(
+        desc="reading records",
+        total=size,
+        unit="B",
+        unit_scale=True,
+        disable=None,
+        leave=False,
+    )
+    blocks, texts = [], {}
+    try:
+        with bar:
+            for batch in data.as_numpy_iterator():
+                number, lengths, labels, names = batch
+                block = np.zeros(len(lengths), PLACE)
+                block["file"], block["length"], block["label"] = number, lengths, labels
+                blocks.append(block)
+                if form.text:
+                    texts |= dict(zip(labels.tolist(), names, strict=True))
+                bar.update(int((HEADER + lengths + FOOTER).sum()))
+    except tf.errors.OpError as error:
+        raise _first_broken(files, form, error) from error
+    places = np.concatenate([np.zeros(0, PLACE), *blocks])
+    places = places[np.argsort(places["file"], kind="stable")]
+    spans = HEADER + places["length"] + FOOTER
+    ends = np.cumsum(spans)
+    begins = np.searchsorted(places["file"], places["file"])  # first of each file
+    places["number"] = np.arange(len(places)) - begins
+    places["offset"] = ends - spans - (ends - spans)[begins] + HEADER
+    return places, {label: _text(name) for label, name in texts.items() if name}
+
+
+def _text(name: bytes) -> str:
+    return name.decode("utf-8", "backslashreplace")
+
+
+def _first_broken(files, form: Form, error: Exception) -> ValueError:
+    """Goes through the records one by one, for what the fast pass does not tell."""
+    for file in files:
+        number = 0
+        try:
+            for record in tf.data.TFRecordDataset(os.fsencode(file)):
+                tf.io.parse_single_example(record, _features(form))
+                number += 1
+        except tf.errors.OpError as found:
+            return _broken(file, number, found)
+    return ValueError(f"Expected TFRecord files that can be read. Received: {error}")
+
+
+def _broken(file: str, number: int, error: Exception) -> ValueError:
+    reason = str(getattr(error, "message", error))
+    reason = re.sub(r"\{\{.*?\}\} *", "", reason).partition("[Op:")[0].strip()
+    remedy = "write or fetch the file again"
+    try:
+        with open(file, "rb") as opened:
+            if number == 0 and opened.read(2) == b"\x1f\x8b":
+                remedy = "unpack it: in a compressed file nothing can be read by place"
+    except OSError:
+        pass  # `reason` tells
+    return ValueError(
+        "Expected whole TFRecord files of tf.train.Example with an image and its "
+        f"class. Received: {readable(file)!r}, record {number}: {reason}; {remedy}"
+    )
+
+
+def _classes(files, places, texts, form: Form) -> tuple[int, tuple[str, ...]]:
+    """Number of the first class, and the names of all."""
+    first = form.first
+    if first is None:
+        first = int(places["label"].min() > 0)
+    largest = int(places["label"].max()) + 1 - first
+    if form.class_names is None and largest > len(places):
+        raise ValueError(
+            "Expected no more classes than images. Received: labels up to "
+            f"{places['label'].max()} of {len(places)} images"
+        )
+    count = largest if form.class_names is None else len(form.class_names)
+    outside = (places["label"] < first) | (places["label"] >= first + count)
+    if outside.any():
+        place = places[outside][0]
+        raise ValueError(
+            f"Expected labels from {first} to {first + count - 1}, of {count} classes. "
+            f"Received: label={place['label']} in {readable(files[place['file']])!r}, "
+            f"record {place['number']}, and {outside.sum() - 1} more; mend the names "
+            "of the classes or the labels"
+        )
+    names = form.class_names
+    if names is None:
+        # By their own numbers: one split alone does not tell what the first one is.
+        names = tuple(texts.get(first + i, str(first + i)) for i in range(count))
+    return first, names
+
+
+def _images(files, places, first: int, class_names, form: Form) -> ImageDataset:
+    paths = tf.constant([os.fsencode(file) for file in files])
+    file, offset, length = (
+        tf.constant(places[key]) for key in ("file", "offset", "length")
+    )
+
+    def name(index):
+        place = places[index]
+        return f"{readable(files[place['file']])}, record {place['number']}"
+
+    def read(index):
+        path = tf.gather(paths, tf.gather(file, index))
+        place = path, tf.gather(offset, index), tf.gather(length, index)
+        record = tf.ensure_shape(tf.numpy_function(_read, place, tf.string), [])
+        wanted = {form.image: tf.io.FixedLenFeature([], tf.string)}
+        return tf.io.parse_single_example(record, wanted)[form.image]
+
+    labels = (places["label"] - first).astype("int32")
+    return ImageDataset(class_names, labels, Names(name, len(places)), read)
+
+
+def _read(path, offset, length) -> bytes:
+    # Bytes in a graph, an array without one. Opened each time: a data set may have
+    # more files than a process can have open.
+    with open(np.asarray(path).item(), "rb", buffering=0) as file:
+        file.seek(offset)
+        return file.read(length)

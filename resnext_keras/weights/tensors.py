@@ -1,0 +1,91 @@
+"""What every reader gives: tensors whose shapes are known before their data."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import ml_dtypes
+import numpy as np
+
+BFLOAT16 = np.dtype(ml_dtypes.bfloat16)  # the import also teaches NumPy the name
+
+
+class WeightsError(ValueError):
+    """A weight file cannot be used; the message names the file and the reason."""
+
+
+@dataclass(frozen=True)
+class LazyTensor:
+    """A tensor of an open file.
+
+    Attributes:
+        shape: Its shape.
+        dtype: Type of its numbers.
+        path: The file, for errors.
+        read: Reads the data, of that shape and dtype.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    path: Path
+    read: Callable[[], np.ndarray]
+
+    @property
+    def is_float(self) -> bool:
+        """Whether the numbers are floating-point ones, bfloat16 among them."""
+        return self.dtype == BFLOAT16 or np.issubdtype(self.dtype, np.floating)
+
+
+LazyTensors = Mapping[str, LazyTensor]
+
+
+def lazy_block(
+    file: BinaryIO, path: Path, offset: int, dtype: np.dtype, shape: tuple[int, ...]
+) -> LazyTensor:
+    """A tensor that lies in a file as one block, its last axis running fastest.
+
+    Nothing but this block is ever in memory, unlike with a mapped file, whose
+    pages stay as long as the mapping.
+
+    Args:
+        file: The file, open for reading.
+        path: Its path, for errors.
+        offset: Where the block begins, in bytes.
+        dtype: Type of the numbers as they are stored.
+        shape: Shape of the tensor.
+    """
+
+    def read() -> np.ndarray:
+        file.seek(offset)
+        data = np.fromfile(file, dtype, math.prod(shape))
+        if data.size < math.prod(shape):
+            raise WeightsError(
+                f"Expected {math.prod(shape)} numbers at byte {offset} of {path}, "
+                f"found {data.size}: the file has been cut off."
+            )
+        return data.reshape(shape)
+
+    return LazyTensor(shape, dtype, path, read)
+
+
+def finite_array(name: str, tensor: LazyTensor, dtype) -> np.ndarray:
+    """Reads a tensor.
+
+    Args:
+        name: Its name, for the error.
+        tensor: The tensor, of an open file.
+        dtype: A floating dtype, by its name or NumPy's.
+
+    Raises:
+        WeightsError: A number is not finite, or too large for `dtype`.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        array = tensor.read().astype(dtype, copy=False)
+    if not np.isfinite(array).all():
+        raise WeightsError(
+            f"Expected finite numbers within the range of {dtype} in {name}, found "
+            f"others in {tensor.path}; nothing was loaded."
+        )
+    return array

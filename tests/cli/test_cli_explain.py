@@ -1,0 +1,123 @@
+"""`resnext-keras explain` draws what speaks for a class."""
+
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from command import run
+from PIL import Image
+
+from resnext_keras.classifier import load_classifier
+from resnext_keras.digits import held_out_digits
+from resnext_keras.features.explanation import SIDE, Reason
+
+pytestmark = pytest.mark.tensorflow
+
+
+@pytest.fixture
+def digit(tmp_path, monkeypatch):
+    """A held-out digit as a file in the working folder."""
+    monkeypatch.chdir(tmp_path)
+    images, labels = held_out_digits()
+    Image.fromarray(images[0]).save("digit.png")
+    return str(labels[0])
+
+
+def test_the_most_probable_class_is_drawn_beside_the_image(digit):
+    result = run("explain", "digit.png", "--weights", "digits")
+    assert result.stderr == ""
+    weights, _, row, file = result.stdout.splitlines()
+    assert (weights, file) == ("resnext11_8x4d.digits", "digit.explained.png")
+    assert row.split()[0] == digit
+    assert float(row.split()[1].rstrip("%")) > 90
+    with Image.open(file) as sheet:
+        assert sheet.width > 2 * SIDE
+        assert sheet.height > SIDE
+        plain, heated = (
+            np.asarray(sheet.crop((x, 8, x + SIDE, 8 + SIDE))).astype(int)
+            for x in (8, 16 + SIDE)
+        )
+    assert (plain == plain[..., :1]).all()  # a grey image
+    assert np.ptp(heated, axis=-1).max() > 50
+
+
+def test_a_name_that_is_a_number_is_told_apart_from_the_score(digit):
+    assert Reason("3", 0.0, np.zeros((1, 1))).caption == "3: 0.0%"
+    run("explain", "digit.png", "--html")
+    assert f"<strong>{digit}</strong>: " in Path("digit.explained.html").read_text()
+
+
+def test_classes_go_by_name_and_number_and_several_side_by_side(digit):
+    rows = run("explain", "digit.png", "--class", 3, "--class", 8).stdout.splitlines()
+    assert [row.split()[0] for row in rows[2:4]] == ["3", "8"]
+    rows = run("explain", "digit.png", "--top", 3, "-o", "top.png").stdout
+    assert len(rows.splitlines()) == 2 + 3 + 1
+
+
+def test_the_page_has_all_in_one_file_and_odd_names_harm_nothing(digit):
+    odd = os.fsdecode(b"<script>alert(1)<%2f \"'&\xff.png").replace("/", "")
+    os.rename("digit.png", odd)
+    run("explain", odd, "--html", "--top", 2, "-o", "out.png")
+    page = Path("out.html").read_text(encoding="utf-8")
+    assert "<script" not in page
+    assert "&lt;script&gt;alert(1)" in page
+    assert page.count('src="data:image/jpeg;base64,') == 3
+    assert re.findall(r"(?:src|href)=\"(?!data:)", page) == []
+    assert "http://" not in page
+    assert "https://" not in page
+    assert "Content-Security-Policy" in page
+
+
+def test_what_exists_is_not_replaced_unasked(digit, tmp_path):
+    run("explain", "digit.png", "--html", "-o", "a.png")
+    for files in (("a.png",), ("a.html",)):
+        told = run("explain", "digit.png", "--html", "-o", "a.png", code=1).stderr
+        assert f"{files[0]} exists" in told
+        os.remove(files[0])
+    run("explain", "digit.png", "--html", "-o", "a.png")
+    run("explain", "digit.png", "--html", "-o", "a.png", "--overwrite")
+    assert sorted(os.listdir(tmp_path)) == ["a.html", "a.png", "digit.png"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["digit.png", "--class", "10"], "from 0 to 9"),
+        (["digit.png", "--layer", "conv4_block1"], "Did you mean 'conv4_block1_"),
+        (["digit.png", "--layer", "avg_pool"], "height and width"),
+        (["digit.png", "-o", "a.jpg"], ".png"),
+        (["digit.png", "-o", "no/a.png"], "existing folder"),
+        (["gone.png"], "no such file"),
+        (["digit.png", "--model", "resnext50"], "Did you mean resnext50_32x4d"),
+    ],
+)
+def test_bad_arguments_give_one_line_and_no_file(digit, tmp_path, arguments, told):
+    result = run("explain", "--weights", "digits", *arguments, code=1)
+    assert told in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    assert os.listdir(tmp_path) == ["digit.png"]
+
+
+def test_an_unknown_class_lists_near_ones():
+    from resnext_keras import class_names
+    from resnext_keras_cli.names import find_class
+
+    names = class_names("imagenet")
+    assert find_class("Great white shark", names) == 2
+    assert find_class("7", names) == 7
+    with pytest.raises(Exception, match=r"No class 'tabi'\. Did you mean tabby"):
+        find_class("tabi", names)
+    with pytest.raises(Exception, match="great_white_shark"):
+        find_class("shark", names)
+
+
+def test_a_class_without_heat_is_said_to_have_none(digit, tmp_path):
+    model = load_classifier().model
+    kernel, bias = model.layers[-1].get_weights()
+    model.layers[-1].set_weights([-np.abs(kernel), bias])
+    model.save_weights(tmp_path / "own.weights.h5")
+    result = run("explain", "digit.png", "--weights", "own.weights.h5", "--html")
+    assert "nothing in conv4_block1_out speaks for it" in result.stdout
+    assert "Nothing in the image" in Path("digit.explained.html").read_text("utf-8")

@@ -1,0 +1,193 @@
+"""`resnext-keras train` and `finetune`: what they print, and what they leave."""
+
+import csv
+import json
+import re
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from command import row_of, run
+from helpers import GOLDEN
+from run_data import CLASSES, class_folders, records
+from tiny_command import TINY
+
+from resnext_keras.models.specs import ARCHITECTURES
+
+pytestmark = pytest.mark.tensorflow  # of which a SavedModel is
+
+FILES = {
+    ".lock",
+    "best.weights.h5",
+    "checkpoint.safetensors",
+    "classes.csv",
+    "confusion.png",
+    "curves.png",
+    "history.csv",
+    "model.keras",
+    "predictions.csv",
+    "reliability.png",
+    "report.html",
+    "run.json",
+    "skipped.csv",
+}
+
+QUICK = ("--model", "tiny", "--epochs", 1, "--batch", 8)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _tiny_network():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(ARCHITECTURES, "tiny", TINY)
+        yield
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Class folders, with a file that is no image among them."""
+    folder = class_folders(tmp_path_factory.mktemp("data") / "rooms")
+    (folder / CLASSES[0] / "broken.jpg").write_bytes(b"\xff\xd8\xff nothing")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory):
+    """The folder of a run at a size of its own, and what the command printed."""
+    folder = tmp_path_factory.mktemp("runs") / "first.run"
+    options = ("--epochs", 2, "--batch", 8, "--size", 40, "--learning-rate", 0.02)
+    result = run(
+        "train", f"{data}/", "-o", f"{folder}/", "--model", "tiny", *options, "--export"
+    )
+    return folder, result
+
+
+def rows(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_plan_is_printed_first_then_progress_figures_and_files(trained):
+    folder, result = trained
+    lines = result.stdout.splitlines()
+    assert lines[0] == (
+        "2 classes, 24 images to learn from, 6 to validate, 1 left out (skipped.csv)."
+    )
+    assert [line.split() for line in lines[2:4]] == [
+        ["Dark", "Room", "12", "3", "#" * 30],
+        ["light", "12", "3", "#" * 30],
+    ]
+    assert lines[4] == "tiny from random weights, images of 40 x 40 pixels."
+    assert lines[5] == (
+        "Phase 1: 2 epochs by the recipe cifar, batches of 8, all layers learn; "
+        "learning rate 0.02, which falls in steps; pad crops, flips."
+    )
+    assert lines[6] == "Epoch 1/2"
+    assert "val_accuracy" in lines[7]
+    assert row_of(result.stdout, "top-1")[1].endswith("%")
+    assert row_of(result.stdout, "report.html")
+    assert f"--weights {folder}` takes it" in result.stdout
+    assert result.stderr == ""
+
+
+def test_the_folder_has_all_that_is_promised(trained, data):
+    folder, _ = trained
+    assert {path.name for path in folder.iterdir()} == FILES | {"saved_model"}
+    history = rows(folder / "history.csv")
+    assert [row["epoch"] for row in history] == ["1", "2"]
+    assert {"loss", "accuracy", "val_loss", "val_accuracy"} <= set(history[0])
+    found = json.loads((folder / "run.json").read_text())
+    assert found["settings"]["data"] == str(data)
+    assert found["settings"]["size"] == found["preprocessing"]["size"] == 40
+    assert found["class_names"] == list(CLASSES)
+    assert found["versions"]["tensorflow"] == tf.__version__
+    assert [row["class"] for row in rows(folder / "predictions.csv")] == [
+        *[CLASSES[0]] * 3,
+        *[CLASSES[1]] * 3,
+    ]
+    (skipped,) = rows(folder / "skipped.csv")
+    assert skipped["image"] == str(data / CLASSES[0] / "broken.jpg")
+    page = (folder / "report.html").read_text()
+    assert page.count("data:image/png") >= 3  # curves, confusion, reliability
+    assert "tiny on rooms" in page
+    assert "batch_size" in page  # the settings
+    sources = re.findall(r"""(?:src|href)=["']?(\w+:)""", page)
+    assert set(sources) == {"data:"}  # it needs no other file
+
+
+def test_the_saved_model_names_the_classes(trained, data):
+    folder, _ = trained
+    serve = tf.saved_model.load(folder / "saved_model" / "1").signatures
+    image = (data / CLASSES[0] / "0.png").read_bytes()
+    answer = serve["serving_default"](image_bytes=tf.constant([image]))
+    texts = [v.numpy() for v in answer.values() if v.dtype == tf.string]
+    assert {name.decode() for text in texts for name in np.ravel(text)} >= set(CLASSES)
+
+
+def test_other_commands_take_the_run_with_its_classes_and_size(
+    trained, data, tmp_path, monkeypatch
+):
+    folder, _ = trained
+    monkeypatch.chdir(tmp_path)
+    image = data / CLASSES[0] / "0.png"
+    (found,) = json.loads(
+        run("predict", "--json", image, "--weights", f"{folder}/").stdout
+    )
+    assert {entry["name"] for entry in found["predictions"]} == set(CLASSES)
+    same = rows(folder / "predictions.csv")[-1]
+    (found,) = json.loads(
+        run("predict", "--json", same["image"], "--weights", folder).stdout
+    )
+    best = found["predictions"][0]
+    assert best["name"] == same["predicted"]
+    assert best["score"] == pytest.approx(float(same["score"]), abs=1e-3)
+    assert "first" in run("export", folder).stdout  # named after the run
+    assert (tmp_path / "first" / "1" / "saved_model.pb").is_file()
+    result = run(
+        "explain", image, "--weights", folder, "--class", "dark room", "-o", "e.png"
+    )
+    assert "Dark Room" in result.stdout
+    run("extract", data / "light", "--weights", folder, "-o", "f.parquet")
+    evaluated = run("evaluate", "--json", data, "--weights", folder, code=1)
+    assert json.loads(evaluated.stdout)["images"] == 30  # and one that is broken
+
+
+@pytest.mark.long
+def test_a_run_is_the_start_of_another(trained, data, tmp_path):
+    folder, _ = trained
+    result = run(
+        "finetune", data, "-o", tmp_path / "second", "--weights", folder, *QUICK[2:]
+    )
+    weights = folder / "best.weights.h5"
+    assert f"tiny from {weights}, images of 40 x 40 pixels." in result.stdout
+    assert "Phase 1: 1 epoch by the recipe head" in result.stdout
+    assert "the classifier alone learns" in result.stdout
+    assert {path.name for path in (tmp_path / "second").iterdir()} == FILES
+
+
+@pytest.mark.long
+def test_records_and_prepared_directories_are_trained_on(data, tmp_path, monkeypatch):
+    images = records(tmp_path / "records", class_folders(tmp_path / "images"))
+    monkeypatch.chdir(tmp_path)
+    result = run("train", "records", "-o", "run", *QUICK)
+    assert result.stdout.startswith("2 classes, 24 images to learn from")
+    assert "Dark Room" in result.stdout
+    # The data are found from another place, and under another name.
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    run("train", f"{images}/", "-o", "../run", "--resume", *QUICK)
+    prepared = GOLDEN / "tfds" / "shapes" / "1.0.0"
+    result = run("train", prepared, "-o", "run", *QUICK)
+    assert result.stdout.startswith("2 classes, 10 images to learn from, 4 to")
+    names = {row["class"] for row in rows(tmp_path / "elsewhere/run/predictions.csv")}
+    assert names == {"dark", "light"}
+
+
+def test_weights_of_a_run_are_of_its_architecture_alone(trained, data, tmp_path):
+    folder, _ = trained
+    other = ("--weights", folder, "--model", "resnext11_8x4d")
+    image = data / CLASSES[0] / "0.png"
+    for command in (["predict", image], ["finetune", data, "-o", tmp_path / "run"]):
+        result = run(*command, *other, code=1)
+        assert result.stderr.startswith("Error: Expected the weights of resnext11_8x4d")
+        assert len(result.stderr.splitlines()) == 1
+    assert not list(tmp_path.iterdir())

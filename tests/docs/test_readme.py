@@ -1,0 +1,71 @@
+"""The README's Python runs from top to bottom, as it stands."""
+
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import ROOT
+from PIL import Image
+
+from resnext_keras import export_file, weights_preprocessing
+from resnext_keras.classifier import load_classifier
+from resnext_keras.digits import as_network_sees, held_out_digits
+from resnext_keras.images.read import SAMPLE_PHOTO
+from resnext_keras.inference.engines import ENGINES
+
+pytestmark = pytest.mark.tensorflow
+
+README = ROOT / "README.md"
+
+
+def test_the_blocks_run_one_after_another(
+    tmp_path, monkeypatch, publish, resnext50_file, capsys
+):
+    # To convert a network for another engine takes long, and has its own tests.
+    for engine in set(ENGINES) - {"tensorflow"}:
+        monkeypatch.setitem(sys.modules, engine, None)
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(SAMPLE_PHOTO, "cat.jpg")
+    shutil.copy(resnext50_file, tmp_path)
+    publish("resnext50_32x4d.tv2_in1k", tmp_path / resnext50_file.name)
+    text = README.read_text()
+    names = {}
+    for block in re.finditer("```python\n(.*?)```", text, re.DOTALL):
+        # Empty lines before it, so that a traceback tells the README's line.
+        lines = "\n" * text.count("\n", 0, block.start(1))
+        exec(compile(lines + block[1], README, "exec"), names)
+    printed = capsys.readouterr().out
+    assert len(re.findall(r"\('n\d{8}', '", printed)) == 5  # the top classes
+    assert names["features"].shape == (1, 2048)
+    assert len(names["pyramid"].outputs) == 4
+    assert Path("flowers/1/saved_model.pb").is_file()
+    assert Path("flowers.tflite").is_file()
+    assert names["model"].output_shape == (None, 20)
+    assert names["backbone"].output.dtype == "bfloat16"
+    assert names["classifier"].compute_dtype == "float32"
+
+
+@pytest.mark.parity
+@pytest.mark.filterwarnings("ignore")  # the converters'
+def test_a_file_is_run_without_this_package_as_told(tmp_path, monkeypatch, capsys):
+    names = {"onnxruntime": pytest.importorskip("onnxruntime")}
+    monkeypatch.chdir(tmp_path)
+    classifier = load_classifier(weights="digits")
+    export_file(classifier.model, "digits.onnx", weights="digits")
+    pixels, digits = held_out_digits()
+    blocks = re.findall("```py\n(.*?)```", README.read_text(), re.DOTALL)
+    (block,) = (block for block in blocks if "onnxruntime" in block)
+    exec("import json\nimport numpy as np\nfrom PIL import Image, ImageOps", names)
+    found = []
+    for image in pixels[:20]:
+        Image.fromarray(image).save("digit.png")
+        exec(block, names)
+        found.append(int(capsys.readouterr().out))
+    expected = classifier.predict(
+        as_network_sees(pixels[:20], weights_preprocessing("digits")), 1
+    )
+    assert found == [int(name) for ((_, name, _),) in expected]
+    assert np.mean(found == digits[:20]) > 0.9

@@ -1,0 +1,204 @@
+"""What cannot be exported is refused, and no half file is left."""
+
+import os
+import re
+import sys
+from pathlib import Path
+from unittest.mock import Mock
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from helpers import dtype_policy
+from keras import layers
+from random_state import draw_images
+from weight_files import build
+
+from resnext_keras.export.files import export_file
+from resnext_keras.images.preprocessing import IMAGENET
+from resnext_keras.io import atomic_write
+
+pytestmark = pytest.mark.tensorflow
+
+ENDINGS = ("onnx", "xml", "tflite")
+IMAGES = draw_images(4, (5, 32, 32, 3))
+
+
+@pytest.fixture(scope="module")
+def model():
+    return build()
+
+
+def of_pixels():
+    pixels = keras.Input((32, 32, 3), dtype="uint8")
+    return keras.Model(pixels, build()(layers.Rescaling(1 / 255)(pixels)))
+
+
+@pytest.fixture
+def all_installed(monkeypatch):
+    """No package is missing, even where it is; none is to be used."""
+    for package in ("onnx", "onnxruntime", "openvino", "tf2onnx"):
+        monkeypatch.setitem(sys.modules, package, sys)
+
+
+@pytest.fixture
+def refused(tmp_path):
+    def check(message, model, name="model.tflite", *arguments, kind=ValueError, **opts):
+        before = {path: path.read_bytes() for path in tmp_path.glob("*.*")}
+        with pytest.raises(kind, match=message):
+            export_file(model, tmp_path / name, *arguments, **opts)
+        assert before == {path: path.read_bytes() for path in tmp_path.glob("*.*")}
+
+    return check
+
+
+@pytest.mark.parametrize("name", ["model.pb", "model", ".onnx", "model.ONNX"])
+def test_a_path_that_cannot_be_is_refused(name, model, refused):
+    refused(rf"ends in .onnx or .xml or .tflite.*{name}", model, name)
+    refused("existing folder.*no/folder/m.onnx", model, "no/folder/m.onnx")
+
+
+@pytest.mark.parametrize("name", ["m.onnx", "m.xml", "m.bin", "m.tflite"])
+def test_a_file_that_exists_is_kept(name, model, refused, tmp_path):
+    (tmp_path / name).write_bytes(b"mine")
+    message = rf"overwrite=True.*{re.escape(name)}"
+    refused(message, model, name.replace("bin", "xml"))
+
+
+@pytest.mark.parametrize("precision", ["float64", "bfloat16", "INT8", None, 16])
+def test_other_precisions_are_refused(precision, model, refused):
+    message = f"float32, float16, int8. Received: precision={precision!r}"
+    for ending in ENDINGS:
+        refused(message, model, f"model.{ending}", precision)
+
+
+@pytest.mark.usefixtures("all_installed")
+def test_images_are_needed_for_int8_and_for_nothing_else(model, refused):
+    refused("`images` where .*Received: precision='int8'", model, "m.xml", "int8")
+    refused("Received: precision='float16'", model, "m.onnx", "float16", IMAGES)
+    refused("one image or more", model, "m.tflite", "int8", IMAGES[:0])
+    refused("NaN or infinity", model, "m.tflite", "int8", IMAGES * np.nan)
+    refused(
+        "numbers from 0 to 255",
+        model,
+        "m.tflite",
+        "int8",
+        np.tile(np.float32([0, 9, 255]), (1, 32, 32, 1)),
+    )
+
+
+def test_what_does_not_fit_the_model_is_refused(model, refused):
+    refused("5 classes", model, class_names=["one"])
+    refused("size, 32 pixels", model, preprocessing=IMAGENET)
+    refused("nothing", model, weights="nothing")
+    refused("5 classes and resnext11_8x4d.digits has 10", model, weights="digits")
+    refused("licence=3", model, licence=3)
+
+
+@pytest.mark.usefixtures("all_installed")
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_models_that_files_cannot_hold_are_refused(ending, model, refused, monkeypatch):
+    name = f"model.{ending}"
+    with dtype_policy("mixed_bfloat16"):
+        refused("float32.*mixed_bfloat16|bfloat16", build(), name)
+    left, right = keras.Input((3,)), keras.Input((3,))
+    two = keras.Model([left, right], layers.Add()([left, right]))
+    refused(r"\(None, 3\) and float32 \(None, 3\)", two, name)
+    refused("Received: a model of uint8", of_pixels(), name)
+    refused("functional", None, name)
+    monkeypatch.setattr(keras.Model, "count_params", lambda self: 2**29)
+    if ending != "xml":
+        refused(r"less than 2 GB.* of 2\.15 GB", model, name)
+    refused(r"less than 2 GB.* of 2\.15 GB", model, name, "int8", IMAGES)
+
+
+@pytest.mark.parametrize(
+    ("package", "name", "precision"),
+    [
+        *((package, "m.onnx", "float32") for package in ("onnx", "tf2onnx")),
+        ("openvino", "m.xml", "float32"),
+        *((package, "m.xml", "int8") for package in ("openvino", "onnxruntime")),
+    ],
+)
+@pytest.mark.usefixtures("all_installed")
+def test_a_missing_package_is_named_with_the_extra(
+    package, name, precision, model, refused, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, package, None)
+    images = IMAGES if precision == "int8" else None
+    message = rf"{package} .*resnext-keras\[fast\]"
+    refused(message, model, name, precision, images, kind=ImportError)
+
+
+@pytest.mark.filterwarnings("ignore")  # the converters'
+@pytest.mark.parametrize(
+    ("ending", "precision"),
+    [
+        ("tflite", "float32"),
+        ("tflite", "int8"),
+        *(
+            pytest.param(ending, precision, marks=pytest.mark.parity)
+            for ending in ("onnx", "xml")
+            for precision in ("float32", "int8")
+        ),
+    ],
+)
+def test_an_operation_that_a_format_lacks_is_named(
+    ending, precision, refused, tmp_path
+):
+    if ending != "tflite":
+        pytest.importorskip("openvino")
+        pytest.importorskip("tf2onnx")
+    image = keras.Input((32, 32, 3))
+    bessel = layers.Lambda(tf.math.bessel_i0e, output_shape=(32, 32, 3))
+    model = keras.Model(image, build()(bessel(image)), name="wavy")
+    (tmp_path / f"model.{ending}").write_bytes(b"mine")
+    refused(
+        rf"^Expected .* \.{ending} .* Received: model='wavy', .*BesselI0e[^\n]*$",
+        model,
+        f"model.{ending}",
+        precision,
+        IMAGES if precision == "int8" else None,
+        overwrite=True,
+    )
+
+
+@pytest.mark.parametrize("kind", [OSError, KeyboardInterrupt])
+def test_nothing_is_left_of_what_fails(kind, model, refused, monkeypatch, tmp_path):
+    (tmp_path / "model.tflite").write_bytes(b"mine")
+    fails = Mock(side_effect=kind("No space left"))
+    monkeypatch.setattr(tf.lite.TFLiteConverter, "from_saved_model", fails)
+    refused("No space left", model, kind=kind, overwrite=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["model.tflite"]
+
+
+def test_two_files_are_there_both_or_not_at_all(tmp_path, monkeypatch):
+    target, part = tmp_path / "model.xml", tmp_path / "model.bin"
+
+    def write(content):
+        with atomic_write(target, part) as written:
+            written.write_text(content)
+            written.with_suffix(".bin").write_text(content)
+            if content == "bad":
+                raise OSError("No space left")
+
+    def found():
+        return {path.name: path.read_text() for path in tmp_path.iterdir()}
+
+    with pytest.raises(OSError, match="No space left"):
+        write("bad")
+    assert found() == {}
+    write("one")
+    with pytest.raises(OSError, match="No space left"):
+        write("bad")
+    assert found() == {"model.xml": "one", "model.bin": "one"}
+    write("two")
+    assert found() == {"model.xml": "two", "model.bin": "two"}
+    # Killed between the two: never a file beside another's part.
+    replace = Mock(side_effect=[None, KeyboardInterrupt])
+    monkeypatch.setattr(os, "replace", replace)
+    with pytest.raises(KeyboardInterrupt):
+        write("three")
+    assert found() == {"model.bin": "two"}
+    assert Path(replace.call_args_list[0].args[1]) == part

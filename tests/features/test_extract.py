@@ -1,0 +1,316 @@
+"""`extract`: features of whole collections, whatever stops a run."""
+
+import csv
+import functools
+import hashlib
+import importlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet
+import pytest
+from helpers import ROOT
+from PIL import Image
+
+from resnext_keras import ResNeXt, preprocess_input, read_image
+from resnext_keras.classifier import load_classifier
+from resnext_keras.features.chunks import Parts
+from resnext_keras.features.extraction import extract
+from resnext_keras.features.parquet import count_rows, iterate, read_provenance
+
+pytestmark = pytest.mark.tensorflow
+
+COUNT = 70
+BROKEN = {3: b"", 17: b"no image", 40: None, 41: b"\xff\xd8\xff"}
+
+
+# The function of its name hides it in the package.
+module = importlib.import_module(extract.__module__)
+cached_network = functools.cache(module.load_network)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _networks_built_once():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "load_network", cached_network)
+        yield
+
+
+@pytest.fixture(scope="module")
+def collection(tmp_path_factory, photos):
+    """Small images in folders within folders, four broken ones among them."""
+    folder = tmp_path_factory.mktemp("collection")
+    for number in range(COUNT):
+        path = folder / "ab"[number % 2] / f"{number:02d}.jpg"
+        path.parent.mkdir(exist_ok=True)
+        photo = photos[number % 2]
+        left = 5 * number
+        photo.crop((left, 0, left + 200, 150)).resize((64, 48)).save(path)
+        if number in BROKEN:
+            cut = path.read_bytes()[:-300]
+            path.write_bytes(cut if BROKEN[number] is None else BROKEN[number])
+    return folder
+
+
+@pytest.fixture
+def small_parts(monkeypatch):
+    monkeypatch.setattr(module, "PART", 16)
+
+
+def run(folder, target, **options):
+    return extract([folder], target, engine="tensorflow", batch_size=8, **options)
+
+
+@pytest.fixture(scope="module")
+def whole(collection, _networks_built_once, tmp_path_factory):
+    """The file of a run that nothing stopped."""
+    target = tmp_path_factory.mktemp("whole") / "features.parquet"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "PART", 16)
+        run(collection, target)
+    return target
+
+
+def errors_of(target):
+    path = target.with_suffix(".errors.csv")
+    with open(path, encoding="utf-8", newline="") as file:
+        return list(csv.reader(file))[1:]
+
+
+def features_of(target):
+    return np.concatenate([features for _, features in iterate(target)])
+
+
+def good_files(collection):
+    files = sorted(collection.rglob("*.jpg"))
+    return [file for file in files if int(file.stem) not in BROKEN]
+
+
+def test_a_row_has_what_others_find_in_the_image(whole, collection, relative_error):
+    table = pyarrow.parquet.read_table(whole)
+    files = good_files(collection)
+    assert table["path"].to_pylist() == [str(file) for file in files]
+    assert table["sha256"].to_pylist() == [
+        hashlib.sha256(file.read_bytes()).hexdigest() for file in files
+    ]
+    assert set(table["width"].to_pylist()) == {64}
+    assert set(table["height"].to_pylist()) == {48}
+    preprocessing = load_classifier().preprocessing
+    images = np.stack([read_image(file, preprocessing) for file in files])
+    model = ResNeXt("resnext11_8x4d", False, "digits", pooling="avg")
+    expected = model.predict(preprocess_input(images), verbose=0)
+    found = np.stack(table["features"].to_pylist())
+    assert relative_error(found, expected) < 1e-5
+
+
+def test_broken_images_are_listed_and_stop_nothing(whole, collection):
+    found = {int(Path(path).stem): reason for path, reason in errors_of(whole)}
+    assert found.keys() == BROKEN.keys()
+    assert found[3] == "an empty file"
+    assert "no image" in found[17]
+    assert "truncated" in found[40]
+
+
+def test_the_file_tells_what_its_features_came_from(whole):
+    source = read_provenance(whole)
+    assert source.architecture == "resnext11_8x4d"
+    assert source.weights == "resnext11_8x4d.digits"
+    assert source.preprocessing["size"] == 32
+    assert (
+        source.length == load_classifier().model.get_layer("avg_pool").output.shape[1]
+    )
+    assert count_rows(whole) == COUNT - len(BROKEN)
+
+
+def test_upright_size_of_a_turned_image(tmp_path, photos):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    photos[0].resize((60, 40)).save(tmp_path / "turned.jpg", exif=exif)
+    run(tmp_path / "turned.jpg", tmp_path / "f.parquet")
+    table = pyarrow.parquet.read_table(tmp_path / "f.parquet")
+    assert (table["width"][0].as_py(), table["height"][0].as_py()) == (40, 60)
+
+
+def test_float16_is_the_rounded_vector_in_half_the_space(collection, whole, tmp_path):
+    run(collection, tmp_path / "f.parquet", dtype="float16")
+    found = features_of(tmp_path / "f.parquet")
+    assert found.dtype == np.float16
+    expected = features_of(whole)
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-6)
+
+
+def test_a_vector_does_not_depend_on_its_place_in_a_batch(collection, relative_error):
+    network = cached_network(None, None, "float32", "tensorflow", 32)
+    preprocessing = network.preprocessing
+    files = good_files(collection)[:33]
+    images = np.stack([read_image(file, preprocessing) for file in files])
+    images = preprocess_input(images)
+    alone = np.concatenate([network.features(images[i : i + 1]) for i in range(33)])
+    assert relative_error(network.features(images), alone) < 1e-5
+    assert relative_error(network.features(images[::-1])[::-1], alone) < 1e-5
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_shards_are_the_rows_of_one_run(collection, whole, tmp_path, relative_error):
+    paths, features, errors = [], [], []
+    for number in (1, 2, 3):
+        target = tmp_path / f"{number}.parquet"
+        run(collection, target, shard=(number, 3))
+        paths += pyarrow.parquet.read_table(target)["path"].to_pylist()
+        features.append(features_of(target))
+        errors += errors_of(target)
+    assert paths == pyarrow.parquet.read_table(whole)["path"].to_pylist()
+    assert relative_error(np.concatenate(features), features_of(whole)) < 1e-5
+    assert errors == errors_of(whole)
+
+
+PROGRAM = """
+import sys, time
+from resnext_keras.features.extraction import extract
+module = sys.modules[extract.__module__]
+from resnext_keras.features.extractor import FeatureNetwork
+module.PART = 16
+features = FeatureNetwork.features
+def slow(self, images):
+    time.sleep(0.2)
+    return features(self, images)
+FeatureNetwork.features = slow
+module.extract([sys.argv[1]], sys.argv[2], engine="tensorflow", batch_size=8)
+"""
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_a_run_that_was_killed_goes_on_to_the_same_bytes(collection, whole, tmp_path):
+    target = tmp_path / "features.parquet"
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, collection, target],
+        stderr=subprocess.DEVNULL,
+        env=dict(os.environ, PYTHONPATH=str(ROOT)),
+    )
+    parts = module.parts_folder(target)
+    deadline = time.monotonic() + 120
+    while not (parts / "00000001.parquet").exists():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not target.exists()
+    done = len(list(parts.glob("0*.parquet")))
+    assert 2 <= done < 5
+    with pytest.raises(ValueError, match="resume=True"):
+        run(collection, target)
+    told = run(collection, target, resume=True)
+    assert told.read == COUNT - 16 * done
+    assert target.read_bytes() == whole.read_bytes()
+    assert errors_of(target) == errors_of(whole)
+    assert sorted(file.name for file in tmp_path.iterdir()) == [
+        "features.errors.csv",
+        "features.parquet",
+    ]
+
+
+@pytest.mark.usefixtures("small_parts")
+@pytest.mark.parametrize("stop", ["listing", "writing", "joining", "removing"])
+def test_a_run_goes_on_wherever_it_was_stopped(
+    collection, whole, tmp_path, monkeypatch, stop
+):
+    target = tmp_path / "features.parquet"
+
+    def stopped(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        if stop == "listing":
+            patch.setattr("resnext_keras.features.chunks.list_images", stopped)
+        elif stop == "writing":
+            patch.setattr("resnext_keras.features.chunks.table_of", stopped)
+        elif stop == "joining":
+            patch.setattr("resnext_keras.features.chunks.write_tables", stopped)
+        else:
+            patch.setattr(Parts, "remove", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            run(collection, target)
+    run(collection, target, resume=True)
+    assert target.read_bytes() == whole.read_bytes()
+    assert errors_of(target) == errors_of(whole)
+    assert not module.parts_folder(target).exists()
+    before = target.stat()
+    assert run(collection, target, resume=True).read == 0
+    assert target.stat() == before
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_what_is_finished_outlasts_a_full_disk(
+    collection, whole, tmp_path, monkeypatch
+):
+    target = tmp_path / "features.parquet"
+    write, written = Parts.write, []
+
+    def full(self, number, *rest):
+        if number == 2:
+            raise OSError(28, "No space left on device")
+        written.append(number)
+        write(self, number, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Parts, "write", full)
+        with pytest.raises(OSError, match="No space left"):
+            run(collection, target)
+    assert written == [0, 1]
+    assert run(collection, target, resume=True).read == COUNT - 32
+    assert target.read_bytes() == whole.read_bytes()
+
+
+def test_a_shard_may_be_empty(tmp_path, photos):
+    photos[0].resize((40, 40)).save(tmp_path / "one.png")
+    counts = [
+        run(tmp_path / "one.png", tmp_path / f"{i}.parquet", shard=(i, 2)).images
+        for i in (1, 2)
+    ]
+    assert counts == [0, 1]
+    assert features_of(tmp_path / "2.parquet").shape == (1, 1024)
+    assert list(iterate(tmp_path / "1.parquet")) == []
+
+
+def test_a_run_begun_anew_is_not_taken_for_the_one_before(
+    tmp_path, photos, monkeypatch
+):
+    folder, target = tmp_path / "images", tmp_path / "f.parquet"
+    folder.mkdir()
+    photos[0].resize((40, 40)).save(folder / "one.png")
+    run(folder, target)
+    photos[0].resize((40, 40)).save(folder / "two.png")
+
+    def stopped(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("resnext_keras.features.chunks.list_images", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            run(folder, target, overwrite=True)
+    assert count_rows(target) == 1
+    assert run(folder, target, resume=True).images == 2
+
+
+def test_images_added_or_removed_meanwhile_do_not_move_the_parts(tmp_path, photos):
+    for name in "bcd":
+        photos[0].resize((40, 40)).save(tmp_path / f"{name}.png")
+    parts = Parts(tmp_path / "f.parts")
+    parts.folder.mkdir()
+    network = cached_network(None, None, "float32", "tensorflow", 8)
+    plan = module._plan(network, [str(tmp_path)], (1, 1))
+    parts.begin(plan, [str(tmp_path)])
+    (tmp_path / "a.png").write_bytes((tmp_path / "b.png").read_bytes())
+    again = Parts(parts.folder)
+    assert again.resume(plan)
+    assert [Path(os.fsdecode(path)).name for path in again.paths(0)] == [
+        "b.png",
+        "c.png",
+        "d.png",
+    ]

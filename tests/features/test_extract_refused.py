@@ -1,0 +1,306 @@
+"""What `extract` makes of odd folders, odd names and wrong arguments."""
+
+import functools
+import importlib
+import os
+import sys
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+from click.testing import CliRunner
+
+from resnext_keras.features.extraction import extract
+from resnext_keras.features.parquet import KEY, iterate, read_provenance
+from resnext_keras.images.listing import CIRCLE, list_images, readable
+from resnext_keras_cli.main import group
+
+# The function of its name hides it in the package.
+module = importlib.import_module(extract.__module__)
+cached_network = functools.cache(module.load_network)
+
+
+@pytest.fixture(autouse=True)
+def _networks_built_once(monkeypatch):
+    monkeypatch.setattr(module, "load_network", cached_network)
+
+
+@pytest.fixture
+def folder(tmp_path, photos):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    photos[0].resize((40, 40)).save(folder / "one.png")
+    return folder
+
+
+@pytest.fixture
+def nothing_loaded(monkeypatch):
+    def fail(*_):
+        pytest.fail("the network was loaded before the arguments were checked")
+
+    monkeypatch.setattr(module, "load_network", fail)
+
+
+def listed(*roots):
+    return [(os.path.basename(path), why) for path, why in list_images(roots)]
+
+
+def test_folders_are_listed_in_the_order_of_the_bytes_of_names(tmp_path):
+    for name in ("b.jpg", "B.JPEG", "a/z.png", "a/y/x.gif", "é.webp", "note.txt", "c"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    assert [os.path.relpath(path, tmp_path) for path, _ in list_images([tmp_path])] == [
+        "B.JPEG",
+        "a/y/x.gif",
+        "a/z.png",
+        "b.jpg",
+        "é.webp",
+    ]
+
+
+def test_links_are_followed_but_not_in_a_circle(tmp_path):
+    (tmp_path / "in" / "deep").mkdir(parents=True)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "a.jpg").touch()
+    (tmp_path / "in" / "deep" / "b.jpg").touch()
+    (tmp_path / "in" / "deep" / "up").symlink_to(tmp_path / "in")
+    (tmp_path / "in" / "link").symlink_to(tmp_path / "out")
+    (tmp_path / "in" / "self").symlink_to("self")
+    assert listed(tmp_path / "in") == [("b.jpg", None), ("up", CIRCLE), ("a.jpg", None)]
+
+
+def test_a_folder_without_permission_is_an_error_of_its_own(
+    folder, tmp_path, monkeypatch
+):
+    (folder / "secret").mkdir()
+    scandir = os.scandir
+
+    def guarded(path):
+        if str(path).endswith("secret"):
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", guarded)
+    done = extract([folder], tmp_path / "f.parquet", engine="tensorflow")
+    assert (done.images, done.skipped) == (1, 1)
+    assert "secret,a folder that cannot be listed: Permission denied" in (
+        done.errors.read_text()
+    )
+
+
+def test_names_that_are_no_text_are_read_and_written_readably(folder, tmp_path):
+    odd = os.fsencode(folder) + b"/caf\xe9,\n\xff.png"
+    with open(odd, "wb") as file:
+        file.write((folder / "one.png").read_bytes())
+    broken = os.fsencode(folder) + b"/\xfe.jpg"
+    open(broken, "wb").close()
+    done = extract([folder], tmp_path / "f.parquet", engine="tensorflow")
+    paths = [name for names, _ in iterate(done.target) for name in names]
+    assert [os.path.relpath(path, folder) for path in paths] == [
+        "caf\\xe9,\n\\xff.png",
+        "one.png",
+    ]
+    assert done.errors.read_text("utf-8") == (
+        f"path,reason\n{folder}/\\xfe.jpg,an empty file\n"
+    )
+    assert readable(os.fsdecode(odd)) == paths[0]
+
+
+def bomb(path):
+    """A PNG of 60,000 x 60,000 pixels in some bytes."""
+    import struct
+    import zlib
+
+    def chunk(kind, data):
+        check = zlib.crc32(kind + data)
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", check)
+
+    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 0, 0, 0, 0)
+    data = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 1000))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + data + chunk(b"IEND", b""))
+
+
+def test_bombs_and_strange_files_are_told_apart(folder, tmp_path, photos):
+    bomb(folder / "bomb.png")
+    frames = [photos[0].resize((40, 30)), photos[1].resize((40, 30))]
+    frames[0].save(folder / "moving.gif", save_all=True, append_images=frames[1:])
+    photos[0].resize((500, 2)).save(folder / "thin.png")
+    os.mkfifo(folder / "pipe.jpg")
+    (folder / "lost.jpg").symlink_to("nowhere")
+    done = extract([folder], tmp_path / "f.parquet", engine="tensorflow")
+    assert done.images == 2
+    told = done.errors.read_text()
+    for found in ("DecompressionBomb", "500 x 2 pixels", "no regular", "no such file"):
+        assert found in told
+
+
+@pytest.mark.usefixtures("nothing_loaded")
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"dtype": "float64"}, "dtype='float64'"),
+        ({"batch_size": 0}, "batch_size=0"),
+        ({"shard": (3, 2)}, r"shard=\(3, 2\)"),
+        ({"shard": (0, 2)}, r"shard=\(0, 2\)"),
+        ({"shard": 2}, "shard=2"),
+        ({"resume": True, "overwrite": True}, "not both"),
+        ({"path": "f.csv"}, r"ends in \.parquet"),
+        ({"path": "nowhere/f.parquet"}, "existing folder"),
+        ({"folders": ["nowhere"]}, "'nowhere'"),
+        ({"folders": []}, "Expected images"),
+        ({"folders": ["empty"]}, "'empty'"),
+    ],
+)
+def test_wrong_arguments_are_refused_at_once(
+    folder, tmp_path, monkeypatch, options, expected
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    before = sorted(tmp_path.iterdir())
+    arguments = {"folders": [folder], "path": "f.parquet", **options}
+    with pytest.raises(ValueError, match=expected):
+        extract(**arguments)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.usefixtures("nothing_loaded")
+def test_a_missing_package_is_told_with_the_extra(folder, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(ImportError, match=r"resnext-keras\[features\]"):
+        extract([folder], tmp_path / "f.parquet")
+
+
+@pytest.mark.usefixtures("nothing_loaded")
+@pytest.mark.parametrize("name", ["f.parquet", "f.parquet.parts", "f.errors.csv"])
+def test_nothing_is_replaced_unasked(folder, tmp_path, name):
+    (tmp_path / name).touch()
+    with pytest.raises(ValueError, match=r"overwrite=True"):
+        extract([folder], tmp_path / "f.parquet")
+
+
+@pytest.mark.usefixtures("nothing_loaded")
+def test_a_folder_of_others_is_never_replaced(folder, tmp_path):
+    parts = tmp_path / "f.parquet.parts"
+    parts.mkdir()
+    (parts / "diary.txt").touch()
+    with pytest.raises(ValueError, match="nothing else is replaced"):
+        extract([folder], tmp_path / "f.parquet", overwrite=True)
+    assert (parts / "diary.txt").exists()
+
+
+def test_a_run_goes_on_with_the_same_arguments_alone(folder, tmp_path, monkeypatch):
+    target = tmp_path / "f.parquet"
+
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_extract_parts", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            extract([folder], target, engine="tensorflow")
+    kept = sorted(module.parts_folder(target).iterdir())
+    for options, found in (
+        ({"dtype": "float16"}, "dtype='float16'"),
+        ({"batch_size": 5}, "batch_size=5"),
+        ({"shard": (1, 2)}, r"shard=\[1, 2\]"),
+    ):
+        with pytest.raises(ValueError, match=f"Received: .*{found}"):
+            extract(
+                [folder], target, **{"engine": "tensorflow", "resume": True} | options
+            )
+    with pytest.raises(ValueError, match="places"):
+        extract([folder / "one.png"], target, engine="tensorflow", resume=True)
+    assert sorted(module.parts_folder(target).iterdir()) == kept
+    done = extract([folder], target, engine="tensorflow", overwrite=True)
+    assert done.images == 1
+    with pytest.raises(ValueError, match="float16"):
+        extract([folder], target, engine="tensorflow", resume=True, dtype="float16")
+
+
+def test_a_parquet_file_of_others_is_no_file_of_features(tmp_path):
+    path = tmp_path / "f.parquet"
+    table = pyarrow.table({"path": ["a"]})
+    for written, found in (
+        (table, "without our metadata"),
+        (table.replace_schema_metadata({KEY: b"{}"}), "metadata that cannot be read"),
+        (None, "no whole Parquet file"),
+    ):
+        path.write_bytes(b"PAR1")
+        if written is not None:
+            pyarrow.parquet.write_table(written, path)
+        for read in (read_provenance, lambda path: next(iterate(path))):
+            with pytest.raises(ValueError, match=f"f.parquet'. Found: .*{found}"):
+                read(path)
+    with pytest.raises(ValueError, match="no such file"):
+        read_provenance(tmp_path / "none.parquet")
+
+
+def test_the_command_prints_one_line_and_says_how_to_go_on(
+    folder, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    (folder / "two.jpg").touch()
+    command = ["extract", "images", "--engine", "tensorflow"]
+    done = CliRunner().invoke(group, command)
+    assert done.exit_code == 0
+    assert done.stdout.startswith("1 image, 1 skipped in ")
+    assert done.stdout.endswith(": features.parquet\n")
+    assert "features.errors.csv" in done.stderr
+    again = CliRunner().invoke(group, command)
+    assert again.exit_code == 1
+    assert "--resume" in again.stderr
+    assert "--overwrite" in again.stderr
+    finished = CliRunner().invoke(group, [*command, "--resume"])
+    assert "finished before" in finished.stdout
+
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "_extract_parts", stopped)
+    stop = CliRunner().invoke(group, [*command, "--overwrite"])
+    assert stop.exit_code == 130
+    assert "--resume in the place of --overwrite goes on" in stop.stderr
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(module, "_extract_parts", full)
+    stop = CliRunner().invoke(group, [*command, "--resume"])
+    assert stop.exit_code == 1
+    assert "No space left on the disk of features.parquet" in stop.stderr
+    wrong = CliRunner().invoke(group, [*command, "--shard", "3/2"])
+    assert "'3/2' is not i/n" in wrong.stderr
+
+
+@pytest.mark.parametrize("other", ["folder", "shard"])
+def test_a_finished_file_is_not_taken_for_that_of_other_images(
+    folder, tmp_path, photos, other
+):
+    more = tmp_path / "more"
+    more.mkdir()
+    photos[0].resize((40, 40)).save(more / "two.png")
+    target = tmp_path / "f.parquet"
+    extract(folder, target)
+    whole = target.read_bytes()
+    folders, shard = ([folder, more], (1, 1)) if other == "folder" else (folder, (1, 2))
+    with pytest.raises(ValueError, match=f"{other}.*overwrite=True|overwrite.*{other}"):
+        extract(folders, target, shard=shard, resume=True)
+    assert target.read_bytes() == whole
+    assert extract(folder, target, resume=True).read == 0
+
+
+def test_a_finished_file_without_its_list_of_errors(folder, tmp_path):
+    target = tmp_path / "f.parquet"
+    extract(folder, target).errors.unlink()
+    with pytest.raises(ValueError, match=r"f\.errors\.csv"):
+        extract(folder, target, resume=True)
+
+
+def test_an_empty_shard_is_not_said_to_have_been_finished_before(folder, tmp_path):
+    command = ["extract", str(folder), "-o", str(tmp_path / "f.parquet")]
+    command += ["--shard", "1/2"]
+    told = CliRunner().invoke(group, command).stdout
+    assert told.startswith("0 images")
+    assert "before" not in told
+    assert "finished before" in CliRunner().invoke(group, [*command, "--resume"]).stdout

@@ -1,0 +1,94 @@
+"""`extract` tells a file that is at fault from a disk or a network that is."""
+
+import errno
+import functools
+import importlib
+import os
+from pathlib import Path
+
+import pytest
+from command import run
+from PIL import Image
+
+from resnext_keras.features.extraction import extract
+from resnext_keras.features.parquet import count_rows
+
+pytestmark = pytest.mark.tensorflow
+
+COUNT = 24
+
+# The function of its name hides it in the package.
+module = importlib.import_module(extract.__module__)
+cached_network = functools.cache(module.load_network)
+
+
+@pytest.fixture(autouse=True)
+def _small_parts(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(module, "load_network", cached_network)
+    monkeypatch.setattr(module, "PART", 8)
+    os.mkdir("images")
+    for number in range(COUNT):
+        Image.new("RGB", (40, 40), (number, 0, 0)).save(f"images/{number:02}.png")
+
+
+@pytest.fixture
+def failing(monkeypatch):
+    """What makes files fail to be opened."""
+    opened, numbers = open, {}
+
+    def guarded(path, *arguments, **options):
+        if number := numbers.get(os.path.basename(str(path))):
+            raise OSError(number, os.strerror(number), path)
+        return opened(path, *arguments, **options)
+
+    monkeypatch.setattr("builtins.open", guarded)
+    return numbers
+
+
+COMMAND = ("extract", "images", "--engine", "tensorflow", "--batch", "8")
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.EMFILE])
+def test_a_run_stops_where_a_disk_fails_and_goes_on(tmp_path, failing, number):
+    run(*COMMAND, "-o", "whole.parquet")
+    failing["19.png"] = number
+    told = run(*COMMAND, code=1).stderr.splitlines()[-1]
+    assert "images/19.png" in told
+    assert os.strerror(number) in told
+    assert "--resume" in told
+    assert not os.path.exists("features.parquet")
+    assert len(list((tmp_path / "features.parquet.parts").glob("0*"))) == 2
+    run(*COMMAND, "--resume", code=1)
+    failing.clear()
+    run(*COMMAND, "--resume")
+    for end in ("parquet", "errors.csv"):
+        found, expected = (tmp_path / f"{name}.{end}" for name in ("features", "whole"))
+        assert found.read_bytes() == expected.read_bytes()
+
+
+def test_a_secret_file_is_left_out_with_the_reason(failing):
+    failing["19.png"] = errno.EACCES
+    result = run(*COMMAND)
+    assert result.stdout.startswith(f"{COUNT - 1} images, 1 skipped")
+    assert "19.png,PermissionError" in Path("features.errors.csv").read_text()
+
+
+def test_a_run_without_one_row_fails_and_is_tried_again(failing):
+    failing.update((f"{number:02}.png", errno.EACCES) for number in range(COUNT))
+    for more in ((), ("--resume",)):
+        assert run(*COMMAND, *more, code=1).stdout.startswith(f"0 images, {COUNT} ")
+    failing.clear()
+    assert run(*COMMAND, "--resume").stdout.startswith(f"{COUNT} images in ")
+    assert count_rows("features.parquet") == COUNT
+    assert "finished before" in run(*COMMAND, "--resume").stdout
+
+
+def test_the_command_speaks_of_options_of_its_own():
+    run(*COMMAND)
+    other = run(*COMMAND, "--resume", "--dtype", "float16", code=1).stderr
+    os.remove("features.parquet")
+    errors_alone = run(*COMMAND, code=1).stderr
+    for told in (other, errors_alone):
+        assert "--overwrite, to begin anew" in told
+        assert "=True" not in told

@@ -1,0 +1,150 @@
+"""Class names and decoded predictions."""
+
+import re
+
+import keras
+import numpy as np
+import pytest
+
+from resnext_keras.images.labels import class_names, decode_predictions
+
+
+def test_imagenet_has_1000_different_names_spelled_as_in_keras_applications():
+    names = class_names()
+    assert names == class_names("imagenet")
+    assert len(set(names)) == len(names) == 1000
+    # From imagenet_class_index.json of keras.applications.
+    known = {0: "tench", 2: "great_white_shark", 281: "tabby", 517: "crane"}
+    known |= {607: "jack-o'-lantern", 638: "maillot", 999: "toilet_tissue"}
+    assert {i: names[i] for i in known} == known
+    assert not [name for name in names if re.search(r"[\s,]", name) or not name]
+
+
+def test_digits_are_named_0_to_9():
+    assert class_names("digits") == tuple(str(digit) for digit in range(10))
+
+
+def test_an_unknown_table_names_the_known_ones():
+    with pytest.raises(ValueError, match=r"'digits', 'imagenet'.*Did you mean"):
+        class_names("Imagenet1k")
+    with pytest.raises(ValueError, match="Received: table=None"):
+        class_names(None)
+
+
+def test_decoding_gives_id_name_and_score_by_falling_score():
+    preds = np.zeros((2, 1000), "float32")
+    preds[0, [281, 2, 999]] = 0.5, 0.25, 0.125
+    preds[1, 0] = 1
+    decoded = decode_predictions(preds, top=3)
+    assert decoded[0] == [
+        ("n02123045", "tabby", 0.5),
+        ("n01484850", "great_white_shark", 0.25),
+        ("n15075141", "toilet_tissue", 0.125),
+    ]
+    assert decoded[1][0] == ("n01440764", "tench", 1.0)
+    assert all(type(score) is float for row in decoded for _, _, score in row)
+
+
+def test_decoding_gives_five_classes_unless_told_otherwise():
+    assert [len(row) for row in decode_predictions(np.ones((3, 1000)))] == [5, 5, 5]
+
+
+def test_among_equal_scores_the_lower_column_comes_first():
+    preds = np.zeros((1, 1000), "float32")
+    preds[0, 700] = 1
+    ids = [name for _, name, _ in decode_predictions(preds, top=4)[0]]
+    names = class_names()
+    assert ids == [names[700], names[0], names[1], names[2]]
+
+
+def test_every_wordnet_id_is_distinct_and_in_the_order_of_the_columns():
+    rows = decode_predictions(np.arange(1000)[None, ::-1], top=1000)[0]
+    ids = [wordnet_id for wordnet_id, _, _ in rows]
+    assert ids == sorted(set(ids))
+    assert all(re.fullmatch(r"n\d{8}", wordnet_id) for wordnet_id in ids)
+    assert tuple(name for _, name, _ in rows) == class_names()
+
+
+def test_own_class_names_are_decoded_with_the_column_as_id():
+    preds = [[0.1, 0.7, 0.2], [-3.0, -2.0, -1.0]]
+    decoded = decode_predictions(np.array(preds), class_names=["a", "b", "c"])
+    assert decoded == [
+        [("1", "b", 0.7), ("2", "c", 0.2), ("0", "a", 0.1)],
+        [("2", "c", -1.0), ("1", "b", -2.0), ("0", "a", -3.0)],
+    ]
+
+
+def test_more_classes_than_there_are_gives_them_all():
+    rows = decode_predictions(np.eye(10), top=50, class_names=class_names("digits"))
+    assert [len(row) for row in rows] == [10] * 10
+    assert [row[0][1] for row in rows] == list("0123456789")
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "int32", "uint8"])
+def test_tensors_of_any_dtype_decode_like_arrays(dtype):
+    preds = keras.ops.convert_to_tensor([[0, 5, 5, 2]], dtype=dtype)
+    decoded = decode_predictions(preds, class_names=["a", "b", "c", "d"])
+    assert decoded == [[("1", "b", 5), ("2", "c", 5), ("3", "d", 2), ("0", "a", 0)]]
+
+
+def test_an_empty_batch_decodes_to_an_empty_list():
+    assert decode_predictions(np.zeros((0, 1000))) == []
+
+
+def test_decoding_leaves_the_predictions_as_they_are():
+    preds = np.random.default_rng(0).random((2, 1000))
+    before = preds.copy()
+    decode_predictions(preds)
+    np.testing.assert_array_equal(preds, before)
+
+
+@pytest.mark.parametrize("shape", [(1000,), (1, 1, 1000), ()])
+def test_another_rank_is_refused(shape):
+    expected = re.escape(f"(batch, classes). Received: preds.shape={shape}")
+    with pytest.raises(ValueError, match=expected):
+        decode_predictions(np.zeros(shape))
+
+
+@pytest.mark.parametrize("columns", [10, 999, 1001, 0])
+def test_columns_other_than_1000_ask_for_class_names(columns):
+    with pytest.raises(ValueError, match=f"class_names.*Received: {columns} columns"):
+        decode_predictions(np.zeros((2, columns)))
+
+
+def test_class_names_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match=r"the 3 classes\. Received: 2 names"):
+        decode_predictions(np.zeros((1, 3)), class_names=["a", "b"])
+    with pytest.raises(ValueError, match="sequence of strings"):
+        decode_predictions(np.zeros((1, 3)), class_names="abc")
+    with pytest.raises(ValueError, match="sequence of strings"):
+        decode_predictions(np.zeros((1, 2)), class_names=[1, 2])
+
+
+@pytest.mark.parametrize("top", [0, -1, 2.0, "5", True, None])
+def test_top_must_be_a_positive_integer(top):
+    with pytest.raises(ValueError, match=re.escape(f"Received: top={top!r}")):
+        decode_predictions(np.zeros((1, 1000)), top=top)
+
+
+def test_a_score_that_is_no_number_names_its_row():
+    preds = np.zeros((4, 1000))
+    preds[2, 7] = preds[3, 0] = np.nan
+    with pytest.raises(ValueError, match=r"NaN in 2 of 4 rows.*preds\[2\]"):
+        decode_predictions(preds)
+
+
+def test_infinite_scores_are_sorted_too():
+    preds = np.array([[0.0, -np.inf, np.inf]])
+    decoded = decode_predictions(preds, class_names=["a", "b", "c"])[0]
+    assert [name for _, name, _ in decoded] == ["c", "a", "b"]
+
+
+@pytest.mark.parity
+def test_names_are_those_of_torchvision_and_ids_those_of_timm():
+    meta = pytest.importorskip("torchvision.models._meta")
+    assert class_names() == tuple(
+        name.replace(" ", "_") for name in meta._IMAGENET_CATEGORIES
+    )
+    info = pytest.importorskip("timm.data").ImageNetInfo("imagenet-1k")
+    rows = decode_predictions(np.arange(1000)[None, ::-1], top=1000)[0]
+    assert [row[0] for row in rows] == info.label_names()

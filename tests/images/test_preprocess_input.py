@@ -1,0 +1,170 @@
+"""preprocess_input gives what keras.applications gives; Preprocessing is checked."""
+
+import re
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras.applications.imagenet_utils import preprocess_input as keras_preprocess
+from PIL import Image
+
+from resnext_keras.images.preprocessing import IMAGENET, Preprocessing, preprocess_input
+
+
+def pixels(shape=(2, 5, 4, 3), dtype="uint8"):
+    return np.random.default_rng(0).integers(0, 256, shape).astype(dtype)
+
+
+@pytest.mark.parametrize("shape", [(5, 4, 3), (2, 5, 4, 3)])
+@pytest.mark.parametrize(
+    "dtype", ["uint8", "int64", "bool", "float16", "float32", "float64", "bfloat16"]
+)
+def test_arrays_get_the_values_and_dtype_of_keras_applications(shape, dtype):
+    if dtype == "bfloat16":
+        dtype = pytest.importorskip("ml_dtypes").bfloat16
+    x = pixels(shape, dtype)
+    for data_format, axes in [("channels_last", None), ("channels_first", -3)]:
+        if axes:
+            x = np.ascontiguousarray(np.moveaxis(x, -1, axes))
+        got = preprocess_input(x, data_format)
+        assert isinstance(got, np.ndarray)
+        # keras.applications turns bfloat16 arrays into float32.
+        wanted = keras_preprocess(x.copy(), data_format, mode="torch")
+        if x.dtype.kind == "V":
+            assert got.dtype == x.dtype
+            np.testing.assert_allclose(got.astype("float32"), wanted, atol=0.05)
+        else:
+            assert got.dtype == wanted.dtype
+            np.testing.assert_array_equal(got, wanted)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int32", "float16", "float32", "bfloat16"])
+def test_tensors_give_what_arrays_give_in_their_own_dtype(dtype):
+    array = pixels()
+    got = preprocess_input(keras.ops.convert_to_tensor(array, dtype=dtype))
+    is_float = "float" in dtype
+    assert keras.backend.standardize_dtype(got.dtype) == (
+        dtype if is_float else "float32"
+    )
+    got = keras.ops.convert_to_numpy(keras.ops.cast(got, "float32"))
+    tolerance = {"float16": 5e-3, "bfloat16": 5e-2}.get(dtype, 1e-6)
+    np.testing.assert_allclose(
+        got, preprocess_input(array.astype("float64")), atol=tolerance
+    )
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float16", "float32", "float64"])
+def test_the_callers_array_is_never_changed(dtype):
+    x = pixels(dtype=dtype)
+    before = x.copy()
+    x.flags.writeable = False
+    got = preprocess_input(x)
+    np.testing.assert_array_equal(x, before)
+    assert not np.shares_memory(got, x)
+
+
+def test_integers_become_the_configured_float():
+    floatx = keras.config.floatx()
+    keras.config.set_floatx("float16")
+    try:
+        assert preprocess_input(pixels()).dtype == "float16"
+        got = preprocess_input(keras.ops.convert_to_tensor(pixels()))
+        assert keras.backend.standardize_dtype(got.dtype) == "float16"
+    finally:
+        keras.config.set_floatx(floatx)
+
+
+def test_the_configured_data_format_holds_unless_told_otherwise():
+    x = pixels((2, 3, 5, 4))
+    before = keras.config.image_data_format()
+    keras.config.set_image_data_format("channels_first")
+    try:
+        np.testing.assert_array_equal(
+            preprocess_input(x), preprocess_input(x, data_format="channels_first")
+        )
+    finally:
+        keras.config.set_image_data_format(before)
+
+
+def test_pillow_images_and_nested_lists_count_as_arrays():
+    x = pixels((5, 4, 3))
+    wanted = preprocess_input(x)
+    np.testing.assert_array_equal(preprocess_input(Image.fromarray(x)), wanted)
+    np.testing.assert_array_equal(preprocess_input(x.tolist()), wanted)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+@pytest.mark.parametrize("as_layer", [True, False])
+def test_it_works_inside_a_functional_model(dtype, as_layer, tmp_path):
+    inputs = keras.Input((None, None, 3), dtype=dtype)
+    if as_layer:
+        outputs = keras.layers.Lambda(preprocess_input)(inputs)
+    else:
+        outputs = preprocess_input(inputs)
+    model = keras.Model(inputs, outputs)
+    x = pixels(dtype=dtype)
+    wanted = preprocess_input(x)
+    np.testing.assert_allclose(model.predict(x, verbose=0), wanted, atol=1e-6)
+    if not as_layer:  # Keras does not load a Lambda without safe_mode=False
+        path = tmp_path / "model.keras"
+        model.save(path)
+        again = keras.models.load_model(path)
+        np.testing.assert_allclose(again.predict(x, verbose=0), wanted, atol=1e-6)
+
+
+def test_it_works_inside_a_tf_data_map():
+    x = pixels()
+    dataset = tf.data.Dataset.from_tensor_slices(x).map(preprocess_input)
+    for got, wanted in zip(dataset, preprocess_input(x), strict=True):
+        np.testing.assert_allclose(got, wanted, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("shape", "data_format"),
+    [
+        ((4, 3), None),
+        ((1, 2, 5, 4, 3), None),
+        ((), None),
+        ((5, 4, 1), None),
+        ((2, 5, 4, 4), None),
+        ((3, 5, 4), "channels_last"),
+        ((5, 4, 3), "channels_first"),
+        ((2, 5, 4, 3), "channels_first"),
+    ],
+)
+def test_a_wrong_shape_is_refused(shape, data_format):
+    for x in (np.zeros(shape), keras.ops.zeros(shape)):
+        with pytest.raises(ValueError, match=re.escape(f"Received: x.shape={shape}")):
+            preprocess_input(x, data_format)
+
+
+def test_an_unknown_data_format_is_refused():
+    with pytest.raises(ValueError, match="Received: data_format='channels_middle'"):
+        preprocess_input(pixels(), "channels_middle")
+
+
+# Preprocessing
+
+
+def test_the_first_generation_was_evaluated_at_224_from_256():
+    assert Preprocessing(size=224, resize=256, interpolation="bilinear") == IMAGENET
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"size": 0, "resize": 256},
+        {"size": 224.0, "resize": 256},
+        {"size": True, "resize": 256},
+        {"size": 224, "resize": -1},
+        {"size": 224, "resize": 223},
+        {"size": 224, "resize": 256, "interpolation": "nearest"},
+        {"size": 224, "resize": 256, "interpolation": None},
+        {"size": 32, "resize": 32, "detail": 0},
+        {"size": 32, "resize": 32, "detail": 8.0},
+    ],
+)
+def test_an_impossible_preprocessing_is_refused(values):
+    with pytest.raises(ValueError, match=r"Expected .* Received: "):
+        Preprocessing(**values)

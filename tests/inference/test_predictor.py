@@ -1,0 +1,391 @@
+"""A predictor gives what Keras predicts, on whatever engine."""
+
+import gc
+import logging
+import os
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from elsewhere import randomised
+from helpers import GOLDEN, dtype_policy
+from keras import layers
+from random_state import draw_images
+from weight_files import EVERY_OPTION, TINY, build
+
+from resnext_keras import Predictor, ResNeXt, ResNeXt50, ResNeXtSpec
+from resnext_keras.inference import engines, predictor
+
+pytestmark = pytest.mark.tensorflow
+
+OTHERS = ("onnxruntime", "openvino")
+IMAGES = draw_images(4, (5, 32, 32, 3))
+EVERYTHING = ResNeXtSpec("all", (1, 1), 2, 4, **EVERY_OPTION)
+
+
+def several(wrap):
+    """A model of as many outputs as there may be, alike but for their values."""
+    model = build(spec=EVERYTHING)
+    map_ = model.get_layer("conv3_block1_out").output
+    outputs = [layers.Rescaling(n + 1.0)(map_) for n in range(12)]
+    return randomised(keras.Model(model.input, wrap([*outputs, model.output])))
+
+
+def as_dict(outputs):
+    return dict(zip("zyxwvutsrqpon", outputs, strict=True))
+
+
+MODELS = {
+    "classifier": lambda: randomised(build()),
+    "features": lambda: randomised(build(spec=EVERYTHING, include_top=False)),
+    "list": lambda: several(list),
+    "tuple": lambda: several(tuple),
+    "dict": lambda: several(as_dict),
+    "list of one": lambda: keras.Model((m := build()).input, [m.output]),
+    "dict of one": lambda: keras.Model((m := build()).input, {"a": m.output}),
+    "input too": lambda: keras.Model((m := build()).input, [m.input, m.output] * 2),
+    "Sequential": lambda: keras.Sequential(
+        [build(include_top=False, pooling="avg"), layers.Dense(5)]
+    ),
+}
+DICTS = ("dict", "dict of one")
+
+
+@pytest.fixture(scope="module")
+def model():
+    return MODELS["classifier"]()
+
+
+@pytest.fixture
+def nothing_installed(monkeypatch):
+    for package in (*OTHERS, "onnx", "tf2onnx"):
+        monkeypatch.setitem(sys.modules, package, None)
+
+
+def assert_same(found, expected, tolerance=1e-5):
+    keras.tree.assert_same_structure(found, expected)
+    for one, other in zip(*map(keras.tree.flatten, (found, expected)), strict=True):
+        assert type(one) is np.ndarray
+        assert one.shape == other.shape
+        assert np.abs(one - other).max() <= tolerance * np.abs(other).max()
+
+
+@pytest.mark.parametrize("case", MODELS)
+def test_outputs_are_those_of_keras(case):
+    model = MODELS[case]()
+    predict = Predictor(model, "tensorflow", batch_size=2)
+    assert_same(predict(IMAGES), model.predict(IMAGES, verbose=0))
+
+
+@pytest.mark.parametrize("rows", range(6))
+def test_there_is_a_row_for_each_image(model, rows):
+    predict = Predictor(model, "tensorflow", batch_size=2)
+    found = predict(IMAGES[:rows])
+    assert found.shape == (rows, 5)
+    if rows:
+        assert_same(found, model.predict(IMAGES[:rows], verbose=0))
+
+
+def test_nothing_is_traced_again():
+    traces = []
+
+    class Traced(layers.Layer):
+        def call(self, images):
+            traces.append(images.shape)
+            return images
+
+    model = build()
+    predict = Predictor(
+        keras.Model(model.input, Traced()(model.output)), "tensorflow", batch_size=2
+    )
+    before = len(traces)
+    for rows in range(6):
+        predict(IMAGES[:rows])
+    assert before == len(traces) > 0
+
+
+def test_any_size_of_images_goes_where_the_network_takes_it():
+    model = ResNeXt(TINY, include_top=False, weights=None)
+    predict = Predictor(model, "tensorflow")
+    for shape in ((1, 32, 40, 3), (2, 47, 33, 3)):
+        images = draw_images(7, shape)
+        assert_same(predict(images), model.predict(images, verbose=0))
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        IMAGES.astype("float64"),
+        (IMAGES * 50).astype("int8"),
+        np.asfortranarray(IMAGES),
+        IMAGES[::-2, ::-1],
+        IMAGES.tolist(),
+    ],
+    ids=["float64", "int8", "other order", "view", "list"],
+)
+def test_images_may_be_any_array(model, images):
+    expected = model.predict(np.array(images, "float32"), verbose=0)
+    assert_same(Predictor(model, "tensorflow")(images), expected)
+
+
+def test_later_changes_of_the_model_do_not_matter(model):
+    mine = keras.models.clone_model(model)
+    predict = Predictor(mine, "tensorflow")
+    before = predict(IMAGES)
+    randomised(mine)
+    assert_same(predict(IMAGES), before, 0)
+    del mine
+    gc.collect()
+    assert_same(predict(IMAGES), before, 0)
+
+
+def test_models_of_other_precisions_keep_theirs():
+    with dtype_policy("mixed_bfloat16"):
+        model = build(include_top=False)
+    predict = Predictor(model)
+    assert predict.engine == "tensorflow"
+    found = predict(IMAGES)
+    assert found.dtype == model.predict_on_batch(IMAGES).dtype == "bfloat16"
+    with pytest.raises(ValueError, match="engine='openvino'"):
+        Predictor(model, "openvino")
+
+
+def test_a_keras_file_is_taken(model, tmp_path):
+    model.save(tmp_path / "model.keras")
+    expected = model.predict(IMAGES, verbose=0)
+    for path in (tmp_path / "model.keras", str(tmp_path / "model.keras")):
+        assert_same(Predictor(path, "tensorflow")(IMAGES), expected)
+
+
+@pytest.mark.parametrize("case", ["classifier", "list", "tuple", *DICTS])
+def test_an_exported_folder_is_taken(case, tmp_path):
+    model = MODELS[case]()
+    model.export(tmp_path / "exported", verbose=False)
+    predict = Predictor(tmp_path / "exported", "tensorflow", batch_size=2)
+    gc.collect()
+    assert_same(predict(IMAGES), model.predict(IMAGES, verbose=0))
+
+
+# What is taken of the engines that are installed.
+
+
+@pytest.fixture
+def built(monkeypatch):
+    """Names of the engines that are built; all are installed and none is real."""
+    names = []
+
+    def build_engine(name, source):
+        names.append(name)
+        return engines.Engine(lambda images: images, (None, 32, 32, 3), np.dtype("f4"))
+
+    monkeypatch.setattr(predictor, "build_engine", build_engine)
+    monkeypatch.setattr(predictor, "is_installed", lambda name, source: True)
+    return names
+
+
+def test_the_fastest_is_taken_and_told(model, built, caplog):
+    caplog.set_level(logging.INFO, "resnext_keras")
+    assert Predictor(model).engine == "openvino"
+    assert built == ["openvino"]
+    assert "openvino" in caplog.text
+
+
+def test_the_next_is_taken_where_one_fails(model, built, monkeypatch, caplog):
+    def fails(name, source):
+        if name != "tensorflow":
+            raise RuntimeError("no such operation")
+        return engines.Engine(lambda images: images, (None, 32, 32, 3), np.dtype("f4"))
+
+    monkeypatch.setattr(predictor, "build_engine", fails)
+    assert Predictor(model).engine == "tensorflow"
+    assert [record.levelname for record in caplog.records] == ["WARNING"] * 2
+    assert "openvino cannot run this network: no such operation" in caplog.text
+    with pytest.raises(RuntimeError, match="no such operation"):
+        Predictor(model, "openvino")
+
+
+def test_a_gpu_is_used(model, built, monkeypatch):
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [kind])
+    assert Predictor(model).engine == "tensorflow"
+    assert Predictor(model, "openvino").engine == "openvino"
+
+
+def test_what_onnx_cannot_hold_is_not_converted_to_it(model, built, monkeypatch):
+    monkeypatch.setattr(keras.Model, "count_params", lambda self: 2**29)
+    monkeypatch.setattr(predictor, "is_installed", lambda name, _: name != "openvino")
+    assert Predictor(model).engine == "tensorflow"
+    with pytest.raises(ValueError, match="one that can run this network"):
+        Predictor(model, "onnxruntime")
+
+
+@pytest.mark.usefixtures("nothing_installed")
+def test_tensorflow_is_taken_where_nothing_else_is_installed(model, tmp_path):
+    predict = Predictor(model)
+    assert predict.engine == "tensorflow"
+    assert_same(predict(IMAGES), model.predict(IMAGES, verbose=0))
+    model.export(tmp_path / "exported", verbose=False)
+    assert Predictor(tmp_path / "exported").engine == "tensorflow"
+
+
+@pytest.mark.usefixtures("nothing_installed")
+def test_a_missing_package_is_named_with_the_extra(model, tmp_path):
+    for engine in OTHERS:
+        with pytest.raises(ImportError, match=rf"{engine} .*resnext-keras\[fast\]"):
+            Predictor(model, engine)
+    (tmp_path / "model.onnx").touch()
+    with pytest.raises(ImportError, match=r"openvino .*resnext-keras\[fast\]"):
+        Predictor(tmp_path / "model.onnx")
+
+
+# What is refused.
+
+
+@pytest.mark.parametrize(
+    "shape", [(32, 32, 3), (2, 32, 32), (2, 3, 32, 32), (2, 32, 33, 3), (32,), ()]
+)
+def test_images_of_another_shape_are_refused(model, shape):
+    predict = Predictor(model, "tensorflow")
+    with pytest.raises(ValueError, match=r"\(batch, 32, 32, 3\)\. Received") as caught:
+        predict(np.zeros(shape))
+    if shape:
+        assert f"images.shape={shape}" in str(caught.value)
+
+
+@pytest.mark.parametrize("path", ["absent", "absent.keras", "absent.onnx", "a.txt", ""])
+def test_a_path_that_is_no_model_is_refused(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.txt").touch()
+    with pytest.raises(ValueError, match=rf"Expected .*model_or_path={path!r}"):
+        Predictor(path)
+
+
+@pytest.mark.parametrize(
+    ("options", "received"),
+    [
+        ({"engine": "fastest"}, "engine='fastest'"),
+        ({"engine": None}, "engine=None"),
+        ({"batch_size": 0}, "batch_size=0"),
+        ({"batch_size": 1.5}, "batch_size=1.5"),
+        ({"batch_size": True}, "batch_size=True"),
+    ],
+)
+def test_wrong_arguments_are_refused_before_anything_is_built(options, received):
+    with pytest.raises(ValueError, match=f"Expected .* Received: {received}"):
+        Predictor(None, **options)
+
+
+def test_models_that_are_no_function_of_one_batch_are_refused(tmp_path):
+    left, right = keras.Input((3,)), keras.Input((3,))
+    with pytest.raises(ValueError, match="2 inputs"):
+        Predictor(keras.Model([left, right], layers.Add()([left, right])))
+    with pytest.raises(ValueError, match="functional"):
+        Predictor(keras.Sequential([layers.Dense(3)]))
+    for wrong in (None, 3, layers.Dense(3)):
+        with pytest.raises(ValueError, match=r"Expected .*Received: model_or_path="):
+            Predictor(wrong)
+    tf.saved_model.save(tf.Module(), tmp_path / "module")
+    with pytest.raises(ValueError, match="endpoint `serve`"):
+        Predictor(tmp_path / "module", "tensorflow")
+
+
+# The other engines.
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("engine", OTHERS)
+@pytest.mark.parametrize("case", MODELS)
+def test_other_engines_give_the_same(case, engine):
+    pytest.importorskip(engine)
+    model = MODELS[case]()
+    predict = Predictor(model, engine, batch_size=2)
+    assert predict.engine == engine
+    for rows in (5, 1, 2):
+        expected = model.predict(IMAGES[:rows], verbose=0)
+        assert_same(predict(IMAGES[:rows]), expected)
+    assert {len(x) for x in keras.tree.flatten(predict(IMAGES[:0]))} == {0}
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("engine", ["auto", "tensorflow", *OTHERS])
+def test_resnext50_gives_torchvisions_logits(resnext50_file, relative_error, engine):
+    pytest.importorskip("openvino")
+    pytest.importorskip("onnxruntime")
+    model = ResNeXt50(
+        weights=resnext50_file,
+        input_shape=(None, None, 3),
+        classifier_activation=None,
+    )
+    predict = Predictor(model, engine)
+    assert predict.engine == engine.replace("auto", "openvino")
+    for height, width in ((161, 193), (224, 224)):
+        images = draw_images(height, (2, height, width, 3))
+        golden = np.load(GOLDEN / f"resnext50_{height}x{width}.npz")["logits"]
+        found = predict(images)
+        assert relative_error(found, golden) <= 1e-4
+        assert relative_error(found, model.predict(images, verbose=0)) <= 1e-5
+
+
+@pytest.mark.parity
+@pytest.mark.filterwarnings("ignore")  # the converter's
+@pytest.mark.parametrize("engine", ["auto", *OTHERS])
+@pytest.mark.parametrize("case", ["classifier", "list"])
+def test_an_onnx_file_is_taken(case, engine, tmp_path):
+    pytest.importorskip("openvino")
+    pytest.importorskip("onnxruntime")
+    model = MODELS[case]()
+    expected = model.predict(IMAGES, verbose=0)
+    model.export(tmp_path / "model.onnx", "onnx", verbose=False)
+    predict = Predictor(tmp_path / "model.onnx", engine, batch_size=2)
+    assert predict.engine == engine.replace("auto", "openvino")
+    assert_same(predict(IMAGES), expected)
+    with pytest.raises(ValueError, match="engine='tensorflow'"):
+        Predictor(tmp_path / "model.onnx", "tensorflow")
+
+
+@pytest.mark.parity
+@pytest.mark.filterwarnings("ignore")  # the converter's
+@pytest.mark.parametrize("engine", OTHERS)
+def test_batches_of_a_fixed_length_are_filled_up(model, engine, tmp_path):
+    pytest.importorskip(engine)
+    path = tmp_path / "model.onnx"
+    signature = [keras.InputSpec(shape=(3, 32, 32, 3), dtype="float32")]
+    model.export(path, "onnx", verbose=False, input_signature=signature)
+    predict = Predictor(path, engine)
+    assert predict.batch_size == 3
+    for rows in (5, 3, 1):
+        expected = model.predict(IMAGES[:rows], verbose=0)
+        assert_same(predict(IMAGES[:rows]), expected)
+    assert predict(IMAGES[:0]).shape == (0, 5)
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("engine", ["auto", "openvino"])
+@pytest.mark.parametrize("case", ["classifier", "list", "input too", *DICTS])
+def test_an_exported_folder_is_taken_by_openvino(case, engine, tmp_path):
+    pytest.importorskip("openvino")
+    model = MODELS[case]()
+    model.export(tmp_path / "exported", verbose=False)
+    predict = Predictor(tmp_path / "exported", engine, batch_size=2)
+    assert predict.engine == "openvino"
+    assert_same(predict(IMAGES), model.predict(IMAGES, verbose=0))
+    with pytest.raises(ValueError, match="engine='onnxruntime'"):
+        Predictor(tmp_path / "exported", "onnxruntime")
+
+
+@pytest.mark.parity
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="counts in /proc")
+def test_no_more_threads_are_started_than_the_user_wants(model, monkeypatch):
+    pytest.importorskip("onnxruntime")
+
+    def threads_of(count):
+        monkeypatch.setenv("OMP_NUM_THREADS", count)
+        before = len(os.listdir("/proc/self/task"))
+        predict = Predictor(model, "onnxruntime")
+        predict(IMAGES)
+        return len(os.listdir("/proc/self/task")) - before
+
+    threads_of("1")  # what the conversion starts, once
+    assert threads_of("1") == 0
+    assert threads_of("3") == 2

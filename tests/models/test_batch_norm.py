@@ -1,0 +1,280 @@
+"""BatchNormalization is Keras' layer, but for speed and torch's moving variance."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from helpers import dtype_policy
+from keras.ops import convert_to_numpy
+
+from resnext_keras import ResNeXt, ResNeXtSpec
+from resnext_keras.models import batch_norm
+from resnext_keras.models.batch_norm import BatchNormalization
+
+TINY = ResNeXtSpec("tiny", (1, 1), 4, 4, stem="cifar")
+
+KERAS = keras.layers.BatchNormalization
+
+CONFIGURATIONS = [
+    {},
+    {"momentum": 0.9, "epsilon": 1e-5},
+    {"axis": 3, "gamma_initializer": "random_normal"},
+    {"axis": 1},
+    {"axis": 2},
+    {"scale": False},
+    {"center": False},
+    {"gamma_regularizer": "l2", "beta_constraint": "non_neg"},
+    {"dtype": "float64"},
+]
+
+
+@pytest.fixture(params=[True, False], ids=["fast kernels", "slow kernels"])
+def kernels(request, monkeypatch):
+    """Both ways to train, whichever is the faster one here."""
+    monkeypatch.setattr(batch_norm, "has_fast_kernels", lambda: request.param)
+    if not request.param:
+        monkeypatch.setattr(batch_norm, "on_accelerator", lambda: False)
+    return request.param
+
+
+def twins(options, shape, seed=0):
+    """This layer and Keras' with the same random weights."""
+    rng = np.random.default_rng(seed)
+    pair = [kind(**options) for kind in (BatchNormalization, KERAS)]
+    for layer in pair:
+        layer.build(shape)
+    values = [rng.uniform(0.5, 2, w.shape) for w in pair[0].weights]
+    for layer in pair:
+        layer.set_weights(values)
+    return pair
+
+
+def trained(layer, x):
+    """Output, gradients and moving statistics of one training batch."""
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        y = layer(x, training=True)
+        uneven = tf.sin(tf.range(tf.size(y), dtype=tf.float32))
+        loss = tf.reduce_sum(tf.cast(y, tf.float32) * tf.reshape(uneven, y.shape))
+    sources = [x, *(v.value for v in layer.trainable_variables)]
+    gradients = tape.gradient(loss, sources)
+    return [y, *gradients, *(v.value for v in layer.non_trainable_variables)]
+
+
+def trained_as_in_torch(layer, x):
+    """Of Keras' layer; its moving variance then counts the unbiased variance."""
+    kept = layer.moving_variance.numpy() * layer.momentum
+    *results, variance = trained(layer, x)
+    count = x.shape.num_elements() / x.shape[layer.axis]
+    return [*results, kept + (variance - kept) * count / (count - 1)]
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("options", CONFIGURATIONS, ids=str)
+@pytest.mark.parametrize("shape", [(4, 5, 7, 16), (1, 3, 3, 8), (2, 1, 1, 4)])
+def test_a_training_batch_gives_what_keras_gives(options, shape, kernels):
+    dtype = options.get("dtype", "float32")
+    x = tf.constant(np.random.default_rng(1).normal(3, 2, shape), dtype)
+    ours, theirs = twins(options, shape)
+    both = trained(ours, x), trained_as_in_torch(theirs, x)
+    for found, expected in zip(*both, strict=True):
+        assert found.dtype == expected.dtype
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=2e-5)
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("shape", [(4, 6, 5, 16), (2, 1, 1, 16)])
+def test_moving_statistics_are_those_of_torch(shape, kernels):
+    torch = pytest.importorskip("torch")
+    ours, _ = twins({"momentum": 0.9, "epsilon": 1e-5}, shape)
+    theirs = torch.nn.BatchNorm2d(shape[-1])
+    weights = ("weight", "bias", "running_mean", "running_var")
+    values = map(torch.tensor, ours.get_weights())
+    theirs.load_state_dict(dict(zip(weights, values, strict=True)), strict=False)
+    rng = np.random.default_rng(1)
+    for _ in range(3):
+        x = rng.normal(3, 2, shape).astype("float32")
+        ours(x, training=True)
+        theirs(torch.tensor(x.transpose(0, 3, 1, 2)))
+    np.testing.assert_allclose(ours.moving_mean, theirs.running_mean, rtol=1e-5)
+    np.testing.assert_allclose(ours.moving_variance, theirs.running_var, rtol=1e-5)
+
+
+@pytest.mark.skipif(
+    keras.config.backend() == "torch",
+    reason="Keras' layer there takes the difference of two large numbers",
+)
+def test_a_large_mean_does_not_spoil_the_variance(kernels):
+    x = np.random.default_rng(0).normal(1000, 0.5, (8, 9, 9, 16)).astype("float32")
+    layer = BatchNormalization(momentum=0.0)
+    y = layer(x, training=True)
+    exact = x.astype("float64")
+    mean, variance = exact.mean((0, 1, 2)), exact.var((0, 1, 2), ddof=1)
+    np.testing.assert_allclose(layer.moving_mean, mean, rtol=1e-5)
+    np.testing.assert_allclose(layer.moving_variance, variance, rtol=1e-3)
+    normalised = (exact - mean) / np.sqrt(variance + 1e-3)
+    np.testing.assert_allclose(convert_to_numpy(y), normalised, atol=1e-2)
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+def test_statistics_of_half_precision_maps_are_computed_in_single(policy, kernels):
+    x = np.random.default_rng(0).normal(300, 30, (8, 16, 16, 8)).astype("float32")
+    with dtype_policy(policy):
+        layer = BatchNormalization(momentum=0.0)
+    half = keras.ops.cast(x, layer.compute_dtype)
+    y = layer(half, training=True)
+    assert keras.backend.standardize_dtype(y.dtype) == layer.compute_dtype
+    exact = convert_to_numpy(half).astype("float64")
+    np.testing.assert_allclose(layer.moving_mean, exact.mean((0, 1, 2)), rtol=1e-4)
+    variance = exact.var((0, 1, 2), ddof=1)
+    np.testing.assert_allclose(layer.moving_variance, variance, rtol=1e-3)
+
+
+def differentiated(layer, x, training):
+    """Output, its gradients, and a second derivative."""
+    with tf.GradientTape() as outer:
+        outer.watch(x)
+        with tf.GradientTape() as inner:
+            inner.watch(x)
+            y = layer(x, training=training)
+            loss = tf.reduce_sum(tf.cast(y, tf.float32) ** 3)
+        gradients = inner.gradient(loss, [x, layer.gamma.value, layer.beta.value])
+        steepness = tf.reduce_sum(tf.cast(gradients[0], tf.float32) ** 2)
+    return [y, *gradients, outer.gradient(steepness, x)]
+
+
+HALVES = {"mixed_float16": 2**-9, "mixed_bfloat16": 2**-7}
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("kernels", [False], indirect=True, ids=["slow kernels"])
+@pytest.mark.parametrize(
+    ("options", "jit_compile"),
+    [({}, True), ({}, False), ({"epsilon": 1e-7}, False), ({"axis": 1}, False)]
+    + [({"dtype": policy}, False) for policy in HALVES],
+    ids=str,
+)
+def test_in_prediction_it_gives_what_keras_gives(kernels, options, jit_compile):
+    shape = (2, 4, 5, 8)
+    ours, theirs = twins(options, shape)
+    x = tf.constant(np.random.default_rng(0).normal(size=shape), ours.compute_dtype)
+    function = tf.function(differentiated, jit_compile=jit_compile)
+    results = [function(layer, x, training=False) for layer in (ours, theirs)]
+    tolerance = HALVES.get(options.get("dtype"), 2e-6)
+    for found, expected in zip(*results, strict=True):
+        assert found.dtype == expected.dtype
+        found, expected = (tf.cast(y, tf.float32).numpy() for y in (found, expected))
+        largest = np.abs(expected).max()
+        assert 0 < largest < np.inf
+        np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance * largest)
+    for found, expected in zip(ours.weights, theirs.weights, strict=True):
+        np.testing.assert_array_equal(found, expected)  # moving statistics too
+
+
+def test_when_frozen_it_is_keras_layer(kernels):
+    x = np.random.default_rng(0).normal(size=(2, 4, 4, 8)).astype("float32")
+    ours, theirs = twins({}, x.shape)
+    ours.trainable = theirs.trainable = False
+    found, expected = (
+        convert_to_numpy(layer(x, training=True)) for layer in (ours, theirs)
+    )
+    np.testing.assert_array_equal(found, expected)
+    for found, expected in zip(ours.weights, theirs.weights, strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.tensorflow
+def test_a_network_predicts_as_with_keras_layer(kernels, monkeypatch):
+    """With convolutions and ReLUs beside it, with which TensorFlow fuses it."""
+    model = ResNeXt(TINY, weights=None, classes=5)
+    rng = np.random.default_rng(0)
+    for layer in model.layers:
+        if isinstance(layer, KERAS):
+            layer.set_weights([rng.uniform(0.5, 2, w.shape) for w in layer.weights])
+    x = rng.normal(size=(3, 32, 32, 3)).astype("float32")
+    found = tf.function(lambda x: model(x, training=False))(x)
+    monkeypatch.setattr(BatchNormalization, "call", KERAS.call)
+    expected = tf.function(lambda x: model(x, training=False))(x)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-7)
+
+
+def operations(training):
+    """The types of all operations of a network's graph."""
+    model = ResNeXt(TINY, weights=None, classes=5)
+    function = tf.function(lambda x: model(x, training=training))
+    graph = function.get_concrete_function(tf.TensorSpec((None, 32, 32, 3))).graph
+    return [operation.type for operation in graph.get_operations()]
+
+
+NORMS = 1 + 2 * 4  # of `TINY`
+
+
+@pytest.mark.tensorflow
+def test_training_takes_a_kernel_where_it_is_fast(kernels):
+    count = operations(training=True).count("FusedBatchNormV3")
+    assert count == (NORMS if kernels else 0)
+
+
+@pytest.mark.tensorflow
+def test_prediction_takes_the_kernel_that_fuses_where_others_are_slow(kernels):
+    count = operations(training=False).count("FusedBatchNormV3")
+    assert count == (0 if kernels else NORMS)
+
+
+@pytest.mark.tensorflow
+def test_exports_are_the_same_on_any_processor(kernels, monkeypatch):
+    monkeypatch.setattr(batch_norm, "is_exporting", lambda: True)
+    assert "FusedBatchNormV3" not in operations(training=False)
+
+
+@pytest.mark.tensorflow
+def test_it_compiles_with_xla():
+    x = tf.constant(np.random.default_rng(1).normal(3, 2, (4, 5, 7, 16)), "float32")
+    ours, theirs = twins({}, x.shape)
+    found = tf.function(trained, jit_compile=True)(ours, x)
+    for one, other in zip(found, trained_as_in_torch(theirs, x), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=2e-5)
+
+
+@pytest.mark.tensorflow
+def test_second_derivatives_are_those_of_keras(kernels):
+    x = tf.constant(np.random.default_rng(0).normal(size=(2, 3, 3, 4)), tf.float32)
+
+    def penalty(layer):
+        with tf.GradientTape() as outer:
+            outer.watch(x)
+            with tf.GradientTape() as inner:
+                inner.watch(x)
+                y = tf.reduce_sum(layer(x, training=True) ** 3)
+            steepness = tf.reduce_sum(inner.gradient(y, x) ** 2)
+        return outer.gradient(steepness, x)
+
+    ours, theirs = map(penalty, twins({}, x.shape))
+    np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-3)
+
+
+def test_masked_pixels_do_not_count():
+    x = np.random.default_rng(0).normal(size=(2, 3, 3, 4)).astype("float32")
+    mask = np.arange(18).reshape(2, 3, 3) % 3 > 0
+    ours, theirs = twins({}, x.shape)
+    found, expected = (
+        convert_to_numpy(layer(x, training=True, mask=mask)) for layer in (ours, theirs)
+    )
+    np.testing.assert_array_equal(found, expected)
+    counted = x[mask]
+    for name, expected in (
+        ("moving_mean", counted.mean(0)),
+        ("moving_variance", counted.var(0, ddof=1)),
+    ):
+        before = convert_to_numpy(getattr(twins({}, x.shape)[0], name))
+        expected = ours.momentum * before + (1 - ours.momentum) * expected
+        found = convert_to_numpy(getattr(ours, name))
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_it_is_saved_and_loaded_as_what_it_is(tmp_path):
+    model = keras.Sequential([keras.Input((4, 4, 8)), BatchNormalization(epsilon=1e-5)])
+    model.save(tmp_path / "norm.keras")
+    loaded = keras.models.load_model(tmp_path / "norm.keras").layers[0]
+    assert type(loaded) is BatchNormalization
+    assert loaded.epsilon == 1e-5

@@ -1,0 +1,162 @@
+"""Every member of the family gives what timm's network of its name gives."""
+
+import dataclasses
+import json
+
+import keras
+import numpy as np
+import pytest
+from helpers import GOLDEN, dtype_policy
+from random_state import draw_images, draw_state, sample
+from safetensors.numpy import save_file
+
+import resnext_keras
+from resnext_keras.models.specs import ARCHITECTURES, get_spec
+from resnext_keras.models.variables import count_parameters, variable_shapes
+from resnext_keras.weights.files import identify
+from resnext_keras.weights.formats.torch_names import keras_tensors, torch_tensors
+from resnext_keras.weights.registry import WEIGHT_SETS
+from resnext_keras.weights.tensors import LazyTensor, WeightsError
+
+GIANTS = ("resnext101_32x16d", "resnext101_32x32d", "resnext101_32x48d")
+ONE_BLOCK = "_one_block_a_stage"
+# Their variables are the same; a pooling that has none tells them apart.
+TWINS = ("seresnext101d_32x8d", "seresnextaa101d_32x8d")
+PUBLISHED = [name for name in ARCHITECTURES if ARCHITECTURES[name].stem == "imagenet"]
+# They differ from one that is left in depth and width alone: for the long run.
+DEEPER_OR_WIDER = {
+    "resnext101_32x8d",
+    "resnext101_32x32d" + ONE_BLOCK,
+    "resnext101_32x48d" + ONE_BLOCK,
+    "resnext152_32x4d",
+    "seresnext101_32x4d",
+    "seresnext101_32x8d",
+    "seresnext101_64x4d",
+    "seresnext101d_32x8d",
+    "seresnextaa201d_32x8d",
+}
+
+# Trainable, and with the statistics of batch norm; timm 1.0.31 counts the same.
+PARAMETERS = {
+    "resnext50_32x4d": (25_028_904, 25_097_128),
+    "resnext50d_32x4d": (25_048_136, 25_116_488),
+    "resnext101_32x4d": (44_177_704, 44_315_560),
+    "resnext101_32x8d": (88_791_336, 88_994_216),
+    "resnext101_64x4d": (83_455_272, 83_658_152),
+    "resnext101_32x16d": (194_026_792, 194_359_720),
+    "resnext101_32x32d": (468_530_472, 469_123_496),
+    "resnext101_32x48d": (828_411_176, 829_264_296),
+    "resnext152_32x4d": (59_951_400, 60_150_696),
+    "seresnext50_32x4d": (27_559_896, 27_628_120),
+    "seresnext101_32x4d": (48_955_416, 49_093_272),
+    "seresnext101_32x8d": (93_569_048, 93_771_928),
+    "seresnext101_64x4d": (88_232_984, 88_435_864),
+}
+
+
+def golden(name):
+    return dict(np.load(GOLDEN / "family" / f"{name}.npz"))
+
+
+def state_shapes(golden):
+    """Names and shapes of timm's `state_dict`, batch counters left out."""
+    return {
+        name: tuple(shape)
+        for name, shape in json.loads(str(golden["state"])).items()
+        if not name.endswith("num_batches_tracked")
+    }
+
+
+@pytest.mark.usefixtures("memory_given_back")
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.long] * (name in DEEPER_OR_WIDER))
+        for name in (
+            *(name for name in PUBLISHED if name not in GIANTS),
+            *(name + ONE_BLOCK for name in GIANTS),
+        )
+    ],
+)
+def test_logits_and_every_stage_equal_timms(name, tmp_path, relative_error):
+    expected = golden(name)
+    height, width = expected.pop("size")
+    path = tmp_path / "timm.safetensors"
+    save_file(draw_state(state_shapes(expected)), path)
+    del expected["state"]
+    spec = get_spec(name.removesuffix(ONE_BLOCK))
+    if name.endswith(ONE_BLOCK):
+        spec = dataclasses.replace(spec, depths=(1, 1, 1, 1))
+    elif name not in TWINS:
+        assert identify(path) == (spec, 3, 1000)
+    else:
+        with pytest.raises(WeightsError, match=f"{' and '.join(TWINS)} have .* which"):
+            identify(path)
+        assert identify(path, [spec]) == (spec, 3, 1000)
+
+    model = resnext_keras.ResNeXt(
+        spec,
+        weights=path,
+        input_shape=(height, width, 3),
+        classifier_activation=None,
+    )
+    assert model.count_params() == count_parameters(variable_shapes(spec))
+    outputs = {
+        f"conv{stage}": model.get_layer(f"conv{stage}_block{depth}_out").output
+        for stage, depth in zip(spec.stages, spec.depths, strict=True)
+    }
+    network = keras.Model(model.input, outputs | {"logits": model.output})
+    # Not `predict`: to build a graph takes longer than to run it once.
+    found = network(draw_images(height, (2, height, width, 3)))
+    assert found.keys() == expected.keys()
+    for output, value in found.items():
+        count = expected[output].size
+        error = relative_error(sample(value, count), np.ravel(expected[output]))
+        assert error <= 1e-4, output
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_names_and_shapes_are_timms(name, tmp_path):
+    theirs = state_shapes(golden(name))
+    ours = variable_shapes(get_spec(name))
+    state = {
+        key: LazyTensor(shape, np.dtype("f4"), tmp_path, lambda: None)
+        for key, shape in theirs.items()
+    }
+    tensors = keras_tensors(state, tmp_path)
+    assert {name: tensor.shape for name, tensor in tensors.items()} == ours
+    back = torch_tensors(tensors, get_spec(name))
+    assert {key: tensor.shape for key, tensor in back.items()} == theirs
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_parameters_are_exactly_those_published(name):
+    trainable, all_of_them = PARAMETERS[name]
+    shapes = variable_shapes(get_spec(name))
+    assert count_parameters(shapes) == all_of_them
+    moving = {name: s for name, s in shapes.items() if "/moving_" in name}
+    assert count_parameters(shapes) - count_parameters(moving) == trainable
+
+
+NETWORKS = sorted(
+    {(row.architecture, row.classes or 0) for row in WEIGHT_SETS.values()},
+)
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("memory_given_back")
+@pytest.mark.parametrize(("name", "classes"), NETWORKS)
+def test_every_weight_set_has_a_network_of_its_parameters(name, classes):
+    with dtype_policy("float16"):  # the largest has 829 million
+        model = resnext_keras.ResNeXt(
+            name, bool(classes), weights=None, classes=classes or 1000
+        )
+    found = {
+        f"{layer.name}/{variable.name}": tuple(variable.shape)
+        for layer in model.layers
+        for variable in layer.weights
+    }
+    shapes = variable_shapes(get_spec(name), classes=classes or None)
+    assert found == shapes
+    if classes == 1000 and name in PARAMETERS:
+        assert model.count_params() == PARAMETERS[name][1]

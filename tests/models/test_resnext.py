@@ -1,0 +1,307 @@
+"""The networks are called as keras.applications' are, and are the paper's."""
+
+import dataclasses
+import inspect
+import json
+import re
+
+import keras
+import numpy as np
+import pytest
+from helpers import dtype_policy
+
+import resnext_keras
+from resnext_keras import ResNeXt, ResNeXt50, ResNeXtSpec
+from resnext_keras.models.specs import ARCHITECTURES
+from resnext_keras.models.variables import count_parameters, variable_shapes
+
+MEMBERS = {
+    "ResNeXt50": "resnext50_32x4d",
+    "ResNeXt50D_32x4d": "resnext50d_32x4d",
+    "ResNeXt101": "resnext101_32x4d",
+    "ResNeXt101_32x8d": "resnext101_32x8d",
+    "ResNeXt101_32x16d": "resnext101_32x16d",
+    "ResNeXt101_32x32d": "resnext101_32x32d",
+    "ResNeXt101_32x48d": "resnext101_32x48d",
+    "ResNeXt101_64x4d": "resnext101_64x4d",
+    "ResNeXt152": "resnext152_32x4d",
+    "SEResNeXt26D_32x4d": "seresnext26d_32x4d",
+    "SEResNeXt26T_32x4d": "seresnext26t_32x4d",
+    "SEResNeXt50_32x4d": "seresnext50_32x4d",
+    "SEResNeXt101_32x4d": "seresnext101_32x4d",
+    "SEResNeXt101_32x8d": "seresnext101_32x8d",
+    "SEResNeXt101_64x4d": "seresnext101_64x4d",
+    "SEResNeXt101D_32x8d": "seresnext101d_32x8d",
+    "SEResNeXtAA101D_32x8d": "seresnextaa101d_32x8d",
+    "SEResNeXtAA201D_32x8d": "seresnextaa201d_32x8d",
+    "ResNeXt29_8x64d": "resnext29_8x64d",
+    "ResNeXt29_16x64d": "resnext29_16x64d",
+}
+EXTRAS = ("output_stride", "drop_path_rate")
+TINY = ResNeXtSpec("tiny", (1, 2), 4, 2, stem="cifar")
+
+
+def tiny(**options):
+    return ResNeXt(TINY, **({"weights": None, "classes": 7} | options))
+
+
+@pytest.mark.parametrize("function", MEMBERS)
+def test_signatures_are_those_of_keras_applications(function):
+    ours = inspect.signature(getattr(resnext_keras, function)).parameters
+    keras_own = inspect.signature(keras.applications.ResNet50).parameters
+    assert list(ours) == [*keras_own, *EXTRAS]
+    assert all(ours[name].kind == inspect.Parameter.KEYWORD_ONLY for name in EXTRAS)
+    for name in keras_own:
+        if name != "name":
+            assert ours[name].default == keras_own[name].default
+            assert ours[name].kind == keras_own[name].kind
+    assert ours["name"].default == function.lower()
+    general = list(inspect.signature(ResNeXt).parameters)
+    assert general == ["spec_or_name", *keras_own, *EXTRAS]
+
+
+@pytest.mark.parametrize(("function", "architecture"), MEMBERS.items())
+def test_each_function_builds_its_row_of_the_table(monkeypatch, function, architecture):
+    built = []
+    monkeypatch.setattr(
+        resnext_keras.models.resnext,
+        "ResNeXt",
+        lambda *args, **extras: built.append((args, extras)),
+    )
+    build = getattr(resnext_keras, function)
+    build(False, None, pooling="avg", output_stride=8, drop_path_rate=0.1)
+    arguments = (False, None, None, None, "avg", 1000, "softmax", function.lower())
+    extras = dict(zip(EXTRAS, (8, 0.1), strict=True))
+    assert built == [((ARCHITECTURES[architecture], *arguments), extras)]
+
+
+def test_every_row_has_its_function_but_that_of_the_bundled_network():
+    functions = [f for f in resnext_keras.__all__ if re.search("ResNeXt(AA)?[0-9]", f)]
+    assert sorted(functions) == sorted(MEMBERS)
+    assert [*MEMBERS.values(), "resnext11_8x4d"] == list(ARCHITECTURES)
+
+
+def test_list_models_names_every_row():
+    assert resnext_keras.list_models() == list(ARCHITECTURES)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "millions"),
+    [("resnext29_8x64d", 34.4), ("resnext29_16x64d", 68.1)],
+)
+def test_parameter_counts_of_the_cifar_networks_are_the_papers(architecture, millions):
+    shapes = variable_shapes(ARCHITECTURES[architecture], classes=10)
+    trainable = {name: s for name, s in shapes.items() if "/moving_" not in name}
+    # The paper cuts 68.155 to 68.1.
+    assert int(count_parameters(trainable) / 1e5) / 10 == millions
+
+
+@pytest.mark.parametrize(
+    ("spec", "channels", "classes"),
+    [
+        (ARCHITECTURES["resnext50_32x4d"], 3, 1000),
+        (ARCHITECTURES["resnext29_8x64d"], 3, 10),
+        (TINY, 5, 7),
+        (TINY, 1, None),
+        (ResNeXtSpec("own", (2, 1, 1, 1, 1), 2, 3), 3, 4),
+    ],
+    ids=str,
+)
+def test_the_network_has_the_variables_that_the_spec_tells(spec, channels, classes):
+    model = ResNeXt(
+        spec,
+        include_top=classes is not None,
+        weights=None,
+        input_shape=(64, 64, channels),
+        classes=classes or 1000,
+    )
+    found = {
+        f"{layer.name}/{variable.name}": tuple(variable.shape)
+        for layer in model.layers
+        for variable in layer.weights
+    }
+    expected = variable_shapes(spec, channels, classes)
+    assert found == expected
+    assert model.count_params() == count_parameters(expected)
+
+
+def test_layer_names_are_those_of_keras_applications():
+    ours = {layer.name for layer in ResNeXt50(weights=None).layers}
+    theirs = {layer.name for layer in keras.applications.ResNet50(weights=None).layers}
+    differing = {
+        name for name in ours ^ theirs if not name.startswith(("input_layer", "keras"))
+    }
+    # Ours pads before the 3x3 convolutions with a stride; theirs have none.
+    assert differing == {f"conv{stage}_block1_2_pad" for stage in (3, 4, 5)}
+
+
+@pytest.mark.parametrize("pooling", [None, "avg", "max"])
+def test_features_come_with_each_pooling(pooling):
+    model = tiny(include_top=False, pooling=pooling)
+    images = np.random.default_rng(0).normal(size=(2, 33, 40, 3)).astype("float32")
+    maps = tiny(include_top=False)
+    maps.set_weights(model.get_weights())
+    expected = maps.predict(images, verbose=0)
+    assert expected.shape == (2, 17, 20, 512)
+    if pooling is not None:
+        reduce = {"avg": np.mean, "max": np.max}[pooling]
+        expected = reduce(expected, axis=(1, 2))
+    found = model.predict(images, verbose=0)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_without_input_shape_the_size_is_the_networks_own_or_free():
+    assert ResNeXt50(weights=None).input_shape == (None, 224, 224, 3)
+    assert tiny().input_shape == (None, 32, 32, 3)
+    assert tiny(include_top=False).input_shape == (None, None, None, 3)
+
+
+@pytest.mark.parametrize("shape", [(None, None, 3), (32, None, 1), (47, 33, 12)])
+def test_any_size_and_any_number_of_channels(shape):
+    model = tiny(input_shape=shape)
+    size = [side or 50 for side in shape[:2]]
+    scores = model.predict(np.zeros((2, *size, shape[2]), "float32"), verbose=0)
+    assert scores.shape == (2, 7)
+    np.testing.assert_allclose(scores.sum(-1), 1, rtol=1e-5)
+
+
+def test_it_is_built_on_a_given_tensor_with_the_layers_before_it():
+    image = keras.Input((40, 40, 3), dtype="uint8")
+    scaled = keras.layers.Rescaling(1 / 255)(image)
+    model = tiny(input_tensor=scaled, classifier_activation=None)
+    assert model.input is image
+    plain = tiny(input_shape=(40, 40, 3), classifier_activation=None)
+    plain.set_weights(model.get_weights())
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 40, 40, 3), "uint8")
+    np.testing.assert_allclose(
+        model.predict(pixels, verbose=0),
+        plain.predict(pixels.astype("float32") / 255, verbose=0),
+        rtol=1e-4,
+        atol=1e-5,
+    )
+
+
+def test_a_tensor_of_any_size_goes_with_any_input_shape():
+    """As in keras.applications, where its own is the one that counts."""
+    for shape in ((40, 40, 3), (None, 40, 3), (None, None, 3)):
+        model = tiny(input_tensor=keras.Input((None, None, 3)), input_shape=shape)
+        assert model.input_shape == (None, None, None, 3)
+
+
+def test_numbers_of_numpy_are_numbers():
+    two = np.int64(2)
+    spec = ResNeXtSpec("own", (two, 1), two, np.int32(4), stem_filters=(two,))
+    reading = resnext_keras.Preprocessing(np.int64(32), np.int64(40))
+    for facts in map(dataclasses.asdict, (spec, reading)):
+        assert json.loads(json.dumps(facts))
+
+
+def test_the_classifier_gives_logits_probabilities_or_what_is_asked_for():
+    images = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype("float32")
+    logits = tiny(classifier_activation=None)
+    for activation in ("softmax", "sigmoid", keras.activations.tanh):
+        model = tiny(classifier_activation=activation, name="other")
+        assert model.name == "other"
+        model.set_weights(logits.get_weights())
+        found, expected = (
+            keras.ops.convert_to_numpy(scores)
+            for scores in (
+                model(images),
+                keras.activations.get(activation)(logits(images)),
+            )
+        )
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_scores_keep_their_precision_under_a_mixed_policy():
+    with dtype_policy("mixed_bfloat16"):
+        model = tiny()
+    assert model.output.dtype == "float32"
+    assert model.get_layer("conv3_block1_2_conv").compute_dtype == "bfloat16"
+
+
+OF_THE_SAME_NAME = ResNeXtSpec("resnext50_32x4d", (1, 1), 2, 4)
+
+BAD_ARGUMENTS = [
+    ({"spec_or_name": "resnext50"}, "resnext50_32x4d"),
+    ({"spec_or_name": "vgg16"}, "list_models"),
+    ({"spec_or_name": 5}, "spec_or_name=5"),
+    ({"name": "a/b"}, "name='a/b'"),
+    ({"name": 3}, "name=3"),
+    (
+        {"input_tensor": keras.Input((64, 64, 3)), "input_shape": (32, 32, 3)},
+        "(64, 64, 3)",
+    ),
+    ({"input_tensor": keras.Input((64, 64, 3)), "input_shape": 64}, "shape of one"),
+    ({"classes": 0}, "classes=0"),
+    ({"classes": -5}, "classes=-5"),
+    ({"classes": 2.5}, "classes=2.5"),
+    ({"classes": "10"}, "classes='10'"),
+    ({"classes": True}, "classes=True"),
+    ({"pooling": "mean"}, "pooling='mean'"),
+    ({"pooling": ["avg"]}, "pooling="),
+    ({"pooling": np.array(["avg", "max"]), "include_top": False}, "pooling="),
+    ({"output_stride": True}, "output_stride=True"),
+    ({"output_stride": np.array([1, 2])}, "output_stride="),
+    ({"input_shape": (31, 64, 3)}, "input_shape=(31, 64, 3)"),
+    ({"input_shape": (64, 16, 3)}, "at least 32"),
+    ({"input_shape": (3, 224, 224)}, "(H, W, channels)"),
+    ({"input_shape": (224, 224)}, "input_shape=(224, 224)"),
+    ({"input_shape": (1, 224, 224, 3)}, "shape of one image"),
+    ({"input_shape": (224, 224, None)}, "None"),
+    ({"input_shape": (224, 224, 0)}, "input_shape"),
+    ({"input_shape": 224}, "input_shape=224"),
+    ({"input_shape": (64.5, 64, 3)}, "64.5"),
+    ({"input_tensor": np.zeros((1, 64, 64, 3))}, "keras.Input"),
+    ({"classifier_activation": "sofmax"}, "sofmax"),
+    ({"weights": 5}, "weights=5"),
+    ({"weights": True}, "weights=True"),
+    ({"weights": b"digits"}, "weights=b'digits'"),
+    ({"weights": ["digits"]}, "weights=['digits']"),
+    ({"weights": "imagenet"}, "No ImageNet weights of 'tiny' are published"),
+    ({"weights": "no/such/file.weights.h5"}, "no/such/file.weights.h5"),
+    ({"weights": "digits"}, "resnext11_8x4d"),
+    (
+        {"spec_or_name": OF_THE_SAME_NAME, "weights": "imagenet"},
+        "give yours a name of its own",
+    ),
+]
+
+
+@pytest.mark.parametrize(("arguments", "told"), BAD_ARGUMENTS, ids=str)
+def test_bad_arguments_give_one_error_before_anything_is_built(
+    monkeypatch, arguments, told
+):
+    monkeypatch.setattr(
+        resnext_keras.models.resnext,
+        "resnext_features",
+        lambda *_: pytest.fail("built"),
+    )
+    with pytest.raises(ValueError) as error:  # noqa: PT011 - its text is checked
+        ResNeXt(**({"spec_or_name": TINY, "weights": None} | arguments))
+    assert told in str(error.value)
+
+
+def test_trained_weights_go_with_logits_or_probabilities_only(tmp_path):
+    tiny().save_weights(tmp_path / "tiny.weights.h5")
+    with pytest.raises(ValueError, match="classifier_activation='sigmoid'"):
+        tiny(weights=tmp_path / "tiny.weights.h5", classifier_activation="sigmoid")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("name", ""),
+        ("depths", ()),
+        ("depths", (3, 0)),
+        ("depths", 3),
+        ("cardinality", 0),
+        ("group_width", 2.5),
+        ("stem", "vgg"),
+        ("stem", ["imagenet"]),
+    ],
+)
+def test_an_impossible_spec_is_refused(field, value):
+    good = {"name": "own", "depths": (1, 1), "cardinality": 2, "group_width": 4}
+    with pytest.raises(ValueError, match=field):
+        ResNeXtSpec(**(good | {field: value}))

@@ -1,0 +1,111 @@
+"""Image files of many kinds, by what they are."""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+from PIL import Image
+
+
+def encoded(image, name, **options):
+    file = io.BytesIO()
+    image.save(file, name, **options)
+    return file.getvalue()
+
+
+def patched(contents, place, new):
+    return contents[:place] + new + contents[place + len(new) :]
+
+
+def png(values, depth, colour, interlaced=False, transparent=None):
+    """A PNG of what Pillow does not write: 16-bit colour, and interlaced ones."""
+    values = np.asarray(values)
+    offsets = [(0, 0, 1, 1)]
+    if interlaced:  # Adam7
+        offsets = [(0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4)]
+        offsets += [(2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1)]
+    data = b"".join(
+        b"\0" + row.astype(">u2" if depth == 16 else "u1").tobytes()
+        for y, x, down, right in offsets
+        for row in values[y::down, x::right]
+    )
+    height, width = values.shape[:2]
+    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, interlaced)
+    chunks = [(b"IHDR", header)]
+    if transparent is not None:
+        chunks.append((b"tRNS", np.asarray(transparent, ">u2").tobytes()))
+    chunks += [(b"IDAT", zlib.compress(data)), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(content))
+        + kind
+        + content
+        + struct.pack(">I", zlib.crc32(kind + content))
+        for kind, content in chunks
+    )
+
+
+def with_alpha(image):
+    """The image, from left to right ever more opaque."""
+    image = image.copy()
+    ramp = np.linspace(0, 255, image.width).astype("uint8")
+    image.putalpha(Image.fromarray(np.tile(ramp, (image.height, 1))))
+    return image
+
+
+def jpegs(photo):
+    yield "4:2:0", encoded(photo, "JPEG", quality=90)
+    yield "4:4:4", encoded(photo, "JPEG", quality=95, subsampling="4:4:4")
+    yield "4:2:2", encoded(photo, "JPEG", quality=60, subsampling="4:2:2")
+    yield "progressive", encoded(photo, "JPEG", progressive=True)
+    yield "grey", encoded(photo.convert("L"), "JPEG")
+    yield "CMYK", encoded(photo.convert("CMYK"), "JPEG")
+
+
+def pngs(photo):
+    grey, rgb = photo.convert("L"), np.asarray(photo)
+    fine = np.asarray(grey, int) * 257 - (np.arange(photo.width) % 250) * (
+        rgb[..., 0] > 0
+    )
+    fine = np.maximum(fine, 0).astype("uint16")
+    wide = rgb.astype("uint16") * 257
+    yield "RGB", encoded(photo, "PNG")
+    yield "RGBA", encoded(with_alpha(photo.convert("RGBA")), "PNG")
+    yield "RGB, one colour clear", encoded(photo, "PNG", transparency=(1, 2, 3))
+    yield "grey", encoded(grey, "PNG")
+    yield "grey and alpha", encoded(with_alpha(photo.convert("LA")), "PNG")
+    yield "grey, one value clear", encoded(grey, "PNG", transparency=100)
+    yield "1 bit", encoded(photo.convert("1"), "PNG")
+    yield "1 bit, black clear", encoded(photo.convert("1"), "PNG", transparency=0)
+    for colours in (2, 4, 16, 256):
+        palette = photo.quantize(colours)
+        clear = bytes(255 * n // colours for n in range(colours))
+        yield f"{colours} colours", encoded(palette, "PNG")
+        yield f"{colours}, clear", encoded(palette, "PNG", transparency=clear)
+    yield "16-bit grey", encoded(Image.fromarray(fine), "PNG")
+    yield "16-bit RGB", png(wide, 16, 2)
+    yield "16-bit grey and alpha", png(np.stack([fine, fine], -1), 16, 4)
+    yield "16-bit RGBA", png(np.concatenate([wide, wide[..., :1]], -1), 16, 6)
+    yield "interlaced RGB", png(rgb, 8, 2, interlaced=True)
+    yield "interlaced 16-bit grey", png(fine, 16, 0, interlaced=True)
+
+
+def bmps(photo):
+    yield "BMP", encoded(photo, "BMP")
+    top_down = struct.pack("<i", -photo.height)
+    yield "BMP, top down", patched(encoded(photo, "BMP"), 22, top_down)
+    yield "BMP, 32 bits", encoded(photo.convert("RGBA"), "BMP")
+    yield "BMP, a palette", encoded(photo.quantize(200), "BMP")
+    yield "BMP, grey", encoded(photo.convert("L"), "BMP")
+
+
+def webps(photo):
+    alpha = with_alpha(photo.convert("RGBA"))
+    yield "WebP", encoded(photo, "WEBP")
+    yield "WebP and alpha", encoded(alpha, "WEBP")
+    yield "lossless WebP", encoded(photo, "WEBP", lossless=True)
+    yield "lossless WebP and alpha", encoded(alpha, "WEBP", lossless=True)
+    for frame, what in ((photo, "WebP animation"), (alpha, "WebP animation and alpha")):
+        frames = {"save_all": True, "append_images": [frame.transpose(0)] * 2}
+        yield what, encoded(frame, "WEBP", **frames)
+        yield f"lossless {what}", encoded(frame, "WEBP", lossless=True, **frames)

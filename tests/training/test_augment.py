@@ -1,0 +1,302 @@
+"""Changes of training images, beside Pillow's and torchvision's."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image, ImageEnhance, ImageOps
+
+from resnext_keras.training.transforms import operations
+from resnext_keras.training.transforms.augment import (
+    AUGMENTATIONS,
+    BINS,
+    RAND_BIN,
+    erase,
+    flip,
+)
+from resnext_keras.training.transforms.crops import MEAN_COLOUR
+from resnext_keras.training.transforms.mixup import mix
+
+SIZE = 48
+
+
+@pytest.fixture(scope="module")
+def image(photos):
+    return np.array(photos[0].resize((SIZE, SIZE)))
+
+
+def seeds(count):
+    return tf.data.Dataset.range(count).map(lambda n: tf.stack([n * 0 + 7, n]))
+
+
+def many(change, count):
+    """Of so many seeds the images that a change gives."""
+    data = seeds(count).map(change, tf.data.AUTOTUNE).batch(count)
+    return next(data.as_numpy_iterator())
+
+
+def enhanced(enhancer):
+    return lambda image, m: enhancer(image).enhance(1 + m)
+
+
+def affine(matrix):
+    """Pillow's, of the matrix for a magnitude."""
+    return lambda image, m: image.transform(
+        image.size, Image.Transform.AFFINE, matrix(m), Image.Resampling.BILINEAR
+    )
+
+
+PILLOWS = {
+    operations.shear_x: affine(lambda m: (1, m, 0, 0, 1, 0)),
+    operations.shear_y: affine(lambda m: (1, 0, 0, m, 1, 0)),
+    operations.translate_x: affine(lambda m: (1, 0, -int(m), 0, 1, 0)),
+    operations.translate_y: affine(lambda m: (1, 0, 0, 0, 1, -int(m))),
+    operations.rotate: lambda image, m: image.rotate(m, Image.Resampling.BILINEAR),
+    operations.brightness: enhanced(ImageEnhance.Brightness),
+    operations.colour: enhanced(ImageEnhance.Color),
+    operations.contrast: enhanced(ImageEnhance.Contrast),
+    operations.sharpness: enhanced(ImageEnhance.Sharpness),
+    operations.posterize: lambda image, m: ImageOps.posterize(image, 8 - round(abs(m))),
+    operations.solarize: lambda image, m: ImageOps.solarize(image, 255 - abs(m)),
+    operations.auto_contrast: lambda image, m: ImageOps.autocontrast(image),
+    operations.equalize: lambda image, m: ImageOps.equalize(image),
+    operations.identity: lambda image, m: image,
+}
+MOVING = [operations.shear_x, operations.shear_y, operations.rotate]
+
+
+@pytest.mark.parametrize("wide", [True, False])
+@pytest.mark.parametrize("level", [-1.0, -0.3, 0.0, 0.5, 1.0])
+def test_operations_are_those_of_pillow(image, wide, level):
+    table = operations.operations(SIZE, wide)
+    assert {operation for operation, _ in table} == PILLOWS.keys()
+    for operation, most in table:
+        magnitude = level * most
+        found = (
+            operation(tf.constant(image), tf.constant(magnitude)).numpy().astype(int)
+        )
+        wanted = np.asarray(PILLOWS[operation](Image.fromarray(image), magnitude))
+        difference = np.abs(found - wanted)
+        if operation in MOVING:  # Pillow repeats the border, where half is outside
+            assert np.median(difference) <= 1, operation
+            assert np.percentile(difference, 90) <= 2, operation
+        else:
+            assert difference.max() <= 1, operation
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("wide", [True, False])
+def test_magnitudes_are_torchvisions(wide):
+    transforms = pytest.importorskip("torchvision.transforms")
+    if wide:
+        space, bin_ = (
+            transforms.TrivialAugmentWide()._augmentation_space(BINS),
+            BINS - 1,
+        )
+    else:
+        rand = transforms.RandAugment()
+        space, bin_ = rand._augmentation_space(BINS, (SIZE, SIZE)), rand.magnitude
+        assert bin_ == RAND_BIN
+    wanted = [
+        (name, float(values[bin_]) if values.ndim else 0.0)
+        for name, (values, _) in space.items()
+    ]
+    table = operations.operations(SIZE, wide)
+    assert len(table) == len(wanted)
+    for (operation, most), (name, value) in zip(table, wanted, strict=True):
+        found = most * bin_ / (BINS - 1)
+        if name == "Posterize":
+            found = 8 - round(found)
+        if name == "Solarize":
+            found = 255 - found
+        assert found == pytest.approx(value, rel=1e-5), (operation, name)
+
+
+@pytest.mark.parity
+def test_operations_are_those_of_torchvision(image):
+    torch = pytest.importorskip("torch")
+    auto = pytest.importorskip("torchvision.transforms.autoaugment")
+    names = (
+        auto.TrivialAugmentWide()
+        ._augmentation_space(
+            BINS,
+        )
+        .keys()
+    )
+    bilinear = auto.InterpolationMode.BILINEAR
+    pixels = torch.from_numpy(image.transpose(2, 0, 1).copy())
+    for name, (operation, most) in zip(
+        names, operations.operations(SIZE, True), strict=True
+    ):
+        for level in (-0.7, 0.4, 1.0):
+            magnitude = level * most
+            theirs = {"Posterize": 8 - round(abs(magnitude))}.get(name, magnitude)
+            theirs = 255 - abs(magnitude) if name == "Solarize" else theirs
+            wanted = auto._apply_op(pixels, name, theirs, bilinear, None)
+            wanted = wanted.numpy().transpose(1, 2, 0).astype(int)
+            found = operation(tf.constant(image), tf.constant(magnitude)).numpy()
+            difference = np.abs(found - wanted)
+            assert np.median(difference) <= 1, name
+            assert np.percentile(difference, 95) <= 2, (name, level)
+
+
+def test_equalize_leaves_a_channel_of_one_value():
+    plain = tf.constant(np.full((8, 8, 3), (3, 200, 255), "uint8"))
+    for operation in (operations.equalize, operations.auto_contrast):
+        np.testing.assert_array_equal(operation(plain, 0.0), plain)
+
+
+@pytest.mark.parametrize("kind", ["trivial", "rand", "ink"])
+def test_an_image_is_changed_by_its_seed_alone(image, kind):
+    augment = AUGMENTATIONS[kind]
+    found = many(lambda seed: augment(tf.constant(image), seed), 40)
+    assert (found.shape, found.dtype) == ((40, SIZE, SIZE, 3), "uint8")
+    again = [augment(tf.constant(image), tf.constant([7, n], tf.int64)) for n in (0, 9)]
+    np.testing.assert_array_equal(found[[0, 9]], again)
+    assert len({one.tobytes() for one in found}) > 25
+
+
+def test_trivial_augment_takes_an_operation_as_often_as_another():
+    """Of one colour, an image shows that it was solarized, by 30 of 31 magnitudes."""
+    plain = tf.constant(np.tile(np.uint8([10, 100, 255]), (SIZE, SIZE, 1)))
+    found = many(lambda seed: AUGMENTATIONS["trivial"](plain, seed), 2000)
+    is_solarized = (found[..., 2] == 0).all((1, 2)) & (found[:, 0, 0, 0] >= 10)
+    assert is_solarized.mean() == pytest.approx(30 / 31 / 14, abs=0.018)
+
+
+def test_ink_moves_a_little_and_inverts_half():
+    """Of a square in the middle the centre of mass tells the shift."""
+    image = np.zeros((32, 32, 3), "uint8")
+    image[12:20, 12:20] = 255
+    found = many(lambda seed: AUGMENTATIONS["ink"](tf.constant(image), seed), 400)
+    inverted = found[:, 0, 0, 0] == 255
+    assert 0.4 < inverted.mean() < 0.6
+    upright = np.where(inverted[:, None, None], 255 - found[..., 0], found[..., 0])
+    mass = upright.sum((1, 2)) / 255
+    # Zooms out by 0.9 to 1.4 on either axis, so that areas shrink by up to 1.96.
+    assert 64 / 1.97 < mass.min() < 64 / 1.6
+    assert 64 / 0.95 < mass.max() < 64 / 0.8
+    places = np.arange(32)
+    for axis in (1, 2):
+        centre = (upright.sum(3 - axis) * places).sum(1) / upright.sum((1, 2))
+        assert 3 < np.abs(centre - 15.5).max() < 4.6
+
+
+def test_half_of_the_images_are_mirrored(image):
+    found = many(lambda seed: flip(tf.constant(image), seed), 200)
+    is_mirrored = (found == image[:, ::-1]).all((1, 2, 3))
+    assert (is_mirrored | (found == image).all((1, 2, 3))).all()
+    assert 80 < is_mirrored.sum() < 120
+
+
+def test_a_share_of_the_images_loses_a_part():
+    white = tf.fill([64, 64, 3], tf.constant(255, tf.uint8))
+    found = many(lambda seed: erase(white, 0.25, seed), 600)
+    is_erased = (found == np.uint8(MEAN_COLOUR)).all(-1)
+    assert ((found == 255).all(-1) | is_erased).all()
+    areas = is_erased.mean((1, 2))
+    assert 0.19 < (areas > 0).mean() < 0.31
+    areas = areas[areas > 0]
+    assert 0.015 < areas.min() < 0.06
+    assert 0.25 < areas.max() < 0.34
+    for part in is_erased[is_erased.any((1, 2))]:  # one rectangle each
+        rows, columns = part.any(1), part.any(0)
+        assert part.sum() == rows.sum() * columns.sum()
+
+
+# Mixing
+
+
+@pytest.fixture(scope="module")
+def batch():
+    draw = np.random.default_rng(0)
+    images = draw.integers(0, 256, (6, 16, 16, 3), "uint8")
+    return images, np.eye(6, dtype="float32")
+
+
+def mixed(batch, mixup, cutmix, count):
+    images, labels = map(tf.constant, batch)
+    found = [mix(images, labels, mixup, cutmix, [5, n]) for n in range(count)]
+    return [(x.numpy(), y.numpy()) for x, y in found]
+
+
+def share_of(labels):
+    """The share of its own class in each label, the same in all; the rest is one."""
+    shares = labels.diagonal()
+    np.testing.assert_allclose(shares, shares[0], rtol=1e-6)
+    own = np.eye(len(labels))
+    wanted = shares[0] * own + (1 - shares[0]) * np.roll(own, 1, 0)
+    np.testing.assert_allclose(labels, wanted, atol=1e-6)
+    return shares[0]
+
+
+def test_mixup_mixes_pixels_as_labels(batch):
+    before = np.roll(batch[0], 1, 0).astype(float)
+    shares = []
+    for images, labels in mixed(batch, 0.2, 0.0, 60):
+        share = share_of(labels)
+        wanted = share * batch[0] + (1 - share) * before
+        assert images.dtype == "uint8"
+        assert np.abs(images - wanted).max() <= 0.51
+        shares.append(share)
+    # Beta(0.2, 0.2) has most of its mass at the ends, and deviates by 0.423.
+    assert 0.33 < np.std(shares) < 0.5
+    assert 0.3 < np.mean(shares) < 0.7
+
+
+@pytest.mark.parity
+def test_mixup_is_torchvisions(batch):
+    torch = pytest.importorskip("torch")
+    v2 = pytest.importorskip("torchvision.transforms.v2")
+    theirs = v2.MixUp(num_classes=6)
+    pixels = torch.tensor(batch[0].transpose(0, 3, 1, 2), dtype=torch.float32)
+    own = torch.arange(6)
+    for images, labels in mixed(batch, 1.0, 0.0, 5):
+        params = {"labels": own, "batch_size": 6, "lam": float(share_of(labels))}
+        wanted = theirs.transform(pixels, params).numpy().transpose(0, 2, 3, 1)
+        assert np.abs(images - wanted).max() <= 0.51
+        np.testing.assert_allclose(labels, theirs.transform(own, params), atol=1e-6)
+
+
+def test_cutmix_puts_a_part_of_the_one_before_into_each(batch):
+    before = np.roll(batch[0], 1, 0)
+    shares = []
+    for images, labels in mixed(batch, 0.0, 1.0, 60):
+        share = share_of(labels)
+        is_other = (images == before).all(-1) & (before != batch[0]).any(-1)
+        is_own = (images == batch[0]).all(-1)
+        assert (is_other | is_own).all()
+        assert is_other[0].mean() == pytest.approx(1 - share, abs=1e-6)
+        rows, columns = is_other[0].any(1), is_other[0].any(0)
+        assert is_other[0].sum() == rows.sum() * columns.sum()
+        shares.append(share)
+    assert len(set(shares)) > 30
+
+
+@pytest.mark.parity
+def test_cutmix_parts_are_distributed_as_torchvisions(batch):
+    torch = pytest.importorskip("torch")
+    v2 = pytest.importorskip("torchvision.transforms.v2")
+    theirs = v2.CutMix(alpha=1.0, num_classes=6)
+    image = torch.zeros(6, 3, 16, 16)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        wanted = [theirs.make_params([image])["lam_adjusted"] for _ in range(2000)]
+    labels = tf.constant(batch[1])
+    images = tf.constant(batch[0])
+    found = many(lambda seed: mix(images, labels, 0.0, 1.0, seed)[1][0, 0], 2000)
+    assert np.mean(found) == pytest.approx(np.mean(wanted), abs=0.02)
+    assert np.std(found) == pytest.approx(np.std(wanted), rel=0.08)
+
+
+def test_of_both_a_batch_takes_one(batch):
+    before = np.roll(batch[0], 1, 0)
+    is_cut = [
+        ((images == before) | (images == batch[0])).all()
+        for images, _ in mixed(batch, 1.0, 1.0, 60)
+    ]
+    assert 18 < sum(is_cut) < 42
+
+
+def test_without_mixing_a_batch_stays(batch):
+    for array, wanted in zip(mixed(batch, 0.0, 0.0, 1)[0], batch, strict=True):
+        np.testing.assert_array_equal(array, wanted)

@@ -1,0 +1,104 @@
+"""An evaluation says of images what their reader and the network say of them."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from resnext_keras.classifier import load_classifier
+from resnext_keras.digits import held_out_digits
+from resnext_keras.training.evaluation import evaluate, open_evaluation
+from resnext_keras.training.report import figures
+from resnext_keras.weights.registry import BUNDLED as DIGITS
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    """The held-out digits in class folders."""
+    folder = tmp_path_factory.mktemp("digits")
+    for number, (image, label) in enumerate(zip(*held_out_digits(), strict=True)):
+        (folder / str(label)).mkdir(exist_ok=True)
+        Image.fromarray(image).save(folder / str(label) / f"{number:03}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def classifier():
+    return load_classifier()
+
+
+@pytest.fixture(scope="module")
+def evaluation(digits, classifier):
+    dataset, _ = open_evaluation(digits, classifier.class_names)
+    return evaluate(classifier, dataset, [("a", "b")], engine="tensorflow")
+
+
+def test_the_bundled_network_has_the_accuracy_that_is_published(evaluation):
+    assert len(evaluation.outcomes) == 360
+    assert figures(evaluation)["top-1"] == pytest.approx(DIGITS.best.top1, abs=5e-5)
+    assert round(figures(evaluation)["top-1"], 4) == 0.9861
+    assert evaluation.skipped == [("a", "b")]
+
+
+def test_each_image_is_judged_by_what_predict_says_of_it(evaluation, classifier):
+    outcomes, names = evaluation.outcomes, evaluation.dataset.class_names
+    assert evaluation.preprocessing == classifier.preprocessing
+    for number, (path, predictions) in enumerate(
+        classifier.predict_files(evaluation.dataset.names, top=10)
+    ):
+        ranked = [name for _, name, _ in predictions]
+        scores = {name: score for _, name, score in predictions}
+        label, predicted = outcomes.labels[number], outcomes.predicted[number]
+        assert f"/{names[label]}/" in path
+        assert ranked[0] == names[predicted]
+        assert ranked.index(names[label]) == outcomes.ranks[number]
+        confidence = outcomes.confidence[number]
+        assert confidence == pytest.approx(scores[ranked[0]], abs=1e-4)
+        truth = np.exp(-outcomes.losses[number])
+        assert truth == pytest.approx(scores[names[label]], abs=1e-4)
+
+
+def test_neither_the_batches_nor_the_order_matter(evaluation, classifier):
+    order = np.random.default_rng(0).permutation(360)[:50]
+    some = evaluation.dataset.subset(order)
+    found = evaluate(classifier, some, engine="tensorflow", batch_size=7).outcomes
+    for name in ("labels", "predicted", "ranks"):
+        expected = getattr(evaluation.outcomes, name)[order]
+        np.testing.assert_array_equal(getattr(found, name), expected)
+    np.testing.assert_allclose(found.losses, evaluation.outcomes.losses[order], 1e-3)
+
+
+def test_the_validation_split_is_what_counts(digits, tmp_path):
+    for split, most in (("train", 9), ("val", 2)):
+        for folder in digits.iterdir():
+            (tmp_path / split / folder.name).mkdir(parents=True)
+            for path in sorted(folder.iterdir())[:most]:
+                (tmp_path / split / folder.name / path.name).symlink_to(path)
+    dataset, how = open_evaluation(tmp_path, tuple("0123456789"))
+    assert len(dataset) == 20
+    assert all("/val/" in name for name in dataset.names)
+    assert how == "by names"
+
+
+def test_what_cannot_be_read_is_left_out_and_named(digits, classifier, tmp_path):
+    for folder in digits.iterdir():
+        (tmp_path / folder.name).mkdir()
+        path = sorted(folder.iterdir())[0]
+        (tmp_path / folder.name / path.name).symlink_to(path)
+    for path in (tmp_path / "3").iterdir():  # all of a class
+        path.unlink()
+        path.write_bytes(b"\x89PNG\r\n\x1a\n and no more")
+    Image.open(next(digits.glob("4/*"))).save(tmp_path / "4" / "a.gif")
+    dataset, _ = open_evaluation(tmp_path, classifier.class_names)
+    found = evaluate(classifier, dataset, engine="tensorflow", batch_size=3)
+    assert [name.split("/")[-2] for name, _ in found.skipped] == ["3"]
+    assert sorted(found.outcomes.labels) == sorted([0, 1, 2, 4, 4, 5, 6, 7, 8, 9])
+    assert len(found.dataset) == 10
+    assert not any("/3/" in name for name in found.dataset.names)
+    only = dataset.subset(np.flatnonzero(dataset.labels == 3))
+    with pytest.raises(ValueError, match=r"can be read. Received: the first is .*/3/"):
+        evaluate(classifier, only, engine="tensorflow")
+
+
+def test_no_batch_is_refused(classifier, evaluation):
+    with pytest.raises(ValueError, match="Expected `batch_size`"):
+        evaluate(classifier, evaluation.dataset, batch_size=0)

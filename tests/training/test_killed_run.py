@@ -1,0 +1,210 @@
+"""A run that is killed, again and again, ends with the bits of an unbroken one."""
+
+import contextlib
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import h5py
+import keras
+import numpy as np
+import pytest
+from helpers import SUPPORT
+from run_data import class_folders
+
+from resnext_keras.training.checkpoint import read_progress
+from resnext_keras.training.keeper import CHECKPOINT
+
+pytestmark = [pytest.mark.long, pytest.mark.tensorflow]
+
+COMMAND = (sys.executable, str(SUPPORT / "tiny_command.py"), "train")
+
+# 24 images in 6 steps an epoch, halves of a batch, with all that has a state.
+OPTIONS = (
+    *("--model", "tiny", "--epochs", "4", "--batch", "8", "--accumulate", "2"),
+    *("--set", "ema=0.2", "--set", "augment=trivial", "--set", "mixup=0.2"),
+    *("--set", "drop_path=0.2", "--deterministic", "--checkpoint-every", "0"),
+)
+STEPS = 6  # of an epoch
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return class_folders(tmp_path_factory.mktemp("data") / "rooms")
+
+
+def start(data, folder, *options):
+    """The command, in a process group of its own."""
+    return subprocess.Popen(
+        [*COMMAND, str(data), "-o", str(folder), *OPTIONS, *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def finish(data, folder, *options):
+    process = start(data, folder, *options)
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
+
+
+def kill(process):
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
+def step(folder):
+    """The step of the last checkpoint, 0 without one; each that is there is whole."""
+    path = folder / CHECKPOINT
+    while path.exists():
+        with contextlib.suppress(FileNotFoundError):
+            return read_progress(path)["step"]
+    return 0
+
+
+def kill_when(process, folder, is_time):
+    """Ends the command as soon as something is so, if it does not end before."""
+    while process.poll() is None:
+        if is_time():
+            break
+        time.sleep(0.001)
+    kill(process)
+    return step(folder)
+
+
+@pytest.fixture(scope="module")
+def unbroken(data, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("unbroken") / "run"
+    finish(data, folder)
+    return folder
+
+
+def arrays(path):
+    """All that an HDF5 file holds, by name."""
+    found = {}
+    with h5py.File(path) as file:
+        file.visititems(
+            lambda name, item: (
+                found.update({name: item[()]})
+                if isinstance(item, h5py.Dataset)
+                else None
+            )
+        )
+    return found
+
+
+def rows(path):
+    with path.open(newline="") as file:
+        return [
+            {name: value for name, value in row.items() if name != "seconds"}
+            for row in csv.DictReader(file)
+        ]
+
+
+def check_same(folder, unbroken):
+    """The weights, bit for bit, and the history but for the times."""
+    found, expected = (arrays(path / "best.weights.h5") for path in (folder, unbroken))
+    assert found.keys() == expected.keys()
+    assert len(found) > 20
+    for name, value in expected.items():
+        assert found[name].tobytes() == value.tobytes(), name
+    paths = (folder / "model.keras", unbroken / "model.keras")
+    models = map(keras.saving.load_model, paths)
+    for one, other in zip(*(model.get_weights() for model in models), strict=True):
+        assert one.tobytes() == other.tobytes()
+    assert rows(folder / "history.csv") == rows(unbroken / "history.csv")
+    assert (folder / "predictions.csv").read_bytes() == (
+        unbroken / "predictions.csv"
+    ).read_bytes()
+    assert not list(folder.glob(".writing-*"))
+
+
+def test_killed_in_an_epoch_and_again(data, tmp_path, unbroken):
+    folder, killed = tmp_path / "run", []
+    for least in (1, STEPS + 2, 2 * STEPS + 3):
+        process = start(data, folder, "--resume")
+        killed.append(
+            kill_when(
+                process,
+                folder,
+                lambda least=least: (done := step(folder)) >= least and done % STEPS,
+            )
+        )
+    assert any(done % STEPS for done in killed)
+    assert killed == sorted(set(killed))  # each went on where the last had ended
+    finish(data, folder, "--resume")
+    check_same(folder, unbroken)
+
+
+def test_killed_while_a_checkpoint_is_being_written(data, tmp_path, unbroken):
+    folder, begun = tmp_path / "run", 0
+    for _ in range(3):
+        before = step(folder)
+        process = start(data, folder, "--resume")
+        kill_when(
+            process,
+            folder,
+            lambda before=before: (
+                step(folder) > before and list(folder.glob(".writing-*"))
+            ),
+        )
+        begun += bool(list(folder.glob(".writing-*")))
+    assert begun
+    finish(data, folder, "--resume")
+    check_same(folder, unbroken)
+
+
+def test_killed_at_any_time(data, tmp_path, unbroken):
+    folder, rng = tmp_path / "run", np.random.default_rng(0)
+    began = time.monotonic()
+    finish(data, tmp_path / "measured")
+    whole = time.monotonic() - began
+    for _ in range(3):
+        process = start(data, folder, "--resume")
+        time.sleep(rng.uniform(0.3, 0.9) * whole)
+        kill(process)
+        step(folder)
+    finish(data, folder, "--resume")
+    check_same(folder, unbroken)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 64 MB, which takes root to be mounted."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(folder)]
+    with contextlib.suppress(OSError):
+        if not subprocess.run(mount, capture_output=True).returncode:
+            yield folder
+            subprocess.run(["umount", str(folder)], check=True)
+            return
+    pytest.skip("a small file system cannot be mounted here")
+
+
+def test_a_disk_that_is_full_is_told_and_room_lets_the_run_go_on(
+    data, small_disk, unbroken
+):
+    folder, filling = small_disk / "run", small_disk / "filling"
+    process = start(data, folder)
+    while process.poll() is None and step(folder) < 2:
+        time.sleep(0.001)
+    with contextlib.suppress(OSError), filling.open("wb", buffering=0) as file:
+        while file.write(bytes(4096)):
+            pass
+    output, _ = process.communicate()
+    assert process.returncode == 1, output
+    assert output.splitlines()[-1] == (
+        f"Error: No space left on the disk of {folder}. What is in it is whole; make "
+        "room, then go on with --resume."
+    )
+    assert step(folder) >= 2
+    filling.unlink()
+    finish(data, folder, "--resume")
+    check_same(folder, unbroken)

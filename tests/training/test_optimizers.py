@@ -1,0 +1,368 @@
+"""The optimizer steps as torch's does, at the rates of torchvision's script."""
+
+import dataclasses
+
+import keras
+import numpy as np
+import pytest
+from weight_files import SMALLEST
+
+from resnext_keras import ResNeXt
+from resnext_keras.training.optimizers import NOT_DECAYED, SGD, build_optimizer
+from resnext_keras.training.optimizers import schedule as rate_schedule
+from resnext_keras.training.recipes import RECIPES, Recipe, adjusted, get_recipe
+
+if keras.config.backend() == "tensorflow":
+    import tensorflow as tf
+
+STEPS = 10
+
+# Those of a linear layer and a batch norm.
+SHAPES = {"kernel": (4, 3), "bias": (4,), "gamma": (4,), "beta": (4,)}
+
+PLAIN = Recipe("", "", epochs=1, batch_size=8, learning_rate=0.1, momentum=0.0)
+
+WAYS = [
+    {},
+    {"momentum": 0.9},
+    {"momentum": 0.9, "weight_decay": 0.1},
+    {"momentum": 0.8, "weight_decay": 0.1, "nesterov": True},
+    {"weight_decay": 0.1},
+]
+
+
+def drawn(rng):
+    """Numbers for each variable."""
+    return {n: rng.normal(size=s).astype("float32") for n, s in SHAPES.items()}
+
+
+@pytest.fixture(scope="module")
+def start():
+    return drawn(np.random.default_rng(0))
+
+
+@pytest.fixture(scope="module")
+def gradients():
+    rng = np.random.default_rng(1)
+    return [drawn(rng) for _ in range(STEPS)]
+
+
+@pytest.fixture(scope="module")
+def rates():
+    """Rises and falls, by up to a hundred times from one step to the next."""
+    return 10.0 ** np.random.default_rng(2).uniform(-3, -1, STEPS)
+
+
+def walk(optimizer, start, gradients, rates):
+    """The variables after each step."""
+    variables = [keras.Variable(value, name=name) for name, value in start.items()]
+    optimizer.build(variables)
+    for gradient, rate in zip(gradients, rates, strict=True):
+        optimizer.learning_rate = float(rate)
+        tensors = [keras.ops.convert_to_tensor(gradient[name]) for name in start]
+        optimizer.apply(tensors, variables)
+        yield {v.name: keras.ops.convert_to_numpy(v.value).copy() for v in variables}
+
+
+def assert_same_walk(found, expected):
+    found, expected = list(found), list(expected)
+    assert len(found) == len(expected) == STEPS
+    for step, (ours, theirs) in enumerate(zip(found, expected, strict=True)):
+        for name in SHAPES:
+            np.testing.assert_allclose(
+                ours[name], theirs[name], rtol=1e-5, atol=1e-6, err_msg=f"{step} {name}"
+            )
+
+
+def torch_walk(start, gradients, rates, *, groups=None, clip=None, **options):
+    """The same by `torch.optim.SGD`; `groups` splits the parameters of a module."""
+    torch = pytest.importorskip("torch")
+    module = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4))
+    parameters = dict(zip(SHAPES, module.parameters(), strict=True))
+    for name, parameter in parameters.items():
+        parameter.data = torch.tensor(start[name])
+    given = groups(module) if groups else module.parameters()
+    optimizer = torch.optim.SGD(given, 1.0, **options)
+    for gradient, rate in zip(gradients, rates, strict=True):
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        for name, parameter in parameters.items():
+            parameter.grad = torch.tensor(gradient[name])
+        if clip:
+            torch.nn.utils.clip_grad_norm_(module.parameters(), clip)
+        optimizer.step()
+        yield {n: p.detach().numpy().copy() for n, p in parameters.items()}
+
+
+# Steps
+
+
+@pytest.mark.parametrize("options", WAYS, ids=str)
+def test_steps_are_those_that_torch_documents(start, gradients, rates, options):
+    momentum, decay = options.get("momentum", 0.0), options.get("weight_decay", 0.0)
+    weights, buffers = dict(start), dict.fromkeys(SHAPES, 0.0)
+    expected = []
+    for gradient, rate in zip(gradients, rates, strict=True):
+        for name in SHAPES:
+            step = gradient[name] + decay * weights[name]
+            buffers[name] = momentum * buffers[name] + step
+            ahead = step + momentum * buffers[name]
+            step = ahead if options.get("nesterov") else buffers[name]
+            weights[name] = weights[name] - rate * step
+        expected.append(dict(weights))
+    assert_same_walk(walk(SGD(**options), start, gradients, rates), expected)
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("options", WAYS, ids=str)
+def test_steps_are_those_of_torch(start, gradients, rates, options):
+    found = walk(SGD(**options), start, gradients, rates)
+    assert_same_walk(found, torch_walk(start, gradients, rates, **options))
+
+
+@pytest.mark.parity
+def test_batch_norm_is_left_out_of_the_decay_as_by_torchvision(start, gradients, rates):
+    split = pytest.importorskip("torchvision.ops._utils").split_normalization_params
+
+    def groups(module):
+        """What torchvision's train.py makes of --norm-weight-decay 0.0."""
+        norm, others = split(module)
+        return [{"params": norm, "weight_decay": 0.0}, {"params": others}]
+
+    options = {"momentum": 0.9, "weight_decay": 0.1}
+    expected = torch_walk(start, gradients, rates, groups=groups, **options)
+    ours = SGD(**options)
+    ours.exclude_from_weight_decay(var_names=[NOT_DECAYED])
+    assert_same_walk(walk(ours, start, gradients, rates), expected)
+
+
+@pytest.mark.parity
+def test_gradients_are_clipped_as_with_torch(start, gradients, rates):
+    options = {"momentum": 0.9, "weight_decay": 0.1}
+    expected = torch_walk(start, gradients, rates, clip=1.0, **options)
+    ours = SGD(**options, global_clipnorm=1.0)
+    assert_same_walk(walk(ours, start, gradients, rates), expected)
+
+
+# In a compiled model
+
+
+def built(recipe, **options):
+    return build_optimizer(recipe, **{"steps_per_epoch": STEPS} | options)
+
+
+@pytest.fixture(scope="module")
+def batch():
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=(8, 32, 32, 3)).astype("float32")
+    return images, np.eye(5, dtype="float32")[rng.integers(0, 5, 8)]
+
+
+def network():
+    keras.utils.set_random_seed(0)
+    return ResNeXt(SMALLEST, weights=None, classes=5, classifier_activation=None)
+
+
+def compiled(optimizer, model=None):
+    model = model or network()
+    model.compile(optimizer, keras.losses.CategoricalCrossentropy(from_logits=True))
+    return model
+
+
+def trained_values(model):
+    return {v.path: keras.ops.convert_to_numpy(v) for v in model.trainable_variables}
+
+
+@pytest.mark.parametrize("decay_all", [True, False])
+def test_a_model_decays_by_its_rate_alone_where_the_loss_has_no_say(batch, decay_all):
+    model = network()
+    decay = 0.5
+    recipe = dataclasses.replace(PLAIN, weight_decay=decay, decay_all=decay_all)
+    model.compile(built(recipe), lambda truth, logits: 0.0 * keras.ops.sum(logits))
+    for variable in model.trainable_variables:
+        variable.assign(variable + 1.0)  # nor is a shift 0
+    before = trained_values(model)
+    model.train_on_batch(*batch)
+    rate, kinds = recipe.learning_rate, set()
+    for path, found in trained_values(model).items():
+        kind = path.split("/")[-1]
+        decays = decay_all or kind not in ("gamma", "beta")
+        expected = before[path] * (1 - rate * decay * decays)
+        np.testing.assert_allclose(found, expected, rtol=1e-6, err_msg=path)
+        kinds.add(kind)
+    assert kinds == SHAPES.keys()
+
+
+def test_parts_of_a_batch_are_the_batch():
+    """Their gradients' mean, one step, and the rate of that step."""
+    rng = np.random.default_rng(0)
+    count, parts, size = 6, 4, 3
+    inputs = rng.normal(size=(count, parts * size, 7)).astype("float32")
+    truths = np.eye(5, dtype="float32")[rng.integers(0, 5, (count, parts * size))]
+    recipe = dataclasses.replace(
+        PLAIN, batch_size=parts * size, momentum=0.9, weight_decay=0.01, warmup=0.4
+    )
+
+    def run(optimizer, pieces):
+        keras.utils.set_random_seed(0)
+        head = keras.Sequential([keras.Input((7,)), keras.layers.Dense(5)])
+        compiled(optimizer, head)
+        for x, y in zip(inputs, truths, strict=True):
+            for piece in np.split(np.arange(len(x)), pieces):
+                head.train_on_batch(x[piece], y[piece])
+            yield [value.copy() for value in head.get_weights()]
+
+    whole = run(built(recipe, steps_per_epoch=count), 1)
+    in_parts = built(
+        recipe, steps_per_epoch=count * parts, gradient_accumulation_steps=parts
+    )
+    assert in_parts.gradient_accumulation_steps == parts
+    for found, expected in zip(run(in_parts, parts), whole, strict=True):
+        for ours, theirs in zip(found, expected, strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.tensorflow
+def test_a_step_begins_with_no_copies_of_the_weights():
+    """TensorFlow runs all that waits for no gradient at once, and keeps it."""
+    optimizer = SGD(0.1, momentum=0.9, nesterov=True, weight_decay=0.1)
+    variable = keras.Variable(np.ones(3, "float32"))
+    optimizer.build([variable])
+
+    @tf.function(input_signature=[tf.TensorSpec((3,))])
+    def step(gradient):
+        optimizer.apply([gradient], [variable])
+
+    waiting = set()
+    for op in step.get_concrete_function().graph.get_operations():  # each after its own
+        before = {tensor.op for tensor in op.inputs} | set(op.control_inputs)
+        if op.name == "gradient" or before & waiting:
+            waiting.add(op)
+        elif op.type != "ReadVariableOp":  # which copies nothing
+            assert all(tensor.shape != (3,) for tensor in op.outputs), op.name
+    assert len(waiting) > 2
+
+
+def test_a_saved_model_goes_on_as_the_one_that_was_saved(batch, tmp_path):
+    recipe = adjusted(RECIPES["torchvision2"], epochs=1, batch_size=8, weight_decay=0.9)
+    recipe = dataclasses.replace(recipe, learning_rate=0.1, nesterov=True)
+    model = compiled(built(recipe))
+    model.train_on_batch(*batch)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    for one in (model, loaded):
+        for _ in range(2):
+            one.train_on_batch(*batch)
+    assert type(loaded.optimizer) is SGD
+    pairs = zip(loaded.get_weights(), model.get_weights(), strict=True)
+    for found, expected in pairs:
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+# Rates
+
+
+def rates_of(recipe, updates, at):
+    rate = rate_schedule(recipe, updates)
+    return [float(rate(step)) for step in at]
+
+
+def torch_rates(epochs, learning_rate, build):
+    """Of each epoch, of which torchvision's script makes a step of the schedule."""
+    torch = pytest.importorskip("torch")
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], learning_rate)
+    scheduler = build(optimizer, torch.optim.lr_scheduler)
+    for _ in range(epochs):
+        yield optimizer.param_groups[0]["lr"]
+        optimizer.step()
+        scheduler.step()
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("warmup", [5, 0])
+def test_the_cosine_begins_each_epoch_at_torchvisions_rate(warmup):
+    recipe = get_recipe("torchvision2")
+    recipe = dataclasses.replace(recipe, warmup=warmup / recipe.epochs)
+
+    def build(optimizer, schedulers):
+        """As references/classification/train.py does."""
+        cosine = schedulers.CosineAnnealingLR(optimizer, recipe.epochs - warmup)
+        if not warmup:
+            return cosine
+        rise = schedulers.LinearLR(optimizer, start_factor=0.01, total_iters=warmup)
+        return schedulers.SequentialLR(optimizer, [rise, cosine], milestones=[warmup])
+
+    expected = list(torch_rates(recipe.epochs, recipe.learning_rate, build))
+    steps = 1251  # of ImageNet's 1,281,167 images in batches of 1024
+    epochs = [*range(12), *range(12, recipe.epochs, 11), recipe.epochs - 1]
+    updates, at = recipe.epochs * steps, [epoch * steps for epoch in epochs]
+    found = rates_of(recipe, updates, at)
+    np.testing.assert_allclose(found, np.take(expected, epochs), rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("name", ["paper", "cifar"])
+def test_the_rate_falls_in_the_epochs_of_torch_multi_step(name):
+    recipe = get_recipe(name)
+    milestones = [round(share * recipe.epochs) for share in recipe.milestones]
+    expected = torch_rates(
+        recipe.epochs,
+        recipe.learning_rate,
+        lambda optimizer, schedulers: schedulers.MultiStepLR(optimizer, milestones),
+    )
+    # The first and the last steps of epochs, those on either side of a fall too.
+    steps = 7
+    epochs = [epoch for epoch in range(recipe.epochs) if epoch % 5 in (0, 4)]
+    at = [epoch * steps + step for epoch in epochs for step in (0, steps - 1)]
+    found = rates_of(recipe, recipe.epochs * steps, at)
+    wanted = np.repeat(np.take(list(expected), epochs), 2)
+    np.testing.assert_allclose(found, wanted, rtol=1e-5)
+
+
+def test_the_rate_rises_along_a_line_and_falls_along_a_cosine():
+    recipe = dataclasses.replace(PLAIN, learning_rate=2.0, warmup=0.25)
+    found = rates_of(recipe, 40, range(40))
+    rise = 2 * (0.01 + 0.99 * np.arange(10) / 10)
+    fall = 1 + np.cos(np.pi * np.arange(30) / 30)
+    np.testing.assert_allclose(found, [*rise, *fall], rtol=1e-5)
+
+
+def test_milestones_are_the_first_steps_at_a_tenth():
+    recipe = dataclasses.replace(PLAIN, learning_rate=1.0, milestones=(0.5, 0.75))
+    found = rates_of(recipe, 8, range(8))
+    np.testing.assert_allclose(found, [1, 1, 1, 1, 0.1, 0.1, 0.01, 0.01], rtol=1e-6)
+
+
+def test_the_rate_rises_before_milestones_too():
+    recipe = dataclasses.replace(PLAIN, milestones=(0.5, 0.75), warmup=0.25)
+    recipe = dataclasses.replace(recipe, learning_rate=2.0)
+    found = rates_of(recipe, 16, range(16))
+    rise = 2 * (0.01 + 0.99 * np.arange(4) / 4)
+    np.testing.assert_allclose(found, [*rise, *[2] * 4, *[0.2] * 4, *[0.02] * 4])
+    rates = rate_schedule(recipe, 16)
+    again = keras.saving.deserialize_keras_object(
+        keras.saving.serialize_keras_object(rates)
+    )
+    assert [float(again(step)) for step in range(16)] == list(found)
+
+
+@pytest.mark.parametrize("updates", [1, 2, 5])
+def test_a_run_of_a_few_steps_has_rates_too(updates):
+    recipe = dataclasses.replace(PLAIN, learning_rate=1.0, warmup=0.95)
+    assert 0 < rates_of(recipe, updates, [0])[0] <= 1
+    recipe = dataclasses.replace(recipe, milestones=(0.3, 0.6, 0.9), warmup=0.0)
+    assert rates_of(recipe, updates, [0])[0] == 1
+
+
+# What build_optimizer makes of a recipe
+
+
+def test_an_optimizer_has_the_numbers_of_its_recipe():
+    recipe = get_recipe("torchvision2")
+    optimizer = built(recipe, gradient_accumulation_steps=2)
+    assert optimizer.momentum == recipe.momentum
+    assert optimizer.nesterov is recipe.nesterov
+    assert optimizer.weight_decay == recipe.weight_decay
+    optimizer.build([])
+    # At the start a hundredth of the highest.
+    assert float(optimizer.learning_rate) == pytest.approx(0.01 * recipe.learning_rate)
