@@ -113,7 +113,7 @@ def test_predict_gives_the_same_for_many_files_as_for_each(tmp_path):
         Image.fromarray(image).save(paths[-1])
     together = json.loads(run("predict", "--json", "--top", 1, *paths).stdout)
     assert [entry["file"] for entry in together] == list(map(str, paths))
-    classifier = load_classifier()
+    classifier = load_classifier(weights="digits")
     alone = classifier.predict(
         as_network_sees(images[:70], classifier.preprocessing), 1
     )

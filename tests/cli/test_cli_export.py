@@ -61,7 +61,7 @@ def test_a_saved_model_needs_a_name_alone(tmp_path):
     assert float(time) > 0
     assert "for a photo of a cat" in done.stdout
     loaded = tf.saved_model.load("resnext11_8x4d.digits/1")
-    classifier = load_classifier()
+    classifier = load_classifier(weights="digits")
     images = as_network_sees(held_out_digits()[0][:9], classifier.preprocessing)
     found = loaded.signatures["predict_uint8"](pixels=tf.constant(images))
     expected = classifier.model.predict_on_batch(preprocess_input(images))
@@ -72,7 +72,7 @@ def test_a_saved_model_needs_a_name_alone(tmp_path):
 
 def test_a_backbone_of_any_size_from_a_file(tmp_path):
     weights = tmp_path / "mine.weights.h5"
-    load_classifier().model.save_weights(weights)
+    load_classifier(weights="digits").model.save_weights(weights)
     (tmp_path / "features").mkdir()
     run(weights, "--backbone", "--any-size", "-o", "features")
     signatures = tf.saved_model.load("features/mine.backbone/1").signatures

@@ -50,7 +50,7 @@ def test_a_typo_costs_no_download(tmp_path, monkeypatch, arguments, told):
 
 @pytest.mark.parametrize("weights", ["digits", "own.weights.h5"])
 def test_how_images_are_read_is_known_before_the_network(weights):
-    model = load_classifier().model
+    model = load_classifier(weights="digits").model
     model.save_weights("own.weights.h5")
     expected = load_classifier(weights=weights).preprocessing
     assert find_preprocessing(weights=weights) == expected

@@ -170,7 +170,7 @@ def test_other_precisions_give_nearly_that(
 def test_the_bundled_network_stays_as_accurate(
     ending, precision, size, correlation, exported
 ):
-    classifier = load_classifier()
+    classifier = load_classifier(weights="digits")
     held_out, labels = held_out_digits()
     known = {image.tobytes() for image in held_out}
     every_digit = np.round(load_digits().images * (255 / 16)).astype("uint8")

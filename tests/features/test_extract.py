@@ -100,7 +100,7 @@ def test_a_row_has_what_others_find_in_the_image(whole, collection, relative_err
     ]
     assert set(table["width"].to_pylist()) == {64}
     assert set(table["height"].to_pylist()) == {48}
-    preprocessing = load_classifier().preprocessing
+    preprocessing = load_classifier(weights="digits").preprocessing
     images = np.stack([read_image(file, preprocessing) for file in files])
     model = ResNeXt("resnext11_8x4d", False, "digits", pooling="avg")
     expected = model.predict(preprocess_input(images), verbose=0)
@@ -122,7 +122,8 @@ def test_the_file_tells_what_its_features_came_from(whole):
     assert source.weights == "resnext11_8x4d.digits"
     assert source.preprocessing["size"] == 32
     assert (
-        source.length == load_classifier().model.get_layer("avg_pool").output.shape[1]
+        source.length
+        == load_classifier(weights="digits").model.get_layer("avg_pool").output.shape[1]
     )
     assert count_rows(whole) == COUNT - len(BROKEN)
 

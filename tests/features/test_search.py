@@ -224,7 +224,7 @@ def test_weights_that_are_gone_or_others_are_refused(digits, tmp_path):
 
 def test_weights_of_ones_own_are_found_by_their_file(digits, tmp_path):
     weights = tmp_path / "own.weights.h5"
-    load_classifier().model.save_weights(weights)
+    load_classifier(weights="digits").model.save_weights(weights)
     files = sorted(digits.glob("*.png"))[:4]
     sha256 = hashlib.sha256(weights.read_bytes()).hexdigest()
     index = write_features(

@@ -15,7 +15,7 @@ from resnext_keras.weights.registry import BUNDLED as DIGITS
 @pytest.fixture(scope="module")
 def found():
     """The predicted digits of the held-out images, and of their negatives."""
-    classifier = load_classifier()
+    classifier = load_classifier(weights="digits")
     images = as_network_sees(held_out_digits()[0], classifier.preprocessing)
     return [
         np.array([int(name) for ((_, name, _),) in classifier.predict(batch, top=1)])

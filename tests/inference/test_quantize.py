@@ -46,7 +46,7 @@ def model():
 def digits():
     """The bundled classifier, and its file in int8, by images of its training."""
     pytest.importorskip("onnxruntime")
-    classifier = load_classifier()
+    classifier = load_classifier(weights="digits")
     held_out = {image.tobytes() for image in held_out_digits()[0]}
     every_digit = np.round(load_digits().images * (255 / 16)).astype("uint8")
     seen = [digit for digit in every_digit if digit.tobytes() not in held_out]

@@ -23,7 +23,7 @@ def digits(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def classifier():
-    return load_classifier()
+    return load_classifier(weights="digits")
 
 
 @pytest.fixture(scope="module")
