@@ -23,8 +23,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import train_test_split
 
 from resnext_keras.models.specs import ResNeXtSpec
-from resnext_keras.training.checkpoint import read_progress
-from resnext_keras.training.keeper import CHECKPOINT
+from resnext_keras.training.callbacks import CHECKPOINT, read_progress
 from resnext_keras.training.recipes import RECIPES, adjusted
 from resnext_keras.training.run import open_run
 from resnext_keras.training.settings import Phase, Settings

@@ -24,9 +24,9 @@ from resnext_keras import ResNeXt
 from resnext_keras.images.preprocessing import Preprocessing
 from resnext_keras.training.data.dataset import open_split
 from resnext_keras.training.data.pipeline import training_batches
-from resnext_keras.training.fit import of_pixels
 from resnext_keras.training.optimizers import build_optimizer
 from resnext_keras.training.recipes import RECIPES, adjusted
+from resnext_keras.training.trainer import with_preprocessing
 
 SIZE, BATCH, CLASSES = 64, 64, 10
 READING = Preprocessing(size=SIZE, resize=SIZE * 8 // 7)
@@ -57,7 +57,7 @@ def compiled(recipe):
         classes=CLASSES,
         classifier_activation=None,
     )
-    model = of_pixels(network)
+    model = with_preprocessing(network)
     optimizer = build_optimizer(recipe, steps_per_epoch=100)
     model.compile(optimizer, keras.losses.CategoricalCrossentropy(from_logits=True))
     return model

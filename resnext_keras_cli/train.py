@@ -1,16 +1,8 @@
 """`resnext-keras train`: a network from random weights, by a recipe."""
 
-import os
-
 import click
 
-from resnext_keras_cli.names import find_model
-from resnext_keras_cli.runs import (
-    carry_out,
-    check_folder,
-    recipe_changes,
-    run_options,
-)
+from resnext_keras_cli.runs import print_run, run_options
 from resnext_keras_cli.start import quiet_start
 
 
@@ -26,32 +18,24 @@ from resnext_keras_cli.start import quiet_start
 @click.option(
     "--recipe",
     metavar="NAME",
-    help="paper, torchvision2, cifar or digits. Without it: cifar for networks of "
+    help="paper, torchvision2, cifar or digits. Default: cifar for networks of "
     "32 pixels, else paper.",
 )
-def train(data, folder, resume, model, recipe, seconds, export, **options):
+def train(**options):
     """Train a network from scratch on the images in DATA.
 
-    DATA is a folder with a folder of images for each class, or with two or three
-    such, train and val; a data set that TensorFlow Datasets has prepared; or
-    TFRecords of encoded images.
+    DATA is a folder with a folder of images for each class, or with two or three of
+    those, train and val; a directory of TensorFlow Datasets; or TFRecord files of
+    encoded images.
 
     RUN gets best.weights.h5 and model.keras, the weights with the highest validation
     accuracy; history.csv; report.html, with learning curves, the confusion matrix and
-    the worst classified images; run.json, all settings and versions; skipped.csv,
-    the files that are no images; and checkpoint.safetensors, from which a run that
-    was stopped, however it was, goes on with --resume and the same arguments. A
-    scheduler may start a job with --resume from the first.
+    the worst predictions; run.json, all settings and versions; skipped.csv, the files
+    that cannot be read as images; and checkpoint.safetensors, from which --resume with
+    the same arguments continues a run that was stopped at any time. A scheduler may
+    pass --resume from the first start on.
     """
-    check_folder(folder, resume)
     with quiet_start():
-        from resnext_keras.models.specs import get_spec
-        from resnext_keras.training.recipes import adjusted, get_recipe
-        from resnext_keras.training.settings import Phase, Settings
+        from resnext_keras.training.trainer import train
 
-    spec = get_spec(find_model(model))
-    recipe = get_recipe(recipe or ("cifar" if spec.stem == "cifar" else "paper"))
-    changes = recipe_changes(options)
-    phase = Phase(adjusted(recipe, **changes))
-    settings = Settings(os.path.abspath(data), spec, None, (phase,), **options)
-    carry_out(settings, folder, resume, seconds, export)
+    print_run(train, options)

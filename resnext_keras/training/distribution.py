@@ -1,8 +1,9 @@
 """Training on several devices and machines, by what TensorFlow and JAX have for it.
 
-A replica is a copy of the network on one device; a worker is a process with one replica
-or several. Each worker reads its own share of a batch, all replicas apply the same sum
-of gradients, and the first worker, the chief, alone writes files.
+A replica is a copy of the network on one device. Under TensorFlow one process uses all
+GPUs of its machine. Under JAX several processes, on one machine or many, form one
+training: each reads its own share of a batch, all replicas apply the same sum of
+gradients, and the first process alone writes files.
 """
 
 import contextlib
@@ -17,21 +18,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 from keras import tree
-from keras.callbacks import History
 
 from resnext_keras.training.data.dataset import ImageDataset
-from resnext_keras.training.replicas import (
-    accumulating,
-    all_of,
-    as_fit_needs,
-    draw_apart,
-    is_multi_worker,
-    synchronised,
-)
 
 if keras.config.backend() == "jax":
     import jax
     from jax.experimental.multihost_utils import process_allgather
+elif keras.config.backend() == "torch":
+    import torch
 
 
 # What `keras.distribution.initialize` reads in the environment.
@@ -40,17 +34,19 @@ PROCESSES = tuple(
     for name in ("JOB_ADDRESSES", "NUM_PROCESSES", "PROCESS_ID")
 )
 
+XLA_FLAG = "--xla_gpu_deterministic_ops=true"
+
 
 @dataclass(frozen=True)
 class Devices:
-    """What one training runs on, over all its workers.
+    """The devices and processes that one training runs on.
 
     Attributes:
-        worker: Number of this process among them, from 0.
-        workers: How many processes there are.
-        replicas: Copies of the network, over all workers.
-        strategy: A `tf.distribute.Strategy`, a `keras.distribution.DataParallel`, or
-            None for one device.
+        worker: Number of this process, from 0.
+        workers: Number of processes.
+        replicas: Copies of the network, over all processes.
+        strategy: A `tf.distribute.MirroredStrategy`, a
+            `keras.distribution.DataParallel`, or None for one device.
     """
 
     worker: int = 0
@@ -60,113 +56,94 @@ class Devices:
 
     @property
     def is_chief(self) -> bool:
-        """Whether this worker writes the files and tells of progress."""
+        """Whether this process writes the files and prints the progress."""
         return self.worker == 0
 
     @contextlib.contextmanager
     def scope(self) -> Iterator[None]:
-        """In it a network is built and compiled."""
+        """Context manager in which a network is built and compiled."""
         with (
             contextlib.nullcontext() if self.strategy is None else self.strategy.scope()
         ):
             yield
 
-    @contextlib.contextmanager
-    def alone(self) -> Iterator[None]:
-        """In it the chief may write a compiled model, in a callback of `fit`.
-
-        Keras makes variables for that, as examples; JAX would ask the other workers
-        whether theirs are the same.
-        """
-        if keras.config.backend() != "jax":
-            yield
-            return
-        distribution = keras.distribution.distribution()
-        keras.distribution.set_distribution(None)
-        try:
-            yield
-        finally:
-            keras.distribution.set_distribution(distribution)
-
     def check_batch_size(self, batch_size: int) -> None:
-        """Checks that every replica gets as many images of a batch.
+        """Checks that every replica gets the same number of images of a batch.
 
         Raises:
-            ValueError: The number of replicas is no divisor of the batch size.
+            ValueError: The number of replicas does not divide the batch size.
         """
         if batch_size % self.replicas:
             below = max(batch_size // self.replicas, 1) * self.replicas
-            near = f"{below} or {below + self.replicas}"
             raise ValueError(
-                f"Expected a batch that {self.replicas} replicas on {self.workers} "
-                f"workers share evenly, such as {near}. "
-                f"Received: batch_size={batch_size}"
+                f"Expected a batch that {self.replicas} replicas share evenly, such as "
+                f"{below} or {below + self.replicas}. Received: batch_size={batch_size}"
             )
 
-    def check_progress(self, phase: int, step: int) -> None:
-        """Checks that all workers begin at one step, if there are several.
+    def check_options(self, accumulate: int, steps_per_execution: int) -> None:
+        """Checks that the options work on these devices.
+
+        Keras decides within a replica whether accumulated gradients are due, and
+        TensorFlow allows no exchange between replicas in such a branch. Several steps
+        per execution fail in `MirroredStrategy` too.
 
         Raises:
-            ValueError: They do not, on all of them.
+            ValueError: One of them does not.
+        """
+        if self.replicas == 1 or keras.config.backend() != "tensorflow":
+            return
+        options = {"accumulate": accumulate, "steps_per_execution": steps_per_execution}
+        for name, value in options.items():
+            if value > 1:
+                raise ValueError(
+                    f"Expected `{name}` of 1 on {self.replicas} devices of TensorFlow. "
+                    f"Received: {name}={value}; set KERAS_BACKEND=jax, or make one "
+                    "device visible (CUDA_VISIBLE_DEVICES)"
+                )
+
+    def check_progress(self, phase: int, step: int) -> None:
+        """Checks that all processes begin at the same step.
+
+        Raises:
+            ValueError: They do not; it is raised in all of them.
         """
         if self.workers == 1:
             return
-        if keras.config.backend() == "jax":
-            places = process_allgather(np.int32([phase, step]))
-        else:
-            places = all_of(self.strategy, [[phase, step]])
+        places = process_allgather(np.int32([phase, step]))
         different = sorted({tuple(map(int, place)) for place in places})
         if len(different) > 1:
             raise ValueError(
-                "Expected a folder on a file system that all workers share, for all to "
-                "go on from one checkpoint. Received: (phase, step) of "
+                "Expected a folder on a file system that all processes share, so that "
+                "all resume from one checkpoint. Received: (phase, step) of "
                 f"{' and '.join(map(str, different))}"
             )
 
-    def fit(self, model: keras.Model, batches: Any, **options: Any) -> History:
-        """Keras' `fit`, which this lets run on several machines, and there as on one.
+    def fit(self, model: keras.Model, batches: Any, **options: Any):
+        """Calls Keras' `fit` on these devices, with the results of one device.
 
-        Batch norm takes its statistics from the images of all replicas, and dropout
-        draws for each apart. All workers call this, with the same arguments but for
-        their share of the images and the callbacks of the chief, see `alone`.
+        Batch norm takes its statistics from the images of all replicas, and each
+        replica has its own dropout seeds.
 
         Args:
             model: Built and compiled in `scope`.
-            batches: A `tf.data.Dataset` of this worker's share of each batch, all of
-                them whole.
-            **options: As Keras' `fit` takes them. `validation_data` is what `evenly`
-                gives.
+            batches: A `tf.data.Dataset` of this process' share of each batch, without
+                partial batches.
+            **options: As Keras' `fit` takes them; `validation_data` comes from
+                `pad_last_batch`.
 
         Returns:
-            What Keras' `fit` returns, the same on all workers.
-
-        Raises:
-            ValueError: A batch is not whole, or not all replicas get as much of it.
+            Keras' `History`, the same in all processes.
         """
-        if self.strategy is None:
+        if self.strategy is not None and keras.config.backend() == "tensorflow":
+            _synchronise_batch_norm(model)
+            _seed_replicas(model, self.strategy)
+            # Not in the scope: `fit` enters it, and callbacks may make variables.
             return model.fit(batches, **options)
-        # Keras warns that it shuffles no datasets.
-        options = {"x": batches, "validation_data": None, "shuffle": False} | options
-        for name in ("x", "validation_data"):
-            if options[name] is not None:
-                self._check_whole(options[name])
-        if keras.config.backend() == "jax":
-            with self.scope():
-                return model.fit(**options)
-        # Not in the scope, where who makes a variable waits for the other workers, as
-        # Keras does when the chief writes a file.
-        for name in ("x", "validation_data"):
-            options[name] = _shared_out(self.strategy, options[name])
-        draw_apart(model, self.strategy)
-        with (
-            as_fit_needs(model, self.strategy, batches),
-            accumulating(model.optimizer, self.strategy),
-            synchronised(model),
-        ):
-            return model.fit(**options)
+        with self.scope():
+            return model.fit(batches, **options)
 
     def share(self, dataset: ImageDataset) -> ImageDataset:
-        """Every `workers`-th of the images, which this worker validates on."""
+        """Every `workers`-th image, which this process validates on."""
         own = slice(self.worker, None, self.workers)
         return dataclasses.replace(
             dataset,
@@ -175,147 +152,160 @@ class Devices:
             read=lambda number: dataset.read(number * self.workers + self.worker),
         )
 
-    def evenly(self, batches: Any, dataset: int, rows: int) -> Any:
-        """Batches to validate on, as many and as long for each replica.
+    def pad_last_batch(self, batches: Any, images: int, rows: int) -> Any:
+        """Pads validation batches so that all replicas get equally many, equally long.
 
-        What is missing is filled in with images of zeros and weight 0. The others'
-        weights make up for that in Keras' mean of the losses, so that it and all
-        `weighted_metrics` are those of the images alone.
+        Padding is images of zeros with weight 0. The weight of the others makes up
+        for it in Keras' mean of the losses, so that it and all `weighted_metrics`
+        equal those of the images alone.
 
         Args:
-            batches: A `tf.data.Dataset` of images and labels of this worker's `share`,
-                of which the last may be partial.
-            dataset: How many images there are, over all workers.
-            rows: Images of a whole batch of this worker.
+            batches: A `tf.data.Dataset` of images and labels of this process' `share`;
+                the last may be partial.
+            images: Number of images, over all processes.
+            rows: Images of a whole batch of this process.
 
         Returns:
-            A dataset of images, labels and float32 weights (rows,); on one device what
-            it was given.
+            A dataset of images, labels and float32 weights (rows,); on one device
+            `batches` as they are.
         """
         if self.strategy is None:
             return batches
-        steps = -(-dataset // (rows * self.workers))
-        weight = steps * rows * self.workers / dataset
+        steps = -(-images // (rows * self.workers))
+        weight = steps * rows * self.workers / images
 
-        def fill(images, labels):
-            count = tf.shape(images)[0]
-            filled = [
+        def pad(*values):
+            count = tf.shape(values[0])[0]
+            padded = [
                 tf.pad(value, [(0, rows - count)] + [(0, 0)] * (value.shape.rank - 1))
-                for value in (images, labels, tf.fill([count], weight))
+                for value in (*values, tf.fill([count], weight))
             ]
-            return tuple(tf.ensure_shape(v, (rows, *v.shape[1:])) for v in filled)
+            return tuple(tf.ensure_shape(v, (rows, *v.shape[1:])) for v in padded)
 
         nothing = tree.map_structure(
             lambda spec: tf.zeros((0, *spec.shape[1:]), spec.dtype),
             batches.element_spec,
         )
         empty = tf.data.Dataset.from_tensors(nothing).repeat()
-        filled = batches.concatenate(empty).take(steps).map(fill)
-        return filled.prefetch(tf.data.AUTOTUNE)
+        padded = batches.concatenate(empty).take(steps).map(pad)
+        return padded.prefetch(tf.data.AUTOTUNE)
 
-    def part(self) -> None:
-        """Ends what workers have in common, when all of them come to this.
+    def shutdown(self) -> None:
+        """Disconnects the processes of JAX, once all of them call it.
 
-        JAX's otherwise end together or with an error, after five minutes in which the
-        chief evaluates alone.
+        Otherwise they end together, or with an error when the first has evaluated
+        for five minutes.
         """
-        if self.workers > 1 and keras.config.backend() == "jax":
+        if self.workers > 1:
             jax.distributed.shutdown()
-
-    def _check_whole(self, batches) -> None:
-        rows = tree.flatten(batches.element_spec)[0].shape[0]
-        if rows is None:
-            raise ValueError(
-                "Expected batches of one size on several devices: "
-                "`batch(..., drop_remainder=True)`, and `Devices.evenly` of those to "
-                f"validate on. Received: batches={batches.element_spec}"
-            )
-        self.check_batch_size(rows * self.workers)
 
 
 def find_devices() -> Devices:
-    """What there is to train on, and how: asked once, before anything is built.
+    """Finds the devices to train on, before anything is built.
 
-    On TensorFlow, `TF_CONFIG` tells of workers, all of whose GPUs are used by
-    `MultiWorkerMirroredStrategy`; without it several GPUs are used by
-    `MirroredStrategy`. On JAX `keras.distribution.DataParallel` uses all devices, and
-    those of several processes where one of `PROCESSES` is set in the environment. One
-    device is used as if there were no strategies.
+    Under TensorFlow all GPUs that are visible are used by `MirroredStrategy`. Under JAX
+    `keras.distribution.DataParallel` uses all devices, and those of several processes
+    if a variable of `PROCESSES` is in the environment. A single device is used without
+    a strategy.
 
     Raises:
-        ValueError: `TF_CONFIG` does not describe a cluster and a worker of it, or the
-            environment tells of several processes what this backend does not read.
+        ValueError: The environment describes several processes for another backend
+            than JAX, or several workers of TensorFlow.
     """
-    worker, workers = _place_in_cluster(os.environ.get("TF_CONFIG", ""))
     backend = keras.config.backend()
+    names = ", ".join(name for name in PROCESSES if os.environ.get(name))
+    if (workers := _tensorflow_workers()) > 1:
+        raise ValueError(
+            "Expected one process of TensorFlow; several train together on JAX alone "
+            f"(KERAS_BACKEND=jax, {PROCESSES[0]} and others). Received: TF_CONFIG of "
+            f"{workers} workers; unset it"
+        )
+    if names and backend != "jax":
+        raise ValueError(
+            f"Expected one process, as Keras runs on {backend}. Received: {names} in "
+            "the environment; set KERAS_BACKEND=jax or unset it"
+        )
     if backend != "tensorflow":
-        # Which reads the images there, and would take the memory of the GPUs.
+        # TensorFlow only reads the images then, and would take the GPUs' memory.
         tf.config.set_visible_devices([], "GPU")
-    told = {
-        "tensorflow": f"TF_CONFIG of {workers} workers" if workers > 1 else "",
-        "jax": ", ".join(name for name in PROCESSES if os.environ.get(name)),
-    }
-    for other, names in told.items():
-        if names and other != backend:
-            raise ValueError(
-                f"Expected one process, or several by what {backend} reads. Received: "
-                f"{names} in the environment; take KERAS_BACKEND={other} or unset it"
-            )
     if backend == "jax":
-        if told["jax"]:
+        if names:
             keras.distribution.initialize()
-        worker, workers = jax.process_index(), jax.process_count()
         if jax.device_count() > 1:
             strategy = keras.distribution.DataParallel(auto_shard_dataset=False)
-            return Devices(worker, workers, jax.device_count(), strategy)
-    elif workers > 1:
-        strategy = tf.distribute.MultiWorkerMirroredStrategy()
-        return Devices(worker, workers, strategy.num_replicas_in_sync, strategy)
+            place = jax.process_index(), jax.process_count()
+            return Devices(*place, jax.device_count(), strategy)
     elif backend == "tensorflow":
-        # Virtual CPUs too, if a program has made any.
-        names = [device.name for device in _peers(tf.config.list_logical_devices())]
-        if len(names) > 1:
-            return Devices(0, 1, len(names), tf.distribute.MirroredStrategy(names))
+        kind = "GPU" if tf.config.list_logical_devices("GPU") else "CPU"
+        # Virtual CPUs too, if the program has made any.
+        devices = [device.name for device in tf.config.list_logical_devices(kind)]
+        if len(devices) > 1:
+            return Devices(0, 1, len(devices), tf.distribute.MirroredStrategy(devices))
     return Devices()
 
 
-def _place_in_cluster(config: str) -> tuple[int, int]:
-    """This worker's number and how many there are, by the text of `TF_CONFIG`."""
-    if not config.strip():
-        return 0, 1
-    example = (
-        '{"cluster": {"worker": ["host0:2222", "host1:2222"]}, '
-        '"task": {"type": "worker", "index": 0}}'
-    )
-    try:
-        settings = json.loads(config)
-        cluster, task = settings.get("cluster", {}), settings.get("task", {})
-        kind, index = task.get("type", "worker"), int(task.get("index", 0))
-        tasks = [
-            (k, i) for k in ("chief", "worker") for i in range(len(cluster.get(k, [])))
-        ]
-        if not cluster:
-            return 0, 1
-        return tasks.index((kind, index)), len(tasks)
-    except (ValueError, TypeError, AttributeError) as error:
+def check_deterministic() -> None:
+    """Checks that `make_deterministic` can do what it promises.
+
+    Raises:
+        ValueError: JAX runs on a GPU without the flag of XLA that this needs.
+    """
+    if keras.config.backend() != "jax" or jax.default_backend() != "gpu":
+        return
+    flags = os.environ.get("XLA_FLAGS", "")
+    if XLA_FLAG not in flags:
         raise ValueError(
-            f"Expected TF_CONFIG to hold JSON of a cluster of workers and of the one "
-            f"that this is, such as {example}. Received: TF_CONFIG={config!r} ({error})"
-        ) from error
+            f"Expected {XLA_FLAG} in the environment's XLA_FLAGS, without which JAX "
+            f"adds up in any order on a GPU. Received: XLA_FLAGS={flags!r}"
+        )
 
 
-def _peers(devices: list) -> list:
-    """The GPUs, or the CPUs where there are none."""
-    gpus = [device for device in devices if device.device_type == "GPU"]
-    return gpus or [device for device in devices if device.device_type == "CPU"]
+def make_deterministic() -> None:
+    """Makes this process compute the same bits in each run.
+
+    JAX does so on processors anyway. An operation of torch that cannot raises.
+    """
+    tf.config.experimental.enable_op_determinism()  # reads images on all backends
+    if keras.config.backend() == "torch":
+        # Torch requires it of cuBLAS, which reads it when it starts.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
 
 
-def _shared_out(strategy, batches):
-    """The dataset of a worker among several, a part of each batch for each replica."""
-    if batches is None or not is_multi_worker(strategy):
-        return batches  # Keras splits what it gives the replicas of one worker.
-    replicas = len(strategy.extended.worker_devices)
-    if replicas > 1:
-        rows = tree.flatten(batches.element_spec)[0].shape[0]
-        batches = batches.rebatch(rows // replicas, drop_remainder=True)
-    return strategy.distribute_datasets_from_function(lambda context: batches)
+def _tensorflow_workers() -> int:
+    """Number of workers that `TF_CONFIG` describes; 0 without it."""
+    cluster = json.loads(os.environ.get("TF_CONFIG") or "{}").get("cluster") or {}
+    return sum(len(cluster.get(kind, ())) for kind in ("chief", "worker"))
+
+
+def _synchronise_batch_norm(model: keras.Model) -> None:
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            _synchronise_batch_norm(layer)
+        elif isinstance(layer, keras.layers.BatchNormalization):
+            layer.synchronized = True
+
+
+def _seed_replicas(model: keras.Model, strategy) -> None:
+    """Gives each replica its own dropout seeds; Keras starts all with the same.
+
+    Checkpoints hold those of the first replica, from which the others follow, so that
+    a run that is resumed draws the same.
+    """
+    states = [
+        variable.value
+        for variable in model.non_trainable_variables
+        if variable.name == "seed_generator_state"
+    ]
+
+    @tf.function
+    def draw():
+        context = tf.distribute.get_replica_context()
+        replica = context.replica_id_in_sync_group
+        for state in states:
+            first = tf.where(replica == 0, state, tf.zeros_like(state))
+            first = context.all_reduce(tf.distribute.ReduceOp.SUM, first)
+            state.assign(first + tf.cast(tf.stack([replica, 0]), state.dtype))
+
+    if states:
+        strategy.run(draw)

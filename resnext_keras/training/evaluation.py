@@ -1,9 +1,9 @@
-"""A classifier's predictions for a data set, beside the truth."""
+"""Evaluation of a classifier on the images of a data set."""
 
 import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import keras
@@ -12,39 +12,147 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from resnext_keras.arguments import positive_integer
-from resnext_keras.classifier import Classifier
+from resnext_keras.classifier import Classifier, find_class_names, load_classifier
 from resnext_keras.features.loader import AHEAD, in_threads
 from resnext_keras.images.listing import readable
 from resnext_keras.images.preprocessing import Preprocessing, preprocess_input
 from resnext_keras.images.read import ImageError, decode_rgb, resize_and_crop
 from resnext_keras.inference.predictor import Predictor
+from resnext_keras.io import atomic_directory, check_outside, output_directory
 from resnext_keras.models.data_format import to_data_format
-from resnext_keras.training.data.dataset import open_split
-from resnext_keras.training.data.dataset_types import ImageDataset
-from resnext_keras.training.data.label_mapping import flat_images, is_flat, relabelled
-from resnext_keras.training.metrics import Outcomes, join, judge
+from resnext_keras.models.specs import ResNeXtSpec, get_spec
+from resnext_keras.training.data.dataset import ImageDataset, open_split
+from resnext_keras.training.data.label_mapping import flat_images, is_flat, map_labels
+from resnext_keras.training.metrics import (
+    Predictions,
+    calibration,
+    class_table,
+    concatenate,
+    confusion_matrix,
+    score_predictions,
+)
+from resnext_keras.training.report import FILES, REPORT, report_title, write_report
+from resnext_keras.weights.lookup import find_weights
+from resnext_keras.weights.registry import BUNDLED, WeightSet
+from resnext_keras.weights.runs import trained
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What came of an evaluation.
+    """The result of an evaluation.
 
     Attributes:
-        outcomes: Of each image.
-        dataset: Those that were read, their classes those of the network.
+        predictions: Of each image.
+        dataset: The images that were read, with the classes of the network.
         preprocessing: How they were read.
-        skipped: Name of each file that is no image, and why.
+        skipped: Name of each file that cannot be read, and why.
+        weights: Name of the weight set, or path of the file.
+        label_mapping: How the images were matched with the classes, in a few words.
+        report: Path of `report.html`; None before it is written.
     """
 
-    outcomes: Outcomes
+    predictions: Predictions
     dataset: ImageDataset
     preprocessing: Preprocessing
     skipped: list[tuple[str, str]]
+    weights: str
+    label_mapping: str = ""
+    report: Path | None = None
 
-    def images(self, numbers):
-        """Pixels of some images as the network saw them, uint8 (n, size, size, 3)."""
+    @property
+    def figures(self) -> dict[str, float]:
+        """The figures by their names: `top_1`, `top_5` for more than five classes,
+        `cross_entropy` and `calibration_error`; accuracies are 0 to 1.
+        """
+        top5 = len(self.dataset.class_names) > 5
+        return {
+            "top_1": self.predictions.accuracy(),
+            **({"top_5": self.predictions.accuracy(5)} if top5 else {}),
+            "cross_entropy": float(self.predictions.losses.mean()),
+            "calibration_error": calibration(self.predictions).error,
+        }
+
+    @property
+    def classes(self) -> list[dict]:
+        """A row for each class with images, those of the lowest recall first.
+
+        Each has `class`, its name; `images`, their number; and `recall` and
+        `precision`, 0 to 1, which is None for a class that was never predicted.
+        """
+        names = self.dataset.class_names
+        table = class_table(confusion_matrix(self.predictions, len(names)))
+        order = np.argsort(np.nan_to_num(table.recall, nan=2.0), kind="stable")
+        return [
+            {
+                "class": names[number],
+                "images": int(table.counts[number]),
+                "recall": float(table.recall[number]),
+                "precision": None
+                if np.isnan(table.precision[number])
+                else float(table.precision[number]),
+            }
+            for number in order
+            if table.counts[number]
+        ]
+
+    def images(self, numbers) -> np.ndarray:
+        """Pixels of some images as the network sees them, uint8 (n, size, size, 3)."""
         some = self.dataset.subset(numbers)
         return np.stack(list(_images(some, self.preprocessing, 1)))
+
+
+def evaluate(
+    data: str | os.PathLike,
+    model: ResNeXtSpec | str | None = None,
+    weights: str | os.PathLike | None = None,
+    *,
+    labels: str | os.PathLike | None = None,
+    output: str | os.PathLike | None = None,
+    batch_size: int = 32,
+    engine: str = "auto",
+    overwrite: bool = False,
+) -> Evaluation:
+    """Evaluates a network on the images in a folder, and writes a report.
+
+    Args:
+        data: As `train` takes it; the validation split counts, or all images where
+            there is none. Or a folder of images without class folders, with `labels`
+            or named as those of ILSVRC2012's validation set.
+        model: Name of an architecture, or a spec; None for that of the weights.
+        weights: Weight set, file or folder of a run, as `load_classifier` takes it.
+        labels: A CSV file of the name of an image and its class in each line.
+        output: The folder to create for the report; None for one named after the
+            weights, in the working directory.
+        batch_size: Number of images that are run at once.
+        engine: What runs the network, as `Predictor` takes it.
+        overwrite: Whether to replace an earlier report.
+
+    Returns:
+        The evaluation, with the path of the report.
+
+    Raises:
+        ValueError: An argument or the data are not as expected, or no image can be
+            read; nothing is written then.
+    """
+    positive_integer("batch_size", batch_size)
+    names = find_class_names(model, weights)
+    name = _report_name(model, weights)
+    folder = output_directory(
+        f"{name}.evaluation" if output is None else output,
+        overwrite,
+        Path(REPORT),
+        FILES,
+        "report",
+    )
+    check_outside(folder, data)
+    dataset, label_mapping = open_evaluation(data, names, labels)
+    classifier = load_classifier(model, weights)
+    evaluation = evaluate_images(
+        classifier, dataset, engine=engine, batch_size=batch_size
+    )
+    with atomic_directory(folder, overwrite) as written:
+        write_report(written, evaluation, title=report_title(name, data))
+    return replace(evaluation, label_mapping=label_mapping, report=folder / REPORT)
 
 
 def open_evaluation(
@@ -52,17 +160,15 @@ def open_evaluation(
     names: tuple[str, ...],
     labels: str | os.PathLike | None = None,
 ) -> tuple[ImageDataset, str]:
-    """The images of a data set, with the classes of a network.
+    """Opens the images of a data set, with the classes of a network.
 
     Args:
-        data: As `open_dataset` takes it, of which the validation split counts; or a
-            folder of images without class folders, for a file of labels, or named
-            as ILSVRC2012's validation set is.
+        data: As of `evaluate`.
         names: Of the network's classes.
-        labels: A file of ground truth, as `flat_images` takes it.
+        labels: As of `evaluate`.
 
     Returns:
-        The images, and in a few words how their classes were found.
+        The images, and how they were matched with the classes, in a few words.
 
     Raises:
         ValueError: There are no images, or their classes are not the network's.
@@ -73,10 +179,10 @@ def open_evaluation(
         return flat_images(data, labels, names), f"by {os.fspath(labels)}"
     if Path(data).is_dir() and is_flat(data):
         return flat_images(data, None, names), "by the names of ILSVRC2012"
-    return relabelled(open_split(data), names)
+    return map_labels(open_split(data), names)
 
 
-def evaluate(
+def evaluate_images(
     classifier: Classifier,
     dataset: ImageDataset,
     skipped: Sequence[tuple[str, str]] = (),
@@ -84,25 +190,25 @@ def evaluate(
     engine: str = "auto",
     batch_size: int = 32,
 ) -> Evaluation:
-    """Has a classifier look at images, and compares what it says with the truth.
+    """Evaluates a classifier on opened images, without a report.
 
     Args:
         classifier: The network, and how it reads images.
-        dataset: Whose classes are those of the network, from `open_evaluation`.
-        skipped: What was left out before, for the report.
-        engine: What runs the network, as `Predictor` takes it; Keras does where it
-            runs on another backend than TensorFlow.
+        dataset: With the classes of the network, from `open_evaluation`.
+        skipped: Files that were left out before, for the report.
+        engine: As `Predictor` takes it; Keras runs the network where it is on another
+            backend than TensorFlow.
         batch_size: Number of images that are run at once.
 
     Returns:
-        What came of the images that can be read, and the names of the others.
+        The evaluation of the images that can be read, with the names of the others.
 
     Raises:
         ValueError: None of them can be read.
     """
     predict = _predictor(classifier.model, engine, batch_size)
-    reading, skipped = classifier.preprocessing, list(skipped)
-    images = enumerate(_images(dataset, reading, batch_size))
+    preprocessing, skipped = classifier.preprocessing, list(skipped)
+    images = enumerate(_images(dataset, preprocessing, batch_size))
     numbers, parts = [], []
     bar = tqdm(desc="evaluating", total=len(dataset), unit=" images", disable=None)
     with bar:
@@ -115,17 +221,37 @@ def evaluate(
             ]
             if read:
                 pixels = preprocess_input(to_data_format(np.stack(list(read.values()))))
+                labels = dataset.labels[list(read)]
                 numbers += read
-                parts.append(judge(predict(pixels), dataset.labels[list(read)]))
+                parts.append(score_predictions(predict(pixels), labels))
             bar.update(len(batch))
     if not parts:
-        told = f"the first is {skipped[0][0]!r}: {skipped[0][1]}" if skipped else "none"
-        raise ValueError(f"Expected images that can be read. Received: {told}")
-    return Evaluation(join(parts), dataset.subset(numbers), reading, skipped)
+        first = (
+            f"the first is {skipped[0][0]!r}: {skipped[0][1]}" if skipped else "none"
+        )
+        raise ValueError(f"Expected images that can be read. Received: {first}")
+    return Evaluation(
+        concatenate(parts),
+        dataset.subset(numbers),
+        preprocessing,
+        skipped,
+        classifier.weights,
+    )
+
+
+def _report_name(model, weights) -> str:
+    """What the report is named after: the weight set, the file, or the run."""
+    spec = model and get_spec(model)
+    if weights is None:
+        return spec.name if spec else BUNDLED.name
+    found = find_weights(weights, spec and spec.name)
+    if isinstance(found, WeightSet):
+        return found.name
+    path = found.absolute()
+    return (path.parent if trained(found) else path).name.split(".")[0]
 
 
 def _predictor(model, engine: str, batch_size: int) -> Callable:
-    positive_integer("batch_size", batch_size)
     if keras.config.backend() == "tensorflow":
         return Predictor(model, engine, batch_size)
     return model.predict_on_batch
@@ -134,11 +260,11 @@ def _predictor(model, engine: str, batch_size: int) -> Callable:
 def _images(
     dataset: ImageDataset, preprocessing: Preprocessing, batch_size: int
 ) -> Iterator[np.ndarray | ImageError]:
-    """Pixels of each image, or why there are none.
+    """Pixels of each image, or the error of reading it.
 
-    Read by Pillow, as the libraries read images that publish weights: the resizing of
-    `evaluation_batches` rounds some pixels otherwise, and of a thousand images with
-    it some that the network is unsure of.
+    Pillow reads them, as it does in the libraries that publish weights: the resizing
+    of `evaluation_batches` rounds some pixels differently, which changes some of a
+    thousand predictions that the network is unsure of.
     """
 
     def read(number):

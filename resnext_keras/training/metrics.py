@@ -1,7 +1,7 @@
-"""How often a classifier is right, where it is wrong, and whether it knows.
+"""Accuracy, confusion and calibration of a classifier.
 
-What is kept of an image is a row of `Outcomes`, not its scores: of 50,000 images
-and 1000 classes those would be 200 MB.
+A row of `Predictions` is kept for each image, not its scores: those of 50,000 images
+and 1000 classes would be 200 MB.
 """
 
 from collections.abc import Sequence
@@ -16,8 +16,8 @@ SUM_TOLERANCE = 0.02
 
 
 @dataclass(frozen=True)
-class Outcomes:
-    """What became of each image.
+class Predictions:
+    """The prediction for each image, beside its label.
 
     Attributes:
         labels: int32 (n,), the true classes.
@@ -50,16 +50,16 @@ class Outcomes:
         return np.argsort(-self.losses, kind="stable")[:most]
 
 
-def judge(scores: np.ndarray, labels: np.ndarray) -> Outcomes:
-    """Compares scores with the truth.
+def score_predictions(scores: np.ndarray, labels: np.ndarray) -> Predictions:
+    """Compares scores with the true classes.
 
     Args:
         scores: (n, classes), the output of a softmax.
         labels: (n,), the true classes, integers from 0 to classes - 1.
 
     Raises:
-        ValueError: The shapes do not fit, a label is out of range, or the scores of a
-            image are no probabilities: NaN, or the logits of a network without
+        ValueError: The shapes do not fit, a label is out of range, or the scores of an
+            image are not probabilities: NaN, or the logits of a network without
             softmax.
     """
     scores = np.asarray(scores).astype("float64")
@@ -89,49 +89,49 @@ def judge(scores: np.ndarray, labels: np.ndarray) -> Outcomes:
         )
     predicted = scores.argmax(axis=1)
     rows = np.arange(len(labels))
-    of_truth = scores[rows, labels]
-    before = (scores > of_truth[:, None]) | (
-        (scores == of_truth[:, None]) & (np.arange(classes) < labels[:, None])
+    true_scores = scores[rows, labels]
+    before = (scores > true_scores[:, None]) | (
+        (scores == true_scores[:, None]) & (np.arange(classes) < labels[:, None])
     )
-    return Outcomes(
+    return Predictions(
         labels.astype("int32"),
         predicted.astype("int32"),
         scores[rows, predicted],
         before.sum(axis=1).astype("int32"),
-        -np.log(np.maximum(of_truth, np.finfo("float32").tiny)),
+        -np.log(np.maximum(true_scores, np.finfo("float32").tiny)),
     )
 
 
-def join(parts: Sequence[Outcomes]) -> Outcomes:
-    """The outcomes of several batches, one after the other."""
-    return Outcomes(
+def concatenate(parts: Sequence[Predictions]) -> Predictions:
+    """Joins the predictions of several batches."""
+    return Predictions(
         *(
             np.concatenate([getattr(part, field.name) for part in parts])
-            for field in fields(Outcomes)
+            for field in fields(Predictions)
         )
     )
 
 
-def confusion_matrix(outcomes: Outcomes, classes: int) -> np.ndarray:
-    """How often each class was taken for each.
+def confusion_matrix(predictions: Predictions, classes: int) -> np.ndarray:
+    """Counts how often each class was predicted as each.
 
     Returns:
         int64 (classes, classes), of true class (row) and predicted class (column).
     """
-    pairs = outcomes.labels.astype("int64") * classes + outcomes.predicted
+    pairs = predictions.labels.astype("int64") * classes + predictions.predicted
     return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
 
 
 @dataclass(frozen=True)
 class ClassTable:
-    """How each class fared.
+    """Precision and recall of each class.
 
     Attributes:
         counts: int64 (classes,), images of the class.
-        precision: float64 (classes,), share of the images taken for the class that
-            are of it; NaN where there are none.
+        precision: float64 (classes,), share of the images predicted as the class
+            that are of it; NaN where there are none.
         recall: float64 (classes,), share of the images of the class that were
-            recognised; NaN where there are none.
+            predicted as it; NaN where there are none.
     """
 
     counts: np.ndarray
@@ -165,11 +165,11 @@ class Calibration:
     accuracy: np.ndarray
 
 
-def calibration(outcomes: Outcomes, bins: int = 15) -> Calibration:
+def calibration(predictions: Predictions, bins: int = 15) -> Calibration:
     """The expected calibration error and what a reliability diagram shows.
 
     Args:
-        outcomes: Of at least one image.
+        predictions: Of at least one image.
         bins: Number of intervals of confidence, of the same length, each without its
             lower end.
 
@@ -177,12 +177,12 @@ def calibration(outcomes: Outcomes, bins: int = 15) -> Calibration:
     equations 2 and 3; 15 bins as in its section 5.
     """
     edges = np.linspace(0, 1, positive_integer("bins", bins) + 1)
-    place = np.searchsorted(edges[1:-1], outcomes.confidence)
+    place = np.searchsorted(edges[1:-1], predictions.confidence)
     counts = np.bincount(place, minlength=bins)
-    right = outcomes.predicted == outcomes.labels
+    right = predictions.predicted == predictions.labels
     with np.errstate(invalid="ignore"):  # 0 of 0 is NaN
-        confidence = np.bincount(place, outcomes.confidence, bins) / counts
+        confidence = np.bincount(place, predictions.confidence, bins) / counts
         accuracy = np.bincount(place, right, bins) / counts
     apart = np.nan_to_num(np.abs(accuracy - confidence))
-    error = float(apart @ counts / len(outcomes))
+    error = float(apart @ counts / len(predictions))
     return Calibration(error, counts, confidence, accuracy)

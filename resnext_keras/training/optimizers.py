@@ -19,7 +19,7 @@ if keras.config.backend() == "tensorflow":
 # IMAGENET1K_V2 (`--lr-warmup-decay 0.01`).
 WARMUP_START = 0.01
 
-# What `decay_all=False` leaves as it is: scales and shifts of batch norm, as
+# What `norm_weight_decay=False` leaves as it is: scales and shifts of batch norm, as
 # torchvision's `--norm-weight-decay 0.0` does, which has biases decay.
 # TensorFlow's names have the layer's before and the device's after.
 NOT_DECAYED = r"(^|/)(gamma|beta)(/replica_\d+)?(:\d+)?$"
@@ -166,7 +166,7 @@ def build_optimizer(
         weight_decay=recipe.weight_decay,
         gradient_accumulation_steps=gradient_accumulation_steps,
     )
-    if not recipe.decay_all:
+    if not recipe.norm_weight_decay:
         optimizer.exclude_from_weight_decay(var_names=[NOT_DECAYED])
     return optimizer
 

@@ -1,6 +1,6 @@
-"""Recipes of training as data: what tells one way of training from another.
+"""Training recipes as data.
 
-Plain Python, so that recipes can be looked at without loading Keras.
+Plain Python, so that recipes can be read without loading Keras.
 """
 
 import dataclasses
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 CROPS = ("random_resized", "pad", "center")
 
-AUGMENTATIONS = ("trivial", "rand", "ink")
+AUGMENTATIONS = ("trivial", "ink")
 
 
 @dataclass(frozen=True)
@@ -21,31 +21,32 @@ class Recipe:
         name: Of the row.
         source: Where its numbers come from.
         epochs: Passes over the training images.
-        batch_size: Images of a step, over all devices.
-        learning_rate: At its highest, for a step of `batch_size` images.
+        batch_size: Images per update, over all devices.
+        learning_rate: The highest, for updates of `batch_size` images.
         milestones: Shares of all epochs at which the rate falls to a tenth; without
             any it falls along a cosine to zero.
         warmup: Share of all epochs in which the rate rises from nearly zero.
         momentum: Of SGD.
         nesterov: Whether the momentum is Nesterov's.
-        weight_decay: As PyTorch's SGD has it: times the weight, added to its gradient.
-        decay_all: Whether scales and shifts of batch norm decay too.
-        label_smoothing: Share of the truth that is spread over all classes.
+        weight_decay: As of PyTorch's SGD: times the weight, added to its gradient.
+        norm_weight_decay: Whether scales and shifts of batch norm decay too.
+        label_smoothing: Share of each label that is spread over all classes.
         mixup: Alpha of mixup (Zhang et al., 2018); 0 for none.
-        cutmix: Alpha of CutMix (Yun et al., 2019); 0 for none. Of both, each batch
-            takes one by chance.
-        crop: How a training image is cut out of an image: `"random_resized"`, a
-            random part of `least_area` to all of the area (Szegedy et al., 2015),
-            `"pad"`, the resized image shifted by up to an eighth of its size (He
-            et al., 2016, section 4.2), or `"center"`, as in evaluation.
+        cutmix: Alpha of CutMix (Yun et al., 2019); 0 for none. With both, each batch
+            gets one of them at random.
+        crop: How a training image is cropped: `"random_resized"`, a random part of
+            `least_area` to all of the area (Szegedy et al., 2015), `"pad"`, the
+            resized image shifted by up to an eighth of its size (He et al., 2016,
+            section 4.2), or `"center"`, as in evaluation.
         least_area: See `crop`.
         flip: Whether half of the images are mirrored.
-        augment: `""`, `"trivial"` (TrivialAugment, Mueller and Hutter, 2021), `"rand"`
-            (RandAugment, Cubuk et al., 2020), or `"ink"`, small shifts and turns, ink
-            and paper exchanged, for what is written.
-        erasing: Share of the images of which a part is erased (Zhong et al., 2020).
-        ema: Share of all steps that the moving average of the weights spans, which is
-            what is kept then; 0 for none.
+        augment: `""`, `"trivial"` (TrivialAugment, Mueller and Hutter, 2021), or
+            `"ink"` for handwriting: small shifts and turns, and negatives.
+        random_erase: Share of the images with an erased part (Zhong et al., 2020).
+        ema_span: Share of all steps that the exponential moving average of the
+            weights spans, so that it suits runs of any length: the decay of a step is
+            1 - 1 / (`ema_span` * steps). The average is what is validated and saved;
+            0 for none.
         train_size: Height and width of training images, in pixels; None for that of
             evaluation.
         drop_path: Rate of stochastic depth, as `ResNeXt` takes it.
@@ -64,7 +65,7 @@ class Recipe:
     momentum: float = 0.9
     nesterov: bool = False
     weight_decay: float = 1e-4
-    decay_all: bool = True
+    norm_weight_decay: bool = True
     label_smoothing: float = 0.0
     mixup: float = 0.0
     cutmix: float = 0.0
@@ -72,8 +73,8 @@ class Recipe:
     least_area: float = 0.08
     flip: bool = True
     augment: str = ""
-    erasing: float = 0.0
-    ema: float = 0.0
+    random_erase: float = 0.0
+    ema_span: float = 0.0
     train_size: int | None = None
     drop_path: float = 0.0
 
@@ -116,11 +117,18 @@ _RANGES = {
         ("weight_decay", "mixup", "cutmix"), ("0 or more, and finite", _is_finite)
     ),
     **dict.fromkeys(
-        ("warmup", "momentum", "label_smoothing", "erasing", "ema", "drop_path"),
+        (
+            "warmup",
+            "momentum",
+            "label_smoothing",
+            "random_erase",
+            "ema_span",
+            "drop_path",
+        ),
         ("at least 0 and less than 1", _is_share),
     ),
     **dict.fromkeys(
-        ("nesterov", "decay_all", "flip"),
+        ("nesterov", "norm_weight_decay", "flip"),
         ("True or False", lambda value: isinstance(value, bool)),
     ),
     "least_area": ("above 0 and at most 1", lambda value: 0 < value <= 1),
@@ -167,14 +175,14 @@ RECIPES = {
             learning_rate=0.5,
             warmup=5 / 600,
             weight_decay=2e-5,
-            decay_all=False,
+            norm_weight_decay=False,
             label_smoothing=0.1,
             mixup=0.2,
             cutmix=1.0,
             augment="trivial",
-            erasing=0.1,
-            # Its 0.99998, which its script makes 1 - 3.4e-5 a step of 750,600.
-            ema=0.04,
+            random_erase=0.1,
+            # Its --model-ema-decay 0.99998 is 1 - 3.4e-5 per step of 750,600.
+            ema_span=0.04,
             train_size=176,
         ),
         Recipe(

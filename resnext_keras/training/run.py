@@ -1,4 +1,4 @@
-"""The folder of a run: what it was set to, what it is for, what came of it."""
+"""The folder of a training run: opened, described, resumed."""
 
 import contextlib
 import csv
@@ -18,14 +18,14 @@ import numpy as np
 from resnext_keras.classifier import default_preprocessing
 from resnext_keras.images.listing import readable
 from resnext_keras.images.preprocessing import Preprocessing
-from resnext_keras.io import atomic_directory, check_outside
-from resnext_keras.models.runtime import on_accelerator
-from resnext_keras.training.data.dataset import decodable, open_dataset
-from resnext_keras.training.data.dataset_types import ImageDataset
-from resnext_keras.training.determinism import check_deterministic
-from resnext_keras.training.distribution import Devices, find_devices
-from resnext_keras.training.keeper import CHECKPOINT
-from resnext_keras.training.memory import check_run_memory
+from resnext_keras.io import atomic_directory, check_outside, output_directory
+from resnext_keras.training.callbacks import CHECKPOINT
+from resnext_keras.training.data.dataset import ImageDataset, decodable, open_dataset
+from resnext_keras.training.distribution import (
+    Devices,
+    check_deterministic,
+    find_devices,
+)
 from resnext_keras.training.settings import Phase, Settings
 from resnext_keras.weights.download import fetch
 from resnext_keras.weights.lookup import find_weights
@@ -41,17 +41,17 @@ PACKAGES = ("resnext-keras", "keras", "tensorflow", "numpy", "jax", "torch")
 
 @dataclass(frozen=True)
 class Run:
-    """A run that can begin, or go on.
+    """A training run that can start, or resume.
 
     Attributes:
-        settings: What it is set to.
-        folder: Where it is kept.
-        training: The images that it learns from.
-        validation: Those that it is judged by.
+        settings: Its settings.
+        folder: Its folder.
+        training: The images to train on.
+        validation: The images to validate on.
         skipped: Name of each file that is left out, and why.
         preprocessing: How images are read for evaluation.
-        resume: Whether it goes on.
-        devices: What it runs on.
+        resume: Whether it resumes.
+        devices: The devices that it runs on.
     """
 
     settings: Settings
@@ -70,9 +70,9 @@ class Run:
 
     @property
     def evaluation_rows(self) -> int:
-        """Images that a device evaluates at once, in no more memory than a step has.
+        """Images that a device evaluates at once, in no more memory than a step.
 
-        Each needs an eighth of what it does in training.
+        Evaluation needs an eighth of the memory of training.
         """
         settings = self.settings
         step = min(map(settings.step_size, settings.phases)) // self.devices.replicas
@@ -85,41 +85,37 @@ def open_run(
     *,
     resume: bool = False,
 ) -> Run:
-    """Checks all that a run needs, and makes its folder.
+    """Checks all that a run needs, and creates its folder.
 
     Args:
-        settings: What it is set to.
-        folder: The folder to be made.
-        resume: Whether to go on with the run in the folder, if there is one.
+        settings: Of the run.
+        folder: The folder to create.
+        resume: Whether to resume the run in the folder, if there is one.
 
     Raises:
-        ValueError: The folder exists, or holds another run; a step does not fit in
-            memory; or as of `find_devices`, `Devices.check_batch_size`,
-            `check_deterministic`, `open_dataset` and `fetch`. Nothing is written
-            then.
+        ValueError: The folder exists, or holds another run; or as of `find_devices`,
+            the checks of `Devices`, `check_deterministic`, `open_dataset` and `fetch`.
+            Nothing is written then.
     """
     folder, devices = Path(folder).expanduser(), find_devices()
     if settings.deterministic:
         check_deterministic()
+    devices.check_options(settings.accumulate, settings.steps_per_execution)
     for phase in settings.phases:
         devices.check_batch_size(settings.step_size(phase))
     if devices.is_chief:
         resume = _check_folder(folder, resume)
-    else:  # the chief may be making it just now
+    else:  # the chief may be creating it just now
         resume = resume and (folder / CHECKPOINT).is_file()
     check_outside(folder, settings.data)
-    reading = run_preprocessing(settings)
-    # TensorFlow's need of memory, by which a GPU that has too little refuses itself.
-    if keras.config.backend() == "tensorflow" and not on_accelerator():
-        check_run_memory(settings, reading.size, devices.workers)
-    found = settings.weights and find_weights(settings.weights, settings.spec.name)
+    weights, preprocessing = _starting_weights(settings)
     skipped = _read_skipped(folder, settings.data) if resume else []
-    fetch_once = functools.cache(fetch)  # which verifies the file, for both splits
+    fetch_once = functools.cache(fetch)  # both splits ask for it
 
     def keep(dataset):
         # After the quick checks of the data set, before the long one.
-        if isinstance(found, WeightSet):
-            fetch_once(found)
+        if isinstance(weights, WeightSet):
+            fetch_once(weights)
         if resume:
             return _without(dataset, skipped)
         kept, left_out = decodable(dataset)
@@ -129,7 +125,9 @@ def open_run(
     training, validation = open_dataset(
         settings.data, settings.validation_share, settings.seed, keep
     )
-    run = Run(settings, folder, training, validation, skipped, reading, resume, devices)
+    run = Run(
+        settings, folder, training, validation, skipped, preprocessing, resume, devices
+    )
     _check_executions(run)
     if devices.is_chief:
         (_check_same if resume else _write_run)(run)
@@ -137,18 +135,14 @@ def open_run(
 
 
 def _check_folder(folder: Path, resume: bool) -> bool:
-    """Whether there is a run to go on with."""
-    if not folder.parent.is_dir() or not os.access(folder.parent, os.W_OK):
-        raise ValueError(
-            "Expected the name of a folder in an existing one that can be written to. "
-            f"Received: {str(folder)!r}"
-        )
+    """Whether there is a run to resume."""
     if not os.path.lexists(folder):
+        output_directory(folder, overwrite=False, earlier=Path(RUN))
         return False
     if not resume:
         raise ValueError(
             "Expected the name of a folder that does not exist, or resume=True, which "
-            f"goes on with the run in it. Received: {str(folder)!r}"
+            f"continues the run in it. Received: {str(folder)!r}"
         )
     if not (folder / RUN).is_file():
         raise ValueError(
@@ -158,20 +152,38 @@ def _check_folder(folder: Path, resume: bool) -> bool:
     return True
 
 
+def _starting_weights(
+    settings: Settings,
+) -> tuple[WeightSet | Path | None, Preprocessing]:
+    """The weights that a run starts from, and the preprocessing of evaluation."""
+    weights = settings.weights and find_weights(settings.weights, settings.spec.name)
+    known = trained(weights) if isinstance(weights, Path) else weights
+    preprocessing = (
+        known.preprocessing if known else default_preprocessing(settings.spec)
+    )
+    size = settings.size or preprocessing.size
+    resize = round(size * preprocessing.resize / preprocessing.size)
+    # The detail is that of the images that the weights were trained on. These are
+    # others, and random crops have all of theirs.
+    return weights, dataclasses.replace(
+        preprocessing, size=size, resize=resize, detail=None
+    )
+
+
 def _check_executions(run: Run) -> None:
-    """Steps that are run at once are no more than those of an epoch."""
-    together = run.settings.steps_per_execution
+    """One execution has no more steps than an epoch."""
+    per_execution = run.settings.steps_per_execution
     steps = min(map(run.steps, run.settings.phases))
-    if together > steps:
+    if per_execution > steps:
         raise ValueError(
             f"Expected `steps_per_execution` to be at most {steps}, the steps of an "
             f"epoch of {len(run.training)} images. Received: "
-            f"steps_per_execution={together}"
+            f"steps_per_execution={per_execution}"
         )
 
 
 def _describe(run: Run) -> dict:
-    """All that two runs have to agree in, if one is to go on with the other."""
+    """What has to be equal for one run to resume another."""
     digest = hashlib.sha256()
     for split in (run.training, run.validation):
         digest.update(np.ascontiguousarray(split.labels, "<i4"))
@@ -210,10 +222,9 @@ def _check_same(run: Run) -> None:
         del content["settings"]["data"]
     for what, value in wanted.items():
         if found[what] != value:
-            told = _difference(found[what], value)
             raise ValueError(
-                f"Expected the {what} of the run in {run.folder}, to go on with it. "
-                f"Received: {told}"
+                f"Expected the {what} of the run in {run.folder}, to resume it. "
+                f"Received: {_difference(found[what], value)}"
             )
 
 
@@ -227,7 +238,7 @@ def _without(dataset: ImageDataset, skipped: list[tuple[str, str]]) -> ImageData
 
 
 def _read_skipped(folder: Path, data: str) -> list[tuple[str, str]]:
-    """What was left out when the run began, under the names that it has now."""
+    """The files that were left out when the run began, by their names of now."""
     before = json.loads((folder / RUN).read_text())["settings"]["data"]
     before, now = (readable(path).rstrip(os.sep) for path in (before, data))
     with (folder / SKIPPED).open(newline="", encoding="utf-8") as file:
@@ -236,7 +247,7 @@ def _read_skipped(folder: Path, data: str) -> list[tuple[str, str]]:
 
 
 def _difference(found, received, name: str = "") -> str:
-    """Where two things of JSON differ first, and in what."""
+    """The first difference of two values of JSON."""
     if isinstance(found, dict) and isinstance(received, dict):
         for key in received:
             if found.get(key) != received[key]:
@@ -246,16 +257,3 @@ def _difference(found, received, name: str = "") -> str:
             if one != other:
                 return _difference(one, other, name)
     return f"{name}={received!r} instead of {found!r}"
-
-
-def run_preprocessing(settings: Settings) -> Preprocessing:
-    """How the images of a run are read for evaluation."""
-    found = settings.weights and find_weights(settings.weights, settings.spec.name)
-    if isinstance(found, Path):
-        found = trained(found)  # None of a file that is no run's
-    reading = found.preprocessing if found else default_preprocessing(settings.spec)
-    size = settings.size or reading.size
-    resize = round(size * reading.resize / reading.size)
-    # The detail is of the images that the weights have seen, and these are others;
-    # random crops have all of it.
-    return dataclasses.replace(reading, size=size, resize=resize, detail=None)

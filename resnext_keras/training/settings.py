@@ -1,11 +1,16 @@
-"""What a run of training is set to: enough to begin it again."""
+"""The settings of a training run: enough to repeat it."""
 
 import dataclasses
 from dataclasses import dataclass
 
 from resnext_keras.arguments import positive_integer
 from resnext_keras.models.specs import MIN_IMAGE_SIZE, ResNeXtSpec
-from resnext_keras.training.recipes import Recipe
+from resnext_keras.training.recipes import (
+    FINETUNE_HEAD,
+    FINETUNE_STAGES,
+    Recipe,
+    adjusted,
+)
 
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 
@@ -17,7 +22,7 @@ class Phase:
     Attributes:
         recipe: How it trains.
         frozen: The last stage that keeps its weights, `"conv1"` to `"conv5"`, which
-            is all but the classifier; None where all learn.
+            is all but the classifier; None to train all layers.
     """
 
     recipe: Recipe
@@ -26,27 +31,26 @@ class Phase:
 
 @dataclass(frozen=True)
 class Settings:
-    """What a run is set to; with the same data and seed it gives the same weights.
+    """The settings of a run; with the same data and seed they give the same weights.
 
     Attributes:
         data: Path of the images, as `open_dataset` takes it.
         spec: The architecture.
-        weights: Weight set or file that the network begins with; None for random
-            weights.
-        phases: What is trained, one after the other.
-        size: Height and width of the images of evaluation, in pixels; None for what
-            the weights, or without them the architecture, were made for.
-        validation_share: Share of the images that are kept for validation, where
-            the data have no split of their own.
+        weights: Weight set or file to start from; None for random weights.
+        phases: The phases, one after the other.
+        size: Height and width of the images of evaluation, in pixels; None for the
+            size of the weights, or without them of the architecture.
+        validation_share: Share of the images to validate on, if the data have no
+            split of their own.
         seed: Of the split, the random weights, the order and the augmentation.
         precision: A Keras dtype policy, one of `PRECISIONS`.
-        accumulate: Steps whose gradients are averaged before the weights change; a
-            batch of the recipe is taken in that many parts.
-        steps_per_execution: Steps that are run at once, as Keras' `compile` has it.
-        deterministic: Whether the same run gives the same bits, which costs speed.
+        accumulate: Number of steps whose gradients are averaged for one update; the
+            batch of the recipe is split into that many.
+        steps_per_execution: As Keras' `compile` takes it.
+        deterministic: Whether the same run gives the same bits, which is slower.
 
     Raises:
-        ValueError: A value is outside what is described above.
+        ValueError: A value is outside its range.
     """
 
     data: str
@@ -96,3 +100,42 @@ class Settings:
     def step_size(self, phase: Phase) -> int:
         """Number of images of a step."""
         return phase.recipe.batch_size // self.accumulate
+
+
+def finetune_phases(
+    spec: ResNeXtSpec,
+    /,
+    epochs: int | None = None,
+    learning_rate: float | None = None,
+    **changes,
+) -> tuple[Phase, ...]:
+    """The phases of fine-tuning: a new classifier, then the last two stages too.
+
+    Args:
+        spec: The architecture.
+        epochs: Of both phases, a third of them for the classifier; None for those of
+            the recipes.
+        learning_rate: Of the classifier; the stages learn at a tenth of it. None for
+            those of the recipes.
+        **changes: Of both recipes, as `adjusted` takes them.
+
+    Raises:
+        ValueError: As of `adjusted`.
+    """
+    last = 1 + len(spec.depths)
+    head_epochs = (
+        None if epochs is None else -(-positive_integer("epochs", epochs) // 3)
+    )
+    head = adjusted(
+        FINETUNE_HEAD, epochs=head_epochs, learning_rate=learning_rate, **changes
+    )
+    phases = [Phase(head, f"conv{last}")]
+    if epochs is None or epochs > head_epochs:
+        stages = adjusted(
+            FINETUNE_STAGES,
+            epochs=None if epochs is None else epochs - head_epochs,
+            learning_rate=None if learning_rate is None else learning_rate / 10,
+            **changes,
+        )
+        phases.append(Phase(stages, f"conv{max(last - 2, 1)}"))
+    return tuple(phases)

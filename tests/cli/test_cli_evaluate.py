@@ -1,4 +1,4 @@
-"""`resnext-keras evaluate` prints, reports and tells what it cannot do."""
+"""`resnext-keras evaluate`: what it prints, its report, and what it refuses."""
 
 import base64
 import csv
@@ -163,13 +163,13 @@ def test_only_an_earlier_report_is_replaced(digits):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["gone"], "does not exist"),
-        (["digits", "--weights", "gone"], "`resnext-keras weights list`"),
-        (["digits", "--labels", "short.txt"], "1 lines in 'short.txt'"),
+        (["digits", "--weights", "gone"], "Received: weights='gone'"),
+        (["flat", "--labels", "short.txt"], "none for '00.png'"),
         (["flat"], "each image in the folder of its class"),
-        (["mixed"], "it does not know 'cat'"),
+        (["mixed"], "the unknown 'cat'"),
         (["digits/0/nothing"], "does not exist"),
         (["digits", "-o", "gone/report"], "existing folder"),
         (["digits", "-o", "digits"], "overwrite"),
@@ -177,7 +177,7 @@ def test_only_an_earlier_report_is_replaced(digits):
         (["."], "outside of that of the images"),
     ],
 )
-def test_bad_arguments_give_one_line_and_no_report(flat, arguments, told):
+def test_bad_arguments_give_one_line_and_no_report(flat, arguments, message):
     Path("short.txt").write_text("7\n")
     for name in ("0", "cat"):
         Path("mixed", name).mkdir(parents=True)
@@ -185,8 +185,8 @@ def test_bad_arguments_give_one_line_and_no_report(flat, arguments, told):
     before = sorted(Path().rglob("*"))
     weights = [] if "--weights" in arguments else ["--weights", "digits"]
     result = run(
-        "evaluate", *arguments, *weights, code=2 if told == "does not exist" else 1
+        "evaluate", *arguments, *weights, code=2 if message == "does not exist" else 1
     )
-    assert told in result.stderr
+    assert message in result.stderr
     assert result.stdout == ""
     assert sorted(Path().rglob("*")) == before

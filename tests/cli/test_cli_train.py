@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 from command import row_of, run
 from helpers import GOLDEN
-from run_data import CLASSES, class_folders, records
+from run_data import CLASSES, image_folder, tfrecords
 from tiny_command import TINY
 
 from resnext_keras.models.specs import ARCHITECTURES
@@ -44,8 +44,8 @@ def _tiny_network():
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """Class folders, with a file that is no image among them."""
-    folder = class_folders(tmp_path_factory.mktemp("data") / "rooms")
+    """An image folder, with a broken image among them."""
+    folder = image_folder(tmp_path_factory.mktemp("data") / "rooms")
     (folder / CLASSES[0] / "broken.jpg").write_bytes(b"\xff\xd8\xff nothing")
     return folder
 
@@ -70,7 +70,7 @@ def test_the_plan_is_printed_first_then_progress_figures_and_files(trained):
     folder, result = trained
     lines = result.stdout.splitlines()
     assert lines[0] == (
-        "2 classes, 24 images to learn from, 6 to validate, 1 left out (skipped.csv)."
+        "2 classes, 24 images to train on, 6 to validate on, 1 left out (skipped.csv)."
     )
     assert [line.split() for line in lines[2:4]] == [
         ["Dark", "Room", "12", "3", "#" * 30],
@@ -85,7 +85,7 @@ def test_the_plan_is_printed_first_then_progress_figures_and_files(trained):
     assert "val_accuracy" in lines[7]
     assert row_of(result.stdout, "top-1")[1].endswith("%")
     assert row_of(result.stdout, "report.html")
-    assert f"--weights {folder}` takes it" in result.stdout
+    assert f"--weights {folder}` " in result.stdout
     assert result.stderr == ""
 
 
@@ -160,16 +160,16 @@ def test_a_run_is_the_start_of_another(trained, data, tmp_path):
     weights = folder / "best.weights.h5"
     assert f"tiny from {weights}, images of 40 x 40 pixels." in result.stdout
     assert "Phase 1: 1 epoch by the recipe head" in result.stdout
-    assert "the classifier alone learns" in result.stdout
+    assert "only the classifier learns" in result.stdout
     assert {path.name for path in (tmp_path / "second").iterdir()} == FILES
 
 
 @pytest.mark.long
-def test_records_and_prepared_directories_are_trained_on(data, tmp_path, monkeypatch):
-    images = records(tmp_path / "records", class_folders(tmp_path / "images"))
+def test_tfrecords_and_tfds_directories_are_trained_on(data, tmp_path, monkeypatch):
+    images = tfrecords(tmp_path / "records", image_folder(tmp_path / "images"))
     monkeypatch.chdir(tmp_path)
     result = run("train", "records", "-o", "run", *QUICK)
-    assert result.stdout.startswith("2 classes, 24 images to learn from")
+    assert result.stdout.startswith("2 classes, 24 images to train on")
     assert "Dark Room" in result.stdout
     # The data are found from another place, and under another name.
     (tmp_path / "elsewhere").mkdir()
@@ -177,7 +177,7 @@ def test_records_and_prepared_directories_are_trained_on(data, tmp_path, monkeyp
     run("train", f"{images}/", "-o", "../run", "--resume", *QUICK)
     prepared = GOLDEN / "tfds" / "shapes" / "1.0.0"
     result = run("train", prepared, "-o", "run", *QUICK)
-    assert result.stdout.startswith("2 classes, 10 images to learn from, 4 to")
+    assert result.stdout.startswith("2 classes, 10 images to train on, 4 to")
     names = {row["class"] for row in rows(tmp_path / "elsewhere/run/predictions.csv")}
     assert names == {"dark", "light"}
 

@@ -11,9 +11,9 @@ from helpers import dtype_policy, reference_network
 from weight_files import numbers, torch_name
 
 import resnext_keras
-from resnext_keras.training.fit import of_pixels
 from resnext_keras.training.optimizers import build_optimizer
 from resnext_keras.training.recipes import Recipe
+from resnext_keras.training.trainer import with_preprocessing
 
 pytestmark = [pytest.mark.parity, pytest.mark.long, pytest.mark.tensorflow]
 
@@ -116,7 +116,7 @@ def of_ours(weights, size, steps, rate, double):
         model = network
         data = [((pixels / 255 - MEAN) / STD, truth) for pixels, truth in data]
     else:
-        model = of_pixels(network)
+        model = with_preprocessing(network)
     recipe = Recipe(
         "parity",
         "a tenth of the rate in the last step",

@@ -1,6 +1,5 @@
 """Several processes on one machine that train together."""
 
-import json
 import os
 import socket
 import subprocess
@@ -35,28 +34,15 @@ def finished(*processes):
     return outputs
 
 
-def _free_ports(count):
-    sockets = [socket.socket() for _ in range(count)]
-    for listener in sockets:
+def _free_port():
+    with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
-    ports = [listener.getsockname()[1] for listener in sockets]
-    for listener in sockets:
-        listener.close()
-    return ports
-
-
-def cluster_of_tensorflow(workers=2):
-    """The environment of each worker."""
-    addresses = [f"127.0.0.1:{port}" for port in _free_ports(workers)]
-    for index in range(workers):
-        task = {"type": "worker", "index": index}
-        config = {"cluster": {"worker": addresses}, "task": task}
-        yield {"TF_CONFIG": json.dumps(config)}
+        return listener.getsockname()[1]
 
 
 def cluster_of_jax(workers=2):
     """The environment of each process."""
-    (port,) = _free_ports(1)
+    port = _free_port()
     for index in range(workers):
         yield {
             "KERAS_BACKEND": "jax",

@@ -1,4 +1,4 @@
-"""Images of two classes that a tiny network learns to tell apart, for runs."""
+"""Images of two classes for the runs of a tiny network."""
 
 import numpy as np
 import tensorflow as tf
@@ -7,7 +7,7 @@ from PIL import Image
 CLASSES = ("Dark Room", "light")
 
 
-def class_folders(folder, count=15):
+def image_folder(folder, count=15):
     """A folder with a folder of images for each class; gives it."""
     rng = np.random.default_rng(0)
     for name, low in zip(CLASSES, (0, 150), strict=True):
@@ -18,8 +18,8 @@ def class_folders(folder, count=15):
     return folder
 
 
-def records(folder, images, classes=CLASSES):
-    """The images of class folders as TFRecords with a label file; gives them."""
+def tfrecords(folder, images, classes=CLASSES):
+    """An image folder as TFRecords with a label file; gives their folder."""
     folder.mkdir()
     with tf.io.TFRecordWriter(str(folder / "all.tfrecord")) as file:
         for label, name in enumerate(classes):

@@ -1,12 +1,10 @@
-"""A run of training as one worker, in a process of its own.
+"""Training on the devices of a process of its own.
 
-Arguments: a folder, the name of the run, and options as JSON. Writes the history and
-the weights of each worker into the folder; goes on from the last checkpoint there.
+Arguments: a folder, the name of the file to write there, and options as JSON. The file
+has the history and the weights.
 """
 
 import json
-import os
-import signal
 import sys
 from pathlib import Path
 
@@ -21,39 +19,15 @@ TINY = ResNeXtSpec("tiny", (1, 1), 4, 4, stem="cifar")
 BATCH, STEPS, EPOCHS, HELD_OUT = 8, 3, 3, 11
 
 
-class Checkpoint(keras.callbacks.Callback):
-    """Written by the chief at each epoch's end; and the death of a worker."""
-
-    def __init__(self, path, devices, dies_in=None):
-        self.path, self.devices, self.dies_in = path, devices, dies_in
-
-    def on_train_batch_begin(self, batch, logs=None):
-        if batch == 1 and self.dies_in == [self.devices.worker, self.epoch]:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self.epoch = epoch
-
-    def on_epoch_end(self, epoch, logs=None):
-        if self.devices.is_chief:
-            writing = self.path.with_name("writing.weights.h5")
-            with self.devices.alone():
-                self.model.save_weights(writing)
-            os.replace(writing, self.path.with_name(f"{epoch}.weights.h5"))
-
-
-def batches(devices, count):
-    """The worker's share of the training batches, and of the images held out."""
+def batches(devices):
+    """The training batches, and those of the images held out."""
     rng = np.random.default_rng(0)
     images = rng.integers(0, 255, (BATCH * STEPS + HELD_OUT, 32, 32, 3), "uint8")
     labels = rng.integers(0, 5, len(images)).astype("int32")
-    rows = BATCH // devices.workers
     data = tf.data.Dataset.from_tensor_slices((images, labels))
-    train = data.take(BATCH * STEPS).batch(rows, drop_remainder=True)
-    train = train.shard(devices.workers, devices.worker).repeat()
-    held_out = data.skip(BATCH * STEPS).shard(devices.workers, devices.worker)
-    held_out = devices.evenly(held_out.batch(rows), HELD_OUT, rows)
-    return train.skip(count), held_out
+    train = data.take(BATCH * STEPS).batch(BATCH, drop_remainder=True).repeat()
+    held_out = data.skip(BATCH * STEPS).batch(BATCH)
+    return train, devices.pad_last_batch(held_out, HELD_OUT, BATCH)
 
 
 def build(devices, options):
@@ -72,7 +46,6 @@ def build(devices, options):
             keras.optimizers.SGD(0.01, momentum=0.9),
             "sparse_categorical_crossentropy",
             weighted_metrics=["accuracy"],
-            steps_per_execution=options.get("steps_per_execution", 1),
         )
         model.optimizer.build(model.trainable_variables)
     return model
@@ -87,28 +60,28 @@ def main():
     keras.config.set_floatx(options.get("floatx", "float32"))
     devices = find_devices()
     model = build(devices, options)
-    written = sorted(folder.glob("[0-9].weights.h5"))
-    if written:
-        model.load_weights(written[-1])
-    begun = len(written)
-    train, held_out = batches(devices, begun * STEPS)
+    train, held_out = batches(devices)
     history = devices.fit(
         model,
         train,
         epochs=EPOCHS,
-        initial_epoch=begun,
         steps_per_epoch=STEPS,
         validation_data=held_out,
-        callbacks=[Checkpoint(folder / "checkpoint", devices, options.get("dies_in"))],
-        verbose=2 if devices.is_chief else 0,
+        shuffle=False,
+        verbose=0,
     )
-    seeds = [v for v in model.variables if v.name == "seed_generator_state"]
+    seeds = [
+        np.ravel(copy.numpy())
+        for variable in model.variables
+        if variable.name == "seed_generator_state" and virtual
+        for copy in devices.strategy.experimental_local_results(variable.value)
+    ]
     np.savez(
-        folder / f"{name}-{devices.worker}.npz",
+        folder / f"{name}.npz",
         *model.get_weights(),
         **history.history,
         replicas=devices.replicas,
-        seeds=[int(s) for v in seeds for s in np.ravel(v.numpy())],
+        seeds=seeds,
     )
     if name == "compiled":
         print(_compiled_step(devices, model))

@@ -9,9 +9,8 @@ from resnext_keras.training.transforms import operations
 from resnext_keras.training.transforms.augment import (
     AUGMENTATIONS,
     BINS,
-    RAND_BIN,
-    erase,
     flip,
+    random_erase,
 )
 from resnext_keras.training.transforms.crops import MEAN_COLOUR
 from resnext_keras.training.transforms.mixup import mix
@@ -64,10 +63,9 @@ PILLOWS = {
 MOVING = [operations.shear_x, operations.shear_y, operations.rotate]
 
 
-@pytest.mark.parametrize("wide", [True, False])
 @pytest.mark.parametrize("level", [-1.0, -0.3, 0.0, 0.5, 1.0])
-def test_operations_are_those_of_pillow(image, wide, level):
-    table = operations.operations(SIZE, wide)
+def test_operations_are_those_of_pillow(image, level):
+    table = operations.operations()
     assert {operation for operation, _ in table} == PILLOWS.keys()
     for operation, most in table:
         magnitude = level * most
@@ -84,23 +82,15 @@ def test_operations_are_those_of_pillow(image, wide, level):
 
 
 @pytest.mark.parity
-@pytest.mark.parametrize("wide", [True, False])
-def test_magnitudes_are_torchvisions(wide):
+def test_magnitudes_are_torchvisions():
     transforms = pytest.importorskip("torchvision.transforms")
-    if wide:
-        space, bin_ = (
-            transforms.TrivialAugmentWide()._augmentation_space(BINS),
-            BINS - 1,
-        )
-    else:
-        rand = transforms.RandAugment()
-        space, bin_ = rand._augmentation_space(BINS, (SIZE, SIZE)), rand.magnitude
-        assert bin_ == RAND_BIN
+    bin_ = BINS - 1
+    space = transforms.TrivialAugmentWide()._augmentation_space(BINS)
     wanted = [
         (name, float(values[bin_]) if values.ndim else 0.0)
         for name, (values, _) in space.items()
     ]
-    table = operations.operations(SIZE, wide)
+    table = operations.operations()
     assert len(table) == len(wanted)
     for (operation, most), (name, value) in zip(table, wanted, strict=True):
         found = most * bin_ / (BINS - 1)
@@ -124,9 +114,7 @@ def test_operations_are_those_of_torchvision(image):
     )
     bilinear = auto.InterpolationMode.BILINEAR
     pixels = torch.from_numpy(image.transpose(2, 0, 1).copy())
-    for name, (operation, most) in zip(
-        names, operations.operations(SIZE, True), strict=True
-    ):
+    for name, (operation, most) in zip(names, operations.operations(), strict=True):
         for level in (-0.7, 0.4, 1.0):
             magnitude = level * most
             theirs = {"Posterize": 8 - round(abs(magnitude))}.get(name, magnitude)
@@ -145,7 +133,7 @@ def test_equalize_leaves_a_channel_of_one_value():
         np.testing.assert_array_equal(operation(plain, 0.0), plain)
 
 
-@pytest.mark.parametrize("kind", ["trivial", "rand", "ink"])
+@pytest.mark.parametrize("kind", ["trivial", "ink"])
 def test_an_image_is_changed_by_its_seed_alone(image, kind):
     augment = AUGMENTATIONS[kind]
     found = many(lambda seed: augment(tf.constant(image), seed), 40)
@@ -190,7 +178,7 @@ def test_half_of_the_images_are_mirrored(image):
 
 def test_a_share_of_the_images_loses_a_part():
     white = tf.fill([64, 64, 3], tf.constant(255, tf.uint8))
-    found = many(lambda seed: erase(white, 0.25, seed), 600)
+    found = many(lambda seed: random_erase(white, 0.25, seed), 600)
     is_erased = (found == np.uint8(MEAN_COLOUR)).all(-1)
     assert ((found == 255).all(-1) | is_erased).all()
     areas = is_erased.mean((1, 2))

@@ -1,4 +1,4 @@
-"""The moving average of the weights, and the loss of a run, are those of torch."""
+"""The moving average of the weights and the loss of a run are those of torch."""
 
 import numpy as np
 import pytest
@@ -6,11 +6,11 @@ import tensorflow as tf
 from weight_files import SMALLEST
 
 from resnext_keras import ResNeXt, preprocess_input
-from resnext_keras.training.averaging import MovingAverage
+from resnext_keras.training.callbacks import EMA
 from resnext_keras.training.distribution import Devices
-from resnext_keras.training.fit import Batches, run_phases
 from resnext_keras.training.recipes import Recipe
 from resnext_keras.training.settings import Phase, Settings
+from resnext_keras.training.trainer import Batches, run_phases
 from resnext_keras.training.transforms.mixup import mix
 
 pytestmark = pytest.mark.parity
@@ -39,7 +39,7 @@ def test_the_average_is_torchs_mean_of_the_first_steps_and_its_moving_one_then()
     swa = torch.optim.swa_utils
     span, steps, rng = 4, 9, np.random.default_rng(0)
     model = network()
-    weights, ours = model.weights, MovingAverage(model, span)
+    weights, ours = model.weights, EMA(model, 1 - 1 / span)
     module, tensors = as_module(torch, weights)
     mean = swa.AveragedModel(module, use_buffers=True)
     moving = swa.AveragedModel(

@@ -8,19 +8,13 @@ import time
 
 import numpy as np
 import pytest
-from clusters import (
-    PATIENCE,
-    cluster_of_jax,
-    cluster_of_tensorflow,
-    finished,
-    launched,
-)
+from clusters import PATIENCE, cluster_of_jax, finished, launched
 from helpers import SUPPORT
 from PIL import Image
 from safetensors import SafetensorError, safe_open
 from sklearn.datasets import load_digits
 
-from resnext_keras.training.keeper import CHECKPOINT, HISTORY
+from resnext_keras.training.callbacks import CHECKPOINT, HISTORY
 from resnext_keras.training.report import REPORT
 from resnext_keras.training.trainer import MODEL
 from resnext_keras.weights.runs import BEST
@@ -28,6 +22,8 @@ from resnext_keras.weights.runs import BEST
 VIRTUAL = SUPPORT / "device_program.py"
 JAX, TORCH = ({"KERAS_BACKEND": name} for name in ("jax", "torch"))
 TWO = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+
+WHOLE = ("--accumulate", 1)  # as several devices of TensorFlow need it
 
 STEPS = 6  # of each of the two epochs
 
@@ -49,7 +45,7 @@ def images(tmp_path_factory):
 def start(images, run, environment=None, *more, program=("-m", "resnext_keras_cli")):
     """The command with all that a run may have; two phases, of an epoch each."""
     fixed = ("--weights", "resnext11_8x4d.digits", "--checkpoint-every", 0)
-    changed = ("--epochs", 2, "--batch", 8, "--accumulate", 2, "--set", "ema=0.3")
+    changed = ("--epochs", 2, "--batch", 8, "--accumulate", 2, "--set", "ema_span=0.3")
     command = ("finetune", images, "-o", run, "--resume", *fixed, *changed)
     return launched([*program, *command, *more], environment)
 
@@ -62,7 +58,7 @@ def alone(images, tmp_path_factory, environment=None, *more):
 
 @pytest.fixture(scope="module")
 def one_device(images, tmp_path_factory):
-    return alone(images, tmp_path_factory)
+    return alone(images, tmp_path_factory, None, *WHOLE)
 
 
 @pytest.fixture(scope="module")
@@ -129,61 +125,30 @@ def kill_last_at(step, workers, run):
     assert steps_done(run) < 2 * STEPS
 
 
-def check_killed_and_restarted(images, run, cluster, expected, rtol):
-    kill_last_at(2, [start(images, run, worker) for worker in cluster()], run)
-    at_rest = steps_done(run)
-    outputs = finished(*[start(images, run, worker) for worker in cluster()])
-    assert "2 devices, in 2 processes" in outputs[0]
-    for told in ("val_accuracy", "to learn from", "top-1"):
-        assert told in outputs[0]
-        assert told not in outputs[1]
-    check_same(run, expected, rtol, broken=[at_rest // STEPS + 1])
-
-
 @pytest.mark.long
 @pytest.mark.tensorflow
 def test_a_run_on_two_devices_is_that_on_one(images, tmp_path, one_device):
     run = tmp_path / "run"
-    finished(start(images, run, program=(VIRTUAL, 2)))
+    finished(start(images, run, None, *WHOLE, program=(VIRTUAL, 2)))
     check_same(run, one_device, rtol=1e-3)
-
-
-@pytest.mark.long
-@pytest.mark.tensorflow
-def test_a_run_of_two_workers_of_which_one_is_killed_is_that_on_one(
-    images, tmp_path, one_device
-):
-    check_killed_and_restarted(
-        images, tmp_path / "run", cluster_of_tensorflow, one_device, rtol=1e-3
-    )
-
-
-@pytest.mark.long
-@pytest.mark.tensorflow
-def test_workers_with_folders_of_their_own_are_refused(images, tmp_path, one_device):
-    check_apart(images, tmp_path, one_device, cluster_of_tensorflow)
-
-
-def check_apart(images, tmp_path, done, cluster):
-    """The first worker has a run that is done, the second has none of it."""
-    first, second = tmp_path / "first", tmp_path / "second"
-    shutil.copytree(done, first)
-    workers = [
-        start(images, run, worker)
-        for run, worker in zip((first, second), cluster(), strict=True)
-    ]
-    for worker in workers:
-        output, _ = worker.communicate(timeout=PATIENCE)
-        assert "of (0, 0) and (1, 6)" in output
-        assert worker.returncode == 1
-    assert not second.exists()
 
 
 @pytest.mark.parity
 def test_processes_of_jax_with_folders_of_their_own_are_refused(
     images, tmp_path, one_device_of_jax
 ):
-    check_apart(images, tmp_path, one_device_of_jax, cluster_of_jax)
+    """The first process has a run that is done, the second has none of it."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    shutil.copytree(one_device_of_jax, first)
+    workers = [
+        start(images, run, worker)
+        for run, worker in zip((first, second), cluster_of_jax(), strict=True)
+    ]
+    for worker in workers:
+        output, _ = worker.communicate(timeout=PATIENCE)
+        assert "of (0, 0) and (1, 6)" in output
+        assert worker.returncode == 1
+    assert not second.exists()
 
 
 @pytest.mark.parity
@@ -199,9 +164,15 @@ def test_a_run_on_two_devices_of_jax_is_that_on_one(
 def test_a_run_of_two_processes_of_jax_of_which_one_is_killed_is_that_on_one(
     images, tmp_path, one_device_of_jax
 ):
-    check_killed_and_restarted(
-        images, tmp_path / "run", cluster_of_jax, one_device_of_jax, rtol=1e-3
-    )
+    run, launch = tmp_path / "run", lambda worker: start(images, run, worker)
+    kill_last_at(2, [launch(worker) for worker in cluster_of_jax()], run)
+    at_rest = steps_done(run)
+    outputs = finished(*[launch(worker) for worker in cluster_of_jax()])
+    assert "2 devices, in 2 processes" in outputs[0]
+    for text in ("val_accuracy", "to train on", "top-1"):
+        assert text in outputs[0]
+        assert text not in outputs[1]
+    check_same(run, one_device_of_jax, rtol=1e-3, broken=[at_rest // STEPS + 1])
 
 
 @pytest.mark.parity

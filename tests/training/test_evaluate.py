@@ -1,4 +1,4 @@
-"""An evaluation says of images what their reader and the network say of them."""
+"""An evaluation has the predictions of the network for the images as it reads them."""
 
 import numpy as np
 import pytest
@@ -6,8 +6,7 @@ from PIL import Image
 
 from resnext_keras.classifier import load_classifier
 from resnext_keras.digits import held_out_digits
-from resnext_keras.training.evaluation import evaluate, open_evaluation
-from resnext_keras.training.report import figures
+from resnext_keras.training.evaluation import evaluate_images, open_evaluation
 from resnext_keras.weights.registry import BUNDLED as DIGITS
 
 
@@ -29,42 +28,44 @@ def classifier():
 @pytest.fixture(scope="module")
 def evaluation(digits, classifier):
     dataset, _ = open_evaluation(digits, classifier.class_names)
-    return evaluate(classifier, dataset, [("a", "b")], engine="tensorflow")
+    return evaluate_images(classifier, dataset, [("a", "b")], engine="tensorflow")
 
 
 def test_the_bundled_network_has_the_accuracy_that_is_published(evaluation):
-    assert len(evaluation.outcomes) == 360
-    assert figures(evaluation)["top-1"] == pytest.approx(DIGITS.best.top1, abs=5e-5)
-    assert round(figures(evaluation)["top-1"], 4) == 0.9861
+    assert len(evaluation.predictions) == 360
+    assert evaluation.figures["top_1"] == pytest.approx(DIGITS.best.top1, abs=5e-5)
+    assert round(evaluation.figures["top_1"], 4) == 0.9861
     assert evaluation.skipped == [("a", "b")]
 
 
-def test_each_image_is_judged_by_what_predict_says_of_it(evaluation, classifier):
-    outcomes, names = evaluation.outcomes, evaluation.dataset.class_names
+def test_predictions_are_those_of_predict(evaluation, classifier):
+    scored, names = evaluation.predictions, evaluation.dataset.class_names
     assert evaluation.preprocessing == classifier.preprocessing
     for number, (path, predictions) in enumerate(
         classifier.predict_files(evaluation.dataset.names, top=10)
     ):
         ranked = [name for _, name, _ in predictions]
         scores = {name: score for _, name, score in predictions}
-        label, predicted = outcomes.labels[number], outcomes.predicted[number]
+        label, predicted = scored.labels[number], scored.predicted[number]
         assert f"/{names[label]}/" in path
         assert ranked[0] == names[predicted]
-        assert ranked.index(names[label]) == outcomes.ranks[number]
-        confidence = outcomes.confidence[number]
+        assert ranked.index(names[label]) == scored.ranks[number]
+        confidence = scored.confidence[number]
         assert confidence == pytest.approx(scores[ranked[0]], abs=1e-4)
-        truth = np.exp(-outcomes.losses[number])
+        truth = np.exp(-scored.losses[number])
         assert truth == pytest.approx(scores[names[label]], abs=1e-4)
 
 
 def test_neither_the_batches_nor_the_order_matter(evaluation, classifier):
     order = np.random.default_rng(0).permutation(360)[:50]
     some = evaluation.dataset.subset(order)
-    found = evaluate(classifier, some, engine="tensorflow", batch_size=7).outcomes
+    found = evaluate_images(
+        classifier, some, engine="tensorflow", batch_size=7
+    ).predictions
     for name in ("labels", "predicted", "ranks"):
-        expected = getattr(evaluation.outcomes, name)[order]
+        expected = getattr(evaluation.predictions, name)[order]
         np.testing.assert_array_equal(getattr(found, name), expected)
-    np.testing.assert_allclose(found.losses, evaluation.outcomes.losses[order], 1e-3)
+    np.testing.assert_allclose(found.losses, evaluation.predictions.losses[order], 1e-3)
 
 
 def test_the_validation_split_is_what_counts(digits, tmp_path):
@@ -89,16 +90,11 @@ def test_what_cannot_be_read_is_left_out_and_named(digits, classifier, tmp_path)
         path.write_bytes(b"\x89PNG\r\n\x1a\n and no more")
     Image.open(next(digits.glob("4/*"))).save(tmp_path / "4" / "a.gif")
     dataset, _ = open_evaluation(tmp_path, classifier.class_names)
-    found = evaluate(classifier, dataset, engine="tensorflow", batch_size=3)
+    found = evaluate_images(classifier, dataset, engine="tensorflow", batch_size=3)
     assert [name.split("/")[-2] for name, _ in found.skipped] == ["3"]
-    assert sorted(found.outcomes.labels) == sorted([0, 1, 2, 4, 4, 5, 6, 7, 8, 9])
+    assert sorted(found.predictions.labels) == sorted([0, 1, 2, 4, 4, 5, 6, 7, 8, 9])
     assert len(found.dataset) == 10
     assert not any("/3/" in name for name in found.dataset.names)
     only = dataset.subset(np.flatnonzero(dataset.labels == 3))
     with pytest.raises(ValueError, match=r"can be read. Received: the first is .*/3/"):
-        evaluate(classifier, only, engine="tensorflow")
-
-
-def test_no_batch_is_refused(classifier, evaluation):
-    with pytest.raises(ValueError, match="Expected `batch_size`"):
-        evaluate(classifier, evaluation.dataset, batch_size=0)
+        evaluate_images(classifier, only, engine="tensorflow")

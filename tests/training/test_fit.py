@@ -12,14 +12,21 @@ import tensorflow as tf
 from helpers import dtype_policy
 
 from resnext_keras import ResNeXt, ResNeXtSpec
-from resnext_keras.training import checkpoint
-from resnext_keras.training.averaging import MovingAverage
-from resnext_keras.training.checkpoint import TrainingError, read_progress, restore
+from resnext_keras.training.callbacks import (
+    CHECKPOINT,
+    EMA,
+    HISTORY,
+    NotFiniteError,
+    TrainingError,
+    TrainingState,
+    read_progress,
+    restore,
+    save_checkpoint,
+)
 from resnext_keras.training.distribution import Devices
-from resnext_keras.training.fit import Batches, of_pixels, run_phases
-from resnext_keras.training.keeper import CHECKPOINT, HISTORY, Keeper
 from resnext_keras.training.recipes import RECIPES, adjusted
 from resnext_keras.training.settings import Phase, Settings
+from resnext_keras.training.trainer import Batches, run_phases, with_preprocessing
 from resnext_keras.weights.runs import BEST
 
 TINY = ResNeXtSpec("tiny", (1, 1), 4, 4, stem="cifar")
@@ -31,7 +38,7 @@ def settings(phases=2, accumulate=1, **changes):
     """Two phases of two epochs, with all that has a state."""
     recipe = adjusted(
         RECIPES["cifar"],
-        **{"epochs": 2, "batch_size": 8, "drop_path": 0.2, "ema": 0.2} | changes,
+        **{"epochs": 2, "batch_size": 8, "drop_path": 0.2, "ema_span": 0.2} | changes,
     )
     frozen = (Phase(recipe, "conv2"), Phase(recipe))
     return Settings("data", TINY, None, frozen[:phases], accumulate=accumulate)
@@ -106,7 +113,7 @@ def stop(monkeypatch):
             if next(ends):
                 raise StopError
 
-        monkeypatch.setattr(Keeper, "on_train_batch_begin", on_train_batch_begin)
+        monkeypatch.setattr(TrainingState, "on_train_batch_begin", on_train_batch_begin)
 
     return after
 
@@ -183,20 +190,28 @@ def test_half_precision_scales_its_loss(tmp_path):
         model = network()
     to = dataclasses.replace(settings(phases=1), precision="mixed_float16")
     options = {"devices": Devices(), "seconds": 0, "verbose": 0}
-    with pytest.MonkeyPatch.context() as patch:
-        fit = Devices.fit
-
-        def seen(self, model, batches, callbacks, **options):
-            return fit(self, model, batches, callbacks=[*callbacks, Seen()], **options)
-
-        patch.setattr(Devices, "fit", seen)
-        run_phases(model, to, BATCHES, tmp_path, **options)
+    run_phases(model, to, BATCHES, tmp_path, callbacks=[Seen()], **options)
     (optimizer,) = scaled
     assert isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
     assert float(optimizer.dynamic_scale.value) > 1
     assert all(np.isfinite(weight).all() for weight in model.get_weights())
     model = network()
     run_phases(model, to, BATCHES, tmp_path, resume=True, **options)  # is read again
+
+
+def test_a_callback_that_stops_training_ends_its_phase_alone(tmp_path):
+    class Stop(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            self.model.stop_training = True
+
+    to = settings()
+    model = network()
+    options = {"devices": Devices(), "callbacks": [Stop()], "verbose": 0}
+    run_phases(model, to, BATCHES, tmp_path, **options)
+    assert [row["phase"] for row in rows(tmp_path)] == ["1", "2"]
+    kept = (tmp_path / CHECKPOINT).read_bytes()
+    run_phases(network(), to, BATCHES, tmp_path, resume=True, **options)
+    assert (tmp_path / CHECKPOINT).read_bytes() == kept
 
 
 def test_a_run_that_is_finished_is_left_as_it_is(tmp_path):
@@ -226,15 +241,15 @@ def test_frozen_stages_learn_in_the_second_phase_alone(tmp_path):
 
 
 def test_the_best_weights_are_those_of_the_best_epoch(tmp_path):
-    run(tmp_path, settings(phases=1, epochs=3, ema=0.0))
+    run(tmp_path, settings(phases=1, epochs=3, ema_span=0.0))
     highest = max(float(row["val_accuracy"]) for row in rows(tmp_path))
     model = network()
     model.load_weights(tmp_path / BEST)
-    shares, logits = [], []
+    labels, logits = [], []
     for pixels, truth in BATCHES.validation:
-        logits.append(of_pixels(model).predict_on_batch(pixels))
-        shares.append(truth)
-    right = np.concatenate(logits).argmax(-1) == np.concatenate(shares).argmax(-1)
+        logits.append(with_preprocessing(model).predict_on_batch(pixels))
+        labels.append(truth)
+    right = np.concatenate(logits).argmax(-1) == np.concatenate(labels).argmax(-1)
     assert right.mean() == pytest.approx(highest)
 
 
@@ -256,13 +271,13 @@ def test_a_loss_that_is_no_number_ends_the_run_and_leaves_the_last_good_state(
 def test_a_state_that_is_no_number_is_not_kept(tmp_path):
     path = tmp_path / "state.safetensors"
     good, bad = keras.Variable([1.0, 2.0]), keras.Variable([1.0, np.inf])
-    checkpoint.save_checkpoint(path, [good], {"step": 1})
-    with pytest.raises(checkpoint.NotFiniteError, match="is NaN or infinite"):
-        checkpoint.save_checkpoint(path, [bad], {"step": 2})
+    save_checkpoint(path, [good], {"step": 1})
+    with pytest.raises(NotFiniteError, match="is NaN or infinite"):
+        save_checkpoint(path, [bad], {"step": 2})
     assert read_progress(path)["step"] == 1
 
 
-def test_a_full_disk_is_told_and_the_last_checkpoint_stays(tmp_path, monkeypatch):
+def test_a_full_disk_is_an_error_and_the_last_checkpoint_stays(tmp_path, monkeypatch):
     to = settings(phases=1)
     written = Path.write_bytes
     states = []
@@ -285,14 +300,14 @@ def test_a_step_that_does_not_fit_in_memory_says_what_to_lower(tmp_path, monkeyp
         raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating")
 
     monkeypatch.setattr(keras.Model, "fit", fit)
-    with pytest.raises(TrainingError, match=r"smaller batch.*--accumulate.*--size"):
+    with pytest.raises(TrainingError, match=r"Lower the batch size .*accumulate"):
         run(tmp_path, settings(phases=1))
 
 
 def test_a_checkpoint_of_another_network_is_refused_and_changes_nothing(tmp_path):
     model = network()
     path = tmp_path / "a.safetensors"
-    checkpoint.save_checkpoint(path, model.variables, {"step": 1})
+    save_checkpoint(path, model.variables, {"step": 1})
     other = ResNeXt(TINY, weights=None, classes=3)
     before = other.get_weights()
     with pytest.raises(TrainingError, match="checkpoint of the same network"):
@@ -306,7 +321,7 @@ def test_a_checkpoint_of_another_network_is_refused_and_changes_nothing(tmp_path
 
 def test_the_average_of_steps_that_are_run_at_once_spans_as_many():
     model = network()
-    average = MovingAverage(model, steps=10)
+    average = EMA(model, decay=0.9)
     before = [weight.numpy() for weight in model.weights]
     average.on_epoch_begin(0)
     average.on_train_batch_end(19)  # of twenty steps
@@ -319,7 +334,7 @@ def test_the_average_of_steps_that_are_run_at_once_spans_as_many():
 
 def test_the_average_is_of_all_steps_first_and_of_the_last_ones_then():
     model = network()
-    average = MovingAverage(model, steps=3)
+    average = EMA(model, decay=2 / 3)
     average.on_epoch_begin(0)
     states = []
     for step in range(5):

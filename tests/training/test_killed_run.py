@@ -13,10 +13,9 @@ import keras
 import numpy as np
 import pytest
 from helpers import SUPPORT
-from run_data import class_folders
+from run_data import image_folder
 
-from resnext_keras.training.checkpoint import read_progress
-from resnext_keras.training.keeper import CHECKPOINT
+from resnext_keras.training.callbacks import CHECKPOINT, read_progress
 
 pytestmark = [pytest.mark.long, pytest.mark.tensorflow]
 
@@ -25,7 +24,7 @@ COMMAND = (sys.executable, str(SUPPORT / "tiny_command.py"), "train")
 # 24 images in 6 steps an epoch, halves of a batch, with all that has a state.
 OPTIONS = (
     *("--model", "tiny", "--epochs", "4", "--batch", "8", "--accumulate", "2"),
-    *("--set", "ema=0.2", "--set", "augment=trivial", "--set", "mixup=0.2"),
+    *("--set", "ema_span=0.2", "--set", "augment=trivial", "--set", "mixup=0.2"),
     *("--set", "drop_path=0.2", "--deterministic", "--checkpoint-every", "0"),
 )
 STEPS = 6  # of an epoch
@@ -33,7 +32,7 @@ STEPS = 6  # of an epoch
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    return class_folders(tmp_path_factory.mktemp("data") / "rooms")
+    return image_folder(tmp_path_factory.mktemp("data") / "rooms")
 
 
 def start(data, folder, *options):

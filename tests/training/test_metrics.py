@@ -8,9 +8,9 @@ from resnext_keras.images.labels import decode_predictions
 from resnext_keras.training.metrics import (
     calibration,
     class_table,
+    concatenate,
     confusion_matrix,
-    join,
-    judge,
+    score_predictions,
 )
 
 CLASSES = 12
@@ -28,29 +28,29 @@ def case():
 
 
 @pytest.fixture(scope="module")
-def outcomes(case):
-    return judge(*case)
+def predictions(case):
+    return score_predictions(*case)
 
 
-def test_accuracy_and_loss_are_those_of_scikit_learn(case, outcomes):
+def test_accuracy_and_loss_are_those_of_scikit_learn(case, predictions):
     scores, labels = case
-    assert len(outcomes) == 500
-    assert 0.3 < outcomes.accuracy() < 0.7
+    assert len(predictions) == 500
+    assert 0.3 < predictions.accuracy() < 0.7
     for top in (1, 2, 5, CLASSES - 1):
         expected = sklearn.top_k_accuracy_score(
             labels, scores, k=top, labels=range(CLASSES)
         )
-        assert outcomes.accuracy(top) == pytest.approx(expected, abs=1e-12)
-    assert outcomes.accuracy(CLASSES) == 1
+        assert predictions.accuracy(top) == pytest.approx(expected, abs=1e-12)
+    assert predictions.accuracy(CLASSES) == 1
     exact = scores.astype("float64") / scores.astype("float64").sum(1, keepdims=True)
     expected = sklearn.log_loss(labels, exact, labels=range(CLASSES))
-    assert outcomes.losses.mean() == pytest.approx(expected, rel=1e-6)
-    np.testing.assert_array_equal(outcomes.confidence, scores.max(1))
+    assert predictions.losses.mean() == pytest.approx(expected, rel=1e-6)
+    np.testing.assert_array_equal(predictions.confidence, scores.max(1))
 
 
-def test_confusion_and_class_table_are_those_of_scikit_learn(outcomes):
-    truth, predicted = outcomes.labels, outcomes.predicted
-    found = confusion_matrix(outcomes, CLASSES)
+def test_confusion_and_class_table_are_those_of_scikit_learn(predictions):
+    truth, predicted = predictions.labels, predictions.predicted
+    found = confusion_matrix(predictions, CLASSES)
     expected = sklearn.confusion_matrix(truth, predicted, labels=range(CLASSES))
     np.testing.assert_array_equal(found, expected)
     table = class_table(found)
@@ -65,7 +65,9 @@ def test_confusion_and_class_table_are_those_of_scikit_learn(outcomes):
 
 def test_a_class_that_nothing_is_taken_for_has_no_precision():
     scores = np.array([[0.9, 0.1, 0.0], [0.8, 0.2, 0.0]])
-    table = class_table(confusion_matrix(judge(scores, np.array([0, 1])), 3))
+    table = class_table(
+        confusion_matrix(score_predictions(scores, np.array([0, 1])), 3)
+    )
     np.testing.assert_array_equal(table.precision, [0.5, np.nan, np.nan])
     np.testing.assert_array_equal(table.recall, [1, 0, np.nan])
 
@@ -85,11 +87,11 @@ def paper_calibration(confidence, right, bins):
 
 
 @pytest.mark.parametrize("bins", [1, 4, 15, 100])
-def test_calibration_is_the_papers(outcomes, bins):
-    found = calibration(outcomes, bins)
-    right = outcomes.predicted == outcomes.labels
+def test_calibration_is_the_papers(predictions, bins):
+    found = calibration(predictions, bins)
+    right = predictions.predicted == predictions.labels
     error, (counts, confidence, accuracy) = paper_calibration(
-        outcomes.confidence, right, bins
+        predictions.confidence, right, bins
     )
     assert found.error == pytest.approx(error, abs=1e-12)
     np.testing.assert_array_equal(found.counts, counts)
@@ -99,14 +101,14 @@ def test_calibration_is_the_papers(outcomes, bins):
 
 def test_a_confidence_between_two_bins_counts_in_the_lower():
     scores = np.array([[0.5, 0.5], [0.75, 0.25], [1, 0], [0.75, 0.25]])
-    found = calibration(judge(scores, np.array([0, 0, 0, 1])), bins=4)
+    found = calibration(score_predictions(scores, np.array([0, 0, 0, 1])), bins=4)
     np.testing.assert_array_equal(found.counts, [0, 1, 2, 1])
     np.testing.assert_allclose(found.accuracy, [np.nan, 1, 0.5, 1])
     assert found.error == pytest.approx((0.5 + 2 * 0.25) / 4)
 
 
 def test_a_network_that_is_sure_and_right_is_calibrated():
-    found = calibration(judge(np.eye(3), np.arange(3)))
+    found = calibration(score_predictions(np.eye(3), np.arange(3)))
     assert found.error == 0
     assert found.counts.tolist() == [0] * 14 + [3]
 
@@ -114,34 +116,37 @@ def test_a_network_that_is_sure_and_right_is_calibrated():
 def test_equal_scores_are_ranked_as_predictions_are_decoded():
     scores = np.array([[0.2, 0.4, 0.4], [1 / 3] * 3, [0.25, 0.5, 0.25]])
     for label in range(3):
-        outcomes = judge(scores, np.full(3, label))
+        predictions = score_predictions(scores, np.full(3, label))
         for row, ranked in enumerate(
             decode_predictions(scores, 3, class_names=list("abc"))
         ):
             names = [name for _, name, _ in ranked]
-            assert outcomes.ranks[row] == names.index("abc"[label])
-            assert "abc"[outcomes.predicted[row]] == names[0]
+            assert predictions.ranks[row] == names.index("abc"[label])
+            assert "abc"[predictions.predicted[row]] == names[0]
 
 
 def test_the_worst_have_the_highest_losses():
     scores = np.array([[0.9, 0.1], [0.0, 1.0], [0.4, 0.6], [0.9, 0.1]])
-    outcomes = judge(scores, np.zeros(4, int))
-    assert outcomes.worst(3).tolist() == [1, 2, 0]
-    assert np.isfinite(outcomes.losses).all()
+    predictions = score_predictions(scores, np.zeros(4, int))
+    assert predictions.worst(3).tolist() == [1, 2, 0]
+    assert np.isfinite(predictions.losses).all()
 
 
-def test_batches_are_joined_in_their_order(case, outcomes):
+def test_batches_are_joined_in_their_order(case, predictions):
     scores, labels = case
-    parts = [judge(scores[a:b], labels[a:b]) for a, b in ((0, 7), (7, 7), (7, 500))]
-    for field, expected in vars(outcomes).items():
-        np.testing.assert_array_equal(getattr(join(parts), field), expected)
+    parts = [
+        score_predictions(scores[a:b], labels[a:b])
+        for a, b in ((0, 7), (7, 7), (7, 500))
+    ]
+    for field, expected in vars(predictions).items():
+        np.testing.assert_array_equal(getattr(concatenate(parts), field), expected)
 
 
-def test_half_precision_still_adds_up_to_one(case, outcomes):
+def test_half_precision_still_adds_up_to_one(case, predictions):
     scores, labels = case
-    assert judge(scores.astype("float16"), labels).accuracy() == pytest.approx(
-        outcomes.accuracy(), abs=0.01
-    )
+    assert score_predictions(
+        scores.astype("float16"), labels
+    ).accuracy() == pytest.approx(predictions.accuracy(), abs=0.01)
 
 
 @pytest.mark.parametrize(
@@ -155,26 +160,26 @@ def test_half_precision_still_adds_up_to_one(case, outcomes):
 )
 def test_what_is_no_probability_is_refused(scores, found):
     with pytest.raises(ValueError, match=f"Expected scores from 0 to 1.*{found}"):
-        judge(np.array(scores), np.zeros(len(scores), int))
+        score_predictions(np.array(scores), np.zeros(len(scores), int))
 
 
 @pytest.mark.parametrize("labels", [[-1], [2], [0.0], [True]])
 def test_what_is_no_class_is_refused(labels):
     with pytest.raises(ValueError, match="integers from 0 to 1"):
-        judge(np.array([[0.5, 0.5]]), np.array(labels))
+        score_predictions(np.array([[0.5, 0.5]]), np.array(labels))
 
 
 def test_shapes_that_do_not_fit_are_refused():
     for labels in (np.zeros(3, int), np.zeros((2, 1), int)):
         with pytest.raises(ValueError, match=r"scores.shape=\(2, 2\)"):
-            judge(np.full((2, 2), 0.5), labels)
+            score_predictions(np.full((2, 2), 0.5), labels)
     with pytest.raises(ValueError, match="`scores` of shape"):
-        judge(np.array([1.0]), np.array([0]))
+        score_predictions(np.array([1.0]), np.array([0]))
 
 
 @pytest.mark.parametrize("count", [0, -1, 1.5])
-def test_counts_that_are_none_are_refused(outcomes, count):
+def test_counts_that_are_none_are_refused(predictions, count):
     with pytest.raises(ValueError, match="Expected `top`"):
-        outcomes.accuracy(count)
+        predictions.accuracy(count)
     with pytest.raises(ValueError, match="Expected `bins`"):
-        calibration(outcomes, count)
+        calibration(predictions, count)

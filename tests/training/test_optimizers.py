@@ -173,11 +173,15 @@ def trained_values(model):
     return {v.path: keras.ops.convert_to_numpy(v) for v in model.trainable_variables}
 
 
-@pytest.mark.parametrize("decay_all", [True, False])
-def test_a_model_decays_by_its_rate_alone_where_the_loss_has_no_say(batch, decay_all):
+@pytest.mark.parametrize("norm_weight_decay", [True, False])
+def test_a_model_decays_by_its_rate_alone_where_the_loss_has_no_say(
+    batch, norm_weight_decay
+):
     model = network()
     decay = 0.5
-    recipe = dataclasses.replace(PLAIN, weight_decay=decay, decay_all=decay_all)
+    recipe = dataclasses.replace(
+        PLAIN, weight_decay=decay, norm_weight_decay=norm_weight_decay
+    )
     model.compile(built(recipe), lambda truth, logits: 0.0 * keras.ops.sum(logits))
     for variable in model.trainable_variables:
         variable.assign(variable + 1.0)  # nor is a shift 0
@@ -186,7 +190,7 @@ def test_a_model_decays_by_its_rate_alone_where_the_loss_has_no_say(batch, decay
     rate, kinds = recipe.learning_rate, set()
     for path, found in trained_values(model).items():
         kind = path.split("/")[-1]
-        decays = decay_all or kind not in ("gamma", "beta")
+        decays = norm_weight_decay or kind not in ("gamma", "beta")
         expected = before[path] * (1 - rate * decay * decays)
         np.testing.assert_allclose(found, expected, rtol=1e-6, err_msg=path)
         kinds.add(kind)

@@ -8,18 +8,23 @@ import pytest
 import tensorflow as tf
 from helpers import SMALL
 from PIL import Image, ImageOps
-from resnext_keras.images.read import read_image
 
 from resnext_keras.images.preprocessing import Preprocessing
+from resnext_keras.images.read import read_image
 from resnext_keras.training.data.dataset import ImageDataset
 from resnext_keras.training.data.pipeline import evaluation_batches, training_batches
 from resnext_keras.training.recipes import Recipe, get_recipe
-from resnext_keras.training.transforms.crops import CROP_RATIOS, MEAN_COLOUR, random_box
-from resnext_keras.training.transforms.orientation import exif_orientation, upright
+from resnext_keras.training.transforms.crops import (
+    CROP_RATIOS,
+    MEAN_COLOUR,
+    exif_orientation,
+    random_box,
+    upright,
+)
 
 PLAIN = Recipe("", "", 1, 4, 0.1, crop="center", flip=False)
 EVERYTHING = dataclasses.replace(
-    get_recipe("torchvision2"), batch_size=4, erasing=0.5, train_size=12
+    get_recipe("torchvision2"), batch_size=4, random_erase=0.5, train_size=12
 )
 
 

@@ -102,14 +102,14 @@ def test_torchvision2_is_torchvisions_command():
         "batch_size": BATCH,
     }
     assert recipe.warmup * COMMAND["epochs"] == COMMAND["lr_warmup_epochs"]
-    assert recipe.decay_all is False
+    assert recipe.norm_weight_decay is False
     assert COMMAND["norm_weight_decay"] == 0.0
     assert recipe.label_smoothing == COMMAND["label_smoothing"]
     assert recipe.mixup == COMMAND["mixup_alpha"]
     assert recipe.cutmix == COMMAND["cutmix_alpha"]
     assert recipe.augment == "trivial"
     assert COMMAND["auto_augment"] == "ta_wide"
-    assert recipe.erasing == COMMAND["random_erase"]
+    assert recipe.random_erase == COMMAND["random_erase"]
     assert recipe.train_size == COMMAND["train_crop_size"]
     # torchvision's steplr has milestones, its cosineannealinglr none.
     assert (recipe.milestones, recipe.nesterov) == ((), False)
@@ -126,7 +126,7 @@ def test_the_moving_average_of_torchvision2_spans_as_many_steps_as_torchvisions(
     every = COMMAND["model_ema_steps"]
     rate = (1 - COMMAND["model_ema_decay"]) * BATCH * every / COMMAND["epochs"]
     steps = IMAGES // BATCH * recipe.epochs
-    assert recipe.ema * steps == pytest.approx(every / rate, rel=0.03)
+    assert recipe.ema_span * steps == pytest.approx(every / rate, rel=0.03)
 
 
 def test_digits_is_what_the_bundled_weights_were_trained_by():
@@ -197,7 +197,7 @@ WRONG = {
     "momentum": [1.0, -0.9],
     "nesterov": [1, None, "yes"],
     "weight_decay": [-1e-4, float("inf"), "x"],
-    "decay_all": [0],
+    "norm_weight_decay": [0],
     "label_smoothing": [1.0, -0.1],
     "mixup": [-0.2],
     "cutmix": [-1.0, None],
@@ -205,8 +205,8 @@ WRONG = {
     "least_area": [0.0, 1.1],
     "flip": ["no"],
     "augment": ["auto", None],
-    "erasing": [1.0],
-    "ema": [1.0, -0.1],
+    "random_erase": [1.0],
+    "ema_span": [1.0, -0.1],
     "train_size": [0, 176.5, "176"],
     "drop_path": [1.0],
 }

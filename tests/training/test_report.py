@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from resnext_keras.images.preprocessing import Preprocessing
-from resnext_keras.training.data.image_folder import of_files
+from resnext_keras.training.data.image_folder import files_dataset
 from resnext_keras.training.evaluation import Evaluation
-from resnext_keras.training.metrics import Outcomes, judge
+from resnext_keras.training.metrics import Predictions, score_predictions
 from resnext_keras.training.plots import plot_confusion
 from resnext_keras.training.report import (
     CLASSES,
@@ -22,9 +22,7 @@ from resnext_keras.training.report import (
     PREDICTIONS,
     RELIABILITY,
     WORST,
-    class_rows,
-    figures,
-    title_of,
+    report_title,
     write_report,
 )
 
@@ -47,14 +45,15 @@ def evaluated(folder, names, count=40, name="{}.png"):
         Image.new("RGB", (16, 16), (number, number, number)).save(paths[-1])
     labels = 2 * (np.arange(count, dtype="int32") % ((len(names) + 1) // 2))
     scores = rng.dirichlet(np.full(len(names), 0.5), count)
-    images = of_files(paths, labels, names)
-    return Evaluation(judge(scores, labels), images, READING, [])
+    images = files_dataset(paths, labels, names)
+    return Evaluation(score_predictions(scores, labels), images, READING, [], "set")
 
 
 def written(folder, evaluation, **options):
     """The page of a report."""
-    options = {"title": "net on data", "weights": "set"} | options
-    return write_report(folder, evaluation, **options).read_text(encoding="utf-8")
+    options = {"title": "net on data"} | options
+    report = write_report(folder, evaluation, **options).report
+    return report.read_text(encoding="utf-8")
 
 
 def headings(page):
@@ -87,10 +86,10 @@ def test_the_page_has_every_part(evaluation, folder):
         "Settings",
     ]
     text = html.unescape(page)
-    for name, value in figures(evaluation).items():
-        assert name in text
-        told = f"{value:.4f}" if name == "cross-entropy" else f"{value:.2%}"
-        assert f"<strong>{told}</strong>" in text
+    for name, value in evaluation.figures.items():
+        assert name.replace("_", " ") in text.replace("-", " ")
+        shown = f"{value:.4f}" if name == "cross_entropy" else f"{value:.2%}"
+        assert f"<strong>{shown}</strong>" in text
     for part in ("net on data", "set", "40 images", "an empty file", '"seed": 17'):
         assert part in text
     assert page.count("data:image/jpeg;base64,") == WORST
@@ -114,8 +113,10 @@ def test_the_page_of_an_evaluation_has_no_part_of_a_training(evaluation, folder)
 
 
 def test_the_page_needs_nothing_else_and_runs_nothing(evaluation, folder):
-    hostile = dataclasses.replace(evaluation, skipped=[(HOSTILE, HOSTILE)])
-    page = written(folder, hostile, title=HOSTILE, weights=HOSTILE, settings=HOSTILE)
+    hostile = dataclasses.replace(
+        evaluation, skipped=[(HOSTILE, HOSTILE)], weights=HOSTILE
+    )
+    page = written(folder, hostile, title=HOSTILE, settings=HOSTILE)
     assert "<script" not in page
     assert page.count("&lt;script&gt;") >= 6
     assert re.findall(r"(?:src|href)=\"(?!data:)", page) == []
@@ -134,8 +135,8 @@ def test_odd_names_of_files_harm_nothing(tmp_path, folder):
 
 
 def test_titles_are_text_whatever_the_names(tmp_path):
-    assert title_of("net", tmp_path / "d\udcff") == "net on d\\xff"
-    assert title_of("n\udcff", f"{tmp_path}/data/") == "n\\xff on data"
+    assert report_title("net", tmp_path / "d\udcff") == "net on d\\xff"
+    assert report_title("n\udcff", f"{tmp_path}/data/") == "n\\xff on data"
 
 
 def test_the_worst_are_shown_worst_first(tmp_path, folder):
@@ -143,15 +144,15 @@ def test_the_worst_are_shown_worst_first(tmp_path, folder):
     page = written(folder, evaluation)
     shown = re.findall(r"<strong>(\S*)</strong>: (0\.\d+)<br>\s*(.*?)<br>", page)
     assert len(shown) == 20
-    outcomes, names = evaluation.outcomes, evaluation.images.class_names
+    outcomes, names = evaluation.predictions, evaluation.dataset.class_names
     worst = np.argsort(-outcomes.losses, kind="stable")
-    for (truth, score, told), number in zip(shown, worst, strict=True):
+    for (truth, score, shown_as), number in zip(shown, worst, strict=True):
         assert truth == names[outcomes.labels[number]]
         assert float(score) == pytest.approx(np.exp(-outcomes.losses[number]), abs=6e-4)
         predicted = names[outcomes.predicted[number]]
-        taken = f"taken for {predicted}: {outcomes.confidence[number]:.3f}"
-        assert html.unescape(told) == ("recognised" if predicted == truth else taken)
-    assert {told == "recognised" for _, _, told in shown} == {True, False}
+        taken = f"predicted as {predicted}: {outcomes.confidence[number]:.3f}"
+        assert html.unescape(shown_as) == ("correct" if predicted == truth else taken)
+    assert {text == "correct" for _, _, text in shown} == {True, False}
 
 
 def test_the_images_shown_are_those_that_were_seen(evaluation):
@@ -162,7 +163,7 @@ def test_the_images_shown_are_those_that_were_seen(evaluation):
 
 def test_the_files_read_back(evaluation, folder):
     written(folder, evaluation)
-    outcomes, images = evaluation.outcomes, evaluation.images
+    outcomes, images = evaluation.predictions, evaluation.dataset
     with (folder / PREDICTIONS).open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert [row["image"] for row in rows] == list(images.names)
@@ -176,7 +177,7 @@ def test_the_files_read_back(evaluation, folder):
     assert (ranks <= 5).mean() == outcomes.accuracy(5)
     with (folder / CLASSES).open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    expected = class_rows(evaluation)
+    expected = evaluation.classes
     assert [row["class"] for row in rows] == [row["class"] for row in expected]
     assert sum(int(row["images"]) for row in rows) == 40
     recalls = [float(row["recall"]) for row in rows]
@@ -184,16 +185,16 @@ def test_the_files_read_back(evaluation, folder):
 
 
 def test_classes_without_images_are_no_rows(evaluation):
-    names = [row["class"] for row in class_rows(evaluation)]
+    names = [row["class"] for row in evaluation.classes]
     assert len(names) == 5
     assert "bee" not in names
 
 
 def test_a_class_that_nothing_is_taken_for_has_no_precision(evaluation, folder):
     scores = np.eye(9)[np.zeros(40, int)]
-    outcomes = judge(scores, evaluation.images.labels)
-    evaluation = dataclasses.replace(evaluation, outcomes=outcomes)
-    rows = {row["class"]: row for row in class_rows(evaluation)}
+    outcomes = score_predictions(scores, evaluation.dataset.labels)
+    evaluation = dataclasses.replace(evaluation, predictions=outcomes)
+    rows = {row["class"]: row for row in evaluation.classes}
     assert rows["cat"]["precision"] is None
     assert rows["ant"]["recall"] == 1
     page = written(folder, evaluation)
@@ -201,8 +202,8 @@ def test_a_class_that_nothing_is_taken_for_has_no_precision(evaluation, folder):
 
 
 def test_few_classes_have_no_top_5(tmp_path):
-    assert "top-5" not in figures(evaluated(tmp_path, ("a", "b", "c", "d", "e")))
-    assert "top-5" in figures(evaluated(tmp_path, tuple("abcdef")))
+    assert "top_5" not in evaluated(tmp_path, ("a", "b", "c", "d", "e")).figures
+    assert "top_5" in evaluated(tmp_path, tuple("abcdef")).figures
 
 
 def test_a_thousand_classes(tmp_path, folder):
@@ -211,9 +212,9 @@ def test_a_thousand_classes(tmp_path, folder):
     rng = np.random.default_rng(0)
     labels = rng.permutation(np.repeat(np.arange(1000, dtype="int32"), 5))
     none = np.zeros(5000)
-    outcomes = Outcomes(labels, (labels + (none > 1)) % 1000, none + 1, none, none)
-    images = of_files([evaluation.images.names[0]] * 5000, labels, names)
-    page = written(folder, Evaluation(outcomes, images, READING, []))
+    outcomes = Predictions(labels, (labels + (none > 1)) % 1000, none + 1, none, none)
+    images = files_dataset([evaluation.dataset.names[0]] * 5000, labels, names)
+    page = written(folder, Evaluation(outcomes, images, READING, [], "set"))
     assert page.count("<tr><td>class ") == 1000
     with Image.open(folder / CONFUSION) as image:
         assert max(image.size) < 2200

@@ -9,17 +9,16 @@ import keras
 import numpy as np
 import pytest
 from PIL import Image
-from run_data import records as write_records
+from run_data import tfrecords
 
 from resnext_keras import ResNeXtSpec
 from resnext_keras.classifier import load_classifier
 from resnext_keras.images.listing import readable
 from resnext_keras.models.specs import ARCHITECTURES
-from resnext_keras.training.finetuning import finetune_phases, starting_point
-from resnext_keras.training.recipes import RECIPES, adjusted, get_recipe
-from resnext_keras.training.run import SKIPPED, open_run, run_preprocessing
-from resnext_keras.training.settings import Phase, Settings
-from resnext_keras.training.trainer import MODEL, train
+from resnext_keras.training.recipes import RECIPES, adjusted
+from resnext_keras.training.run import SKIPPED, open_run
+from resnext_keras.training.settings import Phase, Settings, finetune_phases
+from resnext_keras.training.trainer import MODEL, finetune, train
 from resnext_keras.weights.lookup import weights_preprocessing
 from resnext_keras.weights.runs import RUN
 
@@ -48,40 +47,69 @@ def settings(data, **changes):
     )
 
 
+RUN_OPTIONS = {"recipe": "cifar", "batch_size": 8, "epochs": 2, "learning_rate": 0.01}
+
+
+class Seen(keras.callbacks.Callback):
+    """Counts epochs, and keeps the model."""
+
+    epochs = 0
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.epochs += 1
+        self.seen = self.model
+        assert "val_accuracy" in logs
+
+
 @pytest.fixture(scope="module")
 def done(data, tmp_path_factory):
-    """A finished run, and the classifier that it gave."""
+    """A finished run, by a call with a callback; the run, the result, the callback."""
     folder = tmp_path_factory.mktemp("runs") / "run"
-    run = open_run(settings(data), folder)
-    return run, train(run, verbose=0)
+    seen, opened = Seen(), []
+    options = {"callbacks": [seen], "on_start": opened.append, "verbose": 0}
+    result = train(data, folder, TINY, **RUN_OPTIONS, **options)
+    return opened[0], result, seen
 
 
-def test_a_run_leaves_a_network_that_tells_the_classes_apart(done, data):
-    run, classifier = done
+def test_training_returns_what_the_command_prints(done):
+    run, result, seen = done
+    assert seen.epochs == 2
+    assert seen.seen.input_shape == (None, None, None, 3)
+    assert [row["epoch"] for row in result.history] == [1, 2]
+    assert result.folder == run.folder
+    assert all(path.exists() for path in result.files.values())
+    assert {"best.weights.h5", "model.keras", "report.html"} <= result.files.keys()
+    best = max(row["val_accuracy"] for row in result.history)
+    assert result.evaluation.figures["top_1"] == pytest.approx(best)
+    assert result.evaluation.report == result.files["report.html"]
+
+
+def test_a_run_leaves_a_network_that_separates_the_classes(done, data):
+    run, _, _ = done
+    classifier = load_classifier(weights=run.folder)
     paths = [data / "val" / name / "0.png" for name in ("dark", "light")]
     found = [name for _, ((_, name, _),) in classifier.predict_files(paths, top=1)]
     assert found == ["dark", "light"]
-    again = load_classifier(weights=run.folder)
-    assert again.class_names == classifier.class_names == ("dark", "light")
+    assert classifier.class_names == ("dark", "light")
     images = np.random.default_rng(1).normal(size=(2, 32, 32, 3)).astype("float32")
     expected = classifier.model.predict(images, verbose=0)
     np.testing.assert_allclose(expected.sum(axis=1), 1, rtol=1e-5)
-    for model in (again.model, keras.saving.load_model(run.folder / MODEL)):
-        np.testing.assert_allclose(
-            model.predict(images, verbose=0), expected, rtol=1e-5, atol=1e-7
-        )
+    model = keras.saving.load_model(run.folder / MODEL)
+    np.testing.assert_allclose(
+        model.predict(images, verbose=0), expected, rtol=1e-5, atol=1e-7
+    )
 
 
 def test_what_is_broken_is_left_out_and_listed(done):
-    run, _ = done
+    run, _, _ = done
     assert len(run.training) == 24
     lines = (run.folder / SKIPPED).read_text().splitlines()
     assert len(lines) == 2
     assert "broken.jpg" in lines[1]
 
 
-def test_a_run_tells_what_it_was_set_to_and_with_what_versions(done):
-    run, _ = done
+def test_a_run_has_its_settings_and_versions(done):
+    run, _, _ = done
     content = json.loads((run.folder / RUN).read_text())
     assert content["settings"]["phases"][0]["recipe"]["batch_size"] == 8
     assert content["versions"]["keras"] == keras.__version__
@@ -90,14 +118,14 @@ def test_a_run_tells_what_it_was_set_to_and_with_what_versions(done):
 
 
 def test_a_folder_that_exists_is_not_trained_into(done, data, tmp_path):
-    run, _ = done
+    run, _, _ = done
     before = sorted(path.name for path in run.folder.iterdir())
     with pytest.raises(ValueError, match="folder that does not exist, or resume=True"):
         open_run(settings(data), run.folder)
     assert sorted(path.name for path in run.folder.iterdir()) == before
     with pytest.raises(ValueError, match=r"the folder of a run, with a run\.json"):
         open_run(settings(data), tmp_path, resume=True)
-    with pytest.raises(ValueError, match="in an existing one"):
+    with pytest.raises(ValueError, match="in an existing folder"):
         open_run(settings(data), tmp_path / "none" / "run")
 
 
@@ -112,13 +140,13 @@ def test_a_folder_that_exists_is_not_trained_into(done, data, tmp_path):
 def test_a_run_goes_on_with_the_settings_it_began_with_alone(
     done, data, changes, message
 ):
-    run, _ = done
+    run, _, _ = done
     with pytest.raises(ValueError, match=rf"settings of the run .*{message}"):
         open_run(settings(data, **changes), run.folder, resume=True)
 
 
 def test_a_run_does_not_go_on_with_other_images(done, data, tmp_path):
-    run, _ = done
+    run, _, _ = done
     extra = data / "train" / "dark" / "more.png"
     Image.new("RGB", (40, 40)).save(extra)
     try:
@@ -156,7 +184,7 @@ def test_a_broken_image_is_not_what_is_held_out(tmp_path, name):
 
 
 def test_a_run_on_one_file_of_records_goes_on_without_the_broken_one(data, tmp_path):
-    write_records(tmp_path / "records", data / "train", ("dark", "light"))
+    tfrecords(tmp_path / "records", data / "train", ("dark", "light"))
     shutil.copytree(tmp_path / "records", tmp_path / "moved")
     for folder in ("records", "moved"):
         path = tmp_path / folder / "all.tfrecord"
@@ -167,7 +195,7 @@ def test_a_run_on_one_file_of_records_goes_on_without_the_broken_one(data, tmp_p
 
 
 def test_a_batch_in_parts_is_one_however_few_the_images(done, data):
-    run, _ = done
+    run, _, _ = done
     for batch, parts, steps in ((8, 1, 3), (8, 4, 12), (64, 1, 1), (64, 4, 4)):
         recipe = adjusted(RECIPES["cifar"], batch_size=batch)
         to = settings(data, phases=(Phase(recipe),), accumulate=parts)
@@ -181,25 +209,29 @@ def test_no_more_steps_are_run_at_once_than_an_epoch_has(data, tmp_path):
 
 
 def test_a_finished_run_is_resumed_to_itself(done, data):
-    run, classifier = done
-    again = train(open_run(settings(data), run.folder, resume=True), verbose=0)
-    for found, expected in zip(
-        again.model.get_weights(), classifier.model.get_weights(), strict=True
-    ):
+    run, result, _ = done
+    before = load_classifier(weights=run.folder).model.get_weights()
+    again = train(data, run.folder, TINY, **RUN_OPTIONS, resume=True, verbose=0)
+    assert again.history == result.history
+    after = load_classifier(weights=run.folder).model.get_weights()
+    for found, expected in zip(after, before, strict=True):
         np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.long
-def test_fine_tuning_begins_with_the_weights_and_a_new_head(data, tmp_path):
-    spec, weights = starting_point(weights="digits")
-    assert (spec.name, weights) == ("resnext11_8x4d", "resnext11_8x4d.digits")
-    phases = finetune_phases(spec, epochs=2, batch_size=8)
-    assert [(phase.recipe.epochs, phase.frozen) for phase in phases] == [
+def test_fine_tuning_starts_from_the_weights_with_a_new_classifier(data, tmp_path):
+    runs = []
+    options = {"epochs": 2, "batch_size": 8, "on_start": runs.append, "verbose": 0}
+    result = finetune(data, tmp_path / "run", weights="digits", **options)
+    (run,) = runs
+    assert run.settings.spec.name == "resnext11_8x4d"
+    assert run.settings.weights == "resnext11_8x4d.digits"
+    assert [(phase.recipe.epochs, phase.frozen) for phase in run.settings.phases] == [
         (1, "conv4"),
         (1, "conv2"),
     ]
-    run = open_run(Settings(str(data), spec, weights, phases), tmp_path / "run")
-    classifier = train(run, verbose=0)
+    assert [row["phase"] for row in result.history] == [1, 2]
+    classifier = load_classifier(weights=result.folder)
     assert classifier.model.output_shape == (None, 2)
 
 
@@ -209,46 +241,18 @@ def test_epochs_of_fine_tuning_that_are_no_number_are_refused(epochs):
         finetune_phases(TINY, epochs=epochs)
 
 
-def test_validation_sees_as_much_detail_as_random_crops_do(data):
+def test_validation_sees_as_much_detail_as_random_crops_do(data, tmp_path):
     to = settings(data, weights="digits", spec=ARCHITECTURES["resnext11_8x4d"])
     assert weights_preprocessing("digits").detail == 8  # that of the digits themselves
-    assert run_preprocessing(to).detail is None
-    assert run_preprocessing(to).size == 32
+    preprocessing = open_run(to, tmp_path / "run").preprocessing
+    assert preprocessing.detail is None
+    assert preprocessing.size == 32
 
 
 @pytest.mark.parametrize(("parts", "rows"), [(1, 32), (4, 8), (8, 4)])
 def test_who_lowers_the_memory_of_a_step_lowers_that_of_validation(
     done, data, parts, rows
 ):
-    run, _ = done
+    run, _, _ = done
     run = dataclasses.replace(run, settings=settings(data, accumulate=parts))
     assert run.evaluation_rows == rows
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"epochs": 0}, "`epochs` of a recipe to be a positive integer"),
-        ({"crop": "middle"}, "`crop` of a recipe to be one of random_resized, pad"),
-        ({"mixup": -1}, "`mixup` of a recipe to be 0 or more"),
-        ({"mixupp": 0.2}, "Did you mean mixup"),
-        ({"milestones": (0.5, 0.2)}, "rising shares"),
-        ({"epochs": "many"}, "`epochs` of a recipe to be a positive integer"),
-        ({"flip": "no"}, "`flip` of a recipe to be True or False"),
-    ],
-)
-def test_a_value_outside_its_range_is_refused(changes, message):
-    with pytest.raises(ValueError, match=message):
-        adjusted(RECIPES["paper"], **changes)
-
-
-def test_an_unknown_recipe_lists_the_near_ones():
-    with pytest.raises(ValueError, match="Did you mean torchvision2"):
-        get_recipe("torchvision")
-
-
-def test_the_rate_follows_the_batch_unless_it_is_named():
-    paper = RECIPES["paper"]
-    assert adjusted(paper, batch_size=64).learning_rate == pytest.approx(0.025)
-    both = adjusted(paper, batch_size=64, learning_rate=0.1)
-    assert both.learning_rate == 0.1

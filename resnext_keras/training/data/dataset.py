@@ -1,8 +1,9 @@
-"""The images of a data set and their classes, wherever they lie."""
+"""The images of a data set and their classes, in whichever format they are."""
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import tensorflow as tf
@@ -10,18 +11,84 @@ from tqdm import tqdm
 
 from resnext_keras.images.decode_formats import decode
 from resnext_keras.images.listing import SUFFIXES, readable
-from resnext_keras.training.data.dataset_types import (
-    TRAINING,
-    VALIDATION,
-    ImageDataset,
-    Layout,
-    few,
-)
-from resnext_keras.training.data.image_folder import class_folders
-from resnext_keras.training.data.tfds import prepared
-from resnext_keras.training.data.tfrecord_files import record_files
 
-NO_FORMAT = "no JPEG, PNG, BMP or WebP, or one of too many pixels or an absurd aspect"
+TRAINING = ("train", "training")
+VALIDATION = ("validation", "val", "valid", "test")  # the first there is is taken
+SPLITS = TRAINING + VALIDATION
+
+NO_FORMAT = "not JPEG, PNG, BMP or WebP, or too many pixels or too long"
+
+
+@dataclass(frozen=True)
+class ImageDataset:
+    """Encoded images of one split, each in one class.
+
+    Attributes:
+        class_names: Name of each class.
+        labels: int32 (n,), each image's class.
+        names: Name of each image for messages: a path, or the file and number of
+            a record.
+        read: From an image's number, a scalar int64 tensor, to its encoded bytes,
+            a scalar string tensor; in a graph of `tf.data`.
+    """
+
+    class_names: tuple[str, ...]
+    labels: np.ndarray
+    names: Sequence[str]
+    read: Callable
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def subset(self, numbers: np.ndarray) -> "ImageDataset":
+        """Some of the images, in the order of their numbers as given."""
+        numbers = np.asarray(numbers, "int64")
+        chosen = tf.constant(numbers)
+        return replace(
+            self,
+            labels=self.labels[numbers],
+            names=Names(lambda index: self.names[numbers[index]], len(numbers)),
+            read=lambda index: self.read(tf.gather(chosen, index)),
+        )
+
+
+class Names(Sequence):
+    """Names that are computed on access: a million take no memory."""
+
+    def __init__(self, name: Callable[[int], str], count: int):
+        self._name, self._count = name, count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index):
+        numbers = range(self._count)[index]
+        if isinstance(index, slice):
+            return [self._name(number) for number in numbers]
+        return self._name(numbers)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The files of a data set on disk, before its images are read.
+
+    Attributes:
+        path: Of the whole, for messages.
+        splits: The files or the folder of each split, by its name as in `SPLITS`; a
+            data set without splits has one, named "".
+        open: From some of `splits` to their images, all with the same classes.
+    """
+
+    path: str
+    splits: dict
+    open: Callable[[dict], dict[str, ImageDataset]]
+
+
+def few(names, most: int = 3) -> str:
+    """The first of some names, for a message, and how many there are."""
+    names = list(names)
+    listed = ", ".join(map(repr, names[:most]))
+    return listed if len(names) <= most else f"{listed} and {len(names) - most} more"
 
 
 def open_dataset(
@@ -33,22 +100,22 @@ def open_dataset(
     """The images of a data set to train on, and those to validate with.
 
     Args:
-        path: A folder of class folders, each with its images, however deep in it; or
-            of `train` and `val`, `validation` or `test` which are such. A directory
-            prepared by TensorFlow Datasets. A folder of TFRecord files of
-            `tf.train.Example` with `image/encoded` and `image/class/label`, or `image`
-            and `label`, whose names tell the split; or one such file.
-        validation_share: Between 0 and 1, the share of each class that is held out,
-            at least one image, of a data set without a validation split.
-        seed: Decides which images are held out, 0 to 2**32 - 1.
-        keep: Takes out what is not to be used, before any is held out.
+        path: An image folder: one folder per class with its images, however deep, or
+            `train` and `val`, `validation` or `test` with those. A TFDS directory. A
+            folder of TFRecord files of `tf.train.Example` with `image/encoded` and
+            `image/class/label`, or `image` and `label`, and their split in their
+            names; or one such file.
+        validation_share: Between 0 and 1, the share of each class to validate on, at
+            least one image, of a data set without a validation split.
+        seed: Decides which images those are, 0 to 2**32 - 1.
+        keep: Removes images that are not to be used, before the split.
 
     Returns:
-        The images of training and those of validation, of the same classes.
+        The images to train on and those to validate on, with the same classes.
 
     Raises:
-        ValueError: There is nothing to train on or to validate with there, an image
-            is in no class, the splits have different classes, or a file is broken.
+        ValueError: There are no images to train on or to validate on, an image has no
+            class, the splits have different classes, or a file is broken.
     """
     if not 0 < validation_share < 1:
         raise ValueError(
@@ -77,16 +144,16 @@ def open_dataset(
 
 
 def open_split(path: str | os.PathLike) -> ImageDataset:
-    """The images of a data set to evaluate with.
+    """The images of a data set to evaluate on.
 
     Args:
         path: As `open_dataset` takes it.
 
     Returns:
-        The images of its validation split, and of a data set without one all.
+        The images of its validation split, or all images if it has none.
 
     Raises:
-        ValueError: There are none there, an image is in no class, or a file is broken.
+        ValueError: There are none, an image has no class, or a file is broken.
     """
     layout = _find(path)
     split = _first(layout, VALIDATION) or _first(layout, TRAINING) or ""
@@ -104,10 +171,10 @@ def decodable(dataset: ImageDataset) -> tuple[ImageDataset, list[tuple[str, str]
     """The images that can be decoded, after one pass over all that shows progress.
 
     Args:
-        dataset: What may hold broken files.
+        dataset: The images, some of them perhaps broken.
 
     Returns:
-        Those that can be decoded; and of each of the others name and reason.
+        Those that can be decoded; and name and reason of each of the others.
 
     Raises:
         ValueError: None can be decoded, or none of a class that had some.
@@ -122,32 +189,36 @@ def decodable(dataset: ImageDataset) -> tuple[ImageDataset, list[tuple[str, str]
     if lost.any():
         raise ValueError(
             "Expected images that can be decoded in each class. Received: none in "
-            f"{few(_named(dataset, lost))}; the first is {reasons[0][0]!r}: "
+            f"{few(_selected(dataset, lost))}; the first is {reasons[0][0]!r}: "
             f"{reasons[0][1]}"
         )
     return kept, reasons
 
 
 def _find(path: str | os.PathLike) -> Layout:
+    # Here, since these modules import the types above.
+    from resnext_keras.training.data.image_folder import find_image_folder
+    from resnext_keras.training.data.tfds import find_tfds
+    from resnext_keras.training.data.tfrecord import find_tfrecords
+
     path = os.fsdecode(path)
     if not os.path.exists(path):
         raise ValueError(
-            "Expected a folder of class folders, a directory of TensorFlow Datasets, "
-            f"or TFRecord files. Received: {readable(path)!r}, which does not exist"
+            "Expected an image folder, a TFDS directory or TFRecord files. Received: "
+            f"{readable(path)!r}, which does not exist"
         )
     if os.path.isfile(path) and path.lower().endswith(SUFFIXES):
         raise ValueError(
-            "Expected a folder of class folders, not one image. Received: "
-            f"{readable(path)!r}"
+            f"Expected an image folder, not one image. Received: {readable(path)!r}"
         )
     try:
-        found = (os.path.isdir(path) and prepared(path)) or record_files(path)
+        found = (os.path.isdir(path) and find_tfds(path)) or find_tfrecords(path)
     except OSError as error:
         raise ValueError(
             "Expected a folder that can be listed. Received: "
             f"{readable(path)!r}: {error.strerror or error}"
         ) from error
-    return found or class_folders(path)
+    return found or find_image_folder(path)
 
 
 def _first(layout: Layout, names: tuple[str, ...]) -> str | None:
@@ -168,12 +239,12 @@ def _opened(layout: Layout, *splits: str) -> tuple[ImageDataset, ...]:
 
 
 def _check(training: ImageDataset, path: str):
-    """There is something to be learned from these images."""
+    """Checks that there are classes to learn."""
     counts = class_counts(training)
     if np.count_nonzero(counts) < 2:
         raise ValueError(
             f"Expected images of two classes or more. Received: {readable(path)!r} "
-            f"with images of {few(_named(training, counts > 0))} alone"
+            f"with images of {few(_selected(training, counts > 0))} alone"
         )
     if len(counts) > len(training):
         raise ValueError(
@@ -182,25 +253,25 @@ def _check(training: ImageDataset, path: str):
         )
 
 
-def _named(dataset: ImageDataset, is_meant: np.ndarray) -> list[str]:
+def _selected(dataset: ImageDataset, selected: np.ndarray) -> list[str]:
     """The names of some classes."""
-    names = zip(dataset.class_names, is_meant, strict=True)
-    return [name for name, meant in names if meant]
+    names = zip(dataset.class_names, selected, strict=True)
+    return [name for name, is_selected in names if is_selected]
 
 
 def _split(
     whole: ImageDataset, share: float, seed: int
 ) -> tuple[ImageDataset, ImageDataset]:
-    """Holds out the share of each class."""
-    alone = class_counts(whole) == 1
-    if alone.any():
+    """Holds out the share of each class for validation."""
+    single = class_counts(whole) == 1
+    if single.any():
         raise ValueError(
             "Expected two images or more of each class, since one is held out for "
-            f"validation. Received: one image of {few(_named(whole, alone))}; add "
+            f"validation. Received: one image of {few(_selected(whole, single))}; add "
             "some, or remove the class"
         )
-    # The one generator of NumPy of which every version draws the same: who goes on
-    # with a run elsewhere must not validate with what it has learned.
+    # The one generator of NumPy that draws the same in every version: a run that is
+    # resumed elsewhere must not validate on what it was trained on.
     draw = np.random.RandomState(seed)
     order = np.argsort(whole.labels, kind="stable")
     held_out = np.zeros(len(whole), bool)

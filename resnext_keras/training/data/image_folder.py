@@ -1,4 +1,4 @@
-"""Data sets whose images lie in one folder a class."""
+"""Image folders: data sets with one folder of images per class."""
 
 import contextlib
 import os
@@ -15,7 +15,7 @@ from resnext_keras.images.listing import (
     list_images,
     readable,
 )
-from resnext_keras.training.data.dataset_types import (
+from resnext_keras.training.data.dataset import (
     SPLITS,
     TRAINING,
     VALIDATION,
@@ -26,10 +26,10 @@ from resnext_keras.training.data.dataset_types import (
 )
 
 
-def class_folders(path: str) -> Layout:
-    """The layout of a folder of class folders, or of splits that are such.
+def find_image_folder(path: str) -> Layout:
+    """The layout of an image folder, with or without splits.
 
-    A folder whose name begins with a dot is none, as in Keras'
+    Folders whose names begin with a dot are ignored, as by Keras'
     `image_dataset_from_directory`.
 
     Raises:
@@ -56,12 +56,12 @@ def class_folders(path: str) -> Layout:
     return Layout(path, parts, _open)
 
 
-def of_files(
+def files_dataset(
     paths: Sequence[str | bytes | os.PathLike],
     labels: np.ndarray,
     class_names: tuple[str, ...],
 ) -> ImageDataset:
-    """The images of some files.
+    """The data set of some image files.
 
     Args:
         paths: The files, of any bytes.
@@ -123,14 +123,14 @@ def _open_one(folder: str) -> ImageDataset:
             "the folder, of other splits too"
         )
     labels = np.repeat(np.arange(len(classes), dtype="int32"), counts)
-    return of_files(paths, labels, tuple(map(readable, classes)))
+    return files_dataset(paths, labels, tuple(map(readable, classes)))
 
 
 def images_within(folder: str | os.PathLike) -> list[bytes]:
     """Paths of the images in a folder, however deep, in the order of their names.
 
     Raises:
-        ValueError: A folder cannot be listed, or what is named as an image is no file.
+        ValueError: A folder cannot be listed, or an image is not a regular file.
     """
     paths = []
     for path, trouble in list_images([folder]):
@@ -150,7 +150,7 @@ def images_within(folder: str | os.PathLike) -> list[bytes]:
 
 
 def _holds_folders(path: str) -> bool:
-    # One that cannot be listed is told of when it is opened.
+    # If it cannot be listed, opening it raises the error.
     with contextlib.suppress(OSError), os.scandir(path) as entries:
         return any(
             os.path.isdir(entry.path) and not entry.name.startswith(".")
@@ -185,7 +185,7 @@ def _folders(path: str) -> list[str]:
         )
     if not folders:
         raise ValueError(
-            "Expected a folder of class folders, a directory of TensorFlow Datasets, "
-            f"or TFRecord files. Received: {readable(path)!r}, where none of these is"
+            "Expected an image folder, a TFDS directory or TFRecord files. Received: "
+            f"{readable(path)!r}, where none of these is"
         )
     return sorted(folders, key=os.fsencode)

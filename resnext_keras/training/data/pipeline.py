@@ -1,7 +1,7 @@
 """Batches of images and labels for training and evaluation, by `tf.data`.
 
-Step k of a training run gets a batch that is a function of the seed and of k, and of
-nothing else: not of the steps before it, the number of threads or that of workers.
+The batch of a step is a function of the seed and the number of the step alone, not of
+the steps before it or the number of threads or workers.
 """
 
 from collections.abc import Callable
@@ -11,9 +11,14 @@ import tensorflow as tf
 
 from resnext_keras.arguments import positive_integer
 from resnext_keras.images.preprocessing import Preprocessing
-from resnext_keras.training.data.dataset_types import ImageDataset
+from resnext_keras.training.data.dataset import ImageDataset
 from resnext_keras.training.recipes import Recipe
-from resnext_keras.training.transforms.augment import AUGMENTATIONS, erase, flip, split
+from resnext_keras.training.transforms.augment import (
+    AUGMENTATIONS,
+    flip,
+    random_erase,
+    split,
+)
 from resnext_keras.training.transforms.crops import (
     center_crop,
     evaluation_image,
@@ -39,19 +44,18 @@ def training_batches(
 ) -> tf.data.Dataset:
     """Batches to train on, each a function of the seed and the number of its step.
 
-    The images come in passes, each in an order of its own, one after the other
-    without a gap: step k takes places k * `batch_size` to (k + 1) * `batch_size` of
-    that row. So no image is left out where `batch_size` does not divide their
-    number, and there may be fewer images than that.
+    The images follow each other in passes without a gap, each pass in an order of its
+    own: step k takes places k * `batch_size` to (k + 1) * `batch_size`. So no image is
+    left out if `batch_size` does not divide their number, and there may be fewer.
 
-    Of several workers each gets its share of a batch, and all together what one would
-    get, mixed alike.
+    Each of several workers gets its share of a batch; together they get the batch of
+    one, mixed alike.
 
     Args:
         dataset: What to train on; all can be decoded.
-        recipe: How images are cut out, changed and mixed.
-        preprocessing: Size and interpolation of the images, and what `"center"` and
-            `"pad"` cut out.
+        recipe: How images are cropped, augmented and mixed.
+        preprocessing: Size and interpolation of the images, and the crop of
+            `"center"` and `"pad"`.
         seed: Of order, crops, augmentation and mixing.
         steps: Number of batches.
         first_step: Number of the first batch.
@@ -61,8 +65,8 @@ def training_batches(
 
     Returns:
         A dataset of images, RGB, 0 to 255, uint8, of shape (rows, size, size, 3), and
-        labels, each class' share of an image, float32, of shape (rows, classes). Rows
-        are `batch_size` / `workers`.
+        soft labels, float32, of shape (rows, classes). There are `batch_size` /
+        `workers` rows.
 
     Raises:
         ValueError: There are no images, the batch cannot be shared out, or a value is
@@ -94,7 +98,7 @@ def training_batches(
     numbers = np.int64([first_step, first_step + steps]) * len(places)
     data = _mapped(tf.data.Dataset.range(*numbers), load)
     data = data.batch(len(places), drop_remainder=True).enumerate(first_step)
-    # One at a time, for what it costs in memory; its operations run in parallel.
+    # One at a time, to save memory; its operations run in parallel.
     return _finished(_mapped(data, finish, 1))
 
 
@@ -127,7 +131,7 @@ def evaluation_batches(
 
 
 def _reader(dataset, recipe, preprocessing, seed: int) -> Callable:
-    """From a place in the row of all passes to an image and its label."""
+    """From a place in all passes to an image and its label."""
     count = len(dataset)
     labels = tf.constant(dataset.labels, tf.int32)
     size = recipe.train_size or preprocessing.size
@@ -143,7 +147,7 @@ def _reader(dataset, recipe, preprocessing, seed: int) -> Callable:
         )
 
     def read(place):
-        # Seeds that differ little give orders that do; `split` makes others of them.
+        # Similar seeds give similar orders; `split` makes them independent.
         (ordering,) = split(_seed_of("order", seed, place // count), 1)
         index = tf.random.experimental.index_shuffle(place % count, ordering, count - 1)
         cropping, flipping, augmenting, erasing = split(
@@ -153,8 +157,8 @@ def _reader(dataset, recipe, preprocessing, seed: int) -> Callable:
         if recipe.flip:
             image = flip(image, flipping)
         image = augment(image, augmenting)
-        if recipe.erasing:
-            image = erase(image, recipe.erasing, erasing)
+        if recipe.random_erase:
+            image = random_erase(image, recipe.random_erase, erasing)
         return image, tf.gather(labels, index)
 
     return read
@@ -168,13 +172,13 @@ def _seed_of(purpose: str, seed: int, number):
 
 
 def _mapped(data, function, threads=tf.data.AUTOTUNE):
-    # Of AutoGraph, which doubles the time until the first batch, nothing here has need.
+    # AutoGraph would double the time until the first batch, and is not needed here.
     function = tf.autograph.experimental.do_not_convert(function)
     return data.map(function, threads, deterministic=True)
 
 
 def _finished(data):
-    """Made ahead, and not shared out by TensorFlow's strategies: it is one share."""
+    """Prefetched, and not sharded by TensorFlow's strategies: it is a share already."""
     options = tf.data.Options()
     options.experimental_distribute.auto_shard_policy = (
         tf.data.experimental.AutoShardPolicy.OFF

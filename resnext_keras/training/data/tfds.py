@@ -1,4 +1,4 @@
-"""Directories that TensorFlow Datasets has prepared, read without that package.
+"""TFDS directories, as TensorFlow Datasets writes them, read without that package.
 
 Source: https://www.tensorflow.org/datasets/external_tfrecord
 """
@@ -7,15 +7,15 @@ import json
 import os
 
 from resnext_keras.images.listing import readable
-from resnext_keras.training.data.dataset_types import SPLITS, ImageDataset, Layout, few
-from resnext_keras.training.data.tfrecord import Form, open_records
+from resnext_keras.training.data.dataset import SPLITS, ImageDataset, Layout, few
+from resnext_keras.training.data.tfrecord import Form, open_tfrecords
 
 FEATURES, INFO = "features.json", "dataset_info.json"
 TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
 
 
-def prepared(path: str) -> Layout | None:
-    """The layout of a prepared directory, of a version or of the only one in it.
+def find_tfds(path: str) -> Layout | None:
+    """The layout of a TFDS directory: that of a version, or with one version in it.
 
     Returns:
         The layout; None if there is no `features.json` in either.
@@ -142,7 +142,7 @@ def _splits(folder: str, info: dict) -> dict[str, dict[str, int]]:
 
 
 def _open(parts: dict, form: Form, lengths: dict[str, int]) -> dict[str, ImageDataset]:
-    opened = open_records(parts, form)
+    opened = open_tfrecords(parts, form)
     # A file that is cut between two records has no broken one.
     for split, files in parts.items():
         count, wanted = len(opened[split]), sum(lengths[file] for file in files)

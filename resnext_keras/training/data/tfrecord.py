@@ -1,11 +1,12 @@
 """Data sets in TFRecord files: each record a `tf.train.Example` with an image.
 
-The records are gone through once, for their places and labels; images are then
-read by their number, from anywhere in the files.
+One pass over the records finds their offsets and labels; images are then read by their
+number, from anywhere in the files.
 """
 
 import os
 import re
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,22 +16,33 @@ from google.protobuf.message import DecodeError
 from tqdm import tqdm
 
 from resnext_keras.images.listing import readable
-from resnext_keras.training.data.dataset_types import ImageDataset, Names, few
+from resnext_keras.training.data.dataset import (
+    SPLITS,
+    ImageDataset,
+    Layout,
+    Names,
+    few,
+)
 
 HEADER, FOOTER = 12, 4  # bytes around a record: its length, and checksums of both
 PLACE = np.dtype(
     [(key, "i8") for key in ("file", "number", "offset", "length", "label")]
 )
 
+SHARD = re.compile(r"(.*)-(\d{5})-of-(\d{5})(.*)", re.DOTALL)
+SPLIT = re.compile(rf"(?:^|[-_.])({'|'.join(SPLITS)})(?:[-_.]|$)", re.IGNORECASE)
+NUMBERED = re.compile(r"(\d+):(.+)")
+LABEL_FILE = "labels.txt"
+
 
 @dataclass(frozen=True)
 class Form:
-    """What the features of an example are called, and what its labels mean.
+    """The names of the features of an example, and the meaning of its labels.
 
     Attributes:
         image: Feature of the encoded image.
         label: Feature of the number of its class.
-        text: Features of the name of the class, the better first.
+        text: Features of the name of the class, the best first.
         first: Number of the first class; None for 1 unless there is a label 0.
         class_names: Name of each class, where there is a list of them.
     """
@@ -55,15 +67,15 @@ FORMS = (
 )
 
 
-def open_records(
+def open_tfrecords(
     splits: dict[str, Sequence[str]], form: Form | None = None
 ) -> dict[str, ImageDataset]:
     """The images of some splits, numbered alike in all.
 
     Args:
         splits: The files of each.
-        form: What the examples have; None, or one without features, for what the
-            first example shows.
+        form: The form of the examples; None, or one without features, for that of
+            the first example.
 
     Raises:
         ValueError: A record is broken or cut, an example has no image or label, a
@@ -178,7 +190,7 @@ def _text(name: bytes) -> str:
 
 
 def _first_broken(files, form: Form, error: Exception) -> ValueError:
-    """Goes through the records one by one, for what the fast pass does not tell."""
+    """Reads the records one by one, for the error that the fast pass hides."""
     for file in files:
         number = 0
         try:
@@ -199,7 +211,7 @@ def _broken(file: str, number: int, error: Exception) -> ValueError:
             if number == 0 and opened.read(2) == b"\x1f\x8b":
                 remedy = "unpack it: in a compressed file nothing can be read by place"
     except OSError:
-        pass  # `reason` tells
+        pass  # `reason` has it
     return ValueError(
         "Expected whole TFRecord files of tf.train.Example with an image and its "
         f"class. Received: {readable(file)!r}, record {number}: {reason}; {remedy}"
@@ -229,7 +241,7 @@ def _classes(files, places, texts, form: Form) -> tuple[int, tuple[str, ...]]:
         )
     names = form.class_names
     if names is None:
-        # By their own numbers: one split alone does not tell what the first one is.
+        # By their own numbers: one split alone does not show which the first is.
         names = tuple(texts.get(first + i, str(first + i)) for i in range(count))
     return first, names
 
@@ -261,3 +273,96 @@ def _read(path, offset, length) -> bytes:
     with open(np.asarray(path).item(), "rb", buffering=0) as file:
         file.seek(offset)
         return file.read(length)
+
+
+def _is_record_file(name: str) -> bool:
+    """Whether a file is named as TFRecord files are."""
+    return ".tfrecord" in name.lower() or SHARD.fullmatch(name) is not None
+
+
+def find_tfrecords(path: str) -> Layout | None:
+    """The layout of a folder of TFRecord files, or of one such file.
+
+    Its name or its folder gives the split of a file: `train-...`,
+    `set-validation.tfrecord`. Beside them `labels.txt` may name the classes, one a
+    line, or `0:name`.
+
+    Returns:
+        The layout; None if there are no such files in the folder.
+
+    Raises:
+        ValueError: A file is of no split while others are, or one of a numbered row
+            of files is missing.
+    """
+    if not os.path.isdir(path):
+        return Layout(path, {"": [path]}, open_tfrecords)
+    files = _listed(path)
+    if not files:
+        return None
+    splits = defaultdict(list)
+    for file in files:
+        found = SPLIT.search(os.path.basename(file))
+        folder = os.path.basename(os.path.dirname(file)).lower()
+        inside = os.path.dirname(file) != path
+        splits[folder if inside else found[1].lower() if found else ""].append(file)
+    if "" in splits and len(splits) > 1:
+        raise ValueError(
+            f"Expected a split in the name of each file: {', '.join(SPLITS)}. "
+            f"Received: {few(map(readable, splits['']))}; rename or move them"
+        )
+    _check_shards(files)
+    names = os.path.join(path, LABEL_FILE)
+    form = _label_file(names) if os.path.exists(names) else None
+    return Layout(path, dict(splits), lambda parts: open_tfrecords(parts, form))
+
+
+def _check_shards(files: Sequence[str]):
+    """Raises `ValueError` if one of a numbered row of files is missing."""
+    rows = defaultdict(set)
+    for file in files:
+        if found := SHARD.fullmatch(file):
+            start, number, count, end = found.groups()
+            rows[start, count, end].add(int(number))
+    for (start, count, end), numbers in rows.items():
+        missing = [
+            readable(f"{start}-{number:05}-of-{count}{end}")
+            for number in range(int(count))
+            if number not in numbers
+        ]
+        if missing:
+            raise ValueError(
+                f"Expected {int(count)} TFRecord files that begin with "
+                f"{readable(start)!r}. Received: {len(numbers)}, without {few(missing)}"
+            )
+
+
+def _listed(path: str) -> list[str]:
+    """The TFRecord files in a folder, and in folders in it that are named as splits."""
+    files = []
+    for name in sorted(os.listdir(path)):
+        inside = os.path.join(path, name)
+        if os.path.isfile(inside):
+            files += [inside] if _is_record_file(name) else []
+        elif os.path.isdir(inside) and name.lower() in SPLITS:
+            files += [
+                os.path.join(inside, file)
+                for file in sorted(os.listdir(inside))
+                if _is_record_file(file)
+            ]
+    return files
+
+
+def _label_file(path: str) -> Form:
+    with open(path, encoding="utf-8", errors="backslashreplace") as file:
+        lines = [line.strip() for line in file if line.strip()]
+    numbered = [NUMBERED.fullmatch(line) for line in lines]
+    if not lines or not all(numbered):
+        return Form("", "", first=None, class_names=tuple(lines))
+    numbers = [int(found[1]) for found in numbered]
+    if numbers != list(range(numbers[0], numbers[0] + len(numbers))):
+        raise ValueError(
+            "Expected the lines of a label file to be numbered in their order. "
+            f"Received: {readable(path)!r}"
+        )
+    names = tuple(found[2].strip() for found in numbered)
+    return Form("", "", first=numbers[0], class_names=names)

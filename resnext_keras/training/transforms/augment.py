@@ -1,9 +1,8 @@
-"""Random changes of a training image, which leave its class the same.
+"""Random augmentation of a training image.
 
-Everything is a function of the image and a seed: workers that run side by side, and a
-run that was resumed, change an image alike. Keras' layers for this draw from a state
-in the order in which they happen to run; its `RandAugment` also takes one operation
-for a whole batch, and its brightness and colour are not those of the papers.
+Everything is a function of the image and a seed, so that parallel workers and a resumed
+run change an image alike. Keras' layers for this draw from a state, in the order in
+which they happen to run, and none of them is TrivialAugment.
 
 Images are RGB, 0 to 255, uint8, of shape (size, size, 3). A seed is two integers.
 """
@@ -15,19 +14,18 @@ import tensorflow as tf
 from resnext_keras.training.transforms.crops import MEAN_COLOUR, random_box
 from resnext_keras.training.transforms.operations import operations, transformed
 
-BINS = 31  # in which torchvision has magnitudes, from none to the largest
-RAND_OPERATIONS, RAND_BIN = 2, 9  # torchvision's defaults
+BINS = 31  # magnitudes of torchvision, from none to the largest
 
 ERASED_AREAS = (0.02, 0.33)
 ERASED_RATIOS = (0.3, 3.3)
 
-# What is written may turn by so many turns, move and slant by such shares of its size,
-# and take from 0.9 to 1.4 times as many pixels of the image before for one of its own.
+# Largest turn (1 is a full one), shift and slant (shares of the size), and smallest and
+# largest number of source pixels per pixel.
 INK_TURN, INK_SHIFT, INK_SLANT, INK_ZOOM = 0.04, 0.1, 0.1, (0.9, 1.4)
 
 
 def trivial_augment(image, seed):
-    """One operation by chance, its magnitude by chance too.
+    """One random operation of a random magnitude.
 
     Source: Mueller and Hutter, "TrivialAugment", ICCV 2021, Table 1 (wide), as
     torchvision's `TrivialAugmentWide`.
@@ -35,21 +33,7 @@ def trivial_augment(image, seed):
     magnitude_seed, seed = split(seed, 2)
     bin_ = tf.random.stateless_uniform([], magnitude_seed, 0, BINS, tf.int32)
     level = tf.cast(bin_, tf.float32) / (BINS - 1)
-    return _one_operation(image, level, seed, wide=True)
-
-
-def rand_augment(image, seed):
-    """Two operations by chance, one after the other, of one magnitude.
-
-    Source: Cubuk et al., "RandAugment", NeurIPS 2020, as torchvision's `RandAugment`.
-    """
-    for operation_seed in split(seed, RAND_OPERATIONS):
-        image = _one_operation(image, RAND_BIN / (BINS - 1), operation_seed, wide=False)
-    return image
-
-
-def _one_operation(image, level, seed, *, wide: bool):
-    table = operations(image.shape[0], wide)
+    table = operations()
     choice_seed, sign_seed = split(seed, 2)
     choice = tf.random.stateless_uniform([], choice_seed, 0, len(table), tf.int32)
     sign = tf.where(_chance(0.5, sign_seed), 1.0, -1.0)
@@ -57,14 +41,13 @@ def _one_operation(image, level, seed, *, wide: bool):
         lambda operation=operation, most=most: operation(image, sign * level * most)
         for operation, most in table
     ]
-    changed = tf.switch_case(choice, branches)
-    return tf.ensure_shape(changed, image.shape)
+    return tf.ensure_shape(tf.switch_case(choice, branches), image.shape)
 
 
 def ink(image, seed):
-    """Small turns, shifts, zooms and slants; then half become their negatives.
+    """Small turns, shifts, zooms and slants; half of the images become negatives.
 
-    What comes in from outside is black, as the paper of white ink is.
+    Pixels from outside are black, the background of white ink.
     """
     draws, invert = split(seed, 2)
     draws = tf.random.stateless_uniform([6], draws, -1.0)
@@ -73,7 +56,7 @@ def ink(image, seed):
     low, high = INK_ZOOM
     across, down = tf.unstack(low + (high - low) * (draws[4:] + 1) / 2)
     cos, sin = tf.cos(turn), tf.sin(turn)
-    # Of the matrices of turn, zoom and slant the product; then one interpolation.
+    # The product of turn, zoom and slant, for one interpolation.
     matrix = cos * across, cos * across * slant - sin * down
     matrix += sin * across, sin * across * slant + cos * down
     image = transformed(image, matrix, shift=tf.unstack(shift))
@@ -83,10 +66,9 @@ def ink(image, seed):
 AUGMENTATIONS = {
     "": lambda image, seed: image,
     "trivial": trivial_augment,
-    "rand": rand_augment,
     "ink": ink,
 }
-"""What `Recipe.augment` names."""
+"""The functions of `Recipe.augment`."""
 
 
 def flip(image, seed):
@@ -95,8 +77,8 @@ def flip(image, seed):
     return tf.raw_ops.Reverse(tensor=image, dims=[False, mirror, False])
 
 
-def erase(image, share: float, seed):
-    """Paints a part of some images over with ImageNet's mean colour.
+def random_erase(image, share: float, seed):
+    """Fills a part of some images with ImageNet's mean colour.
 
     Args:
         image: One image.
@@ -114,7 +96,7 @@ def erase(image, share: float, seed):
 
 
 def inside(box, size: int):
-    """Which pixels of an image lie in a box.
+    """The mask of a box in an image.
 
     Args:
         box: Top, left, height and width.
@@ -131,7 +113,7 @@ def inside(box, size: int):
 
 
 def split(seed, number: int) -> list:
-    """So many seeds out of one, that have nothing to do with each other."""
+    """Independent seeds from one."""
     return tf.unstack(tf.random.experimental.stateless_split(seed, number))
 
 

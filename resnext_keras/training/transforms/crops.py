@@ -1,4 +1,4 @@
-"""From an encoded image to the square of pixels that a network learns from."""
+"""From an encoded image to the square of pixels that a network is trained on."""
 
 import dataclasses
 import math
@@ -8,13 +8,16 @@ import tensorflow as tf
 from resnext_keras.images.decode import resize_and_crop
 from resnext_keras.images.decode_formats import decode
 from resnext_keras.images.preprocessing import MEAN, Preprocessing
-from resnext_keras.training.transforms.orientation import exif_orientation, upright
 
 MEAN_COLOUR = tuple(round(255 * mean) for mean in MEAN)
 """The colour that `preprocess_input` makes nearly zero, as a network's padding is."""
 
 TRIES = 10  # as torchvision's
 CROP_RATIOS = (3 / 4, 4 / 3)
+
+MAX_ENTRIES = 64  # of a list that are looked at; cameras write a dozen or two
+ORIENTATION = 0x0112
+UPRIGHT = 1
 
 
 def evaluation_image(contents, preprocessing: Preprocessing):
@@ -65,7 +68,7 @@ def random_resized_crop(
 
     Args:
         contents: Contents of an image file, a string scalar.
-        preprocessing: Of which the interpolation is taken.
+        preprocessing: Its interpolation is used.
         size: Height and width in pixels.
         least_area: Smallest share of the image's area, to 1.
         seed: Two integers.
@@ -137,7 +140,7 @@ def to_uint8(pixels):
 
 
 def _largest_center_box(height, width):
-    """Of an image so long that no random part was found: a part of `CROP_RATIOS`."""
+    """The part of an image that is too long for a random one; of `CROP_RATIOS`."""
     rows, columns = tf.cast(height, tf.float32), tf.cast(width, tf.float32)
     low, high = CROP_RATIOS
     h = tf.minimum(height, tf.cast(tf.round(columns / low), tf.int32))
@@ -150,3 +153,93 @@ def _decode(contents):
     message = "Expected an image in JPEG, PNG, BMP or WebP"
     with tf.control_dependencies([tf.debugging.assert_positive(tf.size(rgb), message)]):
         return tf.identity(rgb)
+
+
+def exif_orientation(contents):
+    """The EXIF orientation of an image: how to turn it upright.
+
+    TensorFlow decodes pixels as they are stored, and phones store most images on
+    their side.
+
+    Args:
+        contents: Contents of an image file, a string scalar.
+
+    Returns:
+        An int32 scalar from 1, which is upright, to 8; 1 too for other formats,
+        and for a JPEG without that entry.
+
+    Source: CIPA DC-008 (Exif 2.32), sections 4.5.2, 4.6.2 and 4.7.2.
+    """
+    is_jpeg = tf.strings.substr(contents, 0, 2) == b"\xff\xd8"
+    exif = tf.cond(is_jpeg, lambda: _exif_segment(contents), lambda: 0)
+    return tf.cond(exif > 0, lambda: _read(contents, exif + 10), lambda: UPRIGHT)
+
+
+def upright(rgb, orientation):
+    """Turns and mirrors an image as its EXIF orientation asks.
+
+    Args:
+        rgb: One image as it is stored, of shape (height, width, 3).
+        orientation: What `exif_orientation` gives.
+
+    Returns:
+        The image; of shape (width, height, 3) for 5 to 8.
+    """
+    rgb = tf.cond(orientation >= 5, lambda: tf.transpose(rgb, [1, 0, 2]), lambda: rgb)
+    down, right = (
+        tf.reduce_any(orientation == orientations)
+        for orientations in ([3, 4, 7, 8], [2, 3, 6, 7])
+    )
+    return tf.raw_ops.Reverse(tensor=rgb, dims=[down, right, False])
+
+
+def _exif_segment(contents):
+    """Where the segment with EXIF data begins; 0 if there is none before the pixels."""
+
+    def is_other(at, kind):
+        return kind == 0
+
+    def step(at, kind):
+        segment = _bytes(contents, at, 10)
+        is_segment = (segment[0] == 0xFF) & (segment[1] != 0xDA)  # the pixels follow
+        is_exif = (segment[1] == 0xE1) & (_text(contents, at + 4, 6) == b"Exif\0\0")
+        length = segment[2] * 256 + segment[3]
+        kind = tf.where(is_segment & (length >= 2), tf.where(is_exif, 1, 0), -1)
+        return tf.where(kind == 0, at + 2 + length, at), kind
+
+    at, kind = tf.while_loop(
+        is_other, step, [tf.constant(2), tf.constant(0)], maximum_iterations=MAX_ENTRIES
+    )
+    return tf.where(kind == 1, at, 0)
+
+
+def _read(contents, tiff):
+    """The orientation in the first directory of the TIFF data that begin at `tiff`."""
+    is_little = _text(contents, tiff, 2) == b"II"
+
+    def number(digits):
+        """The number in two or four bytes, on the last axis."""
+        digits = tf.cond(is_little, lambda: digits[..., ::-1], lambda: digits)
+        powers = [256**i for i in reversed(range(digits.shape[-1]))]
+        # A broken file may overflow; it then is upright.
+        return tf.reduce_sum(digits * tf.constant(powers), -1)
+
+    directory = tiff + number(_bytes(contents, tiff + 4, 4))
+    entries = _bytes(contents, directory + 2, 12 * MAX_ENTRIES)
+    entries = tf.reshape(entries, [MAX_ENTRIES, 12])
+    is_entry = tf.range(MAX_ENTRIES) < number(_bytes(contents, directory, 2))
+    is_orientation = is_entry & (number(entries[:, :2]) == ORIENTATION)
+    values = tf.where(is_orientation, number(entries[:, 8:10]), 0)
+    found = tf.reduce_max(values)
+    return tf.where((found >= 1) & (found <= 8), found, UPRIGHT)
+
+
+def _text(contents, start, length: int):
+    size = tf.strings.length(contents)
+    return tf.strings.substr(contents, tf.clip_by_value(start, 0, size), length)
+
+
+def _bytes(contents, start, length: int):
+    """Some bytes, int32, with zeros beyond the end of the file."""
+    text = _text(contents, start, length)
+    return tf.cast(tf.io.decode_raw(text, tf.uint8, fixed_length=length), tf.int32)

@@ -1,4 +1,4 @@
-"""Mixup and CutMix: each image of a batch with the one before it, and their labels."""
+"""Mixup and CutMix: each image of a batch with the one before it, and soft labels."""
 
 import tensorflow as tf
 
@@ -6,7 +6,7 @@ from resnext_keras.training.transforms.augment import inside, split
 
 
 def mix(images, labels, mixup: float, cutmix: float, seed):
-    """Mixes a batch by mixup or CutMix; if both are wanted, one of them by chance.
+    """Mixes a batch by mixup or CutMix; with both, by one of them at random.
 
     As in torchvision all images of a batch are mixed alike, each with the one before
     it, and the first with the last.
@@ -19,7 +19,7 @@ def mix(images, labels, mixup: float, cutmix: float, seed):
         seed: Two integers.
 
     Returns:
-        Images, rounded, and labels, of the same shapes and types.
+        Images, rounded, and soft labels, of the same shapes and types.
 
     Source: torchvision's `MixUp`, `CutMix` and `RandomChoice`.
     """

@@ -1,6 +1,4 @@
-"""The operations that TrivialAugment and RandAugment choose from.
-
-They are those of Pillow and torchvision, whose recipes name their magnitudes.
+"""The operations of TrivialAugment, as Pillow and torchvision have them.
 
 An operation takes an image, RGB, 0 to 255, uint8, of shape (size, size, 3), and a
 magnitude, a float scalar that is negative half of the time, and gives an image.
@@ -17,27 +15,23 @@ GREY = (0.299, 0.587, 0.114)  # ITU-R 601-2, as Pillow's mode L
 SMOOTH = ((1 / 13, 1 / 13, 1 / 13), (1 / 13, 5 / 13, 1 / 13), (1 / 13, 1 / 13, 1 / 13))
 
 
-def operations(size: int, wide: bool) -> list[tuple[Callable, float]]:
+def operations() -> list[tuple[Callable, float]]:
     """The operations and the largest magnitude of each.
 
-    Args:
-        size: Height and width of the images, in pixels.
-        wide: Whether they are for TrivialAugment, or else for RandAugment.
-
-    Source: torchvision's `TrivialAugmentWide` and `RandAugment`.
+    Source: torchvision's `TrivialAugmentWide`.
     """
     return [
         (identity, 0.0),
-        (shear_x, 0.99 if wide else 0.3),
-        (shear_y, 0.99 if wide else 0.3),
-        (translate_x, 32.0 if wide else size * 150 / 331),
-        (translate_y, 32.0 if wide else size * 150 / 331),
-        (rotate, 135.0 if wide else 30.0),
-        (brightness, 0.99 if wide else 0.9),
-        (colour, 0.99 if wide else 0.9),
-        (contrast, 0.99 if wide else 0.9),
-        (sharpness, 0.99 if wide else 0.9),
-        (posterize, 6.0 if wide else 4.0),
+        (shear_x, 0.99),
+        (shear_y, 0.99),
+        (translate_x, 32.0),
+        (translate_y, 32.0),
+        (rotate, 135.0),
+        (brightness, 0.99),
+        (colour, 0.99),
+        (contrast, 0.99),
+        (sharpness, 0.99),
+        (posterize, 6.0),
         (solarize, 255.0),
         (auto_contrast, 0.0),
         (equalize, 0.0),
@@ -50,12 +44,12 @@ def identity(image, magnitude):
 
 
 def shear_x(image, magnitude):
-    """Slants by `magnitude` pixels a row, of which the upper edge stays."""
+    """Slants by `magnitude` pixels per row; the upper edge stays."""
     return transformed(image, (1.0, magnitude, 0.0, 1.0), centre=-0.5)
 
 
 def shear_y(image, magnitude):
-    """Slants by `magnitude` pixels a column, of which the left edge stays."""
+    """Slants by `magnitude` pixels per column; the left edge stays."""
     return transformed(image, (1.0, 0.0, magnitude, 1.0), centre=-0.5)
 
 
@@ -70,7 +64,7 @@ def translate_y(image, magnitude):
 
 
 def rotate(image, magnitude):
-    """Turns by degrees, against the clock."""
+    """Turns by degrees, counter-clockwise."""
     cos, sin = (f(magnitude * (math.pi / 180)) for f in (tf.cos, tf.sin))
     return transformed(image, (cos, -sin, sin, cos))
 
@@ -103,7 +97,7 @@ def sharpness(image, magnitude):
 
 
 def posterize(image, magnitude):
-    """Clears the lowest bits, of which magnitude is the number."""
+    """Clears the `magnitude` lowest bits."""
     bits = tf.cast(tf.round(tf.abs(magnitude)), tf.uint8)
     return tf.bitwise.left_shift(tf.bitwise.right_shift(image, bits), bits)
 
@@ -115,7 +109,7 @@ def solarize(image, magnitude):
 
 
 def auto_contrast(image, magnitude):
-    """Stretches each channel to all of 0 to 255."""
+    """Stretches each channel to 0 to 255."""
     pixels = tf.cast(image, tf.float32)
     low, high = (f(pixels, [0, 1]) for f in (tf.reduce_min, tf.reduce_max))
     stretched = tf.cast(
@@ -176,5 +170,5 @@ def _grey(image):
 
 
 def _whole(magnitude):
-    """Without what is behind the point, as Python's `int`."""
+    """Rounds towards zero, as Python's `int`."""
     return tf.sign(magnitude) * tf.floor(tf.abs(magnitude))

@@ -1,0 +1,323 @@
+"""Keras callbacks of a training run, and the checkpoint that it resumes from."""
+
+import contextlib
+import csv
+import json
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import keras
+import numpy as np
+from safetensors import safe_open
+from safetensors.numpy import save
+
+from resnext_keras.io import atomic_write
+from resnext_keras.weights.runs import BEST
+
+CHECKPOINT, HISTORY = "checkpoint.safetensors", "history.csv"
+
+
+class TrainingError(ValueError):
+    """A run cannot continue; the message says why, and which state is left."""
+
+
+class NotFiniteError(TrainingError):
+    """A state is NaN or infinite, and not worth saving."""
+
+
+class EMA(keras.callbacks.Callback):
+    """Exponential moving average of a network's weights and batch-norm statistics.
+
+    Keras' optimizers average trainable weights alone. The moving statistics of batch
+    norm belong to the weights of the last steps, and do not fit an average over a
+    thousand; torchvision averages them too (`use_buffers=True`).
+
+    Validation runs on the average. It starts as the plain mean of all steps, so that
+    nothing is left of the random weights. If several steps run in one execution, the
+    weights of the last count for all of them.
+
+    Args:
+        network: The network.
+        decay: Of a step, 0 to 1.
+    """
+
+    def __init__(self, network: keras.Model, decay: float):
+        super().__init__()
+        self.weights, self.decay = network.weights, decay
+        # In memory of their own, as a step of JAX takes that of the weights.
+        self.averages = [
+            keras.Variable(keras.ops.copy(weight), trainable=False, name="average")
+            for weight in self.weights
+        ]
+        self.seen = keras.Variable(0, trainable=False, dtype="int32", name="seen")
+        self._batch = -1
+
+    @property
+    def variables(self) -> list:
+        """The variables that change with each step."""
+        return [*self.averages, self.seen]
+
+    def on_epoch_begin(self, epoch, logs=None):
+        """Starts to count steps; Keras numbers them from 0 in each epoch."""
+        self._batch = -1
+
+    def on_train_batch_end(self, batch, logs=None):
+        """Adds the weights after a step, or after several in one execution."""
+        _ = self.model  # makes JAX write the network's weights back
+        steps, self._batch = batch - self._batch, batch
+        seen = int(self.seen.numpy())
+        rate = max(1 - self.decay**steps, steps / (seen + steps))
+        for average, weight in zip(self.averages, self.weights, strict=True):
+            average.assign(average + rate * (weight - average))
+        self.seen.assign_add(steps)
+
+    def on_test_begin(self, logs=None):
+        """Puts the average into the network for validation."""
+        self._swap()
+
+    def on_test_end(self, logs=None):
+        """Puts the weights back."""
+        self._swap()
+
+    @contextlib.contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Context manager in which the network has the average as its weights."""
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
+
+    def _swap(self):
+        for average, weight in zip(self.averages, self.weights, strict=True):
+            value = keras.ops.copy(weight.value)
+            weight.assign(average)
+            average.assign(value)
+
+
+def new_progress() -> dict:
+    """The progress of a run that has not started.
+
+    Returns:
+        `"phase"` and `"step"`, the numbers of finished phases and of finished steps of
+        the current one; `"history"`, a row of numbers for each epoch; and `"best"`,
+        the row of the epoch with the best weights.
+    """
+    return {"phase": 0, "step": 0, "history": [], "best": None}
+
+
+class TrainingState(keras.callbacks.Callback):
+    """Saves and restores checkpoints, keeps the best weights, stops on NaN.
+
+    The best weights are those of the highest validation accuracy; of equal ones, which
+    few images often give, those of the lowest validation loss.
+
+    Args:
+        folder: Of the run.
+        network: The part of the model whose best weights are saved.
+        progress: As of `new_progress`; is updated.
+        steps_per_epoch: Of this phase.
+        steps: Of this phase in all.
+        metrics: The metrics whose state is part of a checkpoint.
+        ema: The moving average; the best weights are its own then.
+        seconds: Time between two checkpoints; each epoch ends with one too.
+        resume: Whether to restore the checkpoint in the folder first.
+        writes: Whether this process writes files.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        network: keras.Model,
+        progress: dict,
+        *,
+        steps_per_epoch: int,
+        steps: int,
+        metrics: list[keras.metrics.Metric],
+        ema: EMA | None,
+        seconds: float,
+        resume: bool,
+        writes: bool,
+    ):
+        super().__init__()
+        self.folder, self.network, self.progress = folder, network, progress
+        self.steps_per_epoch, self.steps, self.metrics = steps_per_epoch, steps, metrics
+        self.ema, self.seconds = ema, seconds
+        self.resume, self.writes = resume, writes
+
+    def on_epoch_begin(self, epoch, logs=None):
+        """Restores the checkpoint; Keras has reset the metrics by now."""
+        if self.resume:
+            restore(self.folder / CHECKPOINT, self._variables())
+            if self.progress["step"] % self.steps_per_epoch == 0:
+                for metric in self.metrics:  # their state is that of a validation
+                    metric.reset_state()
+            self.resume = False
+        self._began = self._saved = time.monotonic()
+        self._first = self.progress["step"]
+
+    def on_train_batch_end(self, batch, logs=None):
+        """Saves a checkpoint when it is due."""
+        self.progress["step"] = self._first + batch + 1
+        if not math.isfinite((logs or {}).get("loss", 0.0)):
+            raise self._stopped("the loss is NaN or infinite")
+        # An epoch ends with a checkpoint of its own, after the validation.
+        is_last = self.progress["step"] % self.steps_per_epoch == 0
+        if time.monotonic() - self._saved >= self.seconds and not is_last:
+            self._save()
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Adds a row to the history, and saves the weights if they are the best."""
+        history, best = self.progress["history"], self.progress["best"]
+        row = {
+            "epoch": len(history) + 1,
+            "phase": self.progress["phase"] + 1,
+            **{name: float(value) for name, value in (logs or {}).items()},
+            "learning_rate": float(self.model.optimizer.learning_rate),
+            "seconds": round(time.monotonic() - self._began, 3),
+        }
+        history.append(row)
+        if best is None or _merit(row) > _merit(best):
+            self.progress["best"] = row
+            self._save_best()
+        if self.model.stop_training:  # another callback ends this phase
+            self.progress["step"] = self.steps
+        if self.writes:
+            write_history(self.folder / HISTORY, history)
+        self._save()
+
+    def _variables(self):
+        return checkpoint_variables(self.model, self.metrics, self.ema)
+
+    def _save(self):
+        if self.writes:
+            try:
+                save_checkpoint(
+                    self.folder / CHECKPOINT, self._variables(), self.progress
+                )
+            except NotFiniteError as error:
+                raise self._stopped(str(error)) from error
+        self._saved = time.monotonic()
+
+    def _save_best(self):
+        with self.ema.in_place() if self.ema else contextlib.nullcontext():
+            if self.writes:
+                with atomic_write(self.folder / BEST) as file:
+                    self.network.save_weights(file)
+
+    def _stopped(self, reason: str) -> TrainingError:
+        step, steps = self.progress["step"], self.steps_per_epoch
+        path = self.folder / CHECKPOINT
+        last = (
+            f"the last good state, of step {read_progress(path)['step']}, is in {path}"
+            if path.exists()
+            else "no checkpoint has been saved yet"
+        )
+        return TrainingError(
+            f"Step {step}, in epoch {(step - 1) // steps + 1} of phase "
+            f"{self.progress['phase'] + 1}: {reason}; {last}. "
+            "A new run with a lower learning rate or in float32 helps in most cases"
+        )
+
+
+def _merit(row: dict) -> tuple[float, float]:
+    return row["val_accuracy"], -row["val_loss"]
+
+
+def write_history(path: Path, history: list[dict]) -> None:
+    """Writes the rows of a history as CSV."""
+    names = list(dict.fromkeys(name for row in history for name in row))
+    with atomic_write(path) as target, target.open("w", newline="") as file:
+        rows = csv.DictWriter(file, names)
+        rows.writeheader()
+        rows.writerows(history)
+
+
+def checkpoint_variables(model: keras.Model, metrics: list, ema: EMA | None) -> list:
+    """All variables that a training step changes, in a fixed order.
+
+    Args:
+        model: A compiled model with a built optimizer.
+        metrics: The metrics whose state counts. `model.metrics_variables` lacks some
+            before the first step.
+        ema: The moving average of the weights.
+
+    Returns:
+        Weights, statistics and states of random layers, then the variables of the
+        optimizer, of the metrics, and of the average.
+    """
+    return [
+        *model.variables,
+        *model.optimizer.variables,
+        *(variable for metric in metrics for variable in metric.variables),
+        *(ema.variables if ema else ()),
+    ]
+
+
+def save_checkpoint(path: Path, variables: list, progress: dict) -> None:
+    """Writes a checkpoint; an earlier one stays until the new one is complete.
+
+    Args:
+        path: The `.safetensors` file.
+        variables: From `checkpoint_variables`.
+        progress: Is saved beside them, as JSON.
+
+    Raises:
+        NotFiniteError: A value is NaN or infinite; nothing is written.
+    """
+    arrays = {_key(*item): np.array(item[1]) for item in enumerate(variables)}
+    for key, array in arrays.items():
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise NotFiniteError(f"{key.split()[1]} is NaN or infinite")
+    with atomic_write(path) as file:
+        # `save_file` raises no OSError when the disk is full.
+        file.write_bytes(save(arrays, {"progress": json.dumps(progress)}))
+
+
+def read_progress(path: Path) -> dict:
+    """The progress in a checkpoint.
+
+    Raises:
+        TrainingError: The file is not a checkpoint.
+    """
+    with _opened(path) as file:
+        return json.loads(file.metadata()["progress"])
+
+
+def restore(path: Path, variables: list) -> None:
+    """Assigns the values of a checkpoint to variables.
+
+    Args:
+        path: The file.
+        variables: All variables that were saved, or the first of them.
+
+    Raises:
+        TrainingError: The file is not a checkpoint of these variables; none is changed.
+    """
+    with _opened(path) as file:
+        keys = [_key(*item) for item in enumerate(variables)]
+        if sorted(file.keys())[: len(keys)] != keys:
+            raise TrainingError(
+                "Expected the checkpoint of the same network and optimizer, written by "
+                f"the same version of Keras. Received: {path}"
+            )
+        arrays = [file.get_tensor(key) for key in keys]
+    for variable, array in zip(variables, arrays, strict=True):
+        variable.assign(array)
+
+
+def _key(number: int, variable) -> str:
+    # Without the prefixes that Keras numbers anew in each process, as in "sgd_1/".
+    name, shape = variable.path.split("/")[-1], "x".join(map(str, variable.shape))
+    return f"{number:05} {name} {shape}"
+
+
+def _opened(path: Path):
+    try:
+        return safe_open(path, "numpy")
+    except Exception as error:  # SafetensorError has no base but Exception
+        raise TrainingError(
+            f"Expected a checkpoint. Received: {path} ({error})"
+        ) from error
