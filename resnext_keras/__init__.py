@@ -34,6 +34,7 @@ from resnext_keras.training.optimizers import SGD
 __all__ = [
     "SGD",
     "Classifier",
+    "Evaluation",
     "GroupedConv2D",
     "ImageError",
     "Predictor",
@@ -60,13 +61,16 @@ __all__ = [
     "SEResNeXt101_64x4d",
     "SEResNeXtAA101D_32x8d",
     "SEResNeXtAA201D_32x8d",
+    "TrainingResult",
     "WeightsError",
     "class_names",
     "convert_weights",
     "decode_predictions",
+    "evaluate",
     "export_file",
     "export_saved_model",
     "feature_pyramid",
+    "finetune",
     "fold_batch_norm",
     "freeze",
     "grad_cam",
@@ -77,6 +81,7 @@ __all__ = [
     "preprocess_input",
     "quantize",
     "read_image",
+    "train",
     "weights_preprocessing",
 ]
 
@@ -93,6 +98,8 @@ if TYPE_CHECKING:
     from resnext_keras.inference.predictor import Predictor
     from resnext_keras.inference.quantization import quantize
     from resnext_keras.models.backbone import feature_pyramid, freeze
+    from resnext_keras.training.evaluation import Evaluation, evaluate
+    from resnext_keras.training.trainer import TrainingResult, finetune, train
     from resnext_keras.weights.convert import convert_weights
     from resnext_keras.weights.lookup import list_weights, weights_preprocessing
     from resnext_keras.weights.tensors import WeightsError
@@ -101,16 +108,20 @@ if TYPE_CHECKING:
 # two together.
 _LAZY = {
     "Classifier": "classifier",
+    "Evaluation": "training.evaluation",
     "ImageError": "images.read",
     "Predictor": "inference.predictor",
     "Preprocessing": "images.preprocessing",
+    "TrainingResult": "training.trainer",
     "WeightsError": "weights.tensors",
     "class_names": "images.labels",
     "convert_weights": "weights.convert",
     "decode_predictions": "images.labels",
+    "evaluate": "training.evaluation",
     "export_file": "export.files",
     "export_saved_model": "export.saved_model",
     "feature_pyramid": "models.backbone",
+    "finetune": "training.trainer",
     "fold_batch_norm": "inference.fold",
     "freeze": "models.backbone",
     "grad_cam": "features.class_activation",
@@ -120,6 +131,7 @@ _LAZY = {
     "preprocess_input": "images.preprocessing",
     "quantize": "inference.quantization",
     "read_image": "images.read",
+    "train": "training.trainer",
     "weights_preprocessing": "weights.lookup",
 }
 
