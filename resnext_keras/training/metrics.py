@@ -90,14 +90,14 @@ def score_predictions(scores: np.ndarray, labels: np.ndarray) -> Predictions:
     predicted = scores.argmax(axis=1)
     rows = np.arange(len(labels))
     true_scores = scores[rows, labels]
-    before = (scores > true_scores[:, None]) | (
+    better = (scores > true_scores[:, None]) | (
         (scores == true_scores[:, None]) & (np.arange(classes) < labels[:, None])
     )
     return Predictions(
         labels.astype("int32"),
         predicted.astype("int32"),
         scores[rows, predicted],
-        before.sum(axis=1).astype("int32"),
+        better.sum(axis=1).astype("int32"),
         -np.log(np.maximum(true_scores, np.finfo("float32").tiny)),
     )
 

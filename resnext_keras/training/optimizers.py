@@ -1,4 +1,4 @@
-"""Stochastic gradient descent as PyTorch has it, and its rate over a training."""
+"""Stochastic gradient descent as in PyTorch, and its learning rate schedules."""
 
 import contextlib
 
@@ -19,9 +19,9 @@ if keras.config.backend() == "tensorflow":
 # IMAGENET1K_V2 (`--lr-warmup-decay 0.01`).
 WARMUP_START = 0.01
 
-# What `norm_weight_decay=False` leaves as it is: scales and shifts of batch norm, as
-# torchvision's `--norm-weight-decay 0.0` does, which has biases decay.
-# TensorFlow's names have the layer's before and the device's after.
+# Variables that do not decay with `norm_weight_decay=False`: scales and shifts of batch
+# norm, as with torchvision's `--norm-weight-decay 0.0`; biases decay. In TensorFlow's
+# names the layer comes before, the device after.
 NOT_DECAYED = r"(^|/)(gamma|beta)(/replica_\d+)?(:\d+)?$"
 
 
@@ -30,16 +30,16 @@ class SGD(keras.optimizers.SGD):
     """`keras.optimizers.SGD` that steps as `torch.optim.SGD` does.
 
     The published recipes are PyTorch's, and their numbers mean something else in
-    Keras' own: there the rate is inside the velocity, so that a fall of the rate
-    takes effect only as the momentum forgets, and weight decay passes the momentum
-    by. Same arguments, and all that Keras' optimizers share: clipping (before the
-    decay is added, as PyTorch's is), accumulated gradients, moving averages,
-    `exclude_from_weight_decay`, of which a saved model keeps the names. A schedule
-    is asked for the rate of an update; Keras' own counts the parts of a batch.
+    Keras' own SGD: its velocity contains the learning rate, so that a lower rate takes
+    effect only gradually, and its weight decay bypasses the momentum. The arguments are
+    the same, and so is what all Keras optimizers share: clipping (before the decay is
+    added, as in PyTorch), accumulated gradients, moving averages, and
+    `exclude_from_weight_decay`, whose names a saved model keeps. A schedule counts
+    updates; in Keras' own it counts the parts of a batch.
 
     Source: https://pytorch.org/docs/stable/generated/torch.optim.SGD.html, without
     dampening. There the first buffer is the first gradient; here it starts at zero,
-    which comes to the same.
+    with the same result.
     """
 
     def exclude_from_weight_decay(self, var_list=None, var_names=None):
@@ -48,13 +48,13 @@ class SGD(keras.optimizers.SGD):
         self._not_decayed = tuple(var_names or ())
 
     def get_config(self):
-        """Keras' own, which forgets what does not decay."""
+        """The configuration, with the names that do not decay."""
         names = list(getattr(self, "_not_decayed", ()))
         return super().get_config() | {"not_decayed": names}
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
-        """An optimizer as it was configured, which is not built yet."""
+        """An optimizer from its configuration, not built yet."""
         names = config.get("not_decayed")
         config = {name: config[name] for name in config if name != "not_decayed"}
         optimizer = super().from_config(config, custom_objects)
@@ -67,10 +67,10 @@ class SGD(keras.optimizers.SGD):
         return super()._get_current_learning_rate()
 
     def _apply_weight_decay(self, variables):
-        """Keras' own, which `update_step` replaces."""
+        """Does nothing; `update_step` decays the weights."""
 
     def update_step(self, gradient, variable, learning_rate):
-        """Updates one variable, whichever kind the backend gives."""
+        """Updates one variable of any backend."""
         learning_rate = ops.cast(learning_rate, variable.dtype)
         gradient = ops.cast(gradient, variable.dtype)
         if self.weight_decay and self._use_weight_decay(variable):
@@ -80,7 +80,7 @@ class SGD(keras.optimizers.SGD):
         if self.momentum:
             buffer = self.momentums[self._get_variable_index(variable)]
             if keras.config.backend() == "tensorflow":
-                # The same in one pass over memory, which holds nothing besides.
+                # The same in one pass over memory, without temporaries.
                 tf.raw_ops.ResourceApplyMomentum(
                     var=variable.handle,
                     accum=buffer.value.handle,
@@ -100,10 +100,10 @@ class SGD(keras.optimizers.SGD):
 
 
 def _after(gradient):
-    """In which TensorFlow multiplies weights when their gradient is there.
+    """Context manager in which TensorFlow waits for a gradient.
 
-    Not at the start of a step, as it would since nothing else is needed: for all of
-    the step there would be a copy of all weights then.
+    Otherwise it would multiply all weights at the start of a step, and hold a copy of
+    them all through it.
     """
     if keras.config.backend() == "tensorflow":
         return tf.control_dependencies([gradient])
@@ -112,11 +112,11 @@ def _after(gradient):
 
 @keras.saving.register_keras_serializable(package="resnext_keras")
 class Warmup(LearningRateSchedule):
-    """A schedule to whose rates those of the first updates rise along a line.
+    """A schedule with a linear warm-up.
 
     Args:
-        schedule: The rates without it.
-        steps: Updates of the rise, at least 1.
+        schedule: The schedule without it.
+        steps: Updates of the warm-up, at least 1.
     """
 
     def __init__(self, schedule: LearningRateSchedule, steps: int):
@@ -124,7 +124,7 @@ class Warmup(LearningRateSchedule):
         self.schedule, self.steps = schedule, steps
 
     def __call__(self, step):
-        """The rate of an update, which is counted from 0."""
+        """The rate of an update, counted from 0."""
         rate = self.schedule(step)
         done = ops.minimum(ops.cast(step, rate.dtype) / self.steps, 1)
         return rate * (WARMUP_START + (1 - WARMUP_START) * done)
@@ -147,7 +147,7 @@ def build_optimizer(
     steps_per_epoch: int,
     gradient_accumulation_steps: int | None = None,
 ) -> SGD:
-    """The optimizer that a recipe asks for.
+    """The optimizer of a recipe.
 
     Args:
         recipe: A row of the table. Its rate is that of an update.
@@ -156,7 +156,7 @@ def build_optimizer(
 
     Returns:
         An `SGD` that is not built yet. Its rate is a function of the updates it has
-        made. A moving average of the weights is `MovingAverage`'s, not its own.
+        made. The moving average of the weights is the callback `EMA`.
     """
     parts = gradient_accumulation_steps or 1
     optimizer = SGD(
@@ -172,11 +172,11 @@ def build_optimizer(
 
 
 def schedule(recipe: Recipe, updates: int) -> LearningRateSchedule:
-    """A recipe's rate over a training.
+    """The learning rate schedule of a recipe.
 
     Args:
         recipe: A row of the table.
-        updates: Of the weights, in all of the training.
+        updates: Of the whole training.
     """
     highest = recipe.learning_rate
     warmup = min(round(recipe.warmup * updates), updates - 1)

@@ -11,9 +11,9 @@ from resnext_keras.training.metrics import Calibration
 
 TRAINING, VALIDATION = "#e08214", "#2166ac"
 
-MOST_NAMES = 30  # classes of a matrix that are named on its axes
-MOST_CELLS = 1000  # that a matrix is drawn with along a side, of two pixels or more
-MOST_LETTERS = 24  # of such a name; longer ones would leave no room for the matrix
+MOST_NAMES = 30  # classes that are named on the axes
+MOST_CELLS = 1000  # per side, of two pixels or more
+MOST_LETTERS = 24  # of a name; longer ones would leave no room for the matrix
 
 
 def plot_curves(history: list[dict], path: Path) -> None:
@@ -21,7 +21,7 @@ def plot_curves(history: list[dict], path: Path) -> None:
 
     Args:
         history: A row for each epoch, as `history.csv` has it.
-        path: The PNG file to be written.
+        path: The PNG file to write.
     """
     figure, (left, right) = _figure(10, 3.6, 2)
     epochs = [row["epoch"] for row in history]
@@ -42,12 +42,12 @@ def plot_curves(history: list[dict], path: Path) -> None:
 
 
 def plot_confusion(confusion: np.ndarray, names: Sequence[str], path: Path) -> None:
-    """Draws how often each class was taken for each, as shares of a row.
+    """Draws how often each class was predicted as each, as shares of a row.
 
     Args:
         confusion: (classes, classes), from `confusion_matrix`.
         names: Of the classes.
-        path: The PNG file to be written.
+        path: The PNG file to write.
     """
     named = len(names) <= MOST_NAMES
     counts = confusion.sum(axis=1, keepdims=True)
@@ -66,7 +66,7 @@ def plot_confusion(confusion: np.ndarray, names: Sequence[str], path: Path) -> N
     axes.set(xlabel="predicted", ylabel="true")
     if named:
         short = [_short(name) for name in names]
-        # A name may hold a dollar, which begins a formula.
+        # A dollar in a name would start a formula.
         axes.set_xticks(range(len(names)), short, rotation=90, parse_math=False)
         axes.set_yticks(range(len(names)), short, parse_math=False)
         for row, column in zip(*confusion.nonzero(), strict=True):
@@ -83,11 +83,11 @@ def plot_confusion(confusion: np.ndarray, names: Sequence[str], path: Path) -> N
 
 
 def plot_reliability(found: Calibration, path: Path) -> None:
-    """Draws how often predictions of a confidence are right.
+    """Draws accuracy over confidence.
 
     Args:
         found: From `calibration`.
-        path: The PNG file to be written.
+        path: The PNG file to write.
     """
     figure, axes = _figure(4.5, 4.2)
     edges = np.linspace(0, 1, len(found.counts) + 1)
@@ -102,7 +102,7 @@ def plot_reliability(found: Calibration, path: Path) -> None:
 
 
 def _largest(values: np.ndarray, step: int) -> np.ndarray:
-    """Of `step` x `step` neighbours the largest, so that none is lost."""
+    """The largest of `step` x `step` neighbours, so that no confusion is lost."""
     missing = -len(values) % step
     values = np.pad(values, ((0, missing), (0, missing)))
     count = len(values) // step
@@ -110,7 +110,7 @@ def _largest(values: np.ndarray, step: int) -> np.ndarray:
 
 
 def _figure(width: float, height: float, columns: int = 1):
-    import matplotlib.figure  # takes a third of a second, and few commands need it
+    import matplotlib.figure  # takes a third of a second
 
     figure = matplotlib.figure.Figure((width, height), layout="constrained")
     return figure, figure.subplots(1, columns)
@@ -123,6 +123,6 @@ def _short(name: str) -> str:
 
 def _save(figure, path: Path) -> None:
     with warnings.catch_warnings():
-        # The page and the table have the name that the font has not got.
+        # The page and the table show names that the font cannot.
         warnings.filterwarnings("ignore", "Glyph", UserWarning)
         figure.savefig(path, dpi=100)

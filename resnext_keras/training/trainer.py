@@ -144,28 +144,27 @@ def train(
         learning_rate=learning_rate,
         **(recipe_changes or {}),
     )
-    settings = Settings(
-        os.path.abspath(data),
-        spec,
-        None,
-        (Phase(recipe),),
-        size,
-        validation_share,
-        seed,
-        precision,
-        accumulate,
-        steps_per_execution,
-        deterministic,
-    )
     return _run(
-        settings,
+        Settings(
+            os.path.abspath(data),
+            spec,
+            None,
+            (Phase(recipe),),
+            size,
+            validation_share,
+            seed,
+            precision,
+            accumulate,
+            steps_per_execution,
+            deterministic,
+        ),
         output,
-        checkpoint_seconds=checkpoint_seconds,
-        export=export,
-        callbacks=callbacks,
-        resume=resume,
-        on_start=on_start,
-        verbose=verbose,
+        checkpoint_seconds,
+        export,
+        callbacks,
+        resume,
+        on_start,
+        verbose,
     )
 
 
@@ -209,19 +208,19 @@ def finetune(
         batch_size: As of `train`.
         learning_rate: Of the classifier.
         recipe_changes: As of `train`, for both phases.
-        size: As of `train`, and all that follow.
-        validation_share: As of `train`.
-        precision: As of `train`.
-        accumulate: As of `train`.
-        steps_per_execution: As of `train`.
-        seed: As of `train`.
-        deterministic: As of `train`.
-        checkpoint_seconds: As of `train`.
-        export: As of `train`.
-        callbacks: As of `train`.
-        resume: As of `train`.
-        on_start: As of `train`.
-        verbose: As of `train`.
+        size: This and all other arguments as of `train`.
+        validation_share: See `train`.
+        precision: See `train`.
+        accumulate: See `train`.
+        steps_per_execution: See `train`.
+        seed: See `train`.
+        deterministic: See `train`.
+        checkpoint_seconds: See `train`.
+        export: See `train`.
+        callbacks: See `train`.
+        resume: See `train`.
+        on_start: See `train`.
+        verbose: See `train`.
 
     Returns:
         As of `train`.
@@ -237,28 +236,27 @@ def finetune(
         learning_rate=learning_rate,
         **(recipe_changes or {}),
     )
-    settings = Settings(
-        os.path.abspath(data),
-        spec,
-        weights,
-        phases,
-        size,
-        validation_share,
-        seed,
-        precision,
-        accumulate,
-        steps_per_execution,
-        deterministic,
-    )
     return _run(
-        settings,
+        Settings(
+            os.path.abspath(data),
+            spec,
+            weights,
+            phases,
+            size,
+            validation_share,
+            seed,
+            precision,
+            accumulate,
+            steps_per_execution,
+            deterministic,
+        ),
         output,
-        checkpoint_seconds=checkpoint_seconds,
-        export=export,
-        callbacks=callbacks,
-        resume=resume,
-        on_start=on_start,
-        verbose=verbose,
+        checkpoint_seconds,
+        export,
+        callbacks,
+        resume,
+        on_start,
+        verbose,
     )
 
 
@@ -293,7 +291,6 @@ def starting_point(
 def _run(
     settings: Settings,
     output: str | os.PathLike,
-    *,
     checkpoint_seconds: float,
     export: bool,
     callbacks: Sequence[keras.callbacks.Callback],

@@ -85,7 +85,7 @@ def test_the_plan_is_printed_first_then_progress_figures_and_files(trained):
     assert "val_accuracy" in lines[7]
     assert row_of(result.stdout, "top-1")[1].endswith("%")
     assert row_of(result.stdout, "report.html")
-    assert f"--weights {folder}` " in result.stdout
+    assert f"--weights {folder}`" in result.stdout
     assert result.stderr == ""
 
 
