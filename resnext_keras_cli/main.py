@@ -5,7 +5,6 @@ import warnings
 
 import click
 
-from resnext_keras_cli.benchmark import benchmark
 from resnext_keras_cli.demo import demo
 from resnext_keras_cli.evaluate import evaluate
 from resnext_keras_cli.explain import explain
@@ -90,7 +89,6 @@ for command in (
     list_,
     export,
     quantize,
-    benchmark,
     weights,
 ):
     group.add_command(command)

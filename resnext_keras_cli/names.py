@@ -48,11 +48,12 @@ def find_weights(name: str, model: str | None = None):
     Raises:
         click.ClickException: It is neither a set nor a file, or does not fit.
     """
-    from resnext_keras import weights
+    from resnext_keras.weights import lookup
+    from resnext_keras.weights.tensors import WeightsError
 
     try:
-        return weights.find_weights(name, model)
-    except weights.WeightsError as error:
+        return lookup.find_weights(name, model)
+    except WeightsError as error:
         # The argument of a Python function, and after it how Python lists names.
         told, _, received = str(error).partition(" Received: weights=")
         hint = " `resnext-keras weights list` prints the names." * (";" in received)

@@ -71,7 +71,10 @@ def test_the_gate_runs_the_oldest_packages_that_are_allowed():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     allowed = {
         requirement.name: Version(specifier.version)
-        for requirement in map(Requirement, project["dependencies"])
+        for requirement in map(
+            Requirement,
+            project["dependencies"] + project["optional-dependencies"]["train"],
+        )
         for specifier in requirement.specifier
         if specifier.operator == ">="
     }

@@ -119,7 +119,7 @@ def test_a_worker_that_is_killed_is_replaced_and_its_work_done_again(
 
 PROGRAM = f"""
 import sys, time
-from resnext_keras.features import extract
+from resnext_keras.features.extraction import extract
 from resnext_keras.features.chunks import Parts
 module = sys.modules[extract.__module__]
 module.PART = {PART}

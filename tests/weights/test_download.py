@@ -246,7 +246,7 @@ def test_a_warning_that_is_an_error_stays_one_and_comes_before_the_download(
 def forkserver():
     """Starts processes without importing the library in each of them."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["resnext_keras.weights"])
+    context.set_forkserver_preload(["resnext_keras.weights.download"])
     return context
 
 

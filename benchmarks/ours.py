@@ -1,0 +1,202 @@
+"""This package's networks on the backend that Keras runs on, and the floor.
+
+`python ours.py MODEL SIZE` prints what the other contenders need to know.
+"""
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+
+sys.path.insert(1, str(Path(__file__).parents[1]))  # the checkout's resnext_keras
+
+import resnext_keras as rk
+from resnext_keras.models.flops import stage_costs
+from resnext_keras.models.specs import get_spec
+
+BACKEND = keras.config.backend()
+
+if BACKEND == "tensorflow":
+    import tensorflow as tf
+elif BACKEND == "jax":
+    import jax
+else:
+    import torch
+
+
+def model(work, stock=False, jit_compile="auto"):
+    """The model as it is, or with Keras' own layers only (`stock`)."""
+    set_up(work)
+    network = build(work)
+    if stock:
+        network = keras.models.clone_model(network, clone_function=stock_layer)
+    images, labels = map(keras.ops.convert_to_tensor, (work.images, work.labels))
+    run = training if work.task == "train" else prediction
+    return run(network, images, labels, jit_compile)
+
+
+def predictor(work, engine):
+    """A `Predictor`, from and to NumPy arrays."""
+    set_up(work)
+    predict = rk.Predictor(build(work), engine, work.batch)
+    return lambda: predict(work.images)
+
+
+def matrix_product(work, side):
+    """One product of two square matrices: `2 * side**3` operations."""
+    set_up(work)
+    values = np.random.default_rng(0).normal(size=(side, side)).astype("float32")
+    matrix = keras.ops.convert_to_tensor(values, dtype=work.precision)
+    return lambda: keras.ops.convert_to_numpy(keras.ops.matmul(matrix, matrix)[0, 0])
+
+
+def set_up(work):
+    """The precision and the threads. float32 means it, not a GPU's TF32."""
+    if work.precision == "bfloat16":
+        keras.config.set_dtype_policy("mixed_bfloat16")
+    if BACKEND == "tensorflow":
+        tf.config.experimental.enable_tensor_float_32_execution(False)
+        tf.config.threading.set_intra_op_parallelism_threads(work.threads)
+    elif BACKEND == "jax":  # which has a thread for each processor
+        jax.config.update("jax_default_matmul_precision", "highest")
+    else:
+        torch.backends.cuda.matmul.allow_tf32 = False
+        torch.backends.cudnn.allow_tf32 = False
+        torch.set_num_threads(work.threads)
+
+
+def prediction(network, images, labels, jit_compile):
+    """Logits, copied to the host."""
+    if BACKEND == "tensorflow":
+        function = tf.function(lambda images: network(images, training=False))
+        return lambda: function(images).numpy()
+    if BACKEND == "jax":
+        state = variables(network)
+        function = jax.jit(
+            lambda state, images: network.stateless_call(
+                *state, images, training=False
+            )[0]
+        )
+        return lambda: np.asarray(function(state, images))
+
+    forward = torch.compile(network) if jit_compile is True else network
+
+    def predict():
+        with torch.inference_mode():
+            return forward(images, training=False).cpu()
+
+    return predict
+
+
+def training(network, images, labels, jit_compile):
+    """A step of SGD with momentum on the cross-entropy."""
+    optimizer = keras.optimizers.SGD(0.01, momentum=0.9)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    if BACKEND == "jax":
+        return jax_training(network, optimizer, loss, images, labels)
+    network.compile(optimizer, loss, jit_compile=jit_compile)
+
+    def train():
+        network.train_on_batch(images, labels)
+        if BACKEND == "tensorflow":
+            tf.test.experimental.sync_devices()
+        elif images.is_cuda:
+            torch.cuda.synchronize()
+
+    return train
+
+
+def jax_training(network, optimizer, loss, images, labels):
+    """The step of Keras' guide for JAX, which keeps the state on the device.
+
+    `train_on_batch` copies the state to Keras' variables and back at each step,
+    which `fit` does once an epoch.
+    """
+    optimizer.build(network.trainable_variables)
+
+    def loss_and_others(trainable, others, images, labels):
+        logits, others = network.stateless_call(
+            trainable, others, images, training=True
+        )
+        return loss(labels, logits), others
+
+    gradient = jax.value_and_grad(loss_and_others, has_aux=True)
+
+    def step(state, images, labels):
+        (trainable, others), slots = state
+        (_, others), gradients = gradient(trainable, others, images, labels)
+        trainable, slots = optimizer.stateless_apply(slots, gradients, trainable)
+        return (trainable, others), slots
+
+    step = jax.jit(step, donate_argnums=0)
+    state = variables(network), [v.value for v in optimizer.variables]
+
+    def train():
+        nonlocal state
+        state = jax.block_until_ready(step(state, images, labels))
+
+    return train
+
+
+def variables(network):
+    """The values that learn, and the others."""
+    return (
+        [v.value for v in network.trainable_variables],
+        [v.value for v in network.non_trainable_variables],
+    )
+
+
+def build(work):
+    """The network with random weights and without softmax, as torch's have none."""
+    return rk.ResNeXt(
+        rk.ResNeXtSpec(**work.spec),
+        weights=None,
+        input_shape=(work.size, work.size, 3),
+        classes=work.classes,
+        classifier_activation=None,
+    )
+
+
+def stock_layer(layer):
+    """The layer of Keras that a layer of this package derives from."""
+    keras_own = (c for c in type(layer).__mro__ if c.__module__.startswith("keras."))
+    return next(keras_own).from_config(layer.get_config())
+
+
+def describe(name: str, size: int) -> dict:
+    """The network and the device, for the report and for the other contenders."""
+    spec = get_spec(name)
+    size = size or spec.image_size
+    network = rk.ResNeXt(spec, weights=None, input_shape=(size, size, 3))
+    device, device_name = find_device()
+    return {
+        "model": spec.name,
+        "spec": dataclasses.asdict(spec),
+        "classes": spec.classes,
+        "size": size,
+        "multiply_adds": sum(cost.multiply_adds for cost in stage_costs(network)),
+        "device": device,
+        "device_name": device_name,
+    }
+
+
+def find_device() -> tuple[str, str]:
+    """`"cpu"` or `"gpu"`, and the name of the GPU."""
+    if BACKEND == "jax":
+        device = jax.devices()[0]
+        return device.platform, "" if device.platform == "cpu" else device.device_kind
+    if BACKEND == "torch":
+        has_gpu = torch.cuda.is_available()
+        return ("gpu", torch.cuda.get_device_name()) if has_gpu else ("cpu", "")
+    gpus = tf.config.list_physical_devices("GPU")
+    if not gpus:
+        return "cpu", ""
+    details = tf.config.experimental.get_device_details(gpus[0])
+    return "gpu", details.get("device_name", "GPU")
+
+
+if __name__ == "__main__":
+    print(json.dumps(describe(sys.argv[1], int(sys.argv[2]))))
