@@ -31,7 +31,13 @@ from resnext_keras.training.metrics import (
     confusion_matrix,
     score_predictions,
 )
-from resnext_keras.training.report import FILES, REPORT, report_title, write_report
+from resnext_keras.training.report import (
+    FILES,
+    REPORT,
+    check_packages,
+    report_title,
+    write_report,
+)
 from resnext_keras.weights.lookup import find_weights
 from resnext_keras.weights.registry import BUNDLED, WeightSet
 from resnext_keras.weights.runs import trained
@@ -133,7 +139,9 @@ def evaluate(
     Raises:
         ValueError: An argument or the data are not as expected, or no image can be
             read; nothing is written then.
+        ImportError: The extra `train` is not installed.
     """
+    check_packages()
     positive_integer("batch_size", batch_size)
     names = find_class_names(model, weights)
     name = _report_name(model, weights)

@@ -238,7 +238,7 @@ def get_recipe(name: str) -> Recipe:
     """The row of the table with that name.
 
     Raises:
-        ValueError: There is none; the error lists the nearest names.
+        ValueError: It does not exist; the error lists the nearest names.
     """
     if name not in RECIPES:
         near = difflib.get_close_matches(str(name).lower(), RECIPES, n=3)
@@ -260,7 +260,7 @@ def adjusted(recipe: Recipe, /, **changes) -> Recipe:
             (Goyal et al., 2017, section 2.1).
 
     Raises:
-        ValueError: There is no such field, or the value is outside its range.
+        ValueError: The field does not exist, or the value is outside its range.
     """
     changes = {field: value for field, value in changes.items() if value is not None}
     fields = [field.name for field in dataclasses.fields(Recipe)][2:]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from resnext_keras.html import data_uri, render
+from resnext_keras.extras import optional
 from resnext_keras.images.listing import readable
 from resnext_keras.training.metrics import calibration, confusion_matrix
 from resnext_keras.training.plots import plot_confusion, plot_curves, plot_reliability
@@ -27,6 +27,16 @@ FILES = (REPORT, CLASSES, PREDICTIONS, CURVES, CONFUSION, RELIABILITY)
 WORST = 24  # images that are shown
 
 LISTED = 100  # files that were left out, by name
+
+
+def check_packages() -> None:
+    """Checks that the packages of reports are installed.
+
+    Raises:
+        ImportError: One of them is not; the message names the extra.
+    """
+    for package in ("jinja2", "matplotlib"):
+        optional(package, "train")
 
 
 def report_title(name: str, data: str | os.PathLike) -> str:
@@ -69,6 +79,8 @@ def write_report(
     Returns:
         The evaluation, with the path of the page.
     """
+    from resnext_keras.html import render  # imports jinja2
+
     names, predictions = evaluation.dataset.class_names, evaluation.predictions
     confusion, rows = confusion_matrix(predictions, len(names)), evaluation.classes
     if history:
@@ -97,6 +109,8 @@ def write_report(
 
 
 def _worst(evaluation) -> list[dict]:
+    from resnext_keras.html import data_uri
+
     predictions, names = evaluation.predictions, evaluation.dataset.class_names
     numbers = predictions.worst(WORST)
     return [

@@ -34,7 +34,12 @@ from resnext_keras.training.distribution import Devices, make_deterministic
 from resnext_keras.training.evaluation import Evaluation, evaluate_images
 from resnext_keras.training.optimizers import build_optimizer
 from resnext_keras.training.recipes import Recipe, adjusted, get_recipe
-from resnext_keras.training.report import REPORT, report_title, write_report
+from resnext_keras.training.report import (
+    REPORT,
+    check_packages,
+    report_title,
+    write_report,
+)
 from resnext_keras.training.run import SKIPPED, Run, open_run
 from resnext_keras.training.settings import Phase, Settings, finetune_phases
 from resnext_keras.weights.files import identify
@@ -134,6 +139,7 @@ def train(
         ValueError: An argument, the data or the folder is not as expected; nothing has
             been built, downloaded or written then. Or `TrainingError`: the loss became
             NaN, or a step does not fit in memory; the last good checkpoint stays.
+        ImportError: The extra `train` is not installed.
     """
     spec = get_spec(model)
     recipe = recipe or ("cifar" if spec.stem == "cifar" else "paper")
@@ -298,6 +304,7 @@ def _run(
     on_start: Callable[[Run], None] | None,
     verbose: int | str,
 ) -> TrainingResult | None:
+    check_packages()
     if export:
         check_backend()
     run = open_run(settings, output, resume=resume)

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import shutil
+import sys
 
 import keras
 import numpy as np
@@ -15,6 +16,7 @@ from resnext_keras import ResNeXtSpec
 from resnext_keras.classifier import load_classifier
 from resnext_keras.images.listing import readable
 from resnext_keras.models.specs import ARCHITECTURES
+from resnext_keras.training.evaluation import evaluate
 from resnext_keras.training.recipes import RECIPES, adjusted
 from resnext_keras.training.run import SKIPPED, open_run
 from resnext_keras.training.settings import Phase, Settings, finetune_phases
@@ -98,6 +100,17 @@ def test_a_run_leaves_a_network_that_separates_the_classes(done, data):
     np.testing.assert_allclose(
         model.predict(images, verbose=0), expected, rtol=1e-5, atol=1e-7
     )
+
+
+@pytest.mark.parametrize("package", ["matplotlib", "jinja2"])
+def test_a_missing_package_is_an_error_at_the_start(
+    data, tmp_path, monkeypatch, package
+):
+    monkeypatch.setitem(sys.modules, package, None)
+    for function in (train, finetune, evaluate):
+        with pytest.raises(ImportError, match=rf"{package}.*resnext-keras\[train\]"):
+            function(data, output=tmp_path / "run")
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_is_broken_is_left_out_and_listed(done):

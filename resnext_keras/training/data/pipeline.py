@@ -117,7 +117,7 @@ def evaluation_batches(
         labels, int32, of shape (batch,).
 
     Raises:
-        ValueError: `batch_size` is no positive integer.
+        ValueError: `batch_size` is not a positive integer.
     """
     positive_integer("batch_size", batch_size)
     labels = tf.constant(dataset.labels, tf.int32)
