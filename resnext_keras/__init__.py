@@ -64,8 +64,10 @@ __all__ = [
     "class_names",
     "convert_weights",
     "decode_predictions",
+    "explain",
     "export_file",
     "export_saved_model",
+    "extract",
     "feature_pyramid",
     "fold_batch_norm",
     "freeze",
@@ -77,6 +79,7 @@ __all__ = [
     "preprocess_input",
     "quantize",
     "read_image",
+    "search",
     "weights_preprocessing",
 ]
 
@@ -85,6 +88,9 @@ if TYPE_CHECKING:
     from resnext_keras.export.files import export_file
     from resnext_keras.export.saved_model import export_saved_model
     from resnext_keras.features.class_activation import grad_cam
+    from resnext_keras.features.explanation import explain
+    from resnext_keras.features.extraction import extract
+    from resnext_keras.features.similarity import search
     from resnext_keras.images.labels import class_names, decode_predictions
     from resnext_keras.images.overlay import overlay
     from resnext_keras.images.preprocessing import Preprocessing, preprocess_input
@@ -108,8 +114,10 @@ _LAZY = {
     "class_names": "images.labels",
     "convert_weights": "weights.convert",
     "decode_predictions": "images.labels",
+    "explain": "features.explanation",
     "export_file": "export.files",
     "export_saved_model": "export.saved_model",
+    "extract": "features.extraction",
     "feature_pyramid": "models.backbone",
     "fold_batch_norm": "inference.fold",
     "freeze": "models.backbone",
@@ -120,6 +128,7 @@ _LAZY = {
     "preprocess_input": "images.preprocessing",
     "quantize": "inference.quantization",
     "read_image": "images.read",
+    "search": "features.similarity",
     "weights_preprocessing": "weights.lookup",
 }
 
