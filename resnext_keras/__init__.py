@@ -67,8 +67,10 @@ __all__ = [
     "convert_weights",
     "decode_predictions",
     "evaluate",
+    "explain",
     "export_file",
     "export_saved_model",
+    "extract",
     "feature_pyramid",
     "finetune",
     "fold_batch_norm",
@@ -81,6 +83,7 @@ __all__ = [
     "preprocess_input",
     "quantize",
     "read_image",
+    "search",
     "train",
     "weights_preprocessing",
 ]
@@ -90,6 +93,9 @@ if TYPE_CHECKING:
     from resnext_keras.export.files import export_file
     from resnext_keras.export.saved_model import export_saved_model
     from resnext_keras.features.class_activation import grad_cam
+    from resnext_keras.features.explanation import explain
+    from resnext_keras.features.extraction import extract
+    from resnext_keras.features.similarity import search
     from resnext_keras.images.labels import class_names, decode_predictions
     from resnext_keras.images.overlay import overlay
     from resnext_keras.images.preprocessing import Preprocessing, preprocess_input
@@ -118,8 +124,10 @@ _LAZY = {
     "convert_weights": "weights.convert",
     "decode_predictions": "images.labels",
     "evaluate": "training.evaluation",
+    "explain": "features.explanation",
     "export_file": "export.files",
     "export_saved_model": "export.saved_model",
+    "extract": "features.extraction",
     "feature_pyramid": "models.backbone",
     "finetune": "training.trainer",
     "fold_batch_norm": "inference.fold",
@@ -131,6 +139,7 @@ _LAZY = {
     "preprocess_input": "images.preprocessing",
     "quantize": "inference.quantization",
     "read_image": "images.read",
+    "search": "features.similarity",
     "train": "training.trainer",
     "weights_preprocessing": "weights.lookup",
 }

@@ -36,11 +36,10 @@ def demo(output, overwrite):
     with quiet_start():
         from resnext_keras.digits import classify_held_out_digits, held_out_digits
         from resnext_keras.images.draw import contact_sheet
-        from resnext_keras.io import atomic_write
-    from resnext_keras_cli.sheets import checked_sheet
+        from resnext_keras.io import atomic_write, output_file
     from resnext_keras_cli.tables import print_table, table
 
-    target = checked_sheet(output or SHEET, False, overwrite or output is None)
+    target = output_file(output or SHEET, (".png",), overwrite or output is None)
     total = len(held_out_digits()[1])
     bar = tqdm(classify_held_out_digits(), total=total, unit=" images", disable=None)
     digits = list(bar)

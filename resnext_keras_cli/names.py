@@ -1,7 +1,6 @@
 """What the names that a user types stand for; errors speak of commands and options."""
 
 import difflib
-from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -82,39 +81,6 @@ def find_choice(model: str | None, weights: str | None):
     if model is None:
         click.echo(DIGITS_ONLY, err=True)
     return model, None
-
-
-def find_class(name: str, class_names: Sequence[str]) -> int:
-    """The number of a class.
-
-    Args:
-        name: What was typed: its name, in any case and with blanks for underscores
-            too, or its number.
-        class_names: The names of all classes.
-
-    Raises:
-        click.ClickException: There is no such class.
-    """
-    if name in class_names:
-        return class_names.index(name)
-    names = {_plain(known): number for number, known in enumerate(class_names)}
-    wanted = _plain(name)
-    if wanted in names:
-        return names[wanted]
-    count = len(class_names)
-    if name.isdecimal() and int(name) < count:
-        return int(name)
-    near = difflib.get_close_matches(wanted, names)
-    near += [known for known in names if wanted in known and known not in near]
-    near = [class_names[names[known]] for known in near[:5]]
-    hint = f" Did you mean {' or '.join(near)}?" if near else ""
-    raise click.ClickException(
-        f"No class {name!r}.{hint} Expected a name, or a number from 0 to {count - 1}."
-    )
-
-
-def _plain(name: str) -> str:
-    return "_".join(name.lower().split())
 
 
 def find_set(name: str):
