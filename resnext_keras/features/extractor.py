@@ -103,7 +103,7 @@ def load_network(
         architecture=model.name,
         weights=os.path.abspath(file) if is_file else classifier.weights,
         weights_sha256=_sha256(file) if is_file else None,
-        preprocessing=dataclasses.asdict(classifier.preprocessing),
+        preprocessing=classifier.preprocessing.as_json(),
         pooling="avg",
         length=int(pooled.shape[-1]),
         dtype=dtype,

@@ -76,10 +76,10 @@ def resize_and_crop(rgb, preprocessing: Preprocessing):
         RGB, 0 to 255, uint8, of shape (size, size, 3).
     """
     kernel = KERNELS[preprocessing.interpolation]
-    if preprocessing.detail is not None:
-        short = tf.minimum(tf.reduce_min(tf.shape(rgb)[:2]), preprocessing.detail)
+    *first, last = preprocessing.short_sides
+    for short in first:
         rgb = _resize(rgb, short, kernel)
-    rgb = _resize(rgb, preprocessing.resize, kernel, preprocessing.size)
+    rgb = _resize(rgb, last, kernel, preprocessing.size)
     return tf.ensure_shape(rgb, [preprocessing.size, preprocessing.size, 3])
 
 

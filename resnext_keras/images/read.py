@@ -187,9 +187,8 @@ def resize_and_crop(rgb: Image.Image, preprocessing: Preprocessing) -> np.ndarra
         RGB, 0 to 255, uint8, of shape (size, size, 3).
     """
     filter_ = INTERPOLATIONS[preprocessing.interpolation]
-    if preprocessing.detail is not None and min(rgb.size) > preprocessing.detail:
-        rgb = _resize_short_side(rgb, preprocessing.detail, filter_)
-    rgb = _resize_short_side(rgb, preprocessing.resize, filter_)
+    for short in preprocessing.short_sides:
+        rgb = _resize_short_side(rgb, short, filter_)
     size = preprocessing.size
     left, top = round((rgb.width - size) / 2), round((rgb.height - size) / 2)
     return np.array(rgb.crop((left, top, left + size, top + size)))

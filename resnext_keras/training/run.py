@@ -255,7 +255,6 @@ def run_preprocessing(settings: Settings) -> Preprocessing:
         found = trained(found)  # None of a file that is no run's
     reading = found.preprocessing if found else default_preprocessing(settings.spec)
     size = settings.size or reading.size
-    resize = round(size * reading.resize / reading.size)
-    # The detail is of the images that the weights have seen, and these are others;
-    # random crops have all of it.
-    return dataclasses.replace(reading, size=size, resize=resize, detail=None)
+    # Without the first resize of the digits, which fits their tiny images alone.
+    resize = round(size * reading.short_sides[-1] / reading.size)
+    return dataclasses.replace(reading, size=size, resize=resize)

@@ -180,7 +180,7 @@ def test_a_image_that_is_gone_is_a_grey_tile(digits, tmp_path):
 
 
 def with_weights(source, path, sha256):
-    plain = source.preprocessing | {"detail": None}
+    plain = source.preprocessing | {"resize": 32}
     return dataclasses.replace(
         source, weights=str(path), weights_sha256=sha256, preprocessing=plain
     )

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from helpers import SMALL, save
 from PIL import Image
-from resnext_keras.images.read import FORMATS, read_image
 
 from resnext_keras.images.preprocessing import Preprocessing, preprocess_input
+from resnext_keras.images.read import FORMATS, read_image
 
 
 @pytest.mark.parametrize("as_type", [str, Path])
@@ -213,7 +213,7 @@ def test_a_image_is_no_sharper_than_those_of_the_training(photos, tmp_path):
     small = photos[0].resize((12, 8), Image.Resampling.BILINEAR)
     as_trained = save(small, tmp_path / "small.png")
     sharp = save(photos[0].resize((120, 80)), tmp_path / "sharp.png")
-    coarse = Preprocessing(size=32, resize=32, detail=8)
+    coarse = Preprocessing(size=32, resize=(8, 32))
     expected = small.resize((48, 32), Image.Resampling.BILINEAR).crop((8, 0, 40, 32))
     np.testing.assert_array_equal(read_image(as_trained, coarse), expected)
     difference = np.abs(

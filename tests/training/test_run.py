@@ -211,8 +211,8 @@ def test_epochs_of_fine_tuning_that_are_no_number_are_refused(epochs):
 
 def test_validation_sees_as_much_detail_as_random_crops_do(data):
     to = settings(data, weights="digits", spec=ARCHITECTURES["resnext11_8x4d"])
-    assert weights_preprocessing("digits").detail == 8  # that of the digits themselves
-    assert run_preprocessing(to).detail is None
+    assert weights_preprocessing("digits").resize == (8, 32)
+    assert run_preprocessing(to).resize == 32
     assert run_preprocessing(to).size == 32
 
 
