@@ -65,6 +65,7 @@ __all__ = [
     "convert_weights",
     "decode_predictions",
     "export_file",
+    "export_model",
     "export_saved_model",
     "feature_pyramid",
     "fold_batch_norm",
@@ -74,8 +75,10 @@ __all__ = [
     "list_weights",
     "load_classifier",
     "overlay",
+    "predict_files",
     "preprocess_input",
     "quantize",
+    "quantize_model",
     "read_image",
     "weights_preprocessing",
 ]
@@ -83,15 +86,17 @@ __all__ = [
 if TYPE_CHECKING:
     from resnext_keras.classifier import Classifier, load_classifier
     from resnext_keras.export.files import export_file
+    from resnext_keras.export.formats import export_model
     from resnext_keras.export.saved_model import export_saved_model
     from resnext_keras.features.class_activation import grad_cam
+    from resnext_keras.images.draw import overlay
     from resnext_keras.images.labels import class_names, decode_predictions
-    from resnext_keras.images.overlay import overlay
     from resnext_keras.images.preprocessing import Preprocessing, preprocess_input
     from resnext_keras.images.read import ImageError, read_image
     from resnext_keras.inference.fold import fold_batch_norm
+    from resnext_keras.inference.prediction import predict_files
     from resnext_keras.inference.predictor import Predictor
-    from resnext_keras.inference.quantization import quantize
+    from resnext_keras.inference.quantization import quantize, quantize_model
     from resnext_keras.models.backbone import feature_pyramid, freeze
     from resnext_keras.weights.convert import convert_weights
     from resnext_keras.weights.lookup import list_weights, weights_preprocessing
@@ -109,6 +114,7 @@ _LAZY = {
     "convert_weights": "weights.convert",
     "decode_predictions": "images.labels",
     "export_file": "export.files",
+    "export_model": "export.formats",
     "export_saved_model": "export.saved_model",
     "feature_pyramid": "models.backbone",
     "fold_batch_norm": "inference.fold",
@@ -116,9 +122,11 @@ _LAZY = {
     "grad_cam": "features.class_activation",
     "list_weights": "weights.lookup",
     "load_classifier": "classifier",
-    "overlay": "images.overlay",
+    "overlay": "images.draw",
+    "predict_files": "inference.prediction",
     "preprocess_input": "images.preprocessing",
     "quantize": "inference.quantization",
+    "quantize_model": "inference.quantization",
     "read_image": "images.read",
     "weights_preprocessing": "weights.lookup",
 }

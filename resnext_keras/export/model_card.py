@@ -50,7 +50,7 @@ class ModelCard:
         }
 
 
-def model_card(
+def make_model_card(
     model: keras.Model,
     weights: str | None = None,
     preprocessing: Preprocessing | None = None,

@@ -9,8 +9,8 @@ from pathlib import Path
 import keras
 
 from resnext_keras.arguments import positive_integer
-from resnext_keras.export.model_card import model_card
-from resnext_keras.export.signatures import signatures, with_features
+from resnext_keras.export.model_card import make_model_card
+from resnext_keras.export.signatures import build_signatures, with_features
 from resnext_keras.images.preprocessing import Preprocessing
 from resnext_keras.inference.engines import CARD_FILE, check_backend
 from resnext_keras.inference.fold import fold_batch_norm, plain_graph
@@ -93,7 +93,7 @@ def export_saved_model(
     target = output_directory(path, overwrite, EARLIER)
     top = positive_integer("top", top)
     model = plain_graph(model)
-    card = model_card(model, weights, preprocessing, class_names, licence)
+    card = make_model_card(model, weights, preprocessing, class_names, licence)
     network = fold_batch_norm(with_features(model, card))
     try:
         with (
@@ -102,7 +102,7 @@ def export_saved_model(
         ):
             file = Path(elsewhere, CARD_FILE)
             file.write_text(json.dumps(card.as_json(), indent=2), encoding="utf-8")
-            module, functions = signatures(network, card, top)
+            module, functions = build_signatures(network, card, top)
             module.card = tf.saved_model.Asset(str(file))
             tf.saved_model.save(module, folder / VERSION, functions)
     except (OSError, tf.errors.OpError) as error:

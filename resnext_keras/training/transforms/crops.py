@@ -5,8 +5,7 @@ import math
 
 import tensorflow as tf
 
-from resnext_keras.images.decode import resize_and_crop
-from resnext_keras.images.decode_formats import decode
+from resnext_keras.images.decode import decode_image, resize_and_crop
 from resnext_keras.images.preprocessing import MEAN, Preprocessing
 from resnext_keras.training.transforms.orientation import exif_orientation, upright
 
@@ -146,7 +145,7 @@ def _largest_center_box(height, width):
 
 
 def _decode(contents):
-    rgb = decode(contents)
+    rgb = decode_image(contents)
     message = "Expected an image in JPEG, PNG, BMP or WebP"
     with tf.control_dependencies([tf.debugging.assert_positive(tf.size(rgb), message)]):
         return tf.identity(rgb)
