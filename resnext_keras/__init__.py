@@ -69,6 +69,7 @@ __all__ = [
     "evaluate",
     "explain",
     "export_file",
+    "export_model",
     "export_saved_model",
     "extract",
     "feature_pyramid",
@@ -80,8 +81,10 @@ __all__ = [
     "list_weights",
     "load_classifier",
     "overlay",
+    "predict_files",
     "preprocess_input",
     "quantize",
+    "quantize_model",
     "read_image",
     "search",
     "train",
@@ -91,18 +94,20 @@ __all__ = [
 if TYPE_CHECKING:
     from resnext_keras.classifier import Classifier, load_classifier
     from resnext_keras.export.files import export_file
+    from resnext_keras.export.formats import export_model
     from resnext_keras.export.saved_model import export_saved_model
     from resnext_keras.features.class_activation import grad_cam
     from resnext_keras.features.explanation import explain
     from resnext_keras.features.extraction import extract
     from resnext_keras.features.similarity import search
+    from resnext_keras.images.draw import overlay
     from resnext_keras.images.labels import class_names, decode_predictions
-    from resnext_keras.images.overlay import overlay
     from resnext_keras.images.preprocessing import Preprocessing, preprocess_input
     from resnext_keras.images.read import ImageError, read_image
     from resnext_keras.inference.fold import fold_batch_norm
+    from resnext_keras.inference.prediction import predict_files
     from resnext_keras.inference.predictor import Predictor
-    from resnext_keras.inference.quantization import quantize
+    from resnext_keras.inference.quantization import quantize, quantize_model
     from resnext_keras.models.backbone import feature_pyramid, freeze
     from resnext_keras.training.evaluation import Evaluation, evaluate
     from resnext_keras.training.trainer import TrainingResult, finetune, train
@@ -126,6 +131,7 @@ _LAZY = {
     "evaluate": "training.evaluation",
     "explain": "features.explanation",
     "export_file": "export.files",
+    "export_model": "export.formats",
     "export_saved_model": "export.saved_model",
     "extract": "features.extraction",
     "feature_pyramid": "models.backbone",
@@ -135,9 +141,11 @@ _LAZY = {
     "grad_cam": "features.class_activation",
     "list_weights": "weights.lookup",
     "load_classifier": "classifier",
-    "overlay": "images.overlay",
+    "overlay": "images.draw",
+    "predict_files": "inference.prediction",
     "preprocess_input": "images.preprocessing",
     "quantize": "inference.quantization",
+    "quantize_model": "inference.quantization",
     "read_image": "images.read",
     "search": "features.similarity",
     "train": "training.trainer",

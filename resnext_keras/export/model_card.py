@@ -14,10 +14,11 @@ from resnext_keras.weights.lookup import find_set, weights_preprocessing
 from resnext_keras.weights.registry import WeightSet
 
 READING = (
-    "RGB, turned upright as EXIF says. Its short side resized, with antialiasing, to "
-    "`detail` if that is a number and less, then to `resize`. The square of `size` "
-    "pixels in the centre. Its values, 0 to 255, divided by 255, less `mean`, divided "
-    "by `std`, for each of red, green and blue. In float32, (batch, {axes})."
+    "Read the image as RGB and turn it upright as its EXIF data says. Resize its short "
+    "side to `resize` pixels with antialiasing (if that is a list, to each in turn). "
+    "Cut out the square of `size` pixels in the centre. Divide the values (0 to 255) "
+    "by 255, subtract `mean` and divide by `std`, for red, green and blue each. The "
+    "model takes float32 of shape (batch, {axes})."
 )
 """What `read_image` and `preprocess_input` do, in words."""
 
@@ -44,12 +45,12 @@ class ModelCard:
         """The same for `json.dumps`, and how to read images without this package."""
         axes = "3, height, width" if channels_first() else "height, width, 3"
         return asdict(self) | {
-            "preprocessing": asdict(self.preprocessing) | {"mean": MEAN, "std": STD},
+            "preprocessing": self.preprocessing.as_json() | {"mean": MEAN, "std": STD},
             "reading": READING.format(axes=axes),
         }
 
 
-def model_card(
+def make_model_card(
     model: keras.Model,
     weights: str | None = None,
     preprocessing: Preprocessing | None = None,

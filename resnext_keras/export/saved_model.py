@@ -7,14 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import keras
-import numpy as np
 
 from resnext_keras.arguments import positive_integer
-from resnext_keras.export.model_card import model_card
-from resnext_keras.export.signatures import signatures, with_features
-from resnext_keras.export.warmup import Inputs, write_warmup_requests
+from resnext_keras.export.model_card import make_model_card
+from resnext_keras.export.signatures import build_signatures, with_features
 from resnext_keras.images.preprocessing import Preprocessing
-from resnext_keras.images.read import SAMPLE_PHOTO
 from resnext_keras.inference.engines import CARD_FILE, check_backend
 from resnext_keras.inference.fold import fold_batch_norm, plain_graph
 from resnext_keras.io import atomic_directory, output_directory
@@ -96,7 +93,7 @@ def export_saved_model(
     target = output_directory(path, overwrite, EARLIER)
     top = positive_integer("top", top)
     model = plain_graph(model)
-    card = model_card(model, weights, preprocessing, class_names, licence)
+    card = make_model_card(model, weights, preprocessing, class_names, licence)
     network = fold_batch_norm(with_features(model, card))
     try:
         with (
@@ -105,25 +102,8 @@ def export_saved_model(
         ):
             file = Path(elsewhere, CARD_FILE)
             file.write_text(json.dumps(card.as_json(), indent=2), encoding="utf-8")
-            module, functions = signatures(network, card, top)
+            module, functions = build_signatures(network, card, top)
             module.card = tf.saved_model.Asset(str(file))
-            version = folder / VERSION
-            tf.saved_model.save(module, version, functions)
-            requests = _requests(functions, card.preprocessing.size)
-            write_warmup_requests(version, target.name, requests)
+            tf.saved_model.save(module, folder / VERSION, functions)
     except (OSError, tf.errors.OpError) as error:
         raise OSError(f"{target} could not be written: {error}") from error
-
-
-def _requests(functions, size: int) -> list[tuple[str, Inputs]]:
-    """A request for each signature, as TF Serving answers them when it starts."""
-    requests = []
-    for signature, function in functions.items():
-        (spec,) = function.input_signature
-        if spec.dtype == tf.string:
-            example = [SAMPLE_PHOTO.read_bytes()]
-        else:
-            shape = [1, *(n or size for n in spec.shape[1:])]
-            example = np.zeros(shape, spec.dtype.as_numpy_dtype)
-        requests.append((signature, {spec.name: example}))
-    return requests

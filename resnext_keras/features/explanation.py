@@ -13,9 +13,8 @@ from resnext_keras.arguments import positive_integer
 from resnext_keras.classifier import find_class_names, load_classifier
 from resnext_keras.features.class_activation import grad_cam, layer_with_maps
 from resnext_keras.html import checked_outputs, data_uri, render, write_outputs
-from resnext_keras.images.draw import contact_sheet
+from resnext_keras.images.draw import HEAT_COLOURS, contact_sheet, overlay
 from resnext_keras.images.listing import readable
-from resnext_keras.images.overlay import HEAT_COLOURS, overlay
 from resnext_keras.images.preprocessing import preprocess_input
 from resnext_keras.images.read import read_rgb, resize_and_crop
 from resnext_keras.models.data_format import to_data_format

@@ -66,7 +66,7 @@ class Extractor:
             architecture=network.name,
             weights=os.path.abspath(file) if is_file else classifier.weights,
             weights_sha256=pooch.file_hash(file, "sha256") if is_file else None,
-            preprocessing=dataclasses.asdict(classifier.preprocessing),
+            preprocessing=classifier.preprocessing.as_json(),
             pooling="avg",
             length=int(pooled.shape[-1]),
             dtype=dtype,

@@ -162,12 +162,9 @@ def _starting_weights(
         known.preprocessing if known else default_preprocessing(settings.spec)
     )
     size = settings.size or preprocessing.size
-    resize = round(size * preprocessing.resize / preprocessing.size)
-    # The detail is that of the images that the weights were trained on. These are
-    # others, and random crops have all of theirs.
-    return weights, dataclasses.replace(
-        preprocessing, size=size, resize=resize, detail=None
-    )
+    # Without the first resize of the digits, which fits their tiny images alone.
+    resize = round(size * preprocessing.short_sides[-1] / preprocessing.size)
+    return weights, dataclasses.replace(preprocessing, size=size, resize=resize)
 
 
 def _check_executions(run: Run) -> None:
@@ -192,7 +189,7 @@ def _describe(run: Run) -> dict:
     return {
         "settings": run.settings.as_dict(),
         "class_names": run.training.class_names,
-        "preprocessing": dataclasses.asdict(run.preprocessing),
+        "preprocessing": run.preprocessing.as_json(),
         "images": {
             "training": len(run.training),
             "validation": len(run.validation),

@@ -167,9 +167,7 @@ BUNDLED = WeightSet(
     file="resnext11_8x4d.digits.weights.h5",
     licence="Apache-2.0",
     evaluations=(
-        Evaluation(
-            Preprocessing(size=32, resize=32, detail=8), 0.9861, None, "publisher"
-        ),
+        Evaluation(Preprocessing(size=32, resize=(8, 32)), 0.9861, None, "publisher"),
     ),
     source="scikit-learn's handwritten digits; see weights/README.md",
     size_bytes=4_044_728,

@@ -8,7 +8,7 @@ from helpers import reference_network
 
 import resnext_keras
 from resnext_keras.features.class_activation import grad_cam
-from resnext_keras.images.overlay import overlay
+from resnext_keras.images.draw import overlay
 from resnext_keras.models.runtime import has_onednn
 
 SPEC = resnext_keras.ResNeXtSpec(

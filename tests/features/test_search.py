@@ -137,7 +137,7 @@ def test_an_image_that_is_gone_is_a_grey_tile(digits, tmp_path):
 
 
 def with_weights(path, sha256):
-    plain = DIGITS.preprocessing | {"detail": None}
+    plain = DIGITS.preprocessing | {"resize": 32}
     return dataclasses.replace(
         DIGITS, weights=str(path), weights_sha256=sha256, preprocessing=plain
     )

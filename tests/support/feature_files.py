@@ -15,9 +15,8 @@ DIGITS = Provenance(
     weights_sha256=None,
     preprocessing={
         "size": 32,
-        "resize": 32,
+        "resize": [8, 32],
         "interpolation": "bilinear",
-        "detail": 8,
     },
     pooling="avg",
     length=1024,

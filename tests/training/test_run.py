@@ -256,9 +256,9 @@ def test_epochs_of_fine_tuning_that_are_no_number_are_refused(epochs):
 
 def test_validation_sees_as_much_detail_as_random_crops_do(data, tmp_path):
     to = settings(data, weights="digits", spec=ARCHITECTURES["resnext11_8x4d"])
-    assert weights_preprocessing("digits").detail == 8  # that of the digits themselves
+    assert weights_preprocessing("digits").resize == (8, 32)
     preprocessing = open_run(to, tmp_path / "run").preprocessing
-    assert preprocessing.detail is None
+    assert preprocessing.resize == 32
     assert preprocessing.size == 32
 
 

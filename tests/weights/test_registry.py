@@ -163,7 +163,7 @@ def test_preprocessing_is_that_of_the_set_at_its_size(name, size, expected):
 
 
 def test_the_bundled_set_wants_small_images():
-    assert weights_preprocessing("digits") == Preprocessing(32, 32, detail=8)
+    assert weights_preprocessing("digits") == Preprocessing(32, (8, 32))
 
 
 def test_a_size_without_evaluation_lists_those_that_there_are():
