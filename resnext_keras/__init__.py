@@ -93,8 +93,9 @@ if TYPE_CHECKING:
     from resnext_keras.inference.predictor import Predictor
     from resnext_keras.inference.quantization import quantize
     from resnext_keras.models.backbone import feature_pyramid, freeze
+    from resnext_keras.weights.checkpoint import weights_preprocessing
     from resnext_keras.weights.convert import convert_weights
-    from resnext_keras.weights.lookup import list_weights, weights_preprocessing
+    from resnext_keras.weights.registry import list_weights
     from resnext_keras.weights.tensors import WeightsError
 
 # Imported on first use, as the block above has them for editors; a test holds the
@@ -114,13 +115,13 @@ _LAZY = {
     "fold_batch_norm": "inference.fold",
     "freeze": "models.backbone",
     "grad_cam": "features.class_activation",
-    "list_weights": "weights.lookup",
+    "list_weights": "weights.registry",
     "load_classifier": "classifier",
     "overlay": "images.overlay",
     "preprocess_input": "images.preprocessing",
     "quantize": "inference.quantization",
     "read_image": "images.read",
-    "weights_preprocessing": "weights.lookup",
+    "weights_preprocessing": "weights.checkpoint",
 }
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from resnext_keras_cli.names import find_choice, name_of_file
+from resnext_keras_cli.names import find_choice
 from resnext_keras_cli.options import model_option, weights_option
 from resnext_keras_cli.start import quiet_start
 from resnext_keras_cli.tables import print_table, table
@@ -73,7 +73,7 @@ def evaluate(
 
     choice = find_choice(model, weights)
     names = find_class_names(*choice)
-    name = _name_of(*choice)
+    name = choice[1].short_name
     target = output or f"{name}.evaluation"
     target = output_directory(target, overwrite, Path(REPORT), FILES, "report")
     check_outside(target, data)
@@ -97,15 +97,6 @@ def evaluate(
             f"{len(found.skipped)} files skipped; the report names them.", err=True
         )
         raise click.exceptions.Exit(1)
-
-
-def _name_of(model, weights):
-    """What a report is named after."""
-    from resnext_keras.weights.registry import BUNDLED
-
-    if weights is None:
-        return model or BUNDLED.name
-    return name_of_file(weights) if isinstance(weights, Path) else weights
 
 
 def print_evaluation(evaluation):

@@ -40,10 +40,9 @@ def explain(image, classes, top, layer, model, weights, output, html, overwrite)
     The places are bright over the image, by Grad-CAM (Selvaraju et al., 2017).
     """
     with quiet_start():
-        from resnext_keras.images.read import read_rgb
-
         from resnext_keras.classifier import find_class_names, load_classifier
         from resnext_keras.features.explanation import explain as explain_image
+        from resnext_keras.images.read import read_rgb
         from resnext_keras_cli.sheets import checked_sheet, write_sheet
 
     output = output or f"{Path(image).stem}.explained.png"

@@ -86,8 +86,6 @@ def export(model, images, formats, output, backbone, any_size, top, overwrite):
     onnx and openvino need the extra `fast`, and so does trying litert.
     """
     with quiet_start():
-        from resnext_keras.images.read import SAMPLE_PHOTO
-
         from resnext_keras.classifier import find_preprocessing, load_classifier
         from resnext_keras.export.formats import (
             FORMATS,
@@ -95,6 +93,7 @@ def export(model, images, formats, output, backbone, any_size, top, overwrite):
             export_as,
             try_out,
         )
+        from resnext_keras.images.read import SAMPLE_PHOTO
         from resnext_keras.weights.registry import WEIGHT_SETS
         from resnext_keras_cli.tables import counted
 

@@ -1,86 +1,9 @@
-"""What the names that a user types stand for; errors speak of commands and options."""
+"""What the names that a user types refer to."""
 
 import difflib
 from collections.abc import Sequence
-from pathlib import Path
 
 import click
-
-DIGITS_ONLY = (
-    "The bundled network sees handwritten digits in all images; "
-    "for photos pass --model resnext50_32x4d."
-)
-
-
-def find_model(name: str | None) -> str | None:
-    """An architecture's name, or None for None.
-
-    Args:
-        name: What was typed, if anything was.
-
-    Returns:
-        The same.
-
-    Raises:
-        click.ClickException: There is no such architecture.
-    """
-    from resnext_keras.models.specs import ARCHITECTURES
-
-    if name is None or name in ARCHITECTURES:
-        return name
-    near = difflib.get_close_matches(name.lower(), ARCHITECTURES)
-    hint = f" Did you mean {' or '.join(near)}?" if near else ""
-    raise click.ClickException(
-        f"No model {name!r}.{hint} `resnext-keras list` prints the names."
-    )
-
-
-def find_weights(name: str, model: str | None = None):
-    """The weight set or the file that a name stands for.
-
-    Args:
-        name: What was typed.
-        model: Name of the architecture that it has to fit, if one was given.
-
-    Returns:
-        What the library's `find_weights` gives.
-
-    Raises:
-        click.ClickException: It is neither a set nor a file, or does not fit.
-    """
-    from resnext_keras import weights
-
-    try:
-        return weights.find_weights(name, model)
-    except weights.WeightsError as error:
-        # The argument of a Python function, and after it how Python lists names.
-        told, _, received = str(error).partition(" Received: weights=")
-        hint = " `resnext-keras weights list` prints the names." * (";" in received)
-    raise click.ClickException(f"{name}: {told}{hint}")
-
-
-def find_choice(model: str | None, weights: str | None):
-    """What the options --model and --weights stand for together.
-
-    Args:
-        model: Name of an architecture, if one was typed.
-        weights: Name of a weight set or a file, if one was typed.
-
-    Returns:
-        The first two arguments of `load_classifier`.
-
-    Raises:
-        click.ClickException: One of them is unknown, or they do not fit.
-    """
-    from resnext_keras.weights.registry import WeightSet
-
-    model = find_model(model)
-    if weights is not None:
-        found = find_weights(weights, model)
-        return model, found.name if isinstance(found, WeightSet) else found
-    if model is None:
-        click.echo(DIGITS_ONLY, err=True)
-    return model, None
 
 
 def find_class(name: str, class_names: Sequence[str]) -> int:
@@ -116,60 +39,39 @@ def _plain(name: str) -> str:
     return "_".join(name.lower().split())
 
 
-def find_set(name: str):
-    """The weight set of a name.
+def find_model(name):  # until callers resolve once
+    """The name of an architecture, checked."""
+    from resnext_keras.models.specs import get_spec
 
-    Args:
-        name: What was typed.
-
-    Returns:
-        The `WeightSet`.
-
-    Raises:
-        click.ClickException: There is no such set.
-    """
-    from resnext_keras.weights.registry import WeightSet
-
-    found = find_weights(name)
-    if not isinstance(found, WeightSet):
-        raise click.ClickException(
-            f"{name} is a file. Expected the name of a weight set, which "
-            "`resnext-keras weights list` prints."
-        )
-    return found
+    return None if name is None else get_spec(name).name
 
 
-def find_network(name: str):
-    """The network with trained weights that a name stands for.
+def find_weights(name, model=None):  # until callers resolve once
+    """The weight set or the file of a name."""
+    from resnext_keras.weights.lookup import find_weights
 
-    Args:
-        name: What was typed: an architecture, a weight set or a file of weights.
+    return find_weights(name, model)
 
-    Returns:
-        What an output is named after, and the arguments of `load_classifier`.
 
-    Raises:
-        click.ClickException: It is none of them.
-    """
+def find_choice(model, weights):  # until callers resolve once
+    """The first two arguments of `load_classifier`."""
+    from resnext_keras.weights.checkpoint import resolve
+
+    return None, resolve(weights, model)
+
+
+def find_network(name):  # until callers resolve once
+    """What an output is named after, and the arguments of `load_classifier`."""
+    from resnext_keras.arguments import did_you_mean
     from resnext_keras.models.specs import ARCHITECTURES
-    from resnext_keras.weights.registry import WeightSet
+    from resnext_keras.weights.checkpoint import resolve
 
     if name in ARCHITECTURES:
-        return name, {"spec_or_name": name}
+        return name, {"weights": resolve(None, name)}
     try:
-        found = find_weights(name)
-    except click.ClickException:
-        if difflib.get_close_matches(name.lower(), ARCHITECTURES):
-            find_model(name)  # which says what is near
+        checkpoint = resolve(name)
+    except ValueError:
+        if did_you_mean(name, ARCHITECTURES):
+            find_model(name)  # raises with what is near
         raise
-    if isinstance(found, WeightSet):
-        return found.name, {"weights": found.name}
-    return name_of_file(found), {"weights": found}
-
-
-def name_of_file(path: Path) -> str:
-    """What an output is named after that comes of a file of weights: it, or its run."""
-    from resnext_keras.weights.runs import trained
-
-    name = path.absolute().parent.name if trained(path) else path.name
-    return name.split(".")[0]
+    return checkpoint.short_name, {"weights": checkpoint}

@@ -30,9 +30,8 @@ def predict(images, model, weights, top, as_json):
     from tqdm import tqdm
 
     with quiet_start():
-        from resnext_keras.images.read import ImageError
-
         from resnext_keras.classifier import load_classifier
+        from resnext_keras.images.read import ImageError
 
     choice = find_choice(model, weights)
     if not any(map(os.path.lexists, images)):  # a typo, which costs no download

@@ -13,11 +13,8 @@ from resnext_keras.models.blocks import resnext_features
 from resnext_keras.models.data_format import channels_first, image_shape
 from resnext_keras.models.specs import MIN_IMAGE_SIZE, ResNeXtSpec, get_spec
 from resnext_keras.models.variables import variable_shapes
-from resnext_keras.weights.assign import assign
-from resnext_keras.weights.download import fetch
-from resnext_keras.weights.files import open_weights
-from resnext_keras.weights.lookup import find_weights
-from resnext_keras.weights.registry import WeightSet
+from resnext_keras.weights.checkpoint import resolve
+from resnext_keras.weights.loading import assign
 
 POOLING_LAYERS = {
     "avg": layers.GlobalAveragePooling2D,
@@ -26,7 +23,7 @@ POOLING_LAYERS = {
 
 
 def ResNeXt(
-    spec_or_name: ResNeXtSpec | str,
+    model: ResNeXtSpec | str,
     include_top: bool = True,
     weights="imagenet",
     input_tensor=None,
@@ -44,7 +41,7 @@ def ResNeXt(
     Images go in as `preprocess_input` gives them.
 
     Args:
-        spec_or_name: A name that `list_models()` gives, as in
+        model: A name that `list_models()` gives, as in
             `"resnext50_32x4d"`, or a `ResNeXtSpec`. The other arguments are
             those of `keras.applications.ResNet50`.
         include_top: Whether the classifier, `avg_pool` and `predictions`,
@@ -92,7 +89,7 @@ def ResNeXt(
     Source: Xie et al., "Aggregated Residual Transformations for Deep Neural
     Networks", CVPR 2017, Table 1.
     """
-    spec = get_spec(spec_or_name)
+    spec = get_spec(model)
     name = _checked_name(spec.name if name is None else name)
     classes = positive_integer("classes", classes)
     _check_choices(pooling, classifier_activation, weights, include_top)
@@ -100,7 +97,10 @@ def ResNeXt(
     shape = _input_shape(spec, include_top, input_tensor, input_shape)
     channels = shape[0 if channels_first() else -1]
     shapes = variable_shapes(spec, channels, classes if include_top else None)
-    with _open_tensors(weights, spec, shapes) as tensors:
+    opened = contextlib.nullcontext({})
+    if weights is not None:
+        opened = resolve(weights, spec).open(shapes)
+    with opened as tensors:
         image = layers.Input(shape) if input_tensor is None else input_tensor
         x = resnext_features(image, spec, output_stride, drop_path_rate)
         if include_top:
@@ -110,9 +110,9 @@ def ResNeXt(
         # The tensor may come from layers of the caller's own; they belong to it.
         sources = keras.utils.get_source_inputs(image)
         inputs = sources[0] if len(sources) == 1 else sources
-        model = keras.Model(inputs, x, name=name)
-        assign(model, tensors)
-    return model
+        network = keras.Model(inputs, x, name=name)
+        assign(network, tensors)
+    return network
 
 
 def _classifier(x, classes, activation):
@@ -126,30 +126,6 @@ def _classifier(x, classes, activation):
         dtype=keras.config.dtype_policy().variable_dtype,
         name="predictions",
     )(x)
-
-
-@contextlib.contextmanager
-def _open_tensors(weights, spec, shapes):
-    """The tensors that `weights` stands for, checked, and none for None."""
-    if weights is None:
-        yield {}
-        return
-    found = find_weights(weights, spec.name)
-    if isinstance(found, WeightSet):
-        if spec != get_spec(found.architecture):
-            raise ValueError(
-                f"Expected the spec that {found.architecture!r} stands for, for the "
-                f"weight set {found.name}; give yours a name of its own. "
-                f"Received: {spec!r}"
-            )
-        if found.classes is None and "predictions/kernel" in shapes:
-            raise ValueError(
-                f"Expected include_top=False, since the weight set {found.name} has no "
-                "classifier. Received: include_top=True"
-            )
-        found = fetch(found)
-    with open_weights(found, shapes) as tensors:
-        yield tensors
 
 
 def _checked_name(name):
@@ -279,7 +255,7 @@ def _member(function_name: str, architecture: str):
     build.__name__ = build.__qualname__ = function_name
     # What `ResNeXt` says after its first line, but for its first argument.
     described = (ResNeXt.__doc__ or "").partition("\n")[2]
-    described = re.sub(r" +spec_or_name:[^:]*?\n(?= +\w+:)", "", described)
+    described = re.sub(r" +model:[^:]*?\n(?= +\w+:)", "", described)
     build.__doc__ = (
         f"Builds `{architecture}`; called as `keras.applications.ResNet50`.\n\n"
         f"    Made for images of {spec.image_size} x {spec.image_size} pixels and "

@@ -2,11 +2,9 @@
 
 import contextlib
 import functools
-import inspect
 import logging
 import os
 import time
-import traceback
 import warnings
 from collections.abc import Iterator
 from importlib import resources
@@ -26,7 +24,7 @@ from urllib3.exceptions import (
 
 from resnext_keras.models.specs import get_spec
 from resnext_keras.models.variables import variable_shapes
-from resnext_keras.weights.files import open_weights
+from resnext_keras.weights.loading import open_weights
 from resnext_keras.weights.registry import WeightSet
 from resnext_keras.weights.tensors import WeightsError
 
@@ -101,25 +99,14 @@ def fetch(weight_set: WeightSet) -> Path:
 
 @functools.cache  # once a process; a warning that is raised as an error is not kept
 def _warn_of_licence(weight_set: WeightSet) -> None:
-    """Warns, at the line that called this package, of a non-commercial licence."""
+    """Warns of a licence that forbids commercial use."""
     if weight_set.non_commercial:
         warnings.warn(
             f"The weights {weight_set.name} are under {weight_set.licence}, which "
             "forbids commercial use.",
             UserWarning,
-            stacklevel=_level_of_the_caller(),
+            stacklevel=3,
         )
-
-
-def _level_of_the_caller() -> int:
-    """The `stacklevel`, for who asks, of the line that called this package.
-
-    It stands above the outermost frame of the package: between its frames are
-    those of contextlib.
-    """
-    frames = enumerate(traceback.walk_stack(inspect.currentframe()))
-    names = ((n, frame.f_globals.get("__name__", "")) for n, (frame, _) in frames)
-    return 1 + max(n for n, name in names if name.split(".")[0] == "resnext_keras")
 
 
 def check_hash(weight_set: WeightSet, path: Path, remedy: str) -> None:

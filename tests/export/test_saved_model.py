@@ -15,7 +15,6 @@ from exported_network import IMAGES, NAMES, READING, SIGNATURES, build
 from helpers import dtype_policy
 from keras import layers
 from PIL import Image
-from resnext_keras.images.read import SAMPLE_PHOTO
 
 from resnext_keras import (
     Predictor,
@@ -25,6 +24,7 @@ from resnext_keras import (
     preprocess_input,
     read_image,
 )
+from resnext_keras.images.read import SAMPLE_PHOTO
 
 pytestmark = pytest.mark.tensorflow
 

@@ -7,9 +7,9 @@ import tensorflow as tf
 from elsewhere import randomised
 from exported_network import IMAGES, NAMES, READING, SIGNATURES, build
 from keras import layers
-from resnext_keras.images.read import SAMPLE_PHOTO
 
 from resnext_keras import feature_pyramid
+from resnext_keras.images.read import SAMPLE_PHOTO
 
 pytestmark = pytest.mark.tensorflow
 

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from helpers import SMALL, save
 from PIL import Image
-from resnext_keras.images.read import FORMATS, ImageError, read_image
 
 from resnext_keras.images.preprocessing import IMAGENET
+from resnext_keras.images.read import FORMATS, ImageError, read_image
 
 
 def refused(path, found, preprocessing=SMALL):

@@ -14,13 +14,13 @@ from elsewhere import OTHER_KERNELS
 from helpers import SMALL
 from image_files import bmps, encoded, jpegs, patched, pngs, webps
 from PIL import Image
-from resnext_keras.images.read import read_image
 from test_broken_images import broken_files
 
 from resnext_keras.images import decode_formats as image_formats
 from resnext_keras.images import preprocessing as in_python
 from resnext_keras.images.decode import decode_images, resize_and_crop
 from resnext_keras.images.preprocessing import IMAGENET, STD, Preprocessing
+from resnext_keras.images.read import read_image
 from resnext_keras.weights.registry import WEIGHT_SETS
 
 pytestmark = pytest.mark.tensorflow

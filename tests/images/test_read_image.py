@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from helpers import SMALL, save
 from PIL import Image
-from resnext_keras.images.read import FORMATS, read_image
 
 from resnext_keras.images.preprocessing import Preprocessing, preprocess_input
+from resnext_keras.images.read import FORMATS, read_image
 
 
 @pytest.mark.parametrize("as_type", [str, Path])

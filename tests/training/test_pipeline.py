@@ -8,9 +8,9 @@ import pytest
 import tensorflow as tf
 from helpers import SMALL
 from PIL import Image, ImageOps
-from resnext_keras.images.read import read_image
 
 from resnext_keras.images.preprocessing import Preprocessing
+from resnext_keras.images.read import read_image
 from resnext_keras.training.data.dataset import ImageDataset
 from resnext_keras.training.data.pipeline import evaluation_batches, training_batches
 from resnext_keras.training.recipes import Recipe, get_recipe
