@@ -8,7 +8,7 @@ from resnext_keras.models.resnext import ResNeXt
 from resnext_keras.models.specs import ResNeXtSpec
 from resnext_keras.models.variables import variable_shapes
 from resnext_keras.weights.checkpoint import Checkpoint, resolve
-from resnext_keras.weights.formats.safetensors_writer import write_torch_safetensors
+from resnext_keras.weights.formats.torch_safetensors import write_torch_safetensors
 from resnext_keras.weights.tensors import WeightsError
 
 KERAS_SUFFIX, TORCH_SUFFIX = ".weights.h5", ".safetensors"

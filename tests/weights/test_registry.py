@@ -17,7 +17,7 @@ from resnext_keras import (
 from resnext_keras.images.preprocessing import MEAN, STD
 from resnext_keras.models.specs import get_spec
 from resnext_keras.weights.checkpoint import resolve
-from resnext_keras.weights.formats.keras_applications_h5 import MORE_EPSILON
+from resnext_keras.weights.formats.keras_h5 import MORE_EPSILON
 from resnext_keras.weights.registry import WEIGHT_SETS
 
 DEFAULTS = {
