@@ -111,8 +111,9 @@ if TYPE_CHECKING:
     from resnext_keras.models.backbone import feature_pyramid, freeze
     from resnext_keras.training.evaluation import Evaluation, evaluate
     from resnext_keras.training.trainer import TrainingResult, finetune, train
+    from resnext_keras.weights.checkpoint import weights_preprocessing
     from resnext_keras.weights.convert import convert_weights
-    from resnext_keras.weights.lookup import list_weights, weights_preprocessing
+    from resnext_keras.weights.registry import list_weights
     from resnext_keras.weights.tensors import WeightsError
 
 # Imported on first use, as the block above has them for editors; a test holds the
@@ -139,7 +140,7 @@ _LAZY = {
     "fold_batch_norm": "inference.fold",
     "freeze": "models.backbone",
     "grad_cam": "features.class_activation",
-    "list_weights": "weights.lookup",
+    "list_weights": "weights.registry",
     "load_classifier": "classifier",
     "overlay": "images.draw",
     "predict_files": "inference.prediction",
@@ -149,7 +150,7 @@ _LAZY = {
     "read_image": "images.read",
     "search": "features.similarity",
     "train": "training.trainer",
-    "weights_preprocessing": "weights.lookup",
+    "weights_preprocessing": "weights.checkpoint",
 }
 
 

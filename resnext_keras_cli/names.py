@@ -1,142 +1,77 @@
-"""What the names that a user types stand for; errors speak of commands and options."""
+"""What the names that a user types refer to."""
 
 import difflib
-from pathlib import Path
+from collections.abc import Sequence
 
 import click
 
-DIGITS_ONLY = (
-    "The bundled network sees handwritten digits in all images; "
-    "for photos pass --model resnext50_32x4d."
-)
 
-
-def find_model(name: str | None) -> str | None:
-    """An architecture's name, or None for None.
+def find_class(name: str, class_names: Sequence[str]) -> int:
+    """The number of a class.
 
     Args:
-        name: What was typed, if anything was.
-
-    Returns:
-        The same.
+        name: What was typed: its name, in any case and with blanks for underscores
+            too, or its number.
+        class_names: The names of all classes.
 
     Raises:
-        click.ClickException: There is no such architecture.
+        click.ClickException: There is no such class.
     """
-    from resnext_keras.models.specs import ARCHITECTURES
-
-    if name is None or name in ARCHITECTURES:
-        return name
-    near = difflib.get_close_matches(name.lower(), ARCHITECTURES)
+    if name in class_names:
+        return class_names.index(name)
+    names = {_plain(known): number for number, known in enumerate(class_names)}
+    wanted = _plain(name)
+    if wanted in names:
+        return names[wanted]
+    count = len(class_names)
+    if name.isdecimal() and int(name) < count:
+        return int(name)
+    near = difflib.get_close_matches(wanted, names)
+    near += [known for known in names if wanted in known and known not in near]
+    near = [class_names[names[known]] for known in near[:5]]
     hint = f" Did you mean {' or '.join(near)}?" if near else ""
     raise click.ClickException(
-        f"No model {name!r}.{hint} `resnext-keras list` prints the names."
+        f"No class {name!r}.{hint} Expected a name, or a number from 0 to {count - 1}."
     )
 
 
-def find_weights(name: str, model: str | None = None):
-    """The weight set or the file that a name stands for.
-
-    Args:
-        name: What was typed.
-        model: Name of the architecture that it has to fit, if one was given.
-
-    Returns:
-        What the library's `find_weights` gives.
-
-    Raises:
-        click.ClickException: It is neither a set nor a file, or does not fit.
-    """
-    from resnext_keras.weights import lookup
-    from resnext_keras.weights.tensors import WeightsError
-
-    try:
-        return lookup.find_weights(name, model)
-    except WeightsError as error:
-        # The argument of a Python function, and after it how Python lists names.
-        told, _, received = str(error).partition(" Received: weights=")
-        hint = " `resnext-keras weights list` prints the names." * (";" in received)
-    raise click.ClickException(f"{name}: {told}{hint}")
+def _plain(name: str) -> str:
+    return "_".join(name.lower().split())
 
 
-def find_choice(model: str | None, weights: str | None):
-    """What the options --model and --weights stand for together.
+def find_model(name):  # until callers resolve once
+    """The name of an architecture, checked."""
+    from resnext_keras.models.specs import get_spec
 
-    Args:
-        model: Name of an architecture, if one was typed.
-        weights: Name of a weight set or a file, if one was typed.
-
-    Returns:
-        The first two arguments of `load_classifier`.
-
-    Raises:
-        click.ClickException: One of them is unknown, or they do not fit.
-    """
-    from resnext_keras.weights.registry import WeightSet
-
-    model = find_model(model)
-    if weights is not None:
-        found = find_weights(weights, model)
-        return model, found.name if isinstance(found, WeightSet) else found
-    if model is None:
-        click.echo(DIGITS_ONLY, err=True)
-    return model, None
+    return None if name is None else get_spec(name).name
 
 
-def find_set(name: str):
-    """The weight set of a name.
+def find_weights(name, model=None):  # until callers resolve once
+    """The weight set or the file of a name."""
+    from resnext_keras.weights.lookup import find_weights
 
-    Args:
-        name: What was typed.
-
-    Returns:
-        The `WeightSet`.
-
-    Raises:
-        click.ClickException: There is no such set.
-    """
-    from resnext_keras.weights.registry import WeightSet
-
-    found = find_weights(name)
-    if not isinstance(found, WeightSet):
-        raise click.ClickException(
-            f"{name} is a file. Expected the name of a weight set, which "
-            "`resnext-keras weights list` prints."
-        )
-    return found
+    return find_weights(name, model)
 
 
-def find_network(name: str):
-    """The network with trained weights that a name stands for.
+def find_choice(model, weights):  # until callers resolve once
+    """The first two arguments of `load_classifier`."""
+    from resnext_keras.weights.checkpoint import resolve
 
-    Args:
-        name: What was typed: an architecture, a weight set or a file of weights.
+    return None, resolve(weights, model)
 
-    Returns:
-        What an output is named after, and the arguments of `load_classifier`.
 
-    Raises:
-        click.ClickException: It is none of them.
-    """
+def find_network(name):  # until callers resolve once
+    """What an output is named after, and the arguments of `load_classifier`."""
+    from resnext_keras.arguments import did_you_mean
     from resnext_keras.models.specs import ARCHITECTURES
-    from resnext_keras.weights.registry import WeightSet
+    from resnext_keras.weights.checkpoint import resolve
 
     if name in ARCHITECTURES:
-        return name, {"spec_or_name": name}
+        return name, {"weights": resolve(None, name)}
     try:
-        found = find_weights(name)
-    except click.ClickException:
-        if difflib.get_close_matches(name.lower(), ARCHITECTURES):
-            find_model(name)  # which says what is near
+        checkpoint = resolve(name)
+    except ValueError:
+        if did_you_mean(name, ARCHITECTURES):
+            find_model(name)  # raises with what is near
         raise
-    if isinstance(found, WeightSet):
-        return found.name, {"weights": found.name}
-    return name_of_file(found), {"weights": found}
-
-
-def name_of_file(path: Path) -> str:
-    """What an output is named after that comes of a file of weights: it, or its run."""
-    from resnext_keras.weights.runs import trained
-
-    name = path.absolute().parent.name if trained(path) else path.name
-    return name.split(".")[0]
+    return checkpoint.short_name, {"weights": checkpoint}

@@ -1,7 +1,6 @@
 """A network that turns images into feature vectors, with its provenance."""
 
 import contextlib
-import dataclasses
 import importlib.metadata
 import os
 from collections.abc import Iterable, Iterator
