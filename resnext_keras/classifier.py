@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from resnext_keras.images.labels import class_names, decode_predictions
-from resnext_keras.images.preprocessing import IMAGENET, Preprocessing, preprocess_input
+from resnext_keras.images.preprocessing import Preprocessing, preprocess_input
 from resnext_keras.images.read import ImageError, read_image
 from resnext_keras.models.data_format import image_shape, to_data_format
 from resnext_keras.models.resnext import ResNeXt
@@ -132,19 +132,3 @@ def load_classifier(
         checkpoint.class_names if include_top else (),
         checkpoint.name,
     )
-
-
-def find_class_names(model=None, weights=None):  # until callers resolve once
-    """The class names of a checkpoint."""
-    return resolve(weights, model).class_names
-
-
-def find_preprocessing(model=None, weights=None):  # until callers resolve once
-    """The preprocessing of a checkpoint."""
-    return resolve(weights, model).preprocessing
-
-
-def default_preprocessing(spec):  # until callers resolve once
-    """The preprocessing of a file of this architecture."""
-    size = spec.image_size
-    return IMAGENET if size == IMAGENET.size else Preprocessing(size=size, resize=size)

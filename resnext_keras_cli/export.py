@@ -4,7 +4,6 @@ from contextlib import nullcontext
 
 import click
 
-from resnext_keras_cli.names import find_network
 from resnext_keras_cli.start import quiet_start
 
 FORMAT_NAMES = (  # of resnext_keras.export.formats, which loads TensorFlow
@@ -82,8 +81,6 @@ def export(model, images, formats, **options):
     with quiet_start():
         from resnext_keras.export.formats import export_model
 
-    _, network = find_network(model)
-    (model,) = network.values()
     # LiteRT's libraries write their steps to stderr.
     litert = any(name == "all" or name.startswith("litert") for name in formats)
     with quiet_start() if litert else nullcontext():

@@ -4,7 +4,6 @@ import json
 
 import click
 
-from resnext_keras_cli.names import find_choice
 from resnext_keras_cli.options import model_option, weights_option
 from resnext_keras_cli.start import quiet_start
 
@@ -29,7 +28,7 @@ def predict(images, model, weights, top, as_json):
     with quiet_start():
         from resnext_keras.inference.prediction import predict_files
 
-    found = predict_files(images, *find_choice(model, weights), top=top)
+    found = predict_files(images, model, weights, top=top)
     if as_json:
         click.echo(json.dumps(_as_json(found), indent=2))
     elif found.predictions:

@@ -2,7 +2,6 @@
 
 import click
 
-from resnext_keras_cli.names import find_network
 from resnext_keras_cli.start import quiet_start
 
 
@@ -40,8 +39,6 @@ def quantize(model, images, output, overwrite):
         from resnext_keras.inference.quantization import check_packages, quantize_model
 
     check_packages()
-    _, network = find_network(model)
-    (model,) = network.values()
     result = quantize_model(model, images, output=output, overwrite=overwrite)
     for message in result.skipped:
         click.echo(f"Skipped: {message}", err=True)

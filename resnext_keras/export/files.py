@@ -30,6 +30,7 @@ from resnext_keras.inference.quantization import (
     quantize_file,
 )
 from resnext_keras.io import atomic_write, output_file
+from resnext_keras.weights.checkpoint import Checkpoint
 
 if keras.config.backend() == "tensorflow":
     import tensorflow as tf
@@ -47,7 +48,7 @@ def export_file(
     precision: str = "float32",
     images: np.ndarray | None = None,
     *,
-    weights: str | None = None,
+    weights: str | os.PathLike | Checkpoint | None = None,
     preprocessing: Preprocessing | None = None,
     class_names: Sequence[str] | None = None,
     licence: str | None = None,

@@ -10,17 +10,17 @@ import numpy as np
 from tqdm import tqdm
 
 from resnext_keras.arguments import positive_integer
-from resnext_keras.classifier import Classifier, find_preprocessing, load_classifier
+from resnext_keras.classifier import load_classifier
 from resnext_keras.export.files import BESIDE, check_writer, export_file, output_model
 from resnext_keras.export.saved_model import EARLIER, export_saved_model
 from resnext_keras.images.read import SAMPLE_PHOTO
 from resnext_keras.inference.engines import check_backend, is_installed
-from resnext_keras.inference.prediction import find_network, sample_images
+from resnext_keras.inference.prediction import sample_images
 from resnext_keras.inference.predictor import Predictor
 from resnext_keras.inference.quantization import seconds_per_image
 from resnext_keras.io import output_directory
 from resnext_keras.models.specs import ResNeXtSpec
-from resnext_keras.weights.registry import WEIGHT_SETS
+from resnext_keras.weights.checkpoint import Checkpoint, resolve
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,8 @@ def export_model(
     chosen = _formats(formats)
     for format_ in chosen.values():
         check_writer(format_.path("model").suffix, format_.precision)
-    name, network = find_network(model)
+    checkpoint = resolve(model)
+    name = checkpoint.short_name
     base = _base(output, f"{name}.backbone" if backbone else name, chosen.values())
     for format_ in chosen.values():
         if format_.ending:
@@ -149,17 +150,17 @@ def export_model(
     images = [images] if isinstance(images, (str, os.PathLike)) else list(images)
     if not images and any(f.precision == "int8" for f in chosen.values()):
         raise ValueError("Expected images like those to come for int8. Received: none")
-    samples, skipped = sample_images(
-        images or [SAMPLE_PHOTO], find_preprocessing(**network)
-    )
-    classifier = load_classifier(**network, include_top=not backbone, any_size=any_size)
-    expected = classifier.model.predict(samples, batch_size=32, verbose=0)
+    samples, skipped = sample_images(images or [SAMPLE_PHOTO], checkpoint.preprocessing)
+    network = load_classifier(
+        weights=checkpoint, include_top=not backbone, any_size=any_size
+    ).model
+    expected = network.predict(samples, batch_size=32, verbose=0)
     models = {}
     with tqdm(chosen.items(), disable=None, leave=False) as bar:
         for name, format_ in bar:
             bar.set_description(f"writing {name}")
             path = format_.path(base)
-            _write(format_, classifier, path, samples, top, overwrite)
+            _write(format_, network, checkpoint, path, samples, top, overwrite)
             models[name] = _try(format_, path, samples, expected)
     return ExportReport(models, len(samples) if images else None, skipped)
 
@@ -190,24 +191,23 @@ def _base(output, name: str, formats: Iterable[Format]) -> str | Path:
 
 
 def _write(
-    format_: Format, classifier: Classifier, path: Path, images, top: int, overwrite
+    format_: Format,
+    model: keras.Model,
+    checkpoint: Checkpoint,
+    path: Path,
+    images,
+    top: int,
+    overwrite: bool,
 ) -> None:
-    if classifier.weights in WEIGHT_SETS:
-        about = {"weights": classifier.weights}
-    else:
-        about = {
-            "preprocessing": classifier.preprocessing,
-            "class_names": classifier.class_names or None,
-        }
     if format_.ending:
         images = images if format_.precision == "int8" else None
         precision = format_.precision
         export_file(
-            classifier.model, path, precision, images, overwrite=overwrite, **about
+            model, path, precision, images, overwrite=overwrite, weights=checkpoint
         )
     else:
         export_saved_model(
-            classifier.model, path, top=top, overwrite=overwrite, **about
+            model, path, top=top, overwrite=overwrite, weights=checkpoint
         )
 
 

@@ -15,6 +15,7 @@ from resnext_keras.images.preprocessing import Preprocessing
 from resnext_keras.inference.engines import CARD_FILE, check_backend
 from resnext_keras.inference.fold import fold_batch_norm, plain_graph
 from resnext_keras.io import atomic_directory, output_directory
+from resnext_keras.weights.checkpoint import Checkpoint
 
 if keras.config.backend() == "tensorflow":
     import tensorflow as tf
@@ -29,7 +30,7 @@ def export_saved_model(
     model: keras.Model,
     path: str | os.PathLike,
     *,
-    weights: str | None = None,
+    weights: str | os.PathLike | Checkpoint | None = None,
     preprocessing: Preprocessing | None = None,
     class_names: Sequence[str] | None = None,
     licence: str | None = None,
@@ -71,8 +72,8 @@ def export_saved_model(
             gives: square RGB images, of any size or a fixed one. One whose only
             output comes from a dense layer is a classifier. It stays as it is.
         path: The folder to be written, whose name is the model's in TF Serving.
-        weights: Name of the weight set that the model was built with, which
-            tells of images, classes and licence; None for weights of your own.
+        weights: The weights that the model was built with, as `ResNeXt` takes them,
+            for the defaults of the next three; None for other weights.
             That the model was built with it is not checked.
         preprocessing: How images are read; None for what the weights want, or
             else `IMAGENET`, or a square of the model's size.

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from resnext_keras.arguments import positive_integer
-from resnext_keras.classifier import find_class_names, load_classifier
+from resnext_keras.classifier import load_classifier
 from resnext_keras.features.class_activation import grad_cam, layer_with_maps
 from resnext_keras.html import checked_outputs, data_uri, render, write_outputs
 from resnext_keras.images.draw import HEAT_COLOURS, contact_sheet, overlay
@@ -19,6 +19,7 @@ from resnext_keras.images.preprocessing import preprocess_input
 from resnext_keras.images.read import read_rgb, resize_and_crop
 from resnext_keras.models.data_format import to_data_format
 from resnext_keras.models.specs import ResNeXtSpec
+from resnext_keras.weights.checkpoint import resolve
 
 SIDE = 256
 """Smallest side of a drawn image, in pixels; images of 32 pixels are enlarged."""
@@ -141,11 +142,12 @@ def explain(
     top = positive_integer("top", top)
     files = checked_outputs(output, html, overwrite)
     rgb = read_rgb(image)  # before weights are downloaded
-    names = find_class_names(model, weights)
+    checkpoint = resolve(weights, model)
+    names = checkpoint.class_names
     if isinstance(classes, (int, str)):
         classes = [classes]
     numbers = [class_number(name, names) for name in classes or ()] if names else []
-    classifier = load_classifier(model, weights)
+    classifier = load_classifier(weights=checkpoint)
 
     network = classifier.model
     layer = layer_with_maps(network, layer).name

@@ -4,7 +4,6 @@ import contextlib
 import importlib.metadata
 import os
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -17,7 +16,7 @@ from resnext_keras.images.preprocessing import preprocess_input
 from resnext_keras.inference.predictor import Predictor
 from resnext_keras.models.data_format import to_data_format
 from resnext_keras.models.specs import ResNeXtSpec
-from resnext_keras.weights.lookup import find_weights
+from resnext_keras.weights.checkpoint import resolve
 
 Batch = tuple[list[ImageFile], np.ndarray]
 """Files, and the features of those that are images."""
@@ -53,18 +52,18 @@ class Extractor:
         engine: str = "auto",
         batch_size: int = 32,
     ):
-        classifier = load_classifier(model, weights, include_top=False)
+        checkpoint = resolve(weights, model)
+        classifier = load_classifier(weights=checkpoint, include_top=False)
         maps = classifier.model
-        file = find_weights(classifier.weights, maps.name)
-        is_file = isinstance(file, Path)
+        file = None if checkpoint.weight_set else checkpoint.fetch()
         pooled = keras.layers.GlobalAveragePooling2D(name="avg_pool")(maps.output)
         network = keras.Model(maps.input, pooled, name=maps.name)
         self.predictor = Predictor(network, engine, batch_size)
         self.preprocessing = classifier.preprocessing
         self.provenance = Provenance(
             architecture=network.name,
-            weights=os.path.abspath(file) if is_file else classifier.weights,
-            weights_sha256=pooch.file_hash(file, "sha256") if is_file else None,
+            weights=os.path.abspath(file) if file else checkpoint.name,
+            weights_sha256=pooch.file_hash(file, "sha256") if file else None,
             preprocessing=classifier.preprocessing.as_json(),
             pooling="avg",
             length=int(pooled.shape[-1]),

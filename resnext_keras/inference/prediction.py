@@ -3,7 +3,6 @@
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
@@ -14,10 +13,7 @@ from resnext_keras.images.listing import list_images, readable
 from resnext_keras.images.preprocessing import Preprocessing, preprocess_input
 from resnext_keras.images.read import ImageError, read_image
 from resnext_keras.models.data_format import to_data_format
-from resnext_keras.models.specs import ARCHITECTURES, ResNeXtSpec
-from resnext_keras.weights.lookup import find_weights
-from resnext_keras.weights.registry import WeightSet
-from resnext_keras.weights.runs import trained
+from resnext_keras.models.specs import ResNeXtSpec
 
 MAX_IMAGES = 128
 """How many images `sample_images` reads: more calibrate no better, and each takes a
@@ -92,31 +88,6 @@ def predict_files(
         else:
             predictions.append((path, result))
     return FilePredictions(classifier.weights, predictions, skipped)
-
-
-def find_network(model: ResNeXtSpec | str | os.PathLike) -> tuple[str, dict]:
-    """Finds a network with trained weights.
-
-    Args:
-        model: An architecture, whose default weights are taken; or weights, as
-            `ResNeXt` takes them.
-
-    Returns:
-        A name for output files, and the arguments of `load_classifier`.
-
-    Raises:
-        ValueError: It is neither.
-    """
-    if isinstance(model, ResNeXtSpec):
-        return model.name, {"spec_or_name": model}
-    if model in ARCHITECTURES:
-        return model, {"spec_or_name": model}
-    weights = find_weights(model)
-    if isinstance(weights, WeightSet):
-        return weights.name, {"weights": weights.name}
-    weights = Path(weights)
-    run = weights.absolute().parent.name if trained(weights) else None
-    return (run or weights.name).split(".")[0], {"weights": weights}
 
 
 def sample_images(

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 from tqdm import tqdm
 
-from resnext_keras.classifier import find_preprocessing, load_classifier
+from resnext_keras.classifier import load_classifier
 from resnext_keras.inference.engines import (
     check_backend,
     check_fits,
@@ -23,10 +23,11 @@ from resnext_keras.inference.engines import (
 )
 from resnext_keras.inference.errors import errors_in_one_line
 from resnext_keras.inference.fold import fold_batch_norm
-from resnext_keras.inference.prediction import find_network, sample_images
+from resnext_keras.inference.prediction import sample_images
 from resnext_keras.inference.predictor import Predictor
 from resnext_keras.io import atomic_write, output_file
 from resnext_keras.models.specs import ResNeXtSpec
+from resnext_keras.weights.checkpoint import resolve
 
 SUFFIXES = (".onnx",)
 
@@ -107,10 +108,11 @@ def quantize_model(
     """
     check_packages()
     check_backend()
-    name, network = find_network(model)
+    checkpoint = resolve(model)
+    name = checkpoint.short_name
     target = output_file(output or f"{name}.int8.onnx", SUFFIXES, overwrite)
-    images, skipped = sample_images(images, find_preprocessing(**network))
-    classifier = load_classifier(**network)
+    images, skipped = sample_images(images, checkpoint.preprocessing)
+    classifier = load_classifier(weights=checkpoint)
     quantize(classifier.model, images, target, overwrite)
     int8 = Predictor(target)
     float32 = Predictor(classifier.model, int8.engine)

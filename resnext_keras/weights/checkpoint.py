@@ -153,7 +153,7 @@ class Checkpoint:
 
 
 def resolve(
-    weights: str | os.PathLike | Checkpoint | None = None,
+    weights: str | os.PathLike | ResNeXtSpec | Checkpoint | None = None,
     model: ResNeXtSpec | str | None = None,
 ) -> Checkpoint:
     """Finds the weights that a user named, and what belongs to them.
@@ -167,6 +167,7 @@ def resolve(
               (of `model`, if that is given) has it;
             - `"imagenet"`, or in full `"resnext50_32x4d.imagenet"`, for the default
               set of an architecture, as `default_set` chooses it;
+            - an architecture, for its default set too;
             - the path of a weight file;
             - the folder of a training run, for its best weights;
             - a `Checkpoint`, which is returned;
@@ -188,6 +189,11 @@ def resolve(
     if isinstance(weights, Checkpoint):
         return _of_spec(weights, spec)
     remedy = ""
+    if spec is None and (
+        isinstance(weights, ResNeXtSpec)
+        or (isinstance(weights, str) and weights in ARCHITECTURES)
+    ):
+        spec, weights = get_spec(weights), None
     if weights is None:
         if spec is None:
             spec, remedy = get_spec(DEFAULT_MODEL), WITHOUT_DOWNLOAD
@@ -279,7 +285,10 @@ def _from_run(folder: Path) -> Checkpoint:
     try:
         content = json.loads((folder / RUN).read_text(encoding="utf-8"))
         spec = ResNeXtSpec(**content["settings"]["spec"])
-        preprocessing = Preprocessing(**content["preprocessing"])
+        reading = content["preprocessing"]
+        preprocessing = Preprocessing(
+            reading["size"], reading["resize"], reading["interpolation"]
+        )
         names = tuple(content["class_names"])
     except (ValueError, KeyError, TypeError) as error:
         raise WeightsError(
@@ -309,16 +318,21 @@ def _from_file(path: Path, spec: ResNeXtSpec | None) -> Checkpoint:
     except BaseException:
         file.close()
         raise
-    size = spec.image_size
     return Checkpoint(
         spec,
         classes,
-        IMAGENET if size == IMAGENET.size else Preprocessing(size=size, resize=size),
+        default_preprocessing(spec),
         class_names("imagenet") if classes == 1000 else _numbers(classes),
         str(path),
         channels=channels,
         _file=file,
     )
+
+
+def default_preprocessing(spec: ResNeXtSpec) -> Preprocessing:
+    """How images are read for weights of which only the architecture is known."""
+    size = spec.image_size
+    return IMAGENET if size == IMAGENET.size else Preprocessing(size=size, resize=size)
 
 
 def _numbers(classes: int | None) -> tuple[str, ...]:

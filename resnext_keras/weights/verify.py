@@ -1,6 +1,5 @@
 """Checks that weights are what their name says, and tries them on a photo."""
 
-import dataclasses
 import os
 from dataclasses import dataclass
 from importlib import resources
@@ -85,9 +84,3 @@ def photo_batch(checkpoint: Checkpoint) -> np.ndarray:
     with resources.as_file(SAMPLE_PHOTO) as photo:
         image = read_image(photo, checkpoint.preprocessing)
     return preprocess_input(image[np.newaxis], "channels_last")
-
-
-def for_torch_reference(spec: ResNeXtSpec, classes: int) -> dict:
-    """Until the benchmark has its own: a network for `torch_reference.py`."""
-    plain = ResNeXtSpec(spec.name, spec.depths, spec.cardinality, spec.group_width)
-    return dataclasses.asdict(spec) | {"plain": spec == plain, "classes": classes}

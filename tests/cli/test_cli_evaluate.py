@@ -18,7 +18,7 @@ from resnext_keras import ResNeXt, ResNeXtSpec
 from resnext_keras.digits import held_out_digits
 from resnext_keras.images.preprocessing import Preprocessing
 from resnext_keras.training.report import FILES, PREDICTIONS, REPORT
-from resnext_keras.weights.runs import BEST, RUN
+from resnext_keras.weights.checkpoint import BEST, RUN
 
 REPORTED = set(FILES) - {"curves.png"}
 

@@ -21,8 +21,7 @@ from resnext_keras.training.recipes import RECIPES, adjusted
 from resnext_keras.training.run import SKIPPED, open_run
 from resnext_keras.training.settings import Phase, Settings, finetune_phases
 from resnext_keras.training.trainer import MODEL, finetune, train
-from resnext_keras.weights.lookup import weights_preprocessing
-from resnext_keras.weights.runs import RUN
+from resnext_keras.weights.checkpoint import RUN, weights_preprocessing
 
 TINY = ResNeXtSpec("tiny", (1, 1), 4, 4, stem="cifar")
 
