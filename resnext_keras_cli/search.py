@@ -50,20 +50,20 @@ def search(image, indexes, top, as_json, output, html, overwrite):
 
     if html or not as_json:
         output = output or f"{Path(image).stem}.found.png"
-    found = rk.search(
+    result = rk.search(
         image, indexes, top, output=output, html=html, overwrite=overwrite
     )
     if as_json:
         matches = [
             {"rank": rank, "similarity": match.similarity, "path": match.path}
-            for rank, match in enumerate(found.matches, 1)
+            for rank, match in enumerate(result.matches, 1)
         ]
         click.echo(json.dumps(matches, indent=2))
     else:
-        click.echo(f"{found.rows:,} images compared by {found.weights}")
+        click.echo(f"{result.rows:,} images compared by {result.weights}")
         rows = table("rank", "similarity", "image", right=("rank", "similarity"))
-        for rank, match in enumerate(found.matches, 1):
+        for rank, match in enumerate(result.matches, 1):
             rows.add_row(str(rank), f"{match.similarity:.4f}", match.path)
         print_table(rows)
-    for file in found.files:
+    for file in result.files:
         click.echo(click.format_filename(file), err=as_json)

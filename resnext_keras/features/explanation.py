@@ -193,7 +193,7 @@ def class_number(name: int | str, class_names: Sequence[str]) -> int:
     hint = f"Did you mean {' or '.join(near)}? " if near else ""
     raise ValueError(
         f"Expected the name of a class, or a number from 0 to {count - 1}. {hint}"
-        f"Received: {name!r}"
+        f"Received: class={name!r}"
     )
 
 

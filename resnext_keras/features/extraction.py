@@ -124,9 +124,9 @@ def extract(
         OSError: A disk is full, or images cannot be read since a disk or a network
             fails. Finished chunks stay for `resume`.
     """
+    _check_options(dtype, batch_size, shard, engine, workers)
     output = _checked_output(output, resume, overwrite)
     folders = _checked_folders(folders)
-    _check_options(dtype, batch_size, shard, engine, workers)
     chunks = Chunks(chunks_folder(output))
     chunks.check_ours()
     kind = "auto" if engine == "ray" else engine

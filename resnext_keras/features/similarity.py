@@ -150,9 +150,9 @@ def search(
     pixels = read_image(image, Preprocessing(**provenance.preprocessing))
     (query,) = _extractor_of(provenance).features(pixels[np.newaxis])
     matches = nearest(query, indexes, top)
-    found = Search(image, provenance.weights, rows, tuple(matches), tuple(files))
-    write_outputs(found, files)
-    return found
+    result = Search(image, provenance.weights, rows, tuple(matches), tuple(files))
+    write_outputs(result, files)
+    return result
 
 
 def nearest(
@@ -219,11 +219,11 @@ def _extractor_of(provenance: Provenance) -> Extractor:
     remedy = "Put the weights back, or extract the features again."
     if expected is not None:
         is_file = os.path.isfile(weights)
-        found = pooch.file_hash(weights, "sha256") if is_file else "no such file"
-        if found != expected:
+        sha256 = pooch.file_hash(weights, "sha256") if is_file else "no such file"
+        if sha256 != expected:
             raise ValueError(
                 f"Expected the weights of the features at {weights!r}, with SHA-256 "
-                f"{expected}. Found: {found}. {remedy}"
+                f"{expected}. Found: {sha256}. {remedy}"
             )
     # The spec of a training run is beside its weights, and may not be in the table.
     known = provenance.architecture in ARCHITECTURES

@@ -43,7 +43,7 @@ def test_the_most_probable_class_is_drawn_beside_the_image(digit):
     assert np.ptp(heated, axis=-1).max() > 50
 
 
-def test_a_name_that_is_a_number_is_told_apart_from_the_score(digit):
+def test_a_name_that_is_a_number_is_not_mixed_up_with_the_score(digit):
     assert Evidence("3", 0.0, np.zeros((1, 1))).caption == "3: 0.0%"
     run("explain", "digit.png", "--weights", "digits", "--html")
     assert f"<strong>{digit}</strong>: " in Path("digit.explained.html").read_text()
@@ -82,7 +82,7 @@ def test_the_page_has_all_in_one_file_and_odd_names_harm_nothing(digit):
     assert "Content-Security-Policy" in page
 
 
-def test_what_exists_is_not_replaced_unasked(digit, tmp_path):
+def test_existing_files_are_replaced_only_with_overwrite(digit, tmp_path):
     command = ("explain", "digit.png", "--weights", "digits", "--html", "-o", "a.png")
     run(*command)
     for file in ("a.png", "a.html"):
@@ -117,7 +117,7 @@ def test_an_unknown_class_lists_near_ones():
     names = rk.class_names("imagenet")
     assert class_number("Great white shark", names) == 2
     assert class_number("7", names) == class_number(7, names) == 7
-    with pytest.raises(ValueError, match=r"Did you mean tabby.*Received: 'tabi'"):
+    with pytest.raises(ValueError, match=r"Did you mean tabby.*Received: class='tabi'"):
         class_number("tabi", names)
     with pytest.raises(ValueError, match="great_white_shark"):
         class_number("shark", names)
@@ -125,7 +125,7 @@ def test_an_unknown_class_lists_near_ones():
         class_number(-1, names)
 
 
-def test_a_class_without_heat_is_said_to_have_none(digit, tmp_path):
+def test_a_class_without_evidence_is_marked(digit, tmp_path):
     model = rk.load_classifier(weights="digits").model
     kernel, bias = model.layers[-1].get_weights()
     model.layers[-1].set_weights([-np.abs(kernel), bias])

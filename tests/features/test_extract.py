@@ -1,4 +1,4 @@
-"""`extract`: features of whole collections, whatever stops a run."""
+"""`extract` writes the same file, whatever stopped the run before."""
 
 import csv
 import functools
@@ -96,7 +96,9 @@ def good_files(collection):
     return [file for file in files if int(file.stem) not in BROKEN]
 
 
-def test_a_row_has_what_others_find_in_the_image(whole, collection, relative_error):
+def test_a_row_has_what_other_libraries_find_in_the_image(
+    whole, collection, relative_error
+):
     table = pyarrow.parquet.read_table(whole)
     files = good_files(collection)
     assert table["path"].to_pylist() == [str(file) for file in files]
@@ -186,7 +188,7 @@ rk.extract(folder, target, weights="digits", engine="tensorflow", batch_size=8)
 
 
 @pytest.mark.usefixtures("small_chunks")
-def test_a_run_that_was_killed_goes_on_to_the_same_bytes(collection, whole, tmp_path):
+def test_a_killed_run_continues_to_the_same_bytes(collection, whole, tmp_path):
     target = tmp_path / "features.parquet"
     process = subprocess.Popen(
         [sys.executable, "-c", PROGRAM, collection, target],
@@ -218,7 +220,7 @@ def test_a_run_that_was_killed_goes_on_to_the_same_bytes(collection, whole, tmp_
 
 @pytest.mark.usefixtures("small_chunks")
 @pytest.mark.parametrize("stop", ["listing", "writing", "joining", "removing"])
-def test_a_run_goes_on_wherever_it_was_stopped(
+def test_a_run_continues_wherever_it_was_stopped(
     collection, whole, tmp_path, monkeypatch, stop
 ):
     target = tmp_path / "features.parquet"
@@ -247,9 +249,7 @@ def test_a_run_goes_on_wherever_it_was_stopped(
 
 
 @pytest.mark.usefixtures("small_chunks")
-def test_what_is_finished_outlasts_a_full_disk(
-    collection, whole, tmp_path, monkeypatch
-):
+def test_finished_chunks_outlast_a_full_disk(collection, whole, tmp_path, monkeypatch):
     target = tmp_path / "features.parquet"
     write, written = Chunks.write, []
 
@@ -279,7 +279,7 @@ def test_a_shard_may_be_empty(tmp_path, photos):
     assert list(read_features(tmp_path / "1.parquet")) == []
 
 
-def test_a_run_begun_anew_is_not_taken_for_the_one_before(
+def test_a_run_started_again_does_not_continue_the_one_before(
     tmp_path, photos, monkeypatch
 ):
     folder, target = tmp_path / "images", tmp_path / "f.parquet"

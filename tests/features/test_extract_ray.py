@@ -137,7 +137,7 @@ rk.extract(
 
 
 @pytest.mark.parity
-def test_a_run_that_is_killed_goes_on_without_ray_and_with_it(
+def test_a_killed_run_continues_without_ray_and_with_it(
     collection, whole, tmp_path, monkeypatch
 ):
     pytest.importorskip("ray")
@@ -193,9 +193,7 @@ def test_too_many_workers_are_refused_before_anything_is_written(collection, tmp
         ([64], 3, (3, 4)),
     ],
 )
-def test_workers_are_as_many_as_wanted_or_one_on_each_four_cores(
-    machines, workers, expected
-):
+def test_workers_by_number_or_one_on_each_four_cores(machines, workers, expected):
     assert share_cores(machines, workers) == expected
 
 

@@ -77,7 +77,7 @@ def test_links_are_followed_but_not_in_a_circle(tmp_path):
     assert listed(tmp_path / "in") == [("b.jpg", None), ("up", CIRCLE), ("a.jpg", None)]
 
 
-def test_a_folder_without_permission_is_an_error_of_its_own(
+def test_a_folder_without_permission_is_listed_with_the_errors(
     folder, tmp_path, monkeypatch
 ):
     (folder / "secret").mkdir()
@@ -96,7 +96,7 @@ def test_a_folder_without_permission_is_an_error_of_its_own(
     )
 
 
-def test_names_that_are_no_text_are_read_and_written_readably(folder, tmp_path):
+def test_names_that_are_not_utf8_are_read_and_written_readably(folder, tmp_path):
     odd = os.fsencode(folder) + b"/caf\xe9,\n\xff.png"
     with open(odd, "wb") as file:
         file.write((folder / "one.png").read_bytes())
@@ -179,14 +179,14 @@ def test_a_missing_package_is_named_with_the_extra(folder, tmp_path, monkeypatch
 
 @pytest.mark.usefixtures("nothing_loaded")
 @pytest.mark.parametrize("name", ["f.parquet", "f.parquet.chunks", "f.errors.csv"])
-def test_nothing_is_replaced_unasked(folder, tmp_path, name):
+def test_files_are_replaced_only_with_overwrite(folder, tmp_path, name):
     (tmp_path / name).touch()
     with pytest.raises(ValueError, match=r"overwrite=True"):
         extract([folder], tmp_path / "f.parquet")
 
 
 @pytest.mark.usefixtures("nothing_loaded")
-def test_a_folder_of_others_is_never_replaced(folder, tmp_path):
+def test_a_folder_with_other_files_is_never_replaced(folder, tmp_path):
     chunks = tmp_path / "f.parquet.chunks"
     chunks.mkdir()
     (chunks / "diary.txt").touch()
@@ -195,7 +195,7 @@ def test_a_folder_of_others_is_never_replaced(folder, tmp_path):
     assert (chunks / "diary.txt").exists()
 
 
-def test_a_run_goes_on_with_the_same_arguments_alone(folder, tmp_path, monkeypatch):
+def test_a_run_continues_only_with_the_same_arguments(folder, tmp_path, monkeypatch):
     target = tmp_path / "f.parquet"
 
     def stopped(*_):
@@ -224,7 +224,7 @@ def test_a_run_goes_on_with_the_same_arguments_alone(folder, tmp_path, monkeypat
         extract([folder], target, engine="tensorflow", resume=True, dtype="float16")
 
 
-def test_a_parquet_file_of_others_is_no_file_of_features(tmp_path):
+def test_other_parquet_files_are_refused(tmp_path):
     path = tmp_path / "f.parquet"
     table = pyarrow.table({"path": ["a"]})
     for written, found in (
@@ -283,9 +283,7 @@ def test_the_command_prints_one_line_and_says_how_to_continue(
 
 
 @pytest.mark.parametrize("other", ["folder", "shard"])
-def test_a_finished_file_is_not_taken_for_that_of_other_images(
-    folder, tmp_path, photos, other
-):
+def test_a_finished_file_of_other_images_is_refused(folder, tmp_path, photos, other):
     more = tmp_path / "more"
     more.mkdir()
     photos[0].resize((40, 40)).save(more / "two.png")
@@ -306,7 +304,7 @@ def test_a_finished_file_without_its_list_of_errors(folder, tmp_path):
         extract(folder, target, resume=True)
 
 
-def test_an_empty_shard_is_not_said_to_have_been_finished_before(folder, tmp_path):
+def test_an_empty_shard_is_finished_before_only_with_resume(folder, tmp_path):
     command = ["extract", str(folder), "-o", str(tmp_path / "f.parquet")]
     command += ["--shard", "1/2", "--weights", "digits"]
     printed = CliRunner().invoke(group, command).stdout

@@ -31,7 +31,7 @@ def _small_chunks(tmp_path, monkeypatch):
 
 @pytest.fixture
 def failing(monkeypatch):
-    """What makes files fail to be opened."""
+    """A dict: files by name, and the errno with which opening them fails."""
     opened, numbers = open, {}
 
     def guarded(path, *arguments, **options):
@@ -48,7 +48,7 @@ COMMAND += ("--engine", "tensorflow")
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.EMFILE])
-def test_a_run_stops_where_a_disk_fails_and_goes_on(tmp_path, failing, number):
+def test_a_run_stops_when_a_disk_fails_and_continues(tmp_path, failing, number):
     run(*COMMAND, "-o", "whole.parquet")
     failing["19.png"] = number
     message = run(*COMMAND, code=1).stderr.splitlines()[-1]
