@@ -11,9 +11,9 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-import jinja2
 from PIL import Image
 
+from resnext_keras.extras import optional
 from resnext_keras.io import atomic_write, output_file
 
 
@@ -29,6 +29,7 @@ def checked_outputs(
 
     Raises:
         ValueError: A file exists or cannot be written, or a page has no `output`.
+        ImportError: A page is asked for without the extra `train`.
     """
     if output is None:
         if html:
@@ -39,6 +40,7 @@ def checked_outputs(
         return []
     files = [output_file(output, (".png",), overwrite)]
     if html:
+        optional("jinja2", "train")
         page = files[0].with_suffix(".html")
         files.append(output_file(page, (".html",), overwrite))
     return files
@@ -71,7 +73,8 @@ def render(template: str, **content) -> str:
 
 
 @functools.cache
-def _environment() -> jinja2.Environment:
+def _environment():
+    jinja2 = optional("jinja2", "train")
     return jinja2.Environment(
         loader=jinja2.PackageLoader("resnext_keras"),
         autoescape=True,

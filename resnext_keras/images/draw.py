@@ -8,8 +8,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 GAP = 8
 CAPTION_HEIGHT = 18
-FONT = Path("fonts", "ttf", "DejaVuSans.ttf")
-"""Of matplotlib: it has the letters of most alphabets, that of Pillow only English."""
+FONT = Path("fonts", "ttf", "DejaVuSans.ttf")  # has the letters of most alphabets
 
 INK = {True: "#1a7f37", False: "#cf222e", None: "#24292f"}
 
@@ -137,10 +136,13 @@ def overlay(image: np.ndarray, heat: np.ndarray, size: int | None = None):
 
 
 def _font() -> ImageFont.FreeTypeFont:
-    import matplotlib  # here, since most who import this draw nothing
-
-    path = Path(matplotlib.get_data_path(), FONT)
-    return ImageFont.truetype(path, CAPTION_HEIGHT - 5)
+    """Matplotlib's font where it is installed: Pillow's has Latin letters alone."""
+    size = CAPTION_HEIGHT - 5
+    try:
+        import matplotlib
+    except ImportError:
+        return ImageFont.load_default(size)
+    return ImageFont.truetype(Path(matplotlib.get_data_path(), FONT), size)
 
 
 def _shortened(caption: str, font: ImageFont.FreeTypeFont, width: int) -> str:

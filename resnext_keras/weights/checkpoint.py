@@ -13,7 +13,6 @@ from resnext_keras.images.labels import class_names
 from resnext_keras.images.preprocessing import IMAGENET, Preprocessing
 from resnext_keras.models.specs import ARCHITECTURES, ResNeXtSpec, get_spec
 from resnext_keras.models.variables import Shapes, variable_shapes
-from resnext_keras.weights.download import fetch
 from resnext_keras.weights.loading import (
     HEAD,
     HINTS,
@@ -61,6 +60,8 @@ class _WeightFile:
 
     def fetch(self) -> Path:
         if self._path is None:
+            from resnext_keras.weights.download import fetch  # loads pooch
+
             try:
                 self._path = fetch(self._source)
             except WeightsError as error:

@@ -1,5 +1,7 @@
 """The package is as light and as ordered as CONTRIBUTING.md promises."""
 
+import ast
+import importlib
 import subprocess
 import sys
 import time
@@ -10,17 +12,23 @@ from helpers import ROOT
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-# What resnext_keras itself needs, and what those need, may be loaded.
-OPTIONAL = (
+import resnext_keras
+
+# What a command or a function needs is loaded when it is used.
+ON_USE = (
     "faiss",
+    "filelock",
+    "jinja2",
     "matplotlib",
     "onnx",
     "onnxruntime",
     "openvino",
+    "pooch",
     "pyarrow",
     "sklearn",
     "timm",
     "torch",
+    "tqdm",
 )
 
 
@@ -32,13 +40,41 @@ def python(code):
     return done.stdout.strip()
 
 
-def test_importing_the_package_loads_no_optional_package():
+def test_importing_the_package_loads_models_and_what_keras_must_find():
     loaded = python(
         "import sys, keras; before = set(sys.modules); import resnext_keras;"
         "print(*(set(sys.modules) - before))"
     ).split()
-    assert "resnext_keras.models.resnext" in loaded
-    assert not set(OPTIONAL) & set(loaded)
+    own = [name for name in loaded if name.partition(".")[0] == "resnext_keras"]
+    assert "resnext_keras.models.layers" in own
+    assert len(own) <= 35
+    assert not set(ON_USE) & set(loaded)
+
+
+def test_editors_and_users_find_the_same_names():
+    source = Path(resnext_keras.__file__).read_text()
+    block = ast.parse(source).body
+    (checked,) = (node for node in block if isinstance(node, ast.If))
+    for_editors = {
+        alias.name: node.module for node in checked.body for alias in node.names
+    }
+    for name, module in for_editors.items():
+        assert getattr(resnext_keras, name).__module__.startswith("resnext_keras.")
+        assert getattr(importlib.import_module(module), name) is getattr(
+            resnext_keras, name
+        )
+    eager = {
+        alias.asname or alias.name
+        for node in block
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    public = set(resnext_keras.__all__)
+    assert public <= eager | for_editors.keys()
+    assert for_editors.keys() <= public
+    assert public <= set(dir(resnext_keras))
+    with pytest.raises(ImportError, match="cannot import name 'ResNet50'"):
+        from resnext_keras import ResNet50  # noqa: F401
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["predict", "--help"], ["-h"]])

@@ -1,6 +1,8 @@
 """The optimizer steps as torch's does, at the rates of torchvision's script."""
 
 import dataclasses
+import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -280,6 +282,22 @@ def torch_rates(epochs, learning_rate, build):
         yield optimizer.param_groups[0]["lr"]
         optimizer.step()
         scheduler.step()
+
+
+def test_a_process_that_only_imports_the_package_loads_a_saved_model(tmp_path):
+    model = ResNeXt(SMALLEST, weights=None, input_shape=(32, 32, 3), classes=2)
+    model.compile(SGD(0.1, momentum=0.9), "sparse_categorical_crossentropy")
+    model.save(tmp_path / "model.keras")
+    program = (
+        "import sys, keras, resnext_keras\n"
+        "print(keras.models.load_model(sys.argv[1]).optimizer.momentum)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, tmp_path / "model.keras"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.strip() == "0.9", done.stderr
 
 
 @pytest.mark.parity
