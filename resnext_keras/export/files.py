@@ -1,4 +1,4 @@
-"""Networks as files of other runtimes: ONNX Runtime, OpenVINO and LiteRT."""
+"""Networks in files for ONNX Runtime, OpenVINO and LiteRT."""
 
 import json
 import os
@@ -54,40 +54,41 @@ def export_file(
     licence: str | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Writes a network into a file for ONNX Runtime, OpenVINO or LiteRT.
+    """Writes a network to a file for ONNX Runtime, OpenVINO or LiteRT.
 
     ```python
     export_file(model, "flowers.tflite", "float16", class_names=["daisy", "tulip"])
     ```
 
-    Batch norm is folded. The input is called `images`, each output as its layer;
-    whatever the precision, both are of the model's type, and batches have any length.
-    The `ModelCard` lies in the file as JSON, called
-    `model_card`: in ONNX's `metadata_props`, in OpenVINO's `rt_info`, and in a
-    `.tflite` file, which is a zip archive too, as `model_card.json`.
+    Batch norm is folded. The input is named `images` and each output after its layer.
+    Input and outputs have the model's dtype in every precision, and batches any
+    length. The file contains the `ModelCard` as JSON under the name `model_card`: in
+    ONNX's `metadata_props`, in OpenVINO's `rt_info`, and as `model_card.json` in a
+    `.tflite` file, which is a zip archive as well.
 
     Args:
-        model: A functional or built `Sequential` model of what `preprocess_input`
-            gives: square RGB images, in float32 and, but for OpenVINO, of less
-            than 2 GB. It stays as it is.
-        path: The file to be written. Its name ends in `.onnx`; or in `.xml`, for
-            OpenVINO, whose weights are in a `.bin` file beside it; or in `.tflite`.
-        precision: `"float32"`; `"float16"`, in which weights take half the space
-            and processors compute in float32; or `"int8"`, a quarter of it (but
-            for a classifier in LiteRT), in which processors compute too.
-        images: For int8 images as `quantize` takes them, else None.
-        weights: This and the next three as `export_saved_model` takes them.
+        model: A functional or built `Sequential` model for the output of
+            `preprocess_input`: square RGB images, in float32 and, except for
+            OpenVINO, under 2 GB. It is not changed.
+        path: The file. Its name ends in `.onnx`; in `.xml` for OpenVINO, with the
+            weights in a `.bin` file beside it; or in `.tflite` for LiteRT.
+        precision: `"float32"`; `"float16"`, with weights of half the size and
+            float32 computation on processors; or `"int8"`, with weights of a quarter
+            and int8 computation (LiteRT's classifier layer stays in float32).
+        images: Images for int8, as `quantize` takes them, from -2.2 to 2.7; else
+            None.
+        weights: As `export_saved_model` takes it, like the next three.
         preprocessing: How images are read.
         class_names: Name of each class.
         licence: SPDX identifier.
         overwrite: Whether existing files may be replaced.
 
     Raises:
-        ImportError: A package of the extra `fast` is not installed.
-        ValueError: An argument is none of the above, a file exists, or the format
-            lacks an operation of the model. Nothing has then been written.
-        OSError: The disk is full, say; no half file is left. What is killed leaves
-            a folder `.writing-...` beside, which may be removed.
+        ImportError: A package of the extra `fast` is missing.
+        ValueError: An argument is not as described, a file exists, or the format
+            does not support an operation of the model. Nothing is written then.
+        OSError: Writing failed, as on a full disk. No half file is left. A killed
+            process leaves a folder `.writing-...` beside, which may be removed.
     """
     check_backend()
     path = output_model(path, precision, overwrite)
@@ -111,7 +112,7 @@ def export_file(
     is_openvino = path.suffix == ".xml" and precision != "int8"
     check_fits(graph, "openvino" if is_openvino else "onnxruntime")
     write, text = WRITERS[path.suffix], json.dumps(card.as_json())
-    expected = f"a model that a {path.suffix} file can hold"
+    expected = f"a model that a {path.suffix} file supports"
     received, passed = f"model={model.name!r}", writing_errors()
     try:
         with (
@@ -155,7 +156,7 @@ def _write_onnx(model, target: Path, precision, images, card: str) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of weights near 0
             network = float16.convert_float_to_float16(network, keep_io_types=True)
-        # Its casts come last, an order that ONNX forbids.
+        # The conversion appends casts at the end, an order that ONNX forbids.
         sorting = optional("onnxruntime.transformers.onnx_model")
         sorting.OnnxModel(network).topological_sort()
     graph = network.graph
@@ -168,7 +169,7 @@ def _write_onnx(model, target: Path, precision, images, card: str) -> None:
         value.name = names.get(value.name, value.name)
     for value in (*graph.input, *graph.output):
         value.type.tensor_type.shape.dim[0].dim_param = "batch"
-    # What the converters have left: notes of theirs, and names of unused operators.
+    # The converters leave notes, and names of unused operator sets.
     graph.doc_string = ""
     del network.metadata_props[:]
     used = {node.domain for node in graph.node}
@@ -186,7 +187,7 @@ def _write_openvino(model, target: Path, precision, images, card: str) -> None:
         network.set_rt_info(card, CARD)
         try:
             openvino.save_model(network, target, precision == "float16")
-        except RuntimeError as error:  # which it raises on a full disk, too
+        except RuntimeError as error:  # raised on a full disk too
             raise OSError(error) from error
 
     if precision == "int8":
@@ -209,7 +210,7 @@ def _write_litert(model, target: Path, precision, images, card: str) -> None:
             _int8(converter, images) if images is not None else converter.convert()
         )
     target.write_bytes(network)
-    # Files that belong to a .tflite file are a zip archive at its end, as in
+    # A .tflite file carries other files in a zip archive at its end, see
     # https://ai.google.dev/edge/litert/conversion/tensorflow/metadata.
     with zipfile.ZipFile(target, "a") as archive:
         archive.writestr(f"{CARD}.json", card)
@@ -218,9 +219,8 @@ def _write_litert(model, target: Path, precision, images, card: str) -> None:
 def _int8(converter, images) -> bytes:
     """A LiteRT network in int8, but for the classifier.
 
-    Rounded to 8 bits, the logits of close classes would be the same, and scores
-    below 0.2 % be 0: for the bundled network the logits' correlation with float32
-    is 0.9988 then, and 0.9999 so.
+    In 8 bits the logits of close classes would be equal, and scores below 0.2 % be 0:
+    the bundled network's logits would correlate with float32 by 0.9988 and not 0.9999.
     """
 
     def samples() -> Iterator[list[np.ndarray]]:
@@ -229,7 +229,7 @@ def _int8(converter, images) -> bytes:
             yield [image[None]]
 
     converter.representative_dataset = samples
-    # Nothing else that is public leaves out operations.
+    # The only public way to leave out operations.
     debugger = tf.lite.experimental.QuantizationDebugger(
         converter=converter,
         debug_options=tf.lite.experimental.QuantizationDebugOptions(

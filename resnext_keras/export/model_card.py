@@ -1,4 +1,4 @@
-"""What an exported model tells about itself: its images, its classes, its licence."""
+"""What an exported model says about itself: preprocessing, classes, licence."""
 
 import os
 from collections.abc import Sequence
@@ -24,12 +24,12 @@ READING = (
     "by 255, subtract `mean` and divide by `std`, for red, green and blue each. The "
     "model takes float32 of shape (batch, {axes})."
 )
-"""What `read_image` and `preprocess_input` do, in words."""
+"""`read_image` and `preprocess_input` in words."""
 
 
 @dataclass(frozen=True)
 class ModelCard:
-    """What a user of an exported model has to know, in a file without this package.
+    """What users of an exported model need to know, readable without this package.
 
     Attributes:
         name: Name of the model.
@@ -47,7 +47,7 @@ class ModelCard:
     licence: str | None = None
 
     def as_json(self) -> dict:
-        """The same for `json.dumps`, and how to read images without this package."""
+        """The card for `json.dumps`, with instructions for reading images."""
         axes = "3, height, width" if channels_first() else "height, width, 3"
         return asdict(self) | {
             "preprocessing": self.preprocessing.as_json() | {"mean": MEAN, "std": STD},
@@ -62,10 +62,10 @@ def make_model_card(
     class_names: Sequence[str] | None = None,
     licence: str | None = None,
 ) -> ModelCard:
-    """Gathers what is known of a model.
+    """Makes the card of a model.
 
     Args:
-        model: A functional model of what `preprocess_input` gives: square RGB
+        model: A functional model for the output of `preprocess_input`: square RGB
             images, in batches of any length.
         weights: The weights that the model was built with, as `resolve` takes them;
             they give the defaults of the rest. None for other weights. It is not
@@ -78,7 +78,7 @@ def make_model_card(
         licence: SPDX identifier; None for that of the weights.
 
     Raises:
-        ValueError: The model is none of these, there is no such weight set, it was
+        ValueError: The model is not as described, the weight set is unknown, was
             not evaluated at the model's size or has other classes, or the sizes or
             the number of names do not fit.
     """
@@ -114,14 +114,14 @@ def _size(model) -> int | None:
         sides = shape[1:] if channels_first() else shape[:-1]
         if (
             (length, len(shape), channels, len({*sides})) == (None, 3, 3, 1)
-            # Into integers what `preprocess_input` gives does not go.
+            # `preprocess_input` gives floats.
             and keras.backend.is_float_dtype(model.inputs[0].dtype)
         ):
             return sides[0]
     found = [f"{image.dtype} {tuple(image.shape)}" for image in model.inputs]
     raise ValueError(
-        "Expected a model of square RGB images as `preprocess_input` gives them, in "
-        f"batches of any length. Received: a model of {' and '.join(found)}"
+        "Expected a model for square RGB images from `preprocess_input`, in batches "
+        f"of any length. Received: a model of {' and '.join(found)}"
     )
 
 

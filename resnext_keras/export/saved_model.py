@@ -1,4 +1,4 @@
-"""A SavedModel that is served as it is: encoded images in, named classes out."""
+"""SavedModels for TF Serving: encoded images in, named classes out."""
 
 import json
 import os
@@ -20,10 +20,10 @@ from resnext_keras.weights.checkpoint import Checkpoint
 if keras.config.backend() == "tensorflow":
     import tensorflow as tf
 
-VERSION = "1"  # of TF Serving, which serves the highest number that it finds
+VERSION = "1"  # a folder; TF Serving serves the highest number
 
 EARLIER = Path(VERSION, "assets", CARD_FILE)
-"""What the folder of an earlier export holds, and nothing beside."""
+"""The file that marks an earlier export, relative to its folder."""
 
 
 def export_saved_model(
@@ -37,58 +37,59 @@ def export_saved_model(
     top: int = 5,
     overwrite: bool = False,
 ) -> None:
-    """Writes a SavedModel that TensorFlow and TF Serving run without this package.
+    """Writes a SavedModel that runs without this package.
 
     ```python
     export_saved_model(model, "flowers", class_names=["daisy", "rose", "tulip"])
     ```
 
-    writes `flowers/1`, in the layout that TF Serving expects. Batch norm is
-    folded. These are the signatures, of batches of one row and more:
+    writes `flowers/1`, the layout that TF Serving expects. Batch norm is folded. The
+    signatures take batches of any length from 1:
 
-    - `serving_default`: `image_bytes`, contents of image files, a string each,
-      gives `classes`, `indices` and `scores` of the `top` best classes, (batch,
-      top) by falling score, and `valid`, (batch,). A row that is no image is
-      not `valid` and has empty names, indices of -1 and scores of 0. Of a
-      backbone it gives `features`, zeros where not `valid`. The `scores` are what
-      the model gives, logits where it ends in them.
-    - `predict`: `images` as `preprocess_input` gives them, float32, gives
-      `predictions`, or the outputs by their keys or the names of their layers.
-    - `predict_uint8`: the same for `pixels` in RGB, uint8 (batch, H, W, 3), as
-      `read_image` gives them.
-    - `features`: `images` give `features`, (batch, channels): what the classifier
-      sees, or the mean of a backbone's last map.
-    - `pyramid`, of a backbone: `images` give the last map of each stage, or the
-      outputs where the model has several, by their keys or the names of their layers.
+    - `serving_default`: `image_bytes`, encoded image files, (batch,). A classifier
+      gives `classes`, `indices` and `scores` of the best classes, (batch, top),
+      highest score first; a backbone gives `features`. `valid`, bool (batch,), is
+      False for a row that cannot be decoded: its classes are empty, its indices -1
+      and its numbers 0. `scores` are the model's outputs, so logits if it gives logits.
+    - `predict`: `images`, float32 as `preprocess_input` gives them. It gives
+      `predictions`, or each output by its key or the name of its layer.
+    - `predict_uint8`: `pixels`, RGB, uint8 (batch, height, width, 3), as `read_image`
+      gives them. It gives the same.
+    - `features`: `images`. It gives `features`, (batch, channels): the input of the
+      classifier, or the average of a backbone's last map.
+    - `pyramid`, for a backbone: `images`. It gives the last map of each stage, or
+      each of the model's outputs if there are several, by key or layer name.
 
-    Images are read as `read_image` does it, but for the EXIF rotation, which is
-    left to who sends them: JPEG, PNG, BMP of 8, 24 or 32 bits, and from TensorFlow
-    2.20 on WebP. `serve`, which
-    `keras.layers.TFSMLayer` and `Predictor` look for, is the network itself.
-    `assets/model.json` tells of preprocessing, classes, weights and licence.
+    Files are decoded as by `read_image`, except that EXIF rotation is not applied:
+    the client has to send upright images. The formats are JPEG, PNG, BMP of 8, 24 or
+    32 bits and, from TensorFlow 2.20 on, WebP. The endpoint `serve`, which
+    `keras.layers.TFSMLayer` and `Predictor` use, is the network itself.
+    `assets/model.json` describes preprocessing, classes, weights and licence.
 
     Args:
-        model: A functional or built `Sequential` model of what `preprocess_input`
-            gives: square RGB images, of any size or a fixed one. One whose only
-            output comes from a dense layer is a classifier. It stays as it is.
-        path: The folder to be written, whose name is the model's in TF Serving.
+        model: A functional or built `Sequential` model for the output of
+            `preprocess_input`: square RGB images, of any size or a fixed one. If its
+            only output comes from a dense layer, it is a classifier. It is not
+            changed.
+        path: The folder to write. Its name is the model's name in TF Serving.
         weights: The weights that the model was built with, as `ResNeXt` takes them,
-            for the defaults of the next three; None for other weights.
-            That the model was built with it is not checked.
-        preprocessing: How images are read; None for what the weights want, or
-            else `IMAGENET`, or a square of the model's size.
-        class_names: Name of each class, of any model with one vector of as many
-            scores; None for those of the weights, or ImageNet's for 1000 classes,
-            or else the numbers of the classes.
+            for the defaults of preprocessing, class names and licence; None for
+            other weights. Whether the model has these weights is not checked.
+        preprocessing: How images are read; None for that of the weights, or else
+            `IMAGENET`, or a square of the model's size.
+        class_names: Name of each class, for any model with one output (batch,
+            classes); None for those of the weights, or ImageNet's for 1000
+            classes, or else the numbers of the classes.
         licence: SPDX identifier of the weights' licence; None for the weight set's.
-        top: Number of classes that `serving_default` gives.
+        top: Number of classes that `serving_default` gives, at least 1.
         overwrite: Whether an earlier export may be replaced.
 
     Raises:
-        ValueError: An argument is none of the above, or the folder exists.
-            Nothing has then been written.
-        OSError: The disk is full, say; an earlier export is still there. What is
-            killed leaves a folder `.writing-...` beside, which may be removed.
+        ValueError: An argument is not as described, or the folder exists. Nothing is
+            written then.
+        OSError: Writing failed, as on a full disk. An earlier export is still there.
+            A killed process leaves a folder `.writing-...` beside, which may be
+            removed.
     """
     check_backend()
     target = output_directory(path, overwrite, EARLIER)

@@ -1,4 +1,4 @@
-"""The functions of an exported model, as TensorFlow saves and serves them."""
+"""The signatures of an exported SavedModel."""
 
 import keras
 
@@ -16,10 +16,10 @@ if keras.config.backend() == "tensorflow":
 
 
 def with_features(model: keras.Model, card: ModelCard) -> keras.Model:
-    """The model with all that the signatures give, in a dict.
+    """A model whose outputs are those of all signatures, in a dict.
 
-    Under `predict` are the outputs of the model, under `features` one vector an
-    image, where there is one, and under `pyramid` the maps of a backbone.
+    `predict` has the model's outputs, `features` one vector for each image, if there
+    is one, and `pyramid` the maps of a backbone.
     """
     outputs = {"predict": _named_outputs(model, card)}
     features = _features(model, card)
@@ -61,20 +61,20 @@ def _stages(model) -> dict:
 
 
 def build_signatures(network: keras.Model, card: ModelCard, top: int):
-    """The functions of a model, of batches of any length.
+    """Builds the signatures of a model, for batches of any length.
 
     Args:
-        network: What `with_features` gives, folded or not.
-        card: What is known of the model.
-        top: Number of classes that are named for an image.
+        network: A model from `with_features`, folded or not.
+        card: The model's card.
+        top: Number of classes for each image.
 
     Returns:
-        A `tf.Module` that holds the variables and, under `serve`, what
-        `keras.Model.export` has there; and the signatures by name.
+        A `tf.Module` with the variables and the endpoint `serve` of
+        `keras.Model.export`; and the signatures by name.
     """
     module = tf.Module()
-    # Keras' own stay trainable for TensorFlow, whatever their layers say, and then a
-    # `TFSMLayer` lets optimizers at copies that nothing reads.
+    # Keras' variables stay trainable for TensorFlow even in frozen layers. A
+    # `TFSMLayer` would then train copies that nothing reads.
     module.frozen, module.others = (
         [tf.Variable(v, trainable=False, name=v.name) for v in variables]
         for variables in (network.trainable_variables, network.non_trainable_variables)
@@ -84,7 +84,7 @@ def build_signatures(network: keras.Model, card: ModelCard, top: int):
     # One graph of the network, which all signatures call.
     @tf.function(input_signature=[tf.TensorSpec(image.shape, tf.float32, "images")])
     def run(images):
-        # oneDNN ends the process, and with it a server, on too few axes.
+        # With too few axes oneDNN would end the process, and with it a server.
         images = tf.ensure_shape(images, image.shape)
         outputs, _ = network.stateless_call(
             module.frozen, module.others, tf.cast(images, image.dtype), training=False
@@ -133,11 +133,11 @@ def build_signatures(network: keras.Model, card: ModelCard, top: int):
     return module, found
 
 
-_NOTHING = {"indices": -1, "classes": ""}  # of a row that is no image; else zeros
+_NOTHING = {"indices": -1, "classes": ""}  # for a row that is not an image; else zeros
 
 
 def _named(scores, names, top: int):
-    """The best classes by falling score; among equal ones the lower comes first."""
+    """The best classes, highest score first; of equal scores the lower index first."""
     best = tf.math.top_k(scores, min(top, len(names)))
     return {
         "classes": tf.gather(tf.constant(names), best.indices),

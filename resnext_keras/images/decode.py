@@ -1,4 +1,4 @@
-"""From encoded images to the pixels of a batch, in a TensorFlow graph."""
+"""Decoding and preprocessing of image files inside a TensorFlow graph."""
 
 from collections.abc import Callable
 
@@ -9,37 +9,36 @@ from PIL import Image
 from resnext_keras.images.preprocessing import Preprocessing
 from resnext_keras.images.read import MAX_ASPECT
 
-# Since Pillow 13 the height comes first where it loses over twice as many pixels as
-# the width, https://github.com/python-pillow/Pillow/pull/9549; before, it never did.
+# Since Pillow 13 the height is resized first if it loses over twice as many pixels as
+# the width, https://github.com/python-pillow/Pillow/pull/9549; before, it never was.
 VERTICAL_FIRST = int(PIL.__version__.split(".")[0]) >= 13
 
 KERNELS = {"bilinear": "triangle", "bicubic": "keyscubic"}  # as TensorFlow calls them
 
-MAX_PIXELS = 2 * Image.MAX_IMAGE_PIXELS  # Pillow takes more for an attack.
-HEADER = 34  # bytes, which tell the format, and the size of all formats but JPEG
+MAX_PIXELS = 2 * Image.MAX_IMAGE_PIXELS  # more is an error in Pillow too
+HEADER = 34  # bytes; they contain the format and, except for JPEG, the image size
 
 
 def decode_images(image_bytes, preprocessing: Preprocessing):
-    """Decodes images and cuts out of each the square that a weight set expects.
+    """Decodes and preprocesses image files as `read_image` does, in a graph.
 
-    For a `tf.function` that is exported: what `read_image` does, of TensorFlow's own
-    operations alone. A file that cannot be read spoils only its own row.
+    It uses TensorFlow's own operations alone, for functions that are exported. A file
+    that cannot be read affects only its own row.
 
-    The formats are JPEG, PNG, uncompressed BMP of 8, 24 or 32 bits, and WebP where
-    the TensorFlow that runs the function decodes it, which 2.19 does not. GIF, of
-    which TensorFlow would hold all frames at once, TIFF and PPM are no images to
-    it. The EXIF rotation is not carried out. Where `read_image` rounds in whole
-    numbers, a pixel may differ by 1 or 2, on average by 0.01; by 0.3 for CMYK, which
-    TensorFlow cuts.
+    The formats are JPEG, PNG, uncompressed BMP of 8, 24 or 32 bits, and WebP if the
+    TensorFlow that runs the function decodes it (2.19 does not). Not supported are
+    GIF, because TensorFlow would decode all frames at once, TIFF and PPM. EXIF
+    rotation is not applied. Pixels differ from `read_image` by at most 1 or 2, on
+    average by 0.01, because of rounding; by 0.3 for CMYK, which TensorFlow truncates.
 
     Args:
         image_bytes: Contents of image files, strings of shape (batch,).
         preprocessing: Sizes and interpolation.
 
     Returns:
-        The pixels, RGB, 0 to 255, uint8, of shape (batch, size, size, 3), and
-        whether each row is an image, bool, of shape (batch,). Where it is none
-        its pixels are 0.
+        The pixels, RGB, 0 to 255, uint8, of shape (batch, size, size, 3); and
+        whether each row could be decoded, bool, of shape (batch,). The pixels of
+        other rows are 0.
     """
     rows = tf.size(image_bytes)
     square = [preprocessing.size, preprocessing.size, 3]
@@ -54,8 +53,8 @@ def decode_images(image_bytes, preprocessing: Preprocessing):
         )
         return row, pixels, found
 
-    # A graph cannot catch an error, but a dataset leaves out the element that gave
-    # it. One row more, so that there always is one.
+    # A graph cannot catch an error, but a dataset drops the element that caused it.
+    # One more row makes sure that the dataset is not empty.
     beyond = tf.data.Dataset.from_tensors((rows, tf.zeros(square, tf.uint8), False))
     index, pixels, found = (
         tf.data.Dataset.from_tensor_slices((tf.range(rows), image_bytes))
@@ -117,10 +116,10 @@ def _resize(rgb, short, kernel: str, size: int | None = None):
 
 
 def _resample(rgb, length, kernel: str, size: int | None):
-    """Resizes the first axis, of which no more than the centre is computed.
+    """Resizes the first axis; with `size` only the centre is computed.
 
-    The operation takes a column of single pixels, each of all that shares a place:
-    on the last axis it is half as fast, and copies the image in float32.
+    The other axes become the channels of an image one pixel wide: resizing the last
+    axis would be half as fast, and copy the image in float32.
     """
     before, others, _ = tf.unstack(tf.shape(rgb))
     begin = 0.0
@@ -137,7 +136,7 @@ def _resample(rgb, length, kernel: str, size: int | None):
         kernel_type=kernel,
         antialias=True,
     )
-    # A bicubic kernel leaves the range of a pixel. The cast cuts, so half goes up.
+    # A bicubic kernel overshoots. The cast truncates, so 0.5 is added before.
     rounded = tf.cast(tf.clip_by_value(resized + 0.5, 0.0, 255.0), tf.uint8)
     return tf.reshape(rounded, [after, others, 3])
 
@@ -149,10 +148,11 @@ def decode_image(contents):
         contents: A string scalar.
 
     Returns:
-        RGB, uint8, of shape (height, width, 3), of which height and width are 0
-        for what is none of the formats, has too many pixels or an absurd aspect.
+        RGB, uint8, of shape (height, width, 3). Height and width are 0 for another
+        format, too many pixels or an aspect beyond `MAX_ASPECT`; a broken file gives
+        that or an error of TensorFlow.
     """
-    readers = {  # by what a file begins with; a dot stands for any byte
+    readers = {  # by the first bytes of a file; a dot is any byte
         b"\xff\xd8\xff": _jpeg,
         b"\x89PNG\r\n\x1a\n....IHDR": _png,
         b"RIFF....WEBP": _webp,
@@ -179,7 +179,7 @@ def _no_pixels():
 
 
 def _unless_huge(height, width, pixels: Callable):
-    """The pixels, where there are not too many to be decoded at all."""
+    """The pixels, unless there are too many of them."""
     short, long = tf.minimum(height, width), tf.maximum(height, width)
     sane = (long <= MAX_ASPECT * short) & (short <= MAX_PIXELS // tf.maximum(long, 1))
     return tf.cond(sane & (short > 0), pixels, _no_pixels)
@@ -195,7 +195,7 @@ def _over_white(pixels):
         sums = colour * alpha + 255 * (255 - alpha) + 128
         return tf.cast(_high_byte(sums + _high_byte(sums)), tf.uint8)
 
-    # Of no alpha at all the minimum is 255.
+    # Without an alpha channel the minimum of nothing is 255.
     is_clear = tf.reduce_min(pixels[..., 3:]) < 255
     return tf.cond(is_clear, blend, lambda: pixels[..., :3])
 
@@ -205,7 +205,7 @@ def _high_byte(values):
 
 
 def _number(header, start: int, length: int):
-    """A little-endian number; of a negative length a big-endian one."""
+    """A little-endian number; a big-endian one if `length` is negative."""
     digits = header[start : start + abs(length)][:: 1 if length > 0 else -1]
     return tf.reduce_sum(digits * [256**i for i in range(abs(length))])
 
@@ -236,7 +236,7 @@ def _png(contents, header):
         return tf.io.decode_png(contents, channels=0)  # 3, or 4 where some is clear
 
     def grey_of_few_bits():
-        # Where none is clear libpng fills in the largest value of so many bits.
+        # Without transparency libpng sets alpha to the largest value of the bit depth.
         pixels = tf.io.decode_png(contents, channels=4)
         alpha = 255 * tf.cast(pixels[..., 3:] > 0, tf.uint8)
         return tf.concat([pixels[..., :3], alpha], axis=-1)
@@ -257,7 +257,7 @@ def _png(contents, header):
 
 
 def _webp(contents, header):
-    """WebP, of which TensorFlow 2.19 makes an error, and later ones an image."""
+    """WebP; TensorFlow 2.19 raises an error, later ones decode it."""
     dimensions = {  # height and width by kind of the first chunk
         b"VP8X": lambda: (_number(header, 27, 3) + 1, _number(header, 24, 3) + 1),
         b"VP8L": lambda: (

@@ -12,8 +12,8 @@ FONT = Path("fonts", "ttf", "DejaVuSans.ttf")  # has the letters of most alphabe
 
 INK = {True: "#1a7f37", False: "#cf222e", None: "#24292f"}
 
-# matplotlib's inferno at nine equal steps (Smith and van der Walt, 2015, CC0), which
-# looks as evenly spaced as it is, to the colour-blind and in grey too.
+# matplotlib's inferno at nine equal steps (Smith and van der Walt, 2015, CC0): it is
+# perceptually uniform, also for colour-blind people and in grey.
 INFERNO = np.array(
     [
         (0, 0, 4),
@@ -28,10 +28,10 @@ INFERNO = np.array(
     ]
 )
 HEAT_COLOURS = ", ".join("rgb({} {} {})".format(*colour) for colour in INFERNO)
-"""The same for a gradient of CSS."""
+"""The same colours for a CSS gradient."""
 
 OPACITY = 0.75
-"""Of the hottest places; where nothing speaks for a class the image is as it was."""
+"""Opacity where the heat is 1; where it is 0 the image is unchanged."""
 
 
 def contact_sheet(
@@ -46,8 +46,8 @@ def contact_sheet(
 
     Args:
         images: uint8 arrays, (H, W) grey or (H, W, 3) RGB, 0 to 255.
-        captions: A short text for each, whose end is cut off where it would run
-            over its neighbours.
+        captions: A short text for each. It is cut off where it would overlap its
+            neighbour.
         marks: For each True (caption in green), False (red, with a frame) or
             None (black); None for all black.
         columns: Number of images in a row.
@@ -146,7 +146,7 @@ def _font() -> ImageFont.FreeTypeFont:
 
 
 def _shortened(caption: str, font: ImageFont.FreeTypeFont, width: int) -> str:
-    """A caption on one line of so many pixels, with an ellipsis for what is cut off."""
+    """A caption on one line of at most `width` pixels, cut off with an ellipsis."""
     caption = " ".join(caption.split())
     if font.getlength(caption) <= width:
         return caption

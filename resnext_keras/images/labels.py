@@ -1,4 +1,4 @@
-"""Names of the classes that a network tells apart, and of its predictions.
+"""Class names, and the names of predictions.
 
 The table `data/imagenet_classes.csv` has one class a line, in the order of
 the columns: WordNet id and name. `tests/golden/make_imagenet_classes.py`
@@ -40,7 +40,7 @@ def class_names(table: str = "imagenet") -> tuple[str, ...]:
         `"great_white_shark"`. No two are the same.
 
     Raises:
-        ValueError: There is no such table; the error lists those there are.
+        ValueError: The table is unknown; the error lists the tables.
     """
     if not isinstance(table, str) or table not in TABLES:
         near = difflib.get_close_matches(str(table).lower(), TABLES, n=1)
@@ -69,7 +69,7 @@ def decode_predictions(
             probabilities or logits, of any numeric dtype.
         top: Number of classes to name for each row, at least 1; more than
             there are classes names them all.
-        class_names: Name of each column. None stands for the 1000 classes of
+        class_names: Name of each column. None for the 1000 classes of
             ImageNet-1k, which `preds` must then have as columns.
 
     Returns:
@@ -78,7 +78,7 @@ def decode_predictions(
         WordNet id, or with `class_names` the number of the column as a string.
 
     Raises:
-        ValueError: The shape is not as described, `top` is no positive
+        ValueError: The shape is not as described, `top` is not a positive
             integer, or a score is NaN.
     """
     if isinstance(top, bool) or not isinstance(top, (int, np.integer)) or top < 1:

@@ -1,4 +1,4 @@
-"""Which files are images: folders searched in one order, whatever they hold."""
+"""Image files in folders, found in a fixed order."""
 
 import os
 import re
@@ -6,24 +6,24 @@ from collections.abc import Iterable, Iterator
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
 
-CIRCLE = "a link to a folder that it lies in; not followed"
-IRREGULAR = "no regular file"  # a pipe, say, which could be waited for without end
+CIRCLE = "a link to a folder that contains it; not followed"
+IRREGULAR = "not a regular file"  # a pipe, say, which could block for ever
 
 
 def list_images(
     roots: Iterable[str | os.PathLike],
 ) -> Iterator[tuple[str, str | None]]:
-    """The images in folders and all folders within, in the order of their names.
+    """Lists the images in folders and their subfolders, in the order of their names.
 
-    Links are followed, but not to a folder that they lie in. No more than the
-    names in the folders on the way to an image are in memory.
+    Links are followed, except to a folder that contains them. Memory holds only the
+    names in the folders on the way to the current image.
 
     Args:
         roots: Folders; and files, whatever their names.
 
     Yields:
-        The path of a file that is named as images are, and None; or the path of
-        a folder that cannot be listed, or of what is no file, and why.
+        The path of a file with the suffix of an image, and None; or a path that
+        cannot be listed or read, and the reason.
     """
     for root in map(os.fspath, roots):
         if os.path.isdir(root):
@@ -62,19 +62,19 @@ def _in_folder(root: str) -> Iterator[tuple[str, str | None]]:
 
 
 def _backwards(entries) -> list[os.DirEntry]:
-    """The last first, by the bytes of the names, which no locale changes."""
+    """Entries by falling name, compared as bytes, whatever the locale."""
     return sorted(entries, key=lambda e: os.fsencode(e.name), reverse=True)
 
 
 def _is_folder(entry: os.DirEntry) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # a link in a circle of links: no folder, and no image either
+    except OSError:  # a link in a circle of links
         return False
 
 
 def _is_irregular(entry: os.DirEntry) -> bool:
-    """Whether there is something, but no file; a broken link is not even something."""
+    """Whether it exists and is not a file; a broken link does not exist."""
     try:
         return not entry.is_file() and os.path.exists(entry.path)
     except OSError:
@@ -82,12 +82,12 @@ def _is_irregular(entry: os.DirEntry) -> bool:
 
 
 def readable(path: str | os.PathLike) -> str:
-    """A path that any file can hold, bytes that are no UTF-8 in hexadecimal."""
+    """A path as text, with bytes that are not UTF-8 in hexadecimal."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def spellings(path: str) -> list[str]:
-    """The paths that `readable` gives as this one, the likelier first."""
+    """The paths for which `readable` gives this text, the likelier first."""
     raw = re.sub(
         rb"\\x([89a-f][0-9a-f])",
         lambda found: bytes.fromhex(found[1].decode()),

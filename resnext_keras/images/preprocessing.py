@@ -65,7 +65,7 @@ class Preprocessing:
 
     @property
     def short_sides(self) -> tuple[int, ...]:
-        """The lengths that the short side is resized to, in turn; mostly one."""
+        """The lengths that the short side is resized to, in turn."""
         return self.resize if isinstance(self.resize, tuple) else (self.resize,)
 
     def as_json(self) -> dict:
@@ -100,7 +100,7 @@ def preprocess_input(x, data_format=None):
     Args:
         x: RGB, 0 to 255, of any integer or float dtype: one image (3D) or a
             batch (4D). A `PIL.Image` or nested list counts as a NumPy array.
-        data_format: `"channels_last"` or `"channels_first"`; None stands for
+        data_format: `"channels_last"` or `"channels_first"`; None for
             `keras.config.image_data_format()`.
 
     Returns:

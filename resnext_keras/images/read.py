@@ -1,4 +1,4 @@
-"""From an image file to upright RGB pixels, by Pillow."""
+"""Image files read as upright RGB pixels, by Pillow."""
 
 import contextlib
 import io
@@ -13,8 +13,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from resnext_keras.images.preprocessing import IMAGENET, INTERPOLATIONS, Preprocessing
 
-# Only decoders of plain images see a file: others start programs (EPS runs
-# Ghostscript) or are seldom tried.
+# Pillow's other decoders start programs (EPS runs Ghostscript) or are rarely tested.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 
 # Resized to a short side of 256, an image of this aspect takes 26 MB.
@@ -26,32 +25,31 @@ SAMPLE_PHOTO = resources.files("resnext_keras") / "data" / "chelsea.jpg"
 
 
 class ImageError(ValueError):
-    """A file is no image that can be read; the message names it and says why."""
+    """A file cannot be read as an image. The message names it and gives the reason."""
 
 
 def read_image(
     path: str | os.PathLike, preprocessing: Preprocessing = IMAGENET
 ) -> np.ndarray:
-    """Reads an image and cuts out of it the square that a weight set expects.
+    """Reads an image, resized and cropped as a weight set expects it.
 
-    The pixels are those of torchvision's `Resize(resize)` and
-    `CenterCrop(size)` on a Pillow image. The EXIF rotation is carried out,
-    transparency becomes white, 16-bit grey is scaled to 8 bit, and of an
-    animation the first frame counts.
+    The pixels equal torchvision's `Resize(resize)` and `CenterCrop(size)` on a
+    Pillow image. EXIF rotation is applied, transparency becomes white, 16-bit grey
+    is scaled to 8 bits, and the first frame of an animation is taken.
 
     Args:
         path: A JPEG, PNG, WebP, BMP, GIF, TIFF or PPM file.
         preprocessing: Sizes and interpolation.
 
     Returns:
-        RGB, 0 to 255, uint8, of shape (size, size, 3). It has yet to go
-        through `preprocess_input`.
+        RGB, 0 to 255, uint8, of shape (size, size, 3), the input of
+        `preprocess_input`.
 
     Raises:
-        ImageError: The file is missing, cannot be read, is no such image, is
-            a broken one, has more pixels than Pillow takes for an attack, or
-            is over 100 times as long as wide.
-        TypeError: `path` is no path, or `preprocessing` no `Preprocessing`.
+        ImageError: The file is missing, unreadable, broken or of another format,
+            has more pixels than Pillow accepts (about 179 million), or its long side
+            is over 100 times its short side.
+        TypeError: `path` is not a path, or `preprocessing` not a `Preprocessing`.
     """
     path = os.fspath(path)
     if not isinstance(preprocessing, Preprocessing):
@@ -63,11 +61,11 @@ def read_image(
 
 
 def read_rgb(path: str | os.PathLike, digest=None) -> Image.Image:
-    """Reads an image whole, upright, as `read_image` does before it resizes.
+    """Reads an image as `read_image` does, without resizing and cropping.
 
     Args:
         path: A JPEG, PNG, WebP, BMP, GIF, TIFF or PPM file.
-        digest: A hash of `hashlib` that is given all bytes of the file.
+        digest: A `hashlib` hash to update with all bytes of the file.
 
     Returns:
         A `PIL.Image` of mode RGB.
@@ -98,7 +96,7 @@ def decode_rgb(contents: bytes) -> Image.Image:
         A `PIL.Image` of mode RGB.
 
     Raises:
-        ImageError: As of `read_image`; the message says only what was found.
+        ImageError: As of `read_image`; the message gives only the reason.
     """
     try:
         return _decode(io.BytesIO(contents))
@@ -109,13 +107,13 @@ def decode_rgb(contents: bytes) -> Image.Image:
 
 
 def _read_rgb(path, digest) -> Image.Image:
-    """The upright image in RGB; an `ImageError` says only what was found."""
+    """The upright image in RGB; the message of an `ImageError` is only the reason."""
     try:
         mode = os.stat(path).st_mode
     except FileNotFoundError:
         raise ImageError("no such file") from None
     if not stat.S_ISREG(mode):
-        raise ImageError("a folder" if stat.S_ISDIR(mode) else "no regular file")
+        raise ImageError("a folder" if stat.S_ISDIR(mode) else "not a regular file")
     with open(path, "rb") as file:
         return _decode(file, digest)
 
@@ -150,7 +148,7 @@ def _decode(file, digest=None) -> Image.Image:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    """RGB as a viewer would show it: 16-bit grey scaled, transparency over white."""
+    """RGB, with 16-bit grey scaled to 8 bits and transparency over white."""
     if image.mode == "F":
         raise ImageError("float pixels, which have no agreed range")
     if image.mode == "I" or image.mode.startswith("I;16"):
@@ -170,7 +168,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def resize_and_crop(rgb: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
-    """Resizes the short side and cuts out the centre, rounding as torchvision.
+    """Resizes the short side and crops the centre, with torchvision's rounding.
 
     Args:
         rgb: A `PIL.Image` of mode RGB.

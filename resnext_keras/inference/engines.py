@@ -1,4 +1,4 @@
-"""What runs a network: OpenVINO, ONNX Runtime or TensorFlow, called alike."""
+"""Engines that run a network: OpenVINO, ONNX Runtime, TensorFlow and LiteRT."""
 
 import contextlib
 import functools
@@ -19,7 +19,7 @@ from resnext_keras.inference.errors import NetworkError, errors_in_one_line
 from resnext_keras.models.graph import source_of
 
 CARD_FILE = "model.json"
-"""Name of the file of a model's card, where its format has files for that."""
+"""Name of the model card's file in a SavedModel's assets."""
 
 if keras.config.backend() == "tensorflow":
     import tensorflow as tf
@@ -33,7 +33,7 @@ FILES = {
     ".xml": ("openvino",),
     ".tflite": ("litert",),
 }
-"""Which engines run a file, by its ending."""
+"""The engines that run a file, by its suffix."""
 
 
 @dataclass(frozen=True)
@@ -41,10 +41,10 @@ class Engine:
     """A network that is ready to run.
 
     Attributes:
-        run: From one batch of images, (rows, ...), to the outputs: an array, or
-            a list or dict of several.
-        input_shape: Shape of the batch, with None for a length that may vary.
-        dtype: Type of the images.
+        run: Function from a batch of images, (rows, ...), to the outputs: an array,
+            or a list or dict of several.
+        input_shape: Shape of the batch, with None for variable lengths.
+        dtype: Dtype of the images.
     """
 
     run: Callable[[np.ndarray], object]
@@ -53,7 +53,7 @@ class Engine:
 
 
 def check_backend() -> None:
-    """Raises a `ValueError` where Keras runs on another backend than TensorFlow."""
+    """Raises a `ValueError` if Keras does not run on TensorFlow."""
     if keras.config.backend() != "tensorflow":
         raise ValueError(
             "Expected Keras to run on TensorFlow. "
@@ -62,7 +62,7 @@ def check_backend() -> None:
 
 
 def only_input(inputs: list):
-    """The one input of a network; more of them are refused."""
+    """The one input of a network, or a `NetworkError` if there are several."""
     if len(inputs) != 1:
         raise NetworkError(
             "Expected a network of one input. "
@@ -72,13 +72,12 @@ def only_input(inputs: list):
 
 
 def engines_for(source: Source) -> list[str]:
-    """The engines that can run a network, whether installed or not, fastest first.
+    """The engines that can run a network, installed or not, fastest first.
 
-    Other than TensorFlow they compute in float32 alone, and a file in ONNX's
-    format holds less than 2 GB.
+    All but TensorFlow compute in float32 only, and an ONNX file holds under 2 GB.
     """
     if isinstance(source, Path):
-        # OpenVINO cannot decode images, as the SavedModels with a card do.
+        # A SavedModel with a card decodes images, which OpenVINO cannot.
         has_card = (source / "assets" / CARD_FILE).is_file()
         folder = ("tensorflow",) if has_card else ("openvino", "tensorflow")
         return list(FILES.get(source.suffix, folder))
@@ -89,7 +88,7 @@ def engines_for(source: Source) -> list[str]:
 
 
 def check_fits(model: keras.Model, engine: str) -> None:
-    """Raises a `ValueError` where a network is too large for an engine or its type."""
+    """Raises a `ValueError` if an engine cannot run a network's size or dtype."""
     if engine not in engines_for(model):
         raise ValueError(
             "Expected a model in float32 and, but for OpenVINO's format, of less than "
@@ -99,7 +98,7 @@ def check_fits(model: keras.Model, engine: str) -> None:
 
 
 def is_installed(engine: str, source: Source) -> bool:
-    """Whether the packages are installed that an engine needs for a network."""
+    """Whether the packages that an engine needs for a network are installed."""
     return all(map(importlib.util.find_spec, _packages(engine, source)))
 
 
@@ -108,12 +107,12 @@ def build_engine(engine: str, source: Source) -> Engine:
 
     Args:
         engine: One of `engines_for(source)`.
-        source: A functional model, the folder of a SavedModel that Keras or
-            `export_saved_model` has written, or a file of `FILES`; of one input.
+        source: A functional model, the folder of a SavedModel from Keras or
+            `export_saved_model`, or a file with a suffix of `FILES`; with one input.
 
     Raises:
-        ImportError: A package that the engine needs is not installed.
-        ValueError: The network has several inputs, Keras did not export it, the
+        ImportError: A package of the engine is missing.
+        ValueError: The network has several inputs or was not exported by Keras, the
             file is broken, or the engine cannot run it.
     """
     for package in _packages(engine, source):
@@ -135,10 +134,10 @@ def build_engine(engine: str, source: Source) -> Engine:
         exported(source, engine) as path,
     ):
         built = ENGINES[engine](path)
-    # Numbers, since the model's tensors would keep all of its weights in memory.
+    # Without the tensors, which would keep all of the model's weights in memory.
     structure = keras.tree.map_structure(lambda tensor: 0, source.output)
     if isinstance(structure, (list, tuple)) and len(structure) == 1:
-        (structure,) = structure  # as Keras gives it, unlike a dict of one
+        (structure,) = structure  # Keras unpacks it, unlike a dict of one
 
     def run(images):
         outputs = keras.tree.flatten(built.run(images))
@@ -148,12 +147,12 @@ def build_engine(engine: str, source: Source) -> Engine:
 
 
 def writing_errors() -> tuple[type[Exception], ...]:
-    """What is raised where a disk is full, say, and tells nothing of a model."""
+    """Exceptions that do not come from the model, as on a full disk."""
     return OSError, tf.errors.OpError
 
 
 def _layers(model: keras.Model) -> Iterator[keras.Layer]:
-    """All layers, of models within the model too."""
+    """All layers, including those of nested models."""
     for layer in model.layers:
         yield layer
         if isinstance(layer, keras.Model):
@@ -170,14 +169,14 @@ def _packages(engine: str, source: Source) -> tuple[str, ...]:
     return (engine,)
 
 
-# The engines' packages.
+# Packages of the engines come with one extra.
 optional = functools.partial(extras.optional, extra="fast")
 
 
 def output_names(model: keras.Model) -> list[str]:
-    """A name for each output; none is twice or the input's.
+    """A unique name for each output, different from the input's.
 
-    Of a dict it is the key, else the name of the output's layer.
+    It is the key in a dict of outputs, else the name of the output's layer.
     """
     found = [source_of(tensor)[0].name for tensor in model.outputs]
     if isinstance(model.output, dict) and len(model.output) == len(found):
@@ -192,39 +191,39 @@ def output_names(model: keras.Model) -> list[str]:
 def exported(
     model: keras.Model, engine: str, names: list[str] | None = None
 ) -> Iterator[Path]:
-    """A file of a model for an engine, as long as it is needed.
+    """Context manager: a temporary file of a model for an engine.
 
-    Its input is `INPUT_NAME`; its outputs a list, or with `names` a dict of these.
-    What tf2onnx or ONNX says of a model that it cannot hold is raised as it is.
+    The input is named `INPUT_NAME`. The outputs are a list, or with `names` a dict.
+    Errors of tf2onnx and ONNX are raised on unchanged.
     """
     outputs = dict(zip(names, model.outputs, strict=True)) if names else model.outputs
     flat = keras.Model(model.inputs, outputs, name=model.name)
     image = only_input(model.inputs)
     signature = [keras.InputSpec(shape=image.shape, dtype=image.dtype, name=INPUT_NAME)]
-    # Keras' own export for OpenVINO makes outputs of all grouped convolutions.
+    # Keras' own export for OpenVINO turns all grouped convolutions into outputs.
     name, kind = ("model", "tf_saved_model")
     if engine == "onnxruntime":
         name, kind = ("model.onnx", "onnx")
     with (
-        # Windows does not remove a file that is still mapped.
+        # Windows cannot remove a file that is still mapped.
         tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder,
         warnings.catch_warnings(),
     ):
-        warnings.simplefilter("ignore")  # The converters' are no concern of a user.
+        warnings.simplefilter("ignore")  # Users cannot act on the converters' warnings.
         path = Path(folder, name)
         with _frequent_collections():
             flat.export(path, kind, verbose=False, input_signature=signature)
-        if kind == "onnx":  # tf2onnx leaves what it does not know, and only logs it.
+        if kind == "onnx":  # tf2onnx only logs what it cannot convert.
             optional("onnx").checker.check_model(str(path))
         yield path
 
 
 @contextlib.contextmanager
 def _frequent_collections() -> Iterator[None]:
-    """Frees the copies of the graph that tf2onnx makes for each of its steps.
+    """Context manager: frees tf2onnx's copies of the graph after each of its steps.
 
-    They refer to themselves, and are so few objects that Python lets them be: of
-    ResNeXt-50 4 GB, whose pages take 10 seconds.
+    The copies are cyclic, and too few objects to trigger a collection. For ResNeXt-50
+    they would add up to 4 GB, which takes 10 seconds to page in.
     """
     frozen, thresholds = gc.get_freeze_count(), gc.get_threshold()
     if not frozen:
@@ -248,12 +247,12 @@ def _tensorflow(source: Source) -> Engine:
             )
         spec = only_input(loaded.serve.input_signature)
 
-        def function(images):  # which, unlike `serve`, keeps the variables alive
+        def function(images):  # unlike `serve` itself it keeps the variables alive
             return loaded.serve(images)
 
     else:
         spec = tf.TensorSpec(source.inputs[0].shape, source.inputs[0].dtype)
-        # One graph for all sizes: with a varying length nothing is traced again.
+        # One graph for all sizes, so that nothing is traced again.
         function = tf.function(
             lambda images: source(images, training=False), input_signature=[spec]
         )
@@ -287,16 +286,16 @@ def _onnxruntime(path: Path) -> Engine:
 
 def _openvino(path: Path) -> Engine:
     openvino = optional("openvino")
-    # By itself it computes in bfloat16 on processors that have it.
+    # The default is bfloat16 on processors that have it.
     options = {"INFERENCE_PRECISION_HINT": "f32"}
     if threads := _threads():
         options["INFERENCE_NUM_THREADS"] = threads
-        # Each process would pin its threads to the same cores, the first ones.
+        # Otherwise each process would pin its threads to the same first cores.
         options["ENABLE_CPU_PINNING"] = False
     compiled = openvino.Core().compile_model(path, "CPU", options)
     image = only_input(compiled.inputs)
     names = list(map(_name, compiled.outputs))
-    # Of one output Keras tells in its SavedModels alone whether it was in a dict.
+    # Only Keras' SavedModels show whether a single output was in a dict.
     is_keyed = path.is_dir() and names != ["output_0"]
 
     def run(images):
@@ -314,9 +313,9 @@ def _openvino(path: Path) -> Engine:
 
 
 def _name(output) -> str:
-    """The name of one of OpenVINO's outputs.
+    """The name of an output of OpenVINO.
 
-    A tensor that is several outputs, or the input too, has all of their names.
+    A tensor that is several outputs, or also the input, has all of their names.
     """
     name = output.node.friendly_name.removesuffix("/sink_port_0")  # as in ONNX files
     return name if name in output.names else output.any_name
@@ -337,10 +336,10 @@ def _litert(path: Path) -> Engine:
 
 
 def _in_order(outputs: dict):
-    """The one output, or a list of those that Keras has numbered, or all by name."""
+    """A single output, or a list if Keras numbered them, or a dict by name."""
     if len(outputs) == 1:
         return next(iter(outputs.values()))
-    # The runtimes have the tenth before the second.
+    # The runtimes sort the tenth before the second.
     numbered = [f"output_{number}" for number in range(len(outputs))]
     if outputs.keys() == set(numbered):
         return [outputs[name] for name in numbered]
@@ -348,14 +347,14 @@ def _in_order(outputs: dict):
 
 
 def _threads() -> int:
-    """Number of threads that the user wants, 0 for as many as there are cores."""
+    """Number of threads that the user set; 0 for one per core."""
     count = tf.config.threading.get_intra_op_parallelism_threads()
     first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
     return count or (int(first) if first.isdecimal() else 0)
 
 
-# Fastest first: ResNeXt-50 takes OpenVINO 0.96 of ONNX Runtime's time, and a quarter
-# of the time and a fifth of the memory to convert.
+# Fastest first. With ResNeXt-50 OpenVINO takes 0.96 of ONNX Runtime's time, and a
+# quarter of its time and a fifth of its memory for the conversion.
 ENGINES = {
     "openvino": _openvino,
     "onnxruntime": _onnxruntime,

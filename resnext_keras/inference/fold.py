@@ -1,4 +1,4 @@
-"""Batch norm as part of the convolution before it, for prediction."""
+"""Batch norm folded into convolutions, for prediction."""
 
 import inspect
 from collections import Counter
@@ -15,24 +15,21 @@ from resnext_keras.models.layers import Conv2D, GroupedConv2D
 def fold_batch_norm(model: keras.Model) -> keras.Model:
     """Builds the same network with batch norm folded into its convolutions.
 
-    In prediction batch norm is a factor and a shift for each channel, which the
-    kernel and the bias of the convolution before it can hold. Folded are the
-    norms that alone follow a `Conv2D` or `GroupedConv2D` without activation, in
-    models within the model too; where the convolution's output is also used
-    elsewhere, both layers stay.
+    In prediction, batch norm scales and shifts each channel, which the kernel and
+    bias of the convolution before it can do as well. A norm is folded if it is the
+    only consumer of a `Conv2D` or `GroupedConv2D` without activation, in nested
+    models too.
 
-    The result is made for prediction, as which it is exported too, and its weights
-    are frozen: below layers that are to be trained it is what the frozen network
-    is, only faster, and trained alone it changes nothing, of which Keras warns.
+    The result is for prediction and export, and all of its weights are frozen. It
+    can serve as a frozen backbone below trainable layers.
 
     Args:
-        model: A functional or `Sequential` model with any inputs and outputs,
-            which stays as it is.
+        model: A functional or built `Sequential` model with any inputs and outputs.
+            It is not changed.
 
     Returns:
-        A functional `keras.Model` with weights of its own and not compiled. Its
-        inputs, outputs and names of layers are the model's, without the batch
-        norms that are gone.
+        A functional `keras.Model` with its own weights, not compiled. Inputs,
+        outputs and layer names are the model's, without the folded batch norms.
 
     Raises:
         ValueError: The model is neither functional nor a built `Sequential`.
@@ -74,7 +71,7 @@ def fold_batch_norm(model: keras.Model) -> keras.Model:
             if hasattr(source, "lora_alpha"):  # which Keras forgets of a dense layer
                 layer.lora_alpha = source.lora_alpha
         if isinstance(layer, layers.Normalization):
-            layer.finalize_state()  # It reads new weights only when told to.
+            layer.finalize_state()  # Only this call makes it use new weights.
         # A frozen batch norm predicts, even where it is called as in training.
         if not _always_trains(calls[layer.name]):
             layer.trainable = False
@@ -82,7 +79,7 @@ def fold_batch_norm(model: keras.Model) -> keras.Model:
 
 
 def _is_graph(layer) -> bool:
-    """Whether a layer is a model whose layers lie between known tensors."""
+    """Whether a layer is a functional or built `Sequential` model."""
     if isinstance(layer, keras.Sequential):
         return hasattr(layer, "inputs")
     return isinstance(layer, keras.Model) and isinstance(layer, keras.Function)
@@ -101,7 +98,7 @@ def plain_graph(model: keras.Model) -> keras.Model:
 
 
 def _new_inputs(graph):
-    """Inputs like a model's; by itself `clone_model` gives them other names."""
+    """Inputs like a model's; `clone_model` alone would rename them."""
     configs = {
         id(layer.output): layer.get_config()
         for layer in graph.layers
@@ -114,15 +111,15 @@ def _new_inputs(graph):
 
 
 def _calls_and_norms(graph):
-    """How each layer is called, and the norm that goes into each convolution.
+    """The calls of each layer, and the norm to fold into each convolution, by name.
 
-    Both by name of the layer, and the calls as the model's configuration has
-    them, which alone tells publicly what uses which output.
+    The calls come from the model's configuration, the only public place that shows
+    which layer uses which output.
     """
     config = graph.get_config()
     calls = {layer["name"]: layer["inbound_nodes"] for layer in config["layers"]}
     uses = Counter(_sources([*calls.values(), config["output_layers"]]))
-    found = {layer.name: layer for layer in graph.layers}  # operations are none
+    found = {layer.name: layer for layer in graph.layers}  # without operations
     norms = {}
     for norm in graph.layers:
         if type(norm) not in (layers.BatchNormalization, BatchNormalization):
@@ -140,9 +137,9 @@ def _calls_and_norms(graph):
 
 
 def _sources(part) -> Iterator[str]:
-    """Names of the layers whose outputs a part of a configuration refers to.
+    """Names of the layers whose outputs appear in a part of a configuration.
 
-    An output is written as the list of a layer's name and two numbers.
+    There an output is a list of the layer's name and two numbers.
     """
     if isinstance(part, dict):
         part = list(part.values())
@@ -156,25 +153,25 @@ def _sources(part) -> Iterator[str]:
 
 
 def _always_trains(calls) -> bool:
-    """Whether a layer is called as in training even when its model predicts."""
+    """Whether a layer is called with `training=True` even in prediction."""
     return any(call["kwargs"].get("training") for call in calls)
 
 
 def _predicting(layer, args, kwargs) -> dict:
-    """What a layer is called with, so that it predicts unless it is told to train.
+    """The keyword arguments of a call, with `training=False` unless it is given.
 
-    Models are exported without being told either. Keras' augmentation, an identity
-    in prediction, then trains, and its calls say so, whoever made them.
+    An export passes no `training`. Keras' augmentation layers have True as their
+    default, and would augment in the exported model.
     """
     training = inspect.signature(layer.call).parameters.get("training")
     if training is None or len(args) > 1:
         return kwargs
-    is_told = training.default is not True and kwargs.get("training") is not None
-    return kwargs if is_told else kwargs | {"training": False}
+    is_set = training.default is not True and kwargs.get("training") is not None
+    return kwargs if is_set else kwargs | {"training": False}
 
 
 def _fits(layer, norm) -> bool:
-    """Whether a layer is a convolution that can hold the norm of its output."""
+    """Whether a layer is a convolution that the norm can be folded into."""
     if type(layer) not in (layers.Conv2D, Conv2D, GroupedConv2D):
         return False
     channels = 1 if layer.data_format == "channels_first" else 3
@@ -188,7 +185,7 @@ def _fits(layer, norm) -> bool:
 
 
 def _folded_weights(convolution, norm) -> list[np.ndarray]:
-    """Kernel and bias of a convolution that holds the norm of its output."""
+    """Kernel and bias of a convolution with the norm folded in."""
 
     def value(variable, default):
         if variable is None:

@@ -1,4 +1,4 @@
-"""One callable for predictions, whatever runs the network."""
+"""A network as a function, on the fastest engine that is installed."""
 
 import logging
 import os
@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 
 class Predictor:
-    """A network as a function of any number of images, on the fastest engine.
+    """Runs a network on any number of images, on the fastest engine.
 
     ```python
     predict = Predictor(model)
@@ -38,33 +38,33 @@ class Predictor:
     ```
 
     Args:
-        model_or_path: A functional or `Sequential` model of one input, or the
-            path of a `.keras` file, of the folder of a SavedModel that Keras or
-            `export_saved_model` has written, or of an `.onnx`, `.xml` (OpenVINO)
-            or `.tflite` file. Of a model the batch norm is folded and the weights
-            are those of this moment.
-        engine: `"openvino"`, `"onnxruntime"` or `"tensorflow"`, or `"litert"` for
-            `.tflite` files; `"auto"` takes the first of them that is installed
-            and can take the network, which is their order by speed, and
-            TensorFlow where it has a GPU.
-        batch_size: Number of images that are run at once. A network that has a
-            fixed length of its batches is run in those.
+        model_or_path: A functional or `Sequential` model of one input; or the path
+            of a `.keras` file, a SavedModel's folder from Keras or
+            `export_saved_model`, or an `.onnx`, `.xml` (OpenVINO) or `.tflite` file.
+            A model's batch norm is folded. Later changes of its weights have no
+            effect.
+        engine: `"openvino"`, `"onnxruntime"`, `"tensorflow"`, or `"litert"` for
+            `.tflite` files. `"auto"` takes TensorFlow if it has a GPU, else the
+            first in this order, the fastest, that is installed and can run the
+            network.
+        batch_size: Number of images that are run at once, at least 1. A network
+            with a fixed batch length is run with that.
 
     Attributes:
-        engine: The engine that was taken.
+        engine: The engine that runs the network.
         batch_size: Number of images that are run at once.
 
-    All engines compute in float32 on all cores of the processor, or in as many
-    threads as `tf.config.threading` or else `OMP_NUM_THREADS` says (TensorFlow
-    itself heeds the former alone). Only TensorFlow takes models of other types
-    and runs on a GPU. OpenVINO and ONNX Runtime come with the extra `fast`, and
-    take some seconds to convert a model, which a file of the exported model
-    saves. A predictor serves one thread at a time.
+    All engines compute in float32 on all cores of the processor, or in the number of
+    threads set by `tf.config.threading` or `OMP_NUM_THREADS` (TensorFlow itself reads
+    only the former). Only TensorFlow runs models of other dtypes, and runs on a GPU.
+    OpenVINO and ONNX Runtime come with the extra `fast`. They take some seconds to
+    convert a model; an exported file needs no conversion. A predictor may be used by
+    one thread at a time.
 
     Raises:
-        ValueError: The model, the file or another argument is none of the above,
-            the file is broken, or the engine asked for cannot run the network.
-        ImportError: The engine asked for is not installed.
+        ValueError: The model, the file or another argument is not as described, the
+            file is broken, or the chosen engine cannot run the network.
+        ImportError: The chosen engine is not installed.
     """
 
     def __init__(
@@ -90,17 +90,16 @@ class Predictor:
         """Predicts.
 
         Args:
-            images: A batch as the model takes it, mostly (batch, H, W, channels)
-                from `preprocess_input`; any number of rows, none too.
+            images: A batch as the model takes it, mostly (batch, height, width, 3)
+                from `preprocess_input`, with any number of rows, 0 included.
 
         Returns:
-            The model's output for each row, a NumPy array, or a list, tuple or
-            dict of them as the model itself gives it, a dict of one output too. A
-            file keeps no structure: of several outputs an `.onnx` file gives a
-            list, and the others a dict by their names.
+            The outputs, NumPy arrays of (batch, ...), in the structure of the model's
+            outputs. Files keep no structure: with several outputs an `.onnx` file
+            gives a list, the others a dict by name.
 
         Raises:
-            ValueError: The shape is not one that the model takes.
+            ValueError: The shape does not fit the model.
         """
         images = np.ascontiguousarray(images, self._engine.dtype)
         self._check(images)
@@ -111,9 +110,9 @@ class Predictor:
         return keras.tree.map_structure(lambda *parts: np.concatenate(parts), *batches)
 
     def _run(self, images):
-        """The outputs for the rows of one batch."""
-        # The graphs take batches of any length without being compiled again, and
-        # a shorter one is faster than one that is filled up.
+        """The outputs for one batch."""
+        # The graphs run batches of any length without another compilation, and a
+        # shorter batch is faster than a padded one.
         rows = len(images)
         if missing := (self._fixed_size or max(rows, 1)) - rows:
             images = np.pad(images, [(0, missing)] + [(0, 0)] * (images.ndim - 1))
@@ -144,13 +143,15 @@ def _source(model_or_path) -> Source:
             return path
         if path.suffix == ".keras" and path.is_file():
             with errors_in_one_line("Keras", "a whole .keras file", str(path)):
-                if not zipfile.is_zipfile(path):  # which Keras says is not there
-                    raise ValueError("It is no zip archive.")
+                if not zipfile.is_zipfile(
+                    path
+                ):  # Keras would say that it does not exist
+                    raise ValueError("It is not a zip archive.")
                 model = keras.models.load_model(path, compile=False)
     if not isinstance(model, keras.Model):
         raise ValueError(
-            "Expected `model_or_path` to be a Keras model, or the path of a .keras, "
-            f"{', '.join(FILES)} file or of a SavedModel's folder that exists. "
+            "Expected `model_or_path` to be a Keras model, or the path of an existing "
+            f".keras, {', '.join(FILES)} file or SavedModel folder. "
             f"Received: model_or_path={model_or_path!r}"
         )
     model = fold_batch_norm(model)
@@ -159,7 +160,7 @@ def _source(model_or_path) -> Source:
 
 
 def _saved_model(path: Path) -> Path | None:
-    """The folder of a SavedModel, the newest one where TF Serving finds several."""
+    """The folder of a SavedModel; the highest version in TF Serving's layout."""
     if (path / "saved_model.pb").is_file():
         return path
     versions = [file.parent for file in path.glob("*/saved_model.pb")]
@@ -168,7 +169,7 @@ def _saved_model(path: Path) -> Path | None:
 
 
 def _build(source: Source, engine: str) -> tuple[str, Engine]:
-    """The engine that is asked for, or the first that can be had."""
+    """The chosen engine, or for "auto" the first that can run the network."""
     able = engines_for(source)
     if engine != "auto":
         if engine not in able:
@@ -184,6 +185,6 @@ def _build(source: Source, engine: str) -> tuple[str, Engine]:
     for name in first:
         try:
             return name, build_engine(name, source)
-        except Exception as error:  # Converters raise anything at what they miss.
+        except Exception as error:  # Converters raise anything.
             logger.warning("The engine %s cannot run this network: %s", name, error)
     return last, build_engine(last, source)

@@ -37,7 +37,7 @@ def test_what_is_no_image_is_named(tmp_path):
     refused(tmp_path / "text.jpg", "begins with b'<!DOCTYPE html>'$")
     (tmp_path / "link.jpg").symlink_to(tmp_path / "nowhere.jpg")
     refused(tmp_path / "link.jpg", "no such file")
-    refused(Path("/dev/null"), "no regular file")
+    refused(Path("/dev/null"), "not a regular file")
     refused("null\0byte.jpg", "null byte")
 
 

@@ -27,7 +27,7 @@ def assert_refused(path, message, engine="auto"):
 def test_a_broken_keras_file_is_refused(content, tmp_path):
     path = tmp_path / "model.keras"
     path.write_bytes(content)
-    assert_refused(path, "Keras reports: It is no zip archive")
+    assert_refused(path, "Keras reports: It is not a zip archive")
 
 
 def test_half_a_keras_file_is_refused(tmp_path):

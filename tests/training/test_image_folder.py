@@ -220,7 +220,7 @@ def spoil_by_a_pipe(folder):
     [
         pytest.param(
             spoil_by_a_pipe,
-            r"pipe.png', no regular file; remove it",
+            r"pipe.png', not a regular file; remove it",
             marks=pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes"),
         ),
         (spoil_one_class, "with 1: 'cat'; give the folder above"),
