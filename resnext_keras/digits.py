@@ -1,4 +1,4 @@
-"""The handwritten digits that ship with the package, for the demonstration."""
+"""The bundled handwritten digits, for the demonstration."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,11 +18,11 @@ BATCH_SIZE = 64
 
 @dataclass(frozen=True)
 class ClassifiedDigit:
-    """An image, what it shows and what the network sees in it.
+    """An image with its label and the network's prediction.
 
     Attributes:
         image: uint8 (8, 8), 0 to 255, white ink on black.
-        truth: The digit that was written.
+        truth: The label.
         predicted: The class with the highest score.
         score: That score, 0 to 1.
     """
@@ -39,7 +39,7 @@ class ClassifiedDigit:
 
 
 def held_out_digits() -> tuple[np.ndarray, np.ndarray]:
-    """Images that the training of the weight set `"digits"` never saw.
+    """Images that were held out of the training of the weight set `"digits"`.
 
     Returns:
         uint8 (n, 8, 8), 0 to 255, white ink on black, and their digits, (n,).
@@ -53,7 +53,7 @@ def held_out_digits() -> tuple[np.ndarray, np.ndarray]:
 
 
 def as_network_sees(images: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
-    """Scales grey images as those from files are.
+    """Resizes grey images as `read_image` does.
 
     Args:
         images: uint8 (n, H, W), 0 to 255.
@@ -80,8 +80,9 @@ def classify_held_out_digits() -> Iterator[ClassifiedDigit]:
     images, labels = held_out_digits()
     for start in range(0, len(images), BATCH_SIZE):
         batch = images[start : start + BATCH_SIZE]
-        found = classifier.predict(as_network_sees(batch, classifier.preprocessing), 1)
+        seen = as_network_sees(batch, classifier.preprocessing)
+        predictions = classifier.predict(seen, top=1)
         for image, label, ((_, name, score),) in zip(
-            batch, labels[start:], found, strict=False
+            batch, labels[start:], predictions, strict=False
         ):
             yield ClassifiedDigit(image, str(label), name, score)

@@ -13,7 +13,7 @@ What to try next:
   resnext-keras predict IMAGE...           photos, by ResNeXt-50 (downloads 100 MB)
   resnext-keras predict IMAGE... --weights digits
                                            a digit of your own that fills the image
-  resnext-keras summary resnext50_32x4d    what ResNeXt-50 costs, stage by stage
+  resnext-keras summary resnext50_32x4d    parameters and multiply-adds of ResNeXt-50
   resnext-keras list                       the architectures and weight sets
 """
 

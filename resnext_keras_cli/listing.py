@@ -7,7 +7,7 @@ from resnext_keras_cli.start import quiet_start
 
 @click.command("list")
 def list_():
-    """Print the architectures and the weight sets that there are for them."""
+    """Print the architectures and their weight sets."""
     with quiet_start():
         from resnext_keras.models.specs import ARCHITECTURES
         from resnext_keras.models.variables import (

@@ -1,4 +1,4 @@
-"""What a process needs first: its streams, and TensorFlow, which is kept quiet."""
+"""Prepares a process: its output streams, and a quiet import of TensorFlow."""
 
 import contextlib
 import os
@@ -8,11 +8,11 @@ from collections.abc import Iterator
 
 
 def ready_streams() -> None:
-    """Opens what of stdout and stderr is closed, and prints whatever a name holds.
+    """Opens stdout and stderr if they are closed, and lets stdout print any name.
 
-    A stream that is closed, as by `2>&-`, would be None, and its number that of the
-    next file that is opened. A letter that stdout's encoding lacks becomes a `?`: it
-    would end a command that has done its work.
+    A stream that is closed, as by `2>&-`, is None, and the next file that is opened
+    would get its number. A letter that stdout's encoding lacks is printed as `?`; it
+    would end the command with an error.
     """
     for number, name in ((1, "stdout"), (2, "stderr")):
         if getattr(sys, name) is None:
@@ -27,10 +27,10 @@ def ready_streams() -> None:
 
 @contextlib.contextmanager
 def quiet_start() -> Iterator[None]:
-    """Keeps stderr clean while the library, and with it TensorFlow, is imported.
+    """Context manager: hides stderr while the library imports TensorFlow.
 
-    TensorFlow tells of its processor and of missing GPUs before its own setting
-    could stop it. What is held back is printed if the import fails.
+    TensorFlow prints lines about processor and GPUs before its own setting can stop
+    it. What was hidden is printed if the import fails.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     sys.stderr.flush()

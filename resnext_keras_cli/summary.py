@@ -1,4 +1,4 @@
-"""`resnext-keras summary`: what a network costs, stage by stage."""
+"""`resnext-keras summary`: shapes, parameters and multiply-adds of a network."""
 
 import click
 
@@ -12,7 +12,7 @@ from resnext_keras_cli.start import quiet_start
 @click.option(
     "--classes",
     type=click.IntRange(min=1),
-    help="Number of classes. Without it: those of the network's data set.",
+    help="Number of classes. Without it: that of the network's data set.",
 )
 def summary(model, size, classes):
     """Print shapes, parameters and multiply-adds of MODEL, stage by stage.

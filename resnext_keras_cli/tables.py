@@ -1,4 +1,4 @@
-"""The look of what is printed."""
+"""Prints tables."""
 
 import re
 import shutil
@@ -16,14 +16,14 @@ TRAILING_BLANKS = re.compile(r" +(\x1b\[0m)?$")  # before the end of a style too
 
 
 class _Rows(Table):
-    """Rows whose text commands no terminal, whatever files and classes are called."""
+    """A table that escapes control characters in names of files and classes."""
 
     def add_row(self, *cells, **options):
         super().add_row(*map(escaped, cells), **options)
 
 
 def escaped(text: str) -> str:
-    """A text with its control characters as Python writes them in a string."""
+    """A text with its control characters escaped, as in a string of Python."""
     return CONTROLS.sub(lambda c: c[0].encode("unicode_escape").decode(), text)
 
 
@@ -33,9 +33,9 @@ def table(
     """An empty table.
 
     Args:
-        columns: The headings; only the cells of the last may be wrapped.
-        right: Those of them whose cells are numbers.
-        title: What stands above.
+        columns: The headings; only the cells of the last are wrapped.
+        right: The columns that are aligned to the right.
+        title: The line above the table.
     """
     title = title and escaped(title)
     empty = _Rows(box=None, padding=(0, 2, 0, 0), title=title, title_justify="left")
@@ -49,20 +49,20 @@ def table(
 
 
 def counted(number: int, noun: str) -> str:
-    """A number and what it counts, as in "1 epoch" and "2 epochs"."""
+    """A number with its noun, as in "1 epoch" and "2 epochs"."""
     return f"{number} {noun}{'s' * (number != 1)}"
 
 
 def terminal_width() -> int:
-    """Columns of the terminal; in a file or a pipe there is room for any line."""
+    """Columns of the terminal; `ANY_WIDTH` in a file or a pipe."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else ANY_WIDTH
 
 
 def print_table(rows: Table, width: int = ANY_WIDTH) -> None:
     """Prints a table, each row on one line unless a width is given.
 
-    A line that is too long is left to the terminal, so that names can be copied.
-    Text is printed as it is: a file's name may look like rich's markup.
+    The terminal wraps lines that are too long, so that names can be copied. rich's
+    markup is off: a file's name may look like it.
     """
     out = Console(markup=False, emoji=False, highlight=False, width=width)
     with out.capture() as printed:

@@ -1,4 +1,4 @@
-"""Stages of a network, and a network as the backbone of a detector or a segmenter."""
+"""Cuts and freezes a network as the backbone of a detector or a segmenter."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -10,31 +10,31 @@ _BLOCK_OUTPUT = re.compile(r"conv(\d+)_block\d+_out")
 
 
 def stage_of(layer_name: str) -> int | None:
-    """Number of the stage that a layer belongs to, in the paper's count.
+    """Number of the stage that a layer belongs to, counted as in the paper.
 
     Args:
-        layer_name: As in `"conv3_block1_out"`, which is of stage 3; the stem is
+        layer_name: As in `"conv3_block1_out"`, which belongs to stage 3; the stem is
             stage 1.
 
     Returns:
-        The number; None for layers before, behind and beside the stages.
+        The number; None for layers outside the stages.
     """
     found = _IN_STAGE.fullmatch(layer_name)
     return int(found[1]) if found else None
 
 
 def stage_outputs(model) -> dict:
-    """The layer that gives the last feature maps of each stage but the stem.
+    """The last layer of each stage except the stem.
 
     Args:
         model: A `keras.Model`.
 
     Returns:
-        By number of the stage a layer, in order; empty for a model that is no
+        The layers by number of the stage, in order; empty for a model that is not a
         network of this family.
     """
     return {
-        int(found[1]): layer  # The last block of a stage takes the earlier ones' place.
+        int(found[1]): layer  # The last block of a stage overwrites the earlier ones.
         for layer in model.layers
         if (found := _BLOCK_OUTPUT.fullmatch(layer.name))
     }
@@ -53,17 +53,17 @@ def feature_pyramid(
     Args:
         model: A network of this family, of any weights and input size, with its
             classifier or without. The pyramid shares its layers.
-        levels: Names of stages as feature pyramid networks have them, `"C2"` for
-            conv2 and so on; None for all. C2 to C5 have the strides 4, 8, 16 and
-            32 (those for CIFAR 1, 2 and 4), but none above the `output_stride`
-            that the network was built with.
+        levels: Names of stages as in feature pyramid networks, `"C2"` for conv2 and
+            so on; None for all. C2 to C5 have the strides 4, 8, 16 and 32 (for
+            CIFAR 1, 2 and 4), but none above the `output_stride` that the network
+            was built with.
 
     Returns:
-        A functional `keras.Model` whose output is a dict: by level the feature
-        maps, (batch, ceil(H / stride), ceil(W / stride), channels).
+        A functional `keras.Model`. Its output is a dict of the feature maps by
+        level, (batch, ceil(H / stride), ceil(W / stride), channels).
 
     Raises:
-        ValueError: The model is no network of this family, or has no such level.
+        ValueError: The model is not a network of this family, or has no such level.
 
     Source: Lin et al., "Feature Pyramid Networks for Object Detection", CVPR 2017,
     section 3.
@@ -71,7 +71,6 @@ def feature_pyramid(
     _check_network(model)
     found = {f"C{stage}": layer for stage, layer in stage_outputs(model).items()}
     levels = list(found) if levels is None else levels
-    # A string is a row of letters, which no caller means.
     levels = [levels] if isinstance(levels, str) else list(levels)
     if not levels or not set(levels) <= set(found):
         raise ValueError(
@@ -83,20 +82,20 @@ def feature_pyramid(
 
 
 def freeze(model: keras.Model, until: str) -> None:
-    """Freezes the first stages of a network, which keep what they have learnt.
+    """Freezes the first stages of a network.
 
-    Their weights do not change in training, and their batch norm normalises by the
-    moving statistics, which do not change either. The other layers stay as they
-    are; `layer.trainable = True` frees a layer again. As ever in Keras, a model is
-    to be compiled after this, not before.
+    Training changes neither their weights nor the moving statistics of their batch
+    norm, which then normalises by these. The other layers stay as they are;
+    `layer.trainable = True` unfreezes a layer. As always in Keras, compile the model
+    after this, not before.
 
     Args:
         model: A network of this family, or a model that has one as a layer.
-        until: The last stage that is frozen: `"conv1"`, which is the stem, to
-            `"conv5"`, which is all but a classifier.
+        until: The last stage that is frozen: `"conv1"`, the stem, to `"conv5"`,
+            everything but a classifier.
 
     Raises:
-        ValueError: The model holds no network of this family, or no such stage;
+        ValueError: The model contains no network of this family, or no such stage;
             nothing is frozen then.
     """
     stages = {layer: stage_of(layer.name) for layer in _all_layers(model)}
@@ -114,7 +113,7 @@ def freeze(model: keras.Model, until: str) -> None:
 
 
 def _check_network(model):
-    """Refuses what is no network of this family, and tells where one may be."""
+    """Raises unless a model is a network of this family; names one among its layers."""
     if isinstance(model, keras.Model) and stage_outputs(model):
         return
     nested = getattr(model, "layers", [])

@@ -12,7 +12,7 @@ from resnext_keras.models.runtime import (
 if keras.config.backend() == "tensorflow":
     import tensorflow as tf
 
-# What TensorFlow's kernel takes; its statistics are float32 for all of them.
+# Types that TensorFlow's kernel takes; its statistics are float32 for all of them.
 _DTYPES = ("float32", "float16", "bfloat16")
 
 
@@ -20,18 +20,19 @@ _DTYPES = ("float32", "float16", "bfloat16")
 class BatchNormalization(layers.BatchNormalization):
     """A `keras.layers.BatchNormalization` that is fast on any CPU.
 
-    Same arguments, weights, configuration and results, but for one: what it counts in
-    the moving variance is the unbiased variance of the batch, as in PyTorch, which
-    the published weights come from (with `renorm`, which is Keras' alone, the biased
-    one). Keras computes a training batch's statistics, and the gradient through
-    them, in some twenty passes over the feature maps. TensorFlow has one kernel for
-    each of the two, which takes a ReLU that follows along and is used where it is
-    fast, and elsewhere half as many passes do. In prediction it is the other way
-    round: the kernel is used where kernels are slow, since TensorFlow fuses it with
-    the convolution before it, but not in graphs that are exported, which are alike
-    for all processors. Where it is frozen in training, whose gradient takes the
-    kernel longer, this is Keras' layer, and so it is on other backends, but for the
-    moving variance.
+    Arguments, weights and configuration are the same, and so are the results but for
+    one: the moving variance averages the unbiased variance of the batches, as in
+    PyTorch, where the published weights come from. (With `renorm`, which only Keras
+    has, it averages the biased one.)
+
+    Keras computes the statistics of a training batch, and the gradient through them,
+    in some twenty passes over the feature maps. In training this layer uses
+    TensorFlow's kernel, which does each in one pass and fuses a following ReLU, where
+    kernels are fast; elsewhere its own operations, with half of Keras' passes. In
+    prediction it uses the kernel where kernels are slow, since TensorFlow fuses it
+    with the convolution before it. Exported graphs never contain it there, so that
+    they are the same for all processors. A frozen layer in training, and other
+    backends, use Keras' own code; the moving variance stays unbiased.
     """
 
     def call(self, inputs, training=None, mask=None):
@@ -73,7 +74,7 @@ class BatchNormalization(layers.BatchNormalization):
         return outputs
 
     def _train(self, inputs):
-        """Normalises by the batch's statistics, and counts them in the moving ones."""
+        """Normalises by the batch's statistics, and updates the moving ones."""
         scale, offset = map(tf.convert_to_tensor, (self.gamma, self.beta))
         if has_fast_kernels():
             layout = "NHWC" if self.axis % 4 == 3 else "NCHW"
@@ -92,7 +93,7 @@ class BatchNormalization(layers.BatchNormalization):
         return outputs
 
     def _train_as_keras(self, inputs, mask):
-        """Trains by Keras' layer, then corrects what it counted as the variance."""
+        """Trains by Keras' layer, then corrects its update of the moving variance."""
         kept = ops.multiply(self.moving_variance, self.momentum)
         outputs = super().call(inputs, training=True, mask=mask)
         counted = ops.subtract(self.moving_variance, kept)
@@ -101,7 +102,7 @@ class BatchNormalization(layers.BatchNormalization):
         return outputs
 
     def _count(self, inputs, mask):
-        """How many numbers of a channel are normalised together."""
+        """How many values of a channel are normalised together."""
         if mask is None:
             shape = ops.shape(inputs)
             count = ops.prod([shape[axis] for axis in self._reduction_axes])
@@ -113,10 +114,7 @@ class BatchNormalization(layers.BatchNormalization):
 
 
 def _bessel(count):
-    """The unbiased variance of so many numbers over the biased one.
-
-    Of a single number both are 0.
-    """
+    """Unbiased over biased variance of `count` values; both are 0 for a single one."""
     return count / ops.maximum(count - 1, 1)
 
 
@@ -151,7 +149,7 @@ def _by_products(x, scale, offset, epsilon):
         inverse = tf.math.rsqrt(variance + epsilon)
         factor = scale * inverse
 
-        def gradients(dy, *_):  # Moving statistics are not learnt by gradients.
+        def gradients(dy, *_):  # The moving statistics have no gradients.
             doffset = _channel_sums(dy)
             dscale = _channel_sums(dy * centred) * inverse
             slope = dscale * inverse / count
@@ -167,9 +165,9 @@ def _by_products(x, scale, offset, epsilon):
 def _channel_sums(x):
     """Sums of all pixels, (channels,).
 
-    As a matrix product with ones: XLA adds up columns on one core and in the order
-    in which they lie worst in its cache, and so takes five times as long. Of two rows
-    of ones, since it treats a vector likewise.
+    Computed as a matrix product with ones: XLA would add up columns on one core, in
+    an order that is bad for its cache, and take five times as long. There are two
+    rows of ones, because XLA treats a vector in the same way.
     """
     pixels = tf.reshape(x, (-1, x.shape[-1]))
     return tf.matmul(tf.ones((2, tf.shape(pixels)[0]), x.dtype), pixels)[0]

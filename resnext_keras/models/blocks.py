@@ -29,7 +29,7 @@ def conv_bn(x, filters, kernel_size, *, name, stride=1, groups=1, dilation=1):
         name: Prefix of the layers' names: `{name}_conv` and `{name}_bn`.
         stride: Step of the kernel in pixels, along both sides.
         groups: Number of groups that the channels are split into.
-        dilation: Distance in pixels of what neighbouring kernel values see; 1
+        dilation: Distance in pixels between neighbouring values of the kernel; 1
             where there is a stride.
 
     Returns:
@@ -69,7 +69,7 @@ def conv_initializer():
 
 
 def squeeze_and_excite(x, filters, *, name):
-    """Weighs the channels by what the whole image shows (Hu et al., Figure 2).
+    """Weighs the channels by their averages over the image (Hu et al., Figure 2).
 
     Args:
         x: Feature maps, (batch, H, W, filters).
@@ -117,8 +117,7 @@ def residual_branch(
         name: Prefix of the layers' names.
         dilation: Dilation of the 3x3 convolution.
         squeeze_excite: Whether squeeze-and-excitation weighs the output.
-        anti_aliased: Whether an average of the pixels takes the place of the
-            stride.
+        anti_aliased: Whether an average of pixels replaces the stride.
 
     Returns:
         Feature maps, (batch, ceil(H / stride), ceil(W / stride), filters).
@@ -126,8 +125,8 @@ def residual_branch(
     pooled = anti_aliased and stride > 1
     x = conv_bn(x, width, 1, name=f"{name}_1")
     x = layers.Activation("relu", name=f"{name}_1_relu")(x)
-    # The stride sits on the 3x3, as in the authors' Torch code; ResNet50 of
-    # keras.applications has it on the first 1x1.
+    # The 3x3 has the stride, as in the authors' Torch code; in ResNet50 of
+    # keras.applications the first 1x1 has it.
     x = conv_bn(
         x,
         width,
@@ -156,10 +155,10 @@ def average_pool(x, stride, *, name):
 
 
 def add_relu(shortcut, branch, name, drop_path_rate=0.0):
-    """Joins the two ways of a block: `relu(shortcut + branch)`.
+    """Adds the two branches of a block: `relu(shortcut + branch)`.
 
     In training the branch is dropped for some of the images (stochastic depth;
-    Huang et al., ECCV 2016), and weighs more for the others to make up for it.
+    Huang et al., ECCV 2016), and scaled up for the others.
     """
     if drop_path_rate:
         branch = layers.Dropout(
@@ -190,7 +189,7 @@ def identity_block(
         name: Prefix of the layers' names, as in `"conv3_block2"`.
         dilation: Dilation of the 3x3 convolution.
         squeeze_excite: Whether squeeze-and-excitation weighs the branch.
-        drop_path_rate: Share of the images for which training drops the branch.
+        drop_path_rate: Fraction of the images for which training drops the branch.
 
     Returns:
         Feature maps of the shape of `x`.
@@ -233,10 +232,10 @@ def conv_block(
         name: Prefix of the layers' names, as in `"conv3_block1"`.
         dilation: Dilation of the 3x3 convolution.
         squeeze_excite: Whether squeeze-and-excitation weighs the branch.
-        anti_aliased: Whether averages take the place of the branch's stride.
-        pooled_shortcut: Whether the projection is of averages of 2x2 pixels, at
-            the stride in place of its own.
-        drop_path_rate: Share of the images for which training drops the branch.
+        anti_aliased: Whether averages replace the branch's stride.
+        pooled_shortcut: Whether an average of 2x2 pixels with the stride comes
+            before the projection, which then has none.
+        drop_path_rate: Fraction of the images for which training drops the branch.
 
     Returns:
         Feature maps, (batch, ceil(H / stride), ceil(W / stride), filters).
@@ -269,7 +268,7 @@ def residual_stage(x, spec, stage, *, stride, dilations, drop_path_rates):
         stage: Number of the stage in the paper's count, 2 for conv2.
         stride: Stride of the first block.
         dilations: Dilation of the first block and of the others.
-        drop_path_rates: For each block the share of the images for which
+        drop_path_rates: For each block the fraction of the images for which
             training drops its branch.
 
     Returns:
@@ -286,7 +285,7 @@ def residual_stage(x, spec, stage, *, stride, dilations, drop_path_rates):
         stride=stride,
         dilation=dilations[0],
         anti_aliased=spec.anti_aliased,
-        # Where a stride was traded for dilation, timm averages all the same.
+        # timm averages even where dilation replaces the stride.
         pooled_shortcut=spec.pooled_shortcut and stage > 2,
         drop_path_rate=first_rate,
         name=f"conv{stage}_block1",
@@ -313,8 +312,8 @@ def stem(x, spec):
         spec: The `ResNeXtSpec` that is being built.
 
     Returns:
-        Feature maps of a quarter of the height and width, for CIFAR of the
-        full, with as many channels as the last convolution has filters.
+        Feature maps of a quarter of the height and width (for CIFAR of the full
+        ones), with as many channels as the last convolution has filters.
     """
     stride = 2 if spec.stem == "imagenet" else 1
     for name, kernel_size, filters in spec.stem_convolutions:
@@ -336,10 +335,10 @@ def resnext_features(x, spec, output_stride=None, drop_path_rate=0.0):
     Args:
         x: Preprocessed images, (batch, H, W, channels).
         spec: The `ResNeXtSpec` that is being built.
-        output_stride: By how much the last feature maps are smaller than the
-            images, one of `spec.strides`; None for the last of them. The strides
-            beyond it become dilations, which let the same weights see the same.
-        drop_path_rate: Share of the images for which training drops the branch
+        output_stride: How many times smaller than the images the last feature maps
+            are, one of `spec.strides`; None for the last of them. Further strides
+            become dilations, so that the same weights see the same pixels.
+        drop_path_rate: Fraction of the images for which training drops the branch
             of the last block; earlier ones are dropped less, the first never.
 
     Returns:
@@ -362,8 +361,8 @@ def resnext_features(x, spec, output_stride=None, drop_path_rate=0.0):
             spec,
             stage,
             stride=stride,
-            # The 3x3 convolution of the first block carries the stride and so sees
-            # pixels at the distance of the stage before.
+            # The 3x3 convolution of the first block has the stride, so it sees pixels
+            # at the distance of the stage before.
             dilations=(before, dilation),
             drop_path_rates=list(itertools.islice(rates, depth)),
         )

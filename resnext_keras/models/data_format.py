@@ -1,4 +1,4 @@
-"""The order of an image's axes that Keras is set to."""
+"""The order of an image's axes: `keras.config.image_data_format()`."""
 
 import keras
 import numpy as np
@@ -24,5 +24,5 @@ def image_shape(
 
 
 def to_data_format(images: np.ndarray) -> np.ndarray:
-    """A batch (batch, H, W, channels), turned into the layout if need be."""
+    """A batch (batch, H, W, channels), transposed if Keras is set to channels first."""
     return np.moveaxis(images, -1, 1) if channels_first() else images

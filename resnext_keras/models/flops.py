@@ -1,4 +1,4 @@
-"""What a network costs, stage by stage: parameters and multiply-adds."""
+"""Counts parameters and multiply-adds, stage by stage."""
 
 import math
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ class StageCost:
 
 
 def stage_costs(model: keras.Model) -> list[StageCost]:
-    """Counts what each stage of a network costs.
+    """Counts parameters and multiply-adds of each stage of a network.
 
     Args:
         model: A network of this package with a fixed input size.
@@ -61,7 +61,7 @@ def stage_costs(model: keras.Model) -> list[StageCost]:
 
 
 def _multiply_adds(layer) -> int:
-    """Each number of a kernel is used once at every place of the output."""
+    """Each value of a kernel is used once for each pixel of the output."""
     if isinstance(layer, keras.layers.Dense):
         return math.prod(layer.kernel.shape)
     if isinstance(layer, keras.layers.Conv2D):

@@ -1,13 +1,13 @@
-"""Questions about the graph of any functional Keras model."""
+"""Finds layers in the graph of any functional Keras model."""
 
 import keras
 
 
 def classifier_head(model: keras.Model):
-    """The dense layer of a classifier and the tensor that it sees, None for others.
+    """The dense layer of a classifier and its input; None for another model.
 
-    A classifier has one output, of a dense layer and of what gives each of its
-    numbers another value, as an activation does.
+    A classifier has one output, that of a dense layer, or of element-wise layers such
+    as activations after it.
     """
     if len(model.outputs) != 1 or len(model.outputs[0].shape) != 2:
         return None
@@ -24,6 +24,6 @@ def classifier_head(model: keras.Model):
 
 
 def source_of(tensor):
-    """The layer or operation that gives a tensor of a model, and what it is given."""
+    """The layer or operation that outputs a tensor of a model, and its inputs."""
     operation, node, _ = tensor._keras_history
     return operation, operation._inbound_nodes[node].input_tensors

@@ -1,4 +1,4 @@
-"""Convolutions and pooling: what knows how a backend runs them."""
+"""Convolutions and pooling that are fast on each backend and device."""
 
 import keras
 import numpy as np
@@ -21,12 +21,12 @@ class Conv2D(layers.Conv2D):
     """A `keras.layers.Conv2D` whose 1x1 kernels are fast to train on any CPU.
 
     Same arguments, weights, configuration and results. A 1x1 convolution is a
-    matrix product. As such TensorFlow trains it in less than half the time where
-    its convolutions have no fast kernels; it does so in calls with `training=True`,
-    as `fit` makes them.
+    matrix product, which TensorFlow trains in less than half the time where its
+    convolutions have no fast kernels. It is computed so in calls with
+    `training=True`, as in `fit`.
     """
 
-    _training = False  # whether the call that goes on is one of training
+    _training = False  # whether the present call is in training
 
     def call(self, inputs, training=None):
         self._training = training is True
@@ -36,7 +36,7 @@ class Conv2D(layers.Conv2D):
             or keras.config.backend() != "tensorflow"
         ):
             return super().call(inputs)
-        # Keras adds the bias along the wrong axis of images as wide as it is long.
+        # Keras adds the bias along the wrong axis if the width equals its length.
         outputs = self.convolution_op(inputs, self.kernel)
         return self.activation(tf.nn.bias_add(outputs, self.bias, "NCHW"))
 
@@ -53,7 +53,7 @@ class Conv2D(layers.Conv2D):
             and not has_fast_kernels()
         ):
             if max(self.strides) > 1:
-                # Averages of one pixel each: what slicing gives, in half the time.
+                # Averages of one pixel each: the same as slicing, in half the time.
                 inputs = tf.nn.avg_pool2d(inputs, 1, self.strides, "VALID")
             return tf.tensordot(inputs, tf.squeeze(kernel, (0, 1)), 1)
         return super().convolution_op(inputs, kernel)
@@ -64,11 +64,11 @@ class GroupedConv2D(Conv2D):
     """A `keras.layers.Conv2D` whose groups are fast and clean to export.
 
     Same arguments, weights, configuration and results. On TensorFlow, Keras
-    sends a grouped convolution through XLA, whose gradient on a CPU takes tens
-    of times as long as the dense one and whose call stays in exported graphs.
-    This layer is TensorFlow's own grouped convolution, with a gradient that works
-    wherever the convolution does; where its kernels are slow, it is dense ones of
-    a few groups each, but not in graphs that are exported for prediction. On other
+    sends a grouped convolution through XLA: on a CPU its gradient takes tens of times
+    as long as that of a dense one, and exported graphs contain a call of XLA.
+    This layer is TensorFlow's own grouped convolution, with a gradient wherever the
+    convolution runs. Where kernels are slow, it is several dense convolutions of a
+    few groups each, but not in graphs that are exported for prediction. On other
     backends it is Keras' layer; on JAX under `keras.distribution.DataParallel` each
     device convolves its own images.
 
@@ -103,11 +103,11 @@ class GroupedConv2D(Conv2D):
 
 
 def _each_its_own(convolution, inputs, kernel):
-    """The convolution on JAX, each device of `DataParallel` that of its own images.
+    """The convolution on JAX; under `DataParallel` each device convolves its images.
 
-    XLA divides a grouped convolution between devices by its groups and not by its
-    images: each would gather the batch and convolve all of it, forward and backward
-    (openxla/xla#47945).
+    XLA would divide a grouped convolution between devices by its groups and not by
+    its images: each device would gather and convolve the whole batch, forward and
+    backward (openxla/xla#47945).
     """
     distribution = keras.distribution.distribution()
     kernel = keras.ops.convert_to_tensor(kernel)
@@ -144,8 +144,8 @@ class MaxPooling2D(layers.MaxPooling2D):
 def _pads_again(function, training, x, *weights):
     """`function(x, *weights)`, whose gradients put the border around x once more.
 
-    What was padded is kept for the backward pass by the ReLU that it comes from. The
-    padded copy would be kept beside it: in ResNeXt-50 10 MB an image.
+    The ReLU before the padding keeps its output for the backward pass. The padded
+    copy would be kept beside it: in ResNeXt-50 10 MB an image.
     """
     padding = training and _padding_of(x)
     if not padding:
@@ -167,7 +167,7 @@ def _pads_again(function, training, x, *weights):
 
 
 def _padding_of(x):
-    """What was padded to x and by how much; None outside of graphs, or if nothing."""
+    """The tensor that was padded to x, and the border; None if there is no padding."""
     if not tf.is_symbolic_tensor(x):
         return None
     op = x.op
@@ -190,8 +190,8 @@ def _conv(x, kernel, strides, padding, dilations, training):
     if not is_fast and (training or not is_exporting()):
         return _dense_conv(x, kernel, *arguments)
 
-    # One operation, as exported networks are to have it for the fast kernels of
-    # wherever they run, whose own gradients not every CPU has.
+    # Exported networks have one operation, for the fast kernels of other machines. Its
+    # own gradient does not run on every CPU.
     @tf.custom_gradient
     def conv(x, kernel):
         def gradients(dy):
@@ -213,9 +213,9 @@ def _plain_conv(x, kernel, strides, padding, dilations):
     return tf.ensure_shape(y, (None, None, None, kernel.shape[-1]))
 
 
-# Groups of one dense convolution: fewer make too many small convolutions, more too
-# much that lies off the diagonal. Measured with conv2 to conv5 of ResNeXt-50, one
-# image and eight.
+# Groups of one dense convolution: with fewer there are too many small convolutions,
+# with more too many zeros. Measured with conv2 to conv5 of ResNeXt-50, one image and
+# eight.
 _MAX_DENSE_GROUPS = 4
 _MAX_DENSE_CHANNELS = 32
 
@@ -243,8 +243,7 @@ def _dense_conv(x, kernel, strides, padding, dilations):
     count = max(1, min(_MAX_DENSE_GROUPS, _MAX_DENSE_CHANNELS // depth))
     while groups % count:
         count -= 1
-    # Below each kernel as many copies as its input has groups, of which the mask
-    # leaves the one that is its own.
+    # Below each kernel as many copies as its input has groups; the mask keeps one.
     own = np.kron(np.eye(count), np.ones((depth, kernel.shape[-1] // groups)))
     mask = tf.constant(np.tile(own, groups // count), kernel.dtype)
     kernels = tf.tile(kernel, (1, 1, count, 1)) * mask

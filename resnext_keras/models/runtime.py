@@ -1,8 +1,8 @@
-"""The device and the kernels that Keras runs on here.
+"""The device and the kernels that Keras runs on.
 
 Import this module before TensorFlow and Keras: TensorFlow reads the switch of its
 oneDNN kernels when it is loaded. It leaves them off on processors without AVX-512,
-where a training step then takes 1.6 times as long.
+which makes a training step 1.6 times as long.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 
 def warn_if_onednn_is_off(is_on: bool) -> None:
-    """Says in the log how to get the kernels, unless the user has decided.
+    """Logs how to turn oneDNN on, unless the user has set the switch.
 
     Args:
         is_on: Whether TensorFlow uses them.
@@ -40,7 +40,7 @@ def warn_if_onednn_is_off(is_on: bool) -> None:
 if keras.config.backend() == "tensorflow":
     import tensorflow as tf
 
-    # No public function tells either of these.
+    # No public function answers these two questions.
     try:  # whether oneDNN's kernels are on
         from tensorflow.python.util._pywrap_util_port import IsMklEnabled
     except ImportError:
@@ -55,7 +55,7 @@ if keras.config.backend() == "tensorflow":
     except ImportError:
 
         def GraphOrParentsInXlaContext(graph):
-            return False  # More train without XLA than with it on a CPU.
+            return False  # Most training on a CPU runs without XLA.
 
 
 def has_onednn() -> bool:
@@ -63,7 +63,7 @@ def has_onednn() -> bool:
     return keras.config.backend() == "tensorflow" and IsMklEnabled()
 
 
-# Of a container, by version 2 and 1 of the kernel's control groups.
+# Limits of a container, in versions 2 and 1 of Linux' control groups.
 MEMORY_LIMITS = (
     "/sys/fs/cgroup/memory.max",
     "/sys/fs/cgroup/memory/memory.limit_in_bytes",
@@ -71,13 +71,13 @@ MEMORY_LIMITS = (
 
 
 def main_memory() -> int | None:
-    """Bytes of memory of this machine or container; None where the system is silent."""
+    """Bytes of memory of this machine or container; None where it is not known."""
     try:
         total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):  # Windows
         return None
     for path in MEMORY_LIMITS:
-        with contextlib.suppress(OSError, ValueError):  # "max" is no number
+        with contextlib.suppress(OSError, ValueError):  # "max" is not a number
             total = min(total, int(Path(path).read_text()))
     return total
 
@@ -90,8 +90,8 @@ def on_accelerator() -> bool:
 def has_fast_kernels() -> bool:
     """Whether TensorFlow's own operations are fast, gradients too.
 
-    They are on a GPU or TPU, and on a CPU with oneDNN; but not where XLA compiles
-    for a CPU, as for `compile(jit_compile=True)`, whom oneDNN does not serve.
+    They are on a GPU or TPU, and on a CPU with oneDNN. They are not where XLA compiles
+    for a CPU, as with `compile(jit_compile=True)`: XLA does not use oneDNN.
     """
     if on_accelerator():
         return True
@@ -99,8 +99,9 @@ def has_fast_kernels() -> bool:
     return has_onednn() and not GraphOrParentsInXlaContext(graph)
 
 
-# Whose functions trace what is to run elsewhere; no public function tells. Where one
-# is missing, its graphs hold a CPU's detours, which are right but slower there.
+# Modules that trace graphs for elsewhere; no public function finds them out. The
+# graphs of an exporter that is missing here contain the detours for slow CPUs, which
+# give the same results more slowly.
 _EXPORTERS = (
     "keras.src.export",
     "tensorflow.python.saved_model",

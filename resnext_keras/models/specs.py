@@ -1,6 +1,6 @@
-"""The family as data: what tells one ResNeXt from another.
+"""The table of architectures.
 
-Plain Python, so that names and shapes can be looked at without loading Keras.
+Plain Python, so that names and shapes are known without loading Keras.
 """
 
 from dataclasses import dataclass
@@ -9,11 +9,11 @@ from numbers import Integral
 from resnext_keras.arguments import did_you_mean
 
 SE_REDUCTION = 16
-"""By how much squeeze-and-excitation narrows a block's channels."""
+"""Channels of a block over those within its squeeze-and-excitation."""
 
 STEMS = {"imagenet": (224, 1000, 4), "cifar": (32, 10, 1)}
-"""The two stems of the paper: size in pixels and classes of their data sets, and
-by how much the stem reduces the size."""
+"""The two stems of the paper: size in pixels and number of classes of their data
+sets, and how many times the stem reduces the size."""
 
 MIN_IMAGE_SIZE = 32
 """Smallest height and width in pixels, as in keras.applications."""
@@ -35,17 +35,17 @@ class ResNeXtSpec:
         group_width: Channels of one group in conv2 (the paper's d).
         stem: `"imagenet"`, which reduces the resolution to a quarter, by a
             strided convolution and a max-pool, or `"cifar"`, which keeps it.
-        stem_filters: Filters of the stem's convolutions: of one, 7x7 or for
-            CIFAR 3x3, or of three of 3x3 (ResNet-C of He et al., "Bag of
-            Tricks", CVPR 2019, Figure 2).
+        stem_filters: Filters of the stem's convolutions: one of 7x7 (for CIFAR
+            3x3), or three of 3x3 (ResNet-C of He et al., "Bag of Tricks", CVPR
+            2019, Figure 2).
         pooled_shortcut: Whether a strided shortcut averages 2x2 pixels before
-            it projects, and so sees them all (ResNet-D, ibid.).
+            its projection, so that it uses all of them (ResNet-D, ibid.).
         squeeze_excite: Whether each block weighs its output channels by
             squeeze-and-excitation (Hu et al., CVPR 2018).
-        anti_aliased: Whether averages of 2x2 pixels take the place of the
-            stride of each 3x3 convolution and of the stem's max-pool (the
-            average-pool form of Zhang, "Making Convolutional Networks
-            Shift-Invariant Again", ICML 2019, in timm's `seresnextaa`).
+        anti_aliased: Whether averages of 2x2 pixels replace the stride of each
+            3x3 convolution and the stem's max-pool (the average-pool form of Zhang,
+            "Making Convolutional Networks Shift-Invariant Again", ICML 2019, in
+            timm's `seresnextaa`).
 
     Raises:
         ValueError: A value is outside what is described above.
@@ -83,7 +83,7 @@ class ResNeXtSpec:
                     f"Expected `{field}` to be a positive integer. "
                     f"Received: {field}={value!r}"
                 )
-            object.__setattr__(self, field, int(value))  # NumPy's go into no JSON
+            object.__setattr__(self, field, int(value))  # JSON does not take NumPy's
         if not isinstance(self.stem, str) or self.stem not in STEMS:
             raise ValueError(
                 f"Expected `stem` to be one of {sorted(STEMS)}. "
@@ -110,7 +110,7 @@ class ResNeXtSpec:
 
     @property
     def image_size(self) -> int:
-        """Height and width in pixels that the network was made for."""
+        """Height and width of the images that the network was made for, in pixels."""
         return STEMS[self.stem][0]
 
     @property
@@ -139,7 +139,7 @@ class ResNeXtSpec:
 
     @property
     def strides(self) -> tuple[int, ...]:
-        """By how much the output of each stage is smaller than the images."""
+        """How many times smaller than the images the output of each stage is."""
         reduction = STEMS[self.stem][2]
         return tuple(reduction * 2 ** (stage - 2) for stage in self.stages)
 
@@ -153,16 +153,16 @@ def _is_count(value) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool) and value > 0
 
 
-# What timm's names mean: the tricks of ResNet-D, its stem in tiers, squeeze and
-# excitation, anti-aliasing.
+# The letters of timm's names: ResNet-D, its tiered stem, squeeze-and-excitation,
+# anti-aliasing.
 _D = {"stem_filters": (32, 32, 64), "pooled_shortcut": True}
 _T = _D | {"stem_filters": (24, 32, 64)}
 _SE = {"squeeze_excite": True}
 _SE_AA_D = _D | _SE | {"anti_aliased": True}
 
 # Table 1 of the paper, for CIFAR its section 5.3, and the architectures of all
-# published weights, named as timm names them. The last row is the small network
-# whose weights ship with this package.
+# published weights, named as in timm. The last row is the small network of the bundled
+# weights.
 ARCHITECTURES = {
     spec.name: spec
     for spec in (
@@ -207,7 +207,7 @@ def list_models() -> list[str]:
 
 
 def get_spec(model: ResNeXtSpec | str) -> ResNeXtSpec:
-    """The row of the table with that name; a spec is handed through.
+    """The row of the table with that name; a spec is returned as it is.
 
     Args:
         model: A `ResNeXtSpec`, or a name that `list_models()` gives.
@@ -217,7 +217,7 @@ def get_spec(model: ResNeXtSpec | str) -> ResNeXtSpec:
 
     Raises:
         ValueError: The argument is neither a spec nor the name of a row; the
-            error lists the nearest names.
+            error names the nearest ones.
     """
     if isinstance(model, ResNeXtSpec):
         return model

@@ -1,7 +1,7 @@
 """Names and shapes of every variable of a spec, without building the network.
 
-Plain Python: a weight file is held against this before Keras allocates
-anything, and the tables of the command line count parameters with it.
+Plain Python: weight files are matched with these before Keras allocates anything, and
+the tables of the command line count parameters with them.
 """
 
 import math

@@ -315,6 +315,8 @@ def _from_file(path: Path, spec: ResNeXtSpec | None) -> Checkpoint:
         else:
             channels, classes = channels_and_classes(stored)
             channels = channels or 3
+            if classes is None and any(name in stored for name in HEAD):
+                classes = spec.classes  # of a damaged classifier, which match names
             match(stored, variable_shapes(spec, channels, classes), path)
     except BaseException:
         file.close()

@@ -120,10 +120,12 @@ def identify(
 def channels_and_classes(stored: LazyTensors) -> tuple[int | None, int | None]:
     """Input channels and classes of a file, each None where they cannot be read."""
     stem = next((stored[name].shape for name in STEMS if name in stored), ())
-    head = stored[HEAD[0]].shape if HEAD[0] in stored else ()
     channels = stem[2] if len(stem) == 4 and 0 not in stem else None
-    classes = head[1] if len(head) == 2 and 0 not in head else None
-    return channels, classes
+    kernel, bias = (stored[name].shape if name in stored else () for name in HEAD)
+    for shape, axes in ((bias, 1), (kernel, 2)):
+        if len(shape) == axes and 0 not in shape:
+            return channels, shape[-1]
+    return channels, None
 
 
 def match(stored: LazyTensors, expected: Shapes, path: Path) -> dict[str, LazyTensor]:

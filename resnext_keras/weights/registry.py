@@ -1,7 +1,7 @@
-"""Which weight sets there are, and what belongs to each.
+"""The table of weight sets.
 
-The published ones are the rows of `sets.csv`. Its column `evaluations` reads
-`size/crop_pct top1/top5 source`, in pixels and percent, one entry a size.
+The published ones are the rows of `sets.csv`. An entry of its column `evaluations`
+is `size/crop_pct top1/top5 source`, in pixels and percent, one for each size.
 """
 
 import csv
@@ -19,17 +19,15 @@ SUFFIXES = {"torch": ".pth", "safetensors": ".safetensors", "keras-applications"
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How well a weight set does on images that are read in one way.
+    """The accuracy of a weight set for one size of images.
 
     Attributes:
         preprocessing: How the images are resized and cropped.
-        top1: Share of ImageNet-1k's validation images (of the held-out ones
-            for a set of other classes) whose class scores highest, 0 to 1;
-            None where nobody published it.
-        top5: Share of those whose class is among the five best, likewise.
-        source: `"timm"` for a measurement by timm, which treats all sets alike;
-            `"publisher"` for the claim of who published the set; None without
-            figures.
+        top1: Top-1 accuracy on ImageNet-1k's validation images (on the held-out
+            ones for a set with other classes), 0 to 1; None if not published.
+        top5: Top-5 accuracy, likewise.
+        source: `"timm"` if timm measured it, in the same way for all sets;
+            `"publisher"` for a claim of the publisher; None without figures.
     """
 
     preprocessing: Preprocessing
@@ -40,7 +38,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class WeightSet:
-    """A set of weights that is loaded by its name.
+    """Weights that are loaded by their name.
 
     Attributes:
         architecture: Name of the row of the architecture table.
@@ -49,9 +47,8 @@ class WeightSet:
             published, or `"keras"` for this package's own `.weights.h5`.
         file: Name of the file here.
         licence: SPDX identifier of the weights' licence.
-        evaluations: What is known of its accuracy, one entry a size and the
-            one to be preferred last.
-        source: Who made it, how, and where that is told.
+        evaluations: Its accuracy, one entry for each size, the best last.
+        source: Who made it, how, and where that is published.
         aliases: Other names than the tag, those of torchvision.
         url: Where it is published; None for the one that ships.
         hash: `"algorithm:hex digits"` as published, of SHA-256 the first eight
@@ -60,9 +57,9 @@ class WeightSet:
         classes: Number of classes; None for a file without a classifier.
         labels: Name of the table of class names, as in `class_names(labels)`;
             None where the package has none.
-        bn_epsilon: Added to the variance by the batch norm it was trained with.
-        note: What else a user should know.
-        mean: Mean of red, green and blue that `preprocess_input` takes away.
+        bn_epsilon: Epsilon of the batch norm that it was trained with.
+        note: Anything else that a user should know.
+        mean: Mean of red, green and blue that `preprocess_input` subtracts.
         std: Standard deviation that it divides by.
     """
 
@@ -91,7 +88,7 @@ class WeightSet:
 
     @property
     def best(self) -> Evaluation:
-        """The evaluation to be preferred."""
+        """The evaluation with the best accuracy."""
         return self.evaluations[-1]
 
     @property
@@ -135,7 +132,7 @@ def _weight_set(row: dict[str, str]) -> WeightSet:
 
 
 def _file_name(row: dict[str, str]) -> str:
-    """The URL's last part, or the set's name where that would tell nothing."""
+    """The last part of the URL, or the set's name if that is `model`."""
     last = row["url"].rpartition("/")[2]
     suffix = SUFFIXES[row["format"]]
     if last == f"model{suffix}":
@@ -147,7 +144,7 @@ def _evaluation(entry: str, interpolation: str) -> Evaluation:
     """`"224/0.95 80.526/94.458 timm"`, or `"224/0.95"` without figures."""
     view, *figures = entry.split()
     size, crop_pct = view.split("/")
-    # The share of the short side that is cropped, rounded as timm and torchvision do.
+    # crop_pct is size / resize; timm and torchvision round down too.
     resize = math.floor(int(size) / float(crop_pct))
     preprocessing = Preprocessing(int(size), resize, interpolation)
     if not figures:

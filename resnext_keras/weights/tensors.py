@@ -1,4 +1,4 @@
-"""What every reader gives: tensors whose shapes are known before their data."""
+"""What every reader gives: tensors that are read when they are asked for."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -24,7 +24,7 @@ class LazyTensor:
         shape: Its shape.
         dtype: Type of its numbers.
         path: The file, for errors.
-        read: Reads the data, of that shape and dtype.
+        read: Reads the data, in that shape and dtype.
     """
 
     shape: tuple[int, ...]
@@ -34,7 +34,7 @@ class LazyTensor:
 
     @property
     def is_float(self) -> bool:
-        """Whether the numbers are floating-point ones, bfloat16 among them."""
+        """Whether the numbers are floating-point, bfloat16 included."""
         return self.dtype == BFLOAT16 or np.issubdtype(self.dtype, np.floating)
 
 
@@ -44,16 +44,16 @@ LazyTensors = Mapping[str, LazyTensor]
 def lazy_block(
     file: BinaryIO, path: Path, offset: int, dtype: np.dtype, shape: tuple[int, ...]
 ) -> LazyTensor:
-    """A tensor that lies in a file as one block, its last axis running fastest.
+    """A tensor that is one block of a file, in C order.
 
-    Nothing but this block is ever in memory, unlike with a mapped file, whose
-    pages stay as long as the mapping.
+    Only this block is ever in memory, unlike with a mapped file, whose pages stay as
+    long as the mapping.
 
     Args:
         file: The file, open for reading.
         path: Its path, for errors.
         offset: Where the block begins, in bytes.
-        dtype: Type of the numbers as they are stored.
+        dtype: Type of the stored numbers.
         shape: Shape of the tensor.
     """
 

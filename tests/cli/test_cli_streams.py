@@ -49,7 +49,9 @@ def test_without_stderr_errors_are_still_told_by_the_code():
 
 def test_a_letter_that_the_encoding_lacks_is_no_failure():
     Image.new("RGB", (40, 40)).save("one.png")
-    done = shell("R extract one.png -o 三.parquet", PYTHONIOENCODING="cp1252")
+    done = shell(
+        "R extract one.png --weights digits -o 三.parquet", PYTHONIOENCODING="cp1252"
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.endswith(b": ?.parquet\n")
     assert os.path.exists("三.parquet")
@@ -69,7 +71,7 @@ def test_names_command_no_terminal(capsys):
 def test_a_image_has_a_row_of_its_own_whatever_its_name():
     name = "a\n\x1b[2Jb.png"
     Image.new("RGB", (40, 40)).save(name)
-    told = run("predict", "--top", 1, name).stdout
+    told = run("predict", "--weights", "digits", "--top", 1, name).stdout
     assert r"a\n\x1b[2Jb.png" in told
     assert len(told.splitlines()) == 3
 

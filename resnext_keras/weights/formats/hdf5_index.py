@@ -1,10 +1,10 @@
-"""Lists the tensors of an HDF5 weight file: which there are, and where they lie.
+"""Lists the tensors of an HDF5 weight file, and where their data begin.
 
-The HDF5 library may hang, crash or take any amount of memory at a damaged file
-(in its heap of texts, for one: https://github.com/HDFGroup/hdf5/issues/1707),
-and nothing tells in advance. So `keras_h5.py` runs this file as a process of its
-own, within limits, and reads the data itself. To start in a tenth of a second
-it imports h5py alone, and nothing of this package.
+The HDF5 library may hang, crash or take any amount of memory at a damaged file, for
+example in its heap of strings (https://github.com/HDFGroup/hdf5/issues/1707), and no
+check finds out in advance. So `keras_h5.py` runs this file as a process of its own,
+within limits, and reads the data itself. It imports h5py and nothing of this package,
+to start in a tenth of a second.
 """
 
 import contextlib
@@ -22,11 +22,10 @@ except ImportError:  # on Windows; time is limited there too, memory is not
     resource = None
 
 SECONDS = 60
-"""Time in which a file has to be listed."""
+"""Limit of the time that listing a file takes."""
 
-# The process itself has 0.1 GB. It writes to a pipe, and nothing on a disk: a
-# crash leaves no image of the memory either. The time limit here is for a process
-# whose parent has been killed.
+# The process itself takes 0.1 GB. It writes to a pipe and nothing to a disk, not even
+# a core dump. The time limit here is for a process whose parent has been killed.
 LIMITS = {
     "RLIMIT_AS": 1 << 30,
     "RLIMIT_CPU": SECONDS,
@@ -50,14 +49,14 @@ VARIABLES = {
 
 
 class UnfitError(ValueError):
-    """The file is not what is wanted; the message is for the user."""
+    """The file is not a weight file; the message is for the user."""
 
 
 def main(path: str) -> None:
     """Prints the list as JSON, from within the limits."""
     if resource is not None:
         for name, limit in LIMITS.items():
-            # Where a limit is unknown, or a tighter one holds, that has to do.
+            # A limit may be unknown, or a tighter one already set.
             with contextlib.suppress(AttributeError, ValueError, OSError):
                 resource.setrlimit(getattr(resource, name), (limit, limit))
     text = json.dumps(index(path))
@@ -67,16 +66,16 @@ def main(path: str) -> None:
 
 
 def index(path: str) -> dict:
-    """The list of an HDF5 file's tensors, without reading any.
+    """Lists an HDF5 file's tensors, without reading any.
 
     Args:
         path: The file.
 
     Returns:
-        `generation`, 2 or 3, that of the Keras that wrote the file, and
+        `generation`, the version of Keras that wrote the file, 2 or 3, and
         `tensors`, each as [layer, variable, shape, dtype, offset in bytes], the
-        dtype as NumPy writes it, or "bfloat16". Of an unfit file `error` alone,
-        a message for the user.
+        dtype as NumPy writes it, or "bfloat16". Only `error`, a message for the
+        user, if the file is not a weight file.
     """
     try:
         file = h5py.File(path, "r")
@@ -110,7 +109,7 @@ def _brief(error: Exception) -> str:
 
 
 def _keras3(file: h5py.File, path: str) -> Iterator[list]:
-    """Of `save_weights` in Keras 3: groups of numbered variables.
+    """Tensors of `save_weights` in Keras 3: groups of numbered variables.
 
     `layers/{class}_{count}/vars` has the layer's name as an attribute, and its
     variables as datasets 0, 1, ...
@@ -135,7 +134,7 @@ def _keras3(file: h5py.File, path: str) -> Iterator[list]:
 
 
 def _keras2(file: h5py.File, path: str) -> Iterator[list]:
-    """Of `save_weights("x.h5")` or `save("x.h5")` in Keras 2: groups with tables.
+    """Tensors of `save_weights` or `save` to .h5 in Keras 2: groups with tables.
 
     The attribute `layer_names` names a group for each layer, and there the
     attribute `weight_names` the datasets, as in `conv1_conv/kernel:0`.
@@ -151,7 +150,7 @@ def _keras2(file: h5py.File, path: str) -> Iterator[list]:
 
 
 def _descendant(group: h5py.Group, names: str, kind: type, path: str):
-    """A member of a member of ... a group, each of which lies in this very file."""
+    """A member of nested groups, none of them behind a link."""
     *groups, last = names.split("/")
     for name in groups:
         group = _member(group, name, h5py.Group, path)
@@ -159,7 +158,7 @@ def _descendant(group: h5py.Group, names: str, kind: type, path: str):
 
 
 def _member(group: h5py.Group, key: str, kind: type, path: str):
-    """A member that lies in this very file, not behind a link."""
+    """A member that is in this file, not behind a link."""
     link = group.get(key, getlink=True)
     if not isinstance(link, h5py.HardLink):
         raise UnfitError(
@@ -176,7 +175,7 @@ def _member(group: h5py.Group, key: str, kind: type, path: str):
 
 
 def _text(item: h5py.Group | h5py.Dataset, attribute: str) -> str:
-    """An attribute as text, which some programs store as bytes; else nothing."""
+    """An attribute as a string, empty for another type; some programs store bytes."""
     if attribute not in item.attrs:
         return ""
     stored = item.attrs.get_id(attribute)
@@ -187,7 +186,7 @@ def _text(item: h5py.Group | h5py.Dataset, attribute: str) -> str:
 
 
 def _texts(group: h5py.Group, attribute: str, path: str) -> Iterator[str]:
-    """A table of texts, which Keras 2 splits over attributes if it is long."""
+    """A table of strings, which Keras 2 splits over attributes if it is long."""
     parts = [attribute]
     if attribute not in group.attrs:
         numbered = (f"{attribute}{number}" for number in itertools.count())
@@ -215,19 +214,19 @@ def _texts(group: h5py.Group, attribute: str, path: str) -> Iterator[str]:
 
 
 def _decoded(text: str | bytes) -> str:
-    """A stored text; what is not UTF-8 in it, as nothing that printing chokes on."""
+    """A stored string; bytes that are not UTF-8 are replaced, for printing."""
     data = text if isinstance(text, bytes) else text.encode(errors="surrogateescape")
     return data.decode(errors="replace")
 
 
 def _place(dataset: h5py.Dataset, path: str) -> tuple[list[int], str, int]:
-    """Shape, dtype and offset of a dataset that is one plain block of numbers."""
+    """Shape, dtype and offset of a dataset, which has to be one block of numbers."""
     name, dtype = dataset.name, dataset.dtype
-    # HDF5 has no bfloat16: Keras stores two opaque bytes and says so beside.
+    # HDF5 has no bfloat16: Keras stores two opaque bytes and an attribute.
     bfloat16 = dtype == np.dtype("V2") and _text(dataset, "dtype") == "bfloat16"
     if not bfloat16 and (
         dtype.str not in DTYPES
-        # HDF5 can describe other numbers too, and converts them when it reads.
+        # HDF5 knows more types of numbers, and converts them when it reads.
         or dataset.id.get_type() != h5py.h5t.py_create(dtype)
     ):
         raise UnfitError(

@@ -31,8 +31,8 @@ from resnext_keras.weights.tensors import (
     lazy_block,
 )
 
-# Python without the folders that `site` adds, and without the PYTHON* variables:
-# the process knows the standard library, then the folders that are handed over.
+# Python without the folders that `site` adds and without the PYTHON* variables: the
+# process imports from the standard library, and then from the folders in FOLDERS.
 PYTHON = ("-I", "-S", "-c")
 START = (
     "import sys; sys.path += sys.argv[2:]; import hdf5_index; "
@@ -50,9 +50,9 @@ FOLDERS = list(
 
 HEADS = {"probs": "predictions"}
 
-# Batch normalisation has an epsilon of 1.001e-5 there and of 1e-5 here: the same
-# numbers come out if the variance takes up the difference, and a file that is
-# saved again needs no epsilon of its own.
+# Batch norm of keras-applications has an epsilon of 1.001e-5, and ours of 1e-5. Adding
+# the difference to the variance gives the same outputs, and a file that is saved
+# again needs no epsilon of its own.
 MORE_EPSILON = 1e-8
 
 
@@ -61,7 +61,7 @@ def open_keras_h5(path: Path) -> Iterator[LazyTensors]:
     """Opens an HDF5 weight file; yields its tensors by `"{layer}/{variable}"`.
 
     Raises:
-        WeightsError: The file is no such file, is damaged, or holds a link or
+        WeightsError: The file is another one, is damaged, or holds a link or
             data outside itself.
     """
     index = _index(os.fspath(path))
@@ -93,9 +93,9 @@ def _once(tensors: Iterable[tuple[str, LazyTensor]], path: Path) -> LazyTensors:
 
 
 def _index(path: str) -> dict:
-    """What `hdf5_index.index` says of a file, from a process of its own."""
-    # Frozen programs have no Python to start, nor have hosts that embed one, such
-    # as uWSGI, whose `sys.executable` is the host. HDF5 runs here then, unlimited.
+    """The result of `hdf5_index.index`, from a process of its own."""
+    # Frozen programs have no Python to start. Nor have hosts that embed one, such as
+    # uWSGI: there `sys.executable` is the host. Then HDF5 runs here, without limits.
     host = os.path.basename(sys.executable or "").lower()
     if getattr(sys, "frozen", False) or not ("python" in host or "pypy" in host):
         return hdf5_index.index(path)
@@ -144,7 +144,7 @@ def _environment() -> dict[str, str]:
 def _stored(
     file: BinaryIO, path: Path, shape: list[int], dtype: str, offset: int
 ) -> LazyTensor:
-    """A tensor where the list has it, if the file is long enough."""
+    """A tensor at its place in the file, if the file is long enough."""
     dtype = BFLOAT16 if dtype == "bfloat16" else np.dtype(dtype)
     end = offset + math.prod(shape) * dtype.itemsize
     size = os.fstat(file.fileno()).st_size
@@ -159,16 +159,16 @@ def _stored(
 def _keras_applications_tensors(
     state: LazyTensors, path: Path
 ) -> Iterator[tuple[str, LazyTensor]]:
-    """The tensors of a file of keras-applications as this package has them.
+    """The tensors of a file of keras-applications, as this package names them.
 
     Args:
-        state: What the file holds, by `"{layer}/{variable}"`, as in
+        state: The tensors of the file, by `"{layer}/{variable}"`, as in
             `"conv2_block1_2_conv/depthwise_kernel"`.
         path: The file, for errors.
 
     Yields:
         Name and tensor, by this package's names: kernels of grouped convolutions
-        in place of the depthwise ones, and no constants.
+        instead of the depthwise ones, and no constants.
 
     Raises:
         WeightsError: The file is of another network.
@@ -198,7 +198,7 @@ def _keras_applications_tensors(
 
 
 def _grouped(name: str, depthwise: LazyTensor, total: LazyTensor | None) -> LazyTensor:
-    """The kernel of the grouped convolution that two layers make up.
+    """The kernel of the grouped convolution that two layers form.
 
     The depthwise kernel is (height, width, filters, channels of a group): input
     channel i has output m, which goes to filter m of the group of i.

@@ -32,8 +32,8 @@ from resnext_keras.weights.tensors import (
     lazy_block,
 )
 
-# Where training scripts keep the state, the average of several first, as in
-# timm's `load_state_dict`.
+# Keys under which training scripts save the state, averages first, as in timm's
+# `load_state_dict`.
 STATES = ("state_dict_ema", "model_ema", "state_dict", "model")
 
 ENCRYPTED = 0x61  # flags: encryption, patches, strong encryption
@@ -62,7 +62,7 @@ def open_torch_file(path: Path) -> Iterator[LazyTensors]:
     """Opens a file that `torch.save` wrote; yields by `"{layer}/{variable}"`.
 
     Raises:
-        WeightsError: The file is no such file, is damaged, asks for code to be
+        WeightsError: The file is another one, is damaged, asks for code to be
             run, or holds tensors that are not a ResNeXt's.
     """
     with contextlib.ExitStack() as stack:
@@ -77,7 +77,7 @@ def open_torch_file(path: Path) -> Iterator[LazyTensors]:
 
 
 class _BoundedReader(io.BufferedReader):
-    """A file of which no call reads much, whatever size a file's header claims."""
+    """A file whose `read` is bounded, whatever size a file's header claims."""
 
     def read(self, size: int | None = -1) -> bytes:
         if size is None or not 0 <= size <= MAX_BYTES:
@@ -87,7 +87,7 @@ class _BoundedReader(io.BufferedReader):
 
 @contextlib.contextmanager
 def _damage_named(path: Path) -> Iterator[None]:
-    """Turns whatever is raised at a damaged file into the one promised error."""
+    """Turns whatever a damaged file raises into the one promised error."""
     try:
         yield
     except Exception as error:  # zipfile raises BadZipFile, NotImplementedError, ...
@@ -98,7 +98,7 @@ def _damage_named(path: Path) -> Iterator[None]:
 
 
 def _state(root: object, path: Path) -> dict[str, Tensor]:
-    """The tensors of a file by name: all that it holds, or what it calls its state."""
+    """The tensors of a file by name: all of it, or what it holds under `STATES`."""
     state = root
     if type(root) is dict:
         nested = (root[name] for name in STATES if type(root.get(name)) is dict)
@@ -121,7 +121,7 @@ def _state(root: object, path: Path) -> dict[str, Tensor]:
 def _stored(
     tensor: Tensor, contents: Contents, file: BinaryIO, path: Path
 ) -> LazyTensor:
-    """A tensor that is read from its place in the file, in one piece."""
+    """A tensor that is read from its place in the file, in one block."""
     storage = tensor.storage
     size = storage.dtype.itemsize
     block = lazy_block(
@@ -131,7 +131,7 @@ def _stored(
         storage.dtype,
         (tensor.span,),
     )
-    # Along an axis of length 1, and of no numbers at all, any stride may be saved.
+    # Along an axis of length 1, or of an empty tensor, any stride may be saved.
     strides = tuple(
         stride * size if length > 1 and tensor.span else 0
         for length, stride in zip(tensor.shape, tensor.strides, strict=True)
@@ -149,11 +149,11 @@ def read_zip(file: BinaryIO) -> Contents:
     """Reads all but the storages of a zip file.
 
     Args:
-        file: The file. No `read` may give more than `MAX_BYTES`: zipfile reads
+        file: The file. Its `read` gives at most `MAX_BYTES`: zipfile reads
             the directory at once, and makes far larger objects of it.
 
     Raises:
-        Exception: The file is damaged, or not torch's. zipfile raises what comes.
+        Exception: The file is damaged, or not torch's; zipfile raises many kinds.
     """
     archive = zipfile.ZipFile(file)
     names = archive.namelist()
@@ -184,7 +184,7 @@ def read_zip(file: BinaryIO) -> Contents:
 
 
 def _plain_member(archive: zipfile.ZipFile, name: str) -> zipfile.ZipInfo:
-    """A member whose bytes lie in the file as they are."""
+    """A member that is neither compressed nor encrypted."""
     member = archive.getinfo(name)
     if member.compress_type != zipfile.ZIP_STORED or member.flag_bits & ENCRYPTED:
         raise zipfile.BadZipFile(f"{name!r:.100} compressed or encrypted")
@@ -192,7 +192,7 @@ def _plain_member(archive: zipfile.ZipFile, name: str) -> zipfile.ZipInfo:
 
 
 def _small_member(archive: zipfile.ZipFile, name: str) -> bytes:
-    """The bytes of a small member, compared with its checksum."""
+    """The bytes of a small member; its checksum is compared."""
     member = _plain_member(archive, name)
     if member.file_size > MAX_BYTES:
         raise zipfile.BadZipFile(f"{name!r:.100} of {member.file_size} bytes")
@@ -200,7 +200,7 @@ def _small_member(archive: zipfile.ZipFile, name: str) -> bytes:
 
 
 def _offset_in_zip(file: BinaryIO, member: zipfile.ZipInfo, storage: Storage) -> int:
-    """Where the numbers of a storage begin, once they are known to be all there."""
+    """Where the numbers of a storage begin; raises unless all of them are there."""
     file.seek(member.header_offset)
     header = file.read(LOCAL_HEADER)
     lengths = header[26:28], header[28:30]  # of the name, and of torch's padding
@@ -249,7 +249,7 @@ def read_legacy(file: BinaryIO) -> Contents:
 def _offsets_in_legacy(
     file: BinaryIO, start: int, storages: list[Storage]
 ) -> dict[str, int]:
-    """Where the numbers of each storage begin, once they are known to be there."""
+    """Where the numbers of each storage begin; raises unless all are there."""
     offsets = {}
     for storage in storages:
         file.seek(start)

@@ -1,6 +1,6 @@
-"""Names and layout of torch's `state_dict`, beside those of this package.
+"""Renames and transposes between torch's `state_dict` and this package.
 
-The names are torchvision's and timm's, for all members of the family.
+The names are torchvision's and timm's, for all networks of the family.
 """
 
 import re
@@ -10,10 +10,10 @@ from pathlib import Path
 from resnext_keras.models.specs import ResNeXtSpec
 from resnext_keras.weights.tensors import LazyTensor, WeightsError
 
-# What a state may be wrapped in: DataParallel and compile of torch, mmpretrain.
+# Prefixes of wrappers: DataParallel and compile of torch, mmpretrain.
 PREFIXES = re.compile(r"(module\.|_orig_mod\.|backbone\.|head\.(?=fc\.))*")
 
-# The count of batches that torch's batch norm has seen: no Keras counterpart.
+# How many batches torch's batch norm has seen: Keras does not count them.
 IGNORED = re.compile(r".*\.num_batches_tracked")
 
 # Layers here and in torch, which counts stages from 1 and blocks from 0.
@@ -33,8 +33,8 @@ LAYERS = {
     "conv{}_block{}_se_expand": "layer{}.{}.se.fc2",
     "predictions": "fc",
 }
-# Torch counts the parts of the stem and of the shortcut, and so gives other
-# numbers where two convolutions or a pooling come first.
+# Torch numbers the layers of the stem and of the shortcut, so the numbers are others
+# where two convolutions or a pooling come first.
 STEMS = {False: {"conv1_conv": "conv1"}, True: {"conv1_conv": "conv1.6"}}
 SHORTCUTS = {
     False: {
@@ -73,7 +73,7 @@ def keras_tensors(state: Mapping[str, LazyTensor], path: Path) -> dict[str, Lazy
         out.
 
     Raises:
-        WeightsError: A name is not a ResNeXt's, or means what another one does.
+        WeightsError: A name is not a ResNeXt's, or means the same as another one.
     """
     keys = {key: PREFIXES.sub("", key, count=1) for key in state}
     layers = LAYERS | STEMS["conv1.6.weight" in keys.values()]
@@ -148,7 +148,7 @@ def _torch_name(name: str, patterns) -> str:
 
 
 def _transposed(name: str, tensor: LazyTensor, kernel_axes) -> LazyTensor:
-    """A tensor with the axes in the other layout's order, where it is a kernel."""
+    """A tensor; the axes of a kernel are put in the other layout's order."""
     axes = kernel_axes.get(len(tensor.shape)) if name.endswith("/kernel") else None
     if axes is None:
         return tensor

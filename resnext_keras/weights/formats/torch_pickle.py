@@ -21,19 +21,19 @@ import numpy as np
 
 from resnext_keras.weights.tensors import BFLOAT16
 
-# The network of most layers, with its average and the state of AdamW, needs 0.5 MB
-# and 180,000.
+# The network with most layers, with its average and the state of AdamW, needs 0.5 MB
+# and 180,000 operations.
 MAX_BYTES = 2**22
 MAX_OPERATIONS = 2**20
 
-# What an operation raises that makes no sense where it stands.
+# What an operation raises that makes no sense at its place.
 DAMAGE = (IndexError, KeyError, TypeError, ValueError, struct.error)
 
-# NumPy before 2.0 has no more.
+# The limit of NumPy before 2.0.
 MAX_AXES = 32
 
-# Numbers of a tensor that repeats those of its storage: enough for a vector of
-# equal numbers, and no memory to speak of.
+# Size of a tensor that repeats the numbers of its storage: enough for a vector of
+# equal numbers, and little memory.
 MAX_REPEATED = 2**20
 
 DTYPES = {
@@ -63,8 +63,8 @@ class Storage(NamedTuple):
         return self.numel * self.dtype.itemsize
 
 
-class Part(NamedTuple):
-    """A storage, or the part of one that older files give a key of its own."""
+class StorageView(NamedTuple):
+    """A storage, or the part of one that older files name by a key of its own."""
 
     storage: Storage
     start: int
@@ -88,52 +88,52 @@ class Tensor(NamedTuple):
         return 1 + sum((size - 1) * stride for size, stride in pairs)
 
 
-def part_of_storage(reference: object) -> Part:
-    """What a persistent id stands for: `("storage", type, key, device, numel)`.
+def part_of_storage(reference: object) -> StorageView:
+    """What a persistent id refers to: `("storage", type, key, device, numel)`.
 
     Files of the older format have `(key, start, numel)` or None behind these.
     """
     if type(reference) is not tuple or len(reference) not in (5, 6):
-        raise TypeError("no reference")
+        raise TypeError("not a reference")
     kind, dtype, key, _, numel, view = (*reference, None)[:6]
     if type(kind) is not str or kind != "storage" or type(key) is not str:
-        raise TypeError("no storage")
+        raise TypeError("not a storage")
     if not isinstance(dtype, np.dtype):
-        raise TypeError("no type of a storage")
+        raise TypeError("not the type of a storage")
     storage = Storage(key, dtype, _count(numel))
     start, size = (0, numel) if view is None else view[1:]
     if _count(start) + _count(size) > numel:
         raise pickle.UnpicklingError(f"a part that exceeds its storage {key!r:.100}")
-    return Part(storage, start, size)
+    return StorageView(storage, start, size)
 
 
 def fill(target: dict, pairs: Iterable) -> None:
-    """Adds pairs to a dictionary, which has to have none of their keys."""
+    """Adds pairs to a dictionary; no key may come twice."""
     for key, value in pairs:
         # A tuple may be nested too deeply to be hashed, and large numbers may be
-        # chosen to have one hash.
+        # chosen to have the same hash.
         if type(key) is not str and not (type(key) is int and abs(key) < 2**60):
-            raise TypeError("no key")
+            raise TypeError("not a key")
         if key in target:
             raise pickle.UnpicklingError(f"the name {key!r:.100} twice")
         target[key] = value
 
 
 def _ordered_dict(pairs: Iterable = ()) -> dict:
-    """Filled later, except by Python 2, which lists the pairs."""
-    found = {}
-    fill(found, pairs)
-    return found
+    """An empty dictionary, which is filled later; Python 2 passes the pairs."""
+    filled = {}
+    fill(filled, pairs)
+    return filled
 
 
 def _rebuild_tensor_v2(
     part, offset, shape, strides, requires_grad, hooks, metadata=None
 ) -> Tensor:
-    if type(part) is not Part or metadata:  # conjugated or negated numbers
-        raise TypeError("no plain tensor")
+    if type(part) is not StorageView or metadata:  # conjugated or negated numbers
+        raise TypeError("not a plain tensor")
     shape, strides = _counts(shape), _counts(strides)
     if len(shape) != len(strides):
-        raise ValueError("no strides of this shape")
+        raise ValueError("not the strides of this shape")
     tensor = Tensor(part.storage, part.start + _count(offset), shape, strides)
     if offset + tensor.span > part.numel:
         raise pickle.UnpicklingError(
@@ -149,7 +149,7 @@ def _rebuild_tensor_v2(
 
 def _rebuild_parameter(tensor, requires_grad, hooks) -> Tensor:
     if type(tensor) is not Tensor:
-        raise TypeError("no tensor")
+        raise TypeError("not a tensor")
     return tensor
 
 
@@ -164,13 +164,13 @@ CONSTRUCTORS: dict[str, Callable] = {
 
 def _count(value: object) -> int:
     if type(value) is not int or not 0 <= value < 2**63:
-        raise ValueError("no count")
+        raise ValueError("not a count")
     return value
 
 
 def _counts(values: object) -> tuple[int, ...]:
     if type(values) is not tuple or len(values) > MAX_AXES:
-        raise ValueError("no shape")
+        raise ValueError("not a shape")
     return tuple(_count(value) for value in values)
 
 
@@ -178,11 +178,11 @@ def load(data: io.BytesIO, storages: dict[str, Storage]) -> object:
     """Runs one pickle.
 
     Args:
-        data: The pickle; left standing behind it.
+        data: The pickle; its position moves to the end of the pickle.
         storages: Gets each storage that the pickle mentions, by its key.
 
     Returns:
-        What the pickle describes: dictionaries, lists, tuples, texts, numbers and
+        What the pickle describes: dictionaries, lists, tuples, strings, numbers and
         `Tensor`s within their storages. It may contain itself.
 
     Raises:
@@ -197,7 +197,7 @@ def load(data: io.BytesIO, storages: dict[str, Storage]) -> object:
 
 
 class _Machine:
-    """The stack, the stacks that marks have put aside, and the memo."""
+    """A stack machine: its stack, the stacks that marks have put aside, its memo."""
 
     def __init__(self, data: io.BytesIO, storages: dict[str, Storage]):
         self.data = data
@@ -222,14 +222,14 @@ class _Machine:
             OPERATIONS[code](self)
 
     def count(self, operations: int) -> None:
-        """Counts what is done, so that no pickle takes for ever."""
+        """Counts operations, so that no pickle runs for ever."""
         self.operations += operations
         if self.operations > MAX_OPERATIONS:
             raise pickle.UnpicklingError(
                 f"a pickle of over {MAX_OPERATIONS} operations"
             )
 
-    # Arguments that stand behind an opcode
+    # Arguments that follow an opcode
 
     def number(self, layout: str) -> int | float:
         (number,) = struct.unpack(layout, self.data.read(struct.calcsize(layout)))
@@ -238,10 +238,10 @@ class _Machine:
     def raw(self, layout: str) -> bytes:
         """As many bytes as the number before them says."""
         length = self.number(layout)
-        found = self.data.read(length)
-        if len(found) < length:
+        data = self.data.read(length)
+        if len(data) < length:
             raise ValueError("cut off")
-        return found
+        return data
 
     def line(self) -> str:
         return self.data.readline().removesuffix(b"\n").decode()
@@ -267,13 +267,13 @@ class _Machine:
         return items
 
     def find(self, module: str, name: str) -> None:
-        """Finds what a name stands for, in the tables alone."""
+        """Pushes what a name means, by the tables alone."""
         if type(module) is not str or type(name) is not str:
-            raise TypeError("no name")
+            raise TypeError("not a name")
         if module in ("torch", "torch.cuda") and name in DTYPES:
             self.push(DTYPES[name])
-        elif found := CONSTRUCTORS.get(f"{module}.{name}"):
-            self.push(found)
+        elif constructor := CONSTRUCTORS.get(f"{module}.{name}"):
+            self.push(constructor)
         else:
             raise pickle.UnpicklingError(
                 f"{f'{module}.{name}'!r:.100}, which a state_dict does not need and "
@@ -292,7 +292,7 @@ class _Machine:
     def call(self) -> None:
         constructor, arguments = self.pop(2)
         if not callable(constructor) or type(arguments) is not tuple:
-            raise TypeError("no call")
+            raise TypeError("not a call")
         # A list may be named again and again, and is copied each time.
         self.count(sum(len(a) for a in arguments if type(a) in (dict, list)))
         self.push(constructor(*arguments))
@@ -301,17 +301,17 @@ class _Machine:
         """Drops an object's attributes: torch's versions of modules, options."""
         target, _ = self.pop(2)
         if type(target) is not dict:
-            raise TypeError("no attributes")
+            raise TypeError("not an object with attributes")
         self.push(target)
 
     def append(self, items: list | tuple) -> None:
         if type(self.stack[-1]) is not list:
-            raise TypeError("no list")
+            raise TypeError("not a list")
         self.stack[-1].extend(items)
 
     def set_items(self, items: list | tuple) -> None:
         if type(self.stack[-1]) is not dict:
-            raise TypeError("no dictionary")
+            raise TypeError("not a dictionary")
         fill(self.stack[-1], zip(items[::2], items[1::2], strict=True))
 
 
@@ -328,7 +328,7 @@ OPERATIONS: dict[bytes, Callable[[_Machine], object]] = {
     pickle.BINFLOAT: lambda m: m.push(m.number(">d")),
     pickle.BINUNICODE: lambda m: m.push(m.raw("<I").decode()),
     pickle.SHORT_BINUNICODE: lambda m: m.push(m.raw("<B").decode()),
-    pickle.BINSTRING: lambda m: m.push(m.raw("<I").decode()),  # Python 2's texts
+    pickle.BINSTRING: lambda m: m.push(m.raw("<I").decode()),  # Python 2's strings
     pickle.SHORT_BINSTRING: lambda m: m.push(m.raw("<B").decode()),
     pickle.EMPTY_DICT: lambda m: m.push({}),
     pickle.EMPTY_LIST: lambda m: m.push([]),

@@ -19,7 +19,7 @@ from resnext_keras.weights.tensors import (
     lazy_block,
 )
 
-# The longest of the family, with 1,300 tensors, needs 0.2 MB.
+# The largest network, with 1,300 tensors, needs 0.2 MB.
 MAX_HEADER = 2**22
 
 DTYPES = {
@@ -42,12 +42,12 @@ def open_torch_safetensors(path: Path) -> Iterator[LazyTensors]:
     """Opens a `.safetensors` file; yields its tensors by `"{layer}/{variable}"`.
 
     Raises:
-        WeightsError: The file is no such file, is damaged, or holds tensors
+        WeightsError: The file is another one, is damaged, or holds tensors
             that are not a ResNeXt's.
     """
     _check_size(path)
     try:
-        # The library holds sizes and offsets against each other and the file.
+        # The library checks sizes and offsets against each other and the file.
         safe_open(path, framework="numpy").__exit__(None, None, None)
     except (SafetensorError, OSError) as error:
         raise WeightsError(
@@ -60,7 +60,7 @@ def open_torch_safetensors(path: Path) -> Iterator[LazyTensors]:
         header.pop("__metadata__", None)
         state = {}
         for key, entry in header.items():
-            # The library takes other spellings of an entry, too.
+            # The library accepts other spellings of an entry too.
             dtype = entry.get("dtype") if isinstance(entry, dict) else None
             if not isinstance(dtype, str) or dtype not in DTYPES:
                 raise WeightsError(
@@ -78,7 +78,7 @@ def open_torch_safetensors(path: Path) -> Iterator[LazyTensors]:
 
 
 def _check_size(path: Path) -> None:
-    """Raises at a header that is long enough to take much memory when parsed."""
+    """Raises for a header whose parsing could take much memory."""
     try:
         with path.open("rb") as file:
             size = int.from_bytes(file.read(8), "little")
@@ -95,7 +95,7 @@ def _check_size(path: Path) -> None:
 
 
 def _parsed(header: bytes, path: Path) -> dict:
-    """The header, in which no name may stand twice: safetensors would take one."""
+    """The header; a name that comes twice is an error, unlike in safetensors."""
 
     def check(pairs):
         if len(dict(pairs)) < len(pairs):
@@ -108,11 +108,10 @@ def _parsed(header: bytes, path: Path) -> dict:
 def write_torch_safetensors(
     path: Path, tensors: LazyTensors, spec: ResNeXtSpec
 ) -> None:
-    """Writes tensors by torch's names, in its layout and in the types they have.
+    """Writes tensors for torch's `load_state_dict`, in the types they have.
 
-    The file is what torch's `load_state_dict` takes. It is written tensor by
-    tensor: the functions of safetensors would have all of them in memory
-    twice, and mix up those that do not lie in one block
+    The file is written tensor by tensor: the functions of safetensors would hold all
+    of them in memory twice, and mix up those that are not contiguous
     (https://github.com/huggingface/safetensors/issues/825).
 
     Args:
@@ -121,10 +120,10 @@ def write_torch_safetensors(
         spec: The network's spec.
 
     Raises:
-        WeightsError: A number is not finite; the file is then not whole.
+        WeightsError: A number is not finite; the file is then incomplete.
     """
     state = torch_tensors(tensors, spec)
-    # Those who load the files of others look for this entry.
+    # Other loaders look for the entry "format".
     header = {"__metadata__": {"format": "pt", "architecture": spec.name}}
     end = 0
     for key, tensor in state.items():
@@ -135,7 +134,7 @@ def write_torch_safetensors(
             "data_offsets": (start, end),
         }
     text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)  # the data begin at a multiple of 8
+    text += b" " * (-len(text) % 8)  # so that the data begin at a multiple of 8
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for key, tensor in state.items():
