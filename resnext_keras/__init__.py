@@ -67,8 +67,11 @@ __all__ = [
     "convert_weights",
     "decode_predictions",
     "evaluate",
+    "explain",
     "export_file",
+    "export_model",
     "export_saved_model",
+    "extract",
     "feature_pyramid",
     "finetune",
     "fold_batch_norm",
@@ -78,9 +81,12 @@ __all__ = [
     "list_weights",
     "load_classifier",
     "overlay",
+    "predict_files",
     "preprocess_input",
     "quantize",
+    "quantize_model",
     "read_image",
+    "search",
     "train",
     "weights_preprocessing",
 ]
@@ -88,20 +94,26 @@ __all__ = [
 if TYPE_CHECKING:
     from resnext_keras.classifier import Classifier, load_classifier
     from resnext_keras.export.files import export_file
+    from resnext_keras.export.formats import export_model
     from resnext_keras.export.saved_model import export_saved_model
     from resnext_keras.features.class_activation import grad_cam
+    from resnext_keras.features.explanation import explain
+    from resnext_keras.features.extraction import extract
+    from resnext_keras.features.similarity import search
+    from resnext_keras.images.draw import overlay
     from resnext_keras.images.labels import class_names, decode_predictions
-    from resnext_keras.images.overlay import overlay
     from resnext_keras.images.preprocessing import Preprocessing, preprocess_input
     from resnext_keras.images.read import ImageError, read_image
     from resnext_keras.inference.fold import fold_batch_norm
+    from resnext_keras.inference.prediction import predict_files
     from resnext_keras.inference.predictor import Predictor
-    from resnext_keras.inference.quantization import quantize
+    from resnext_keras.inference.quantization import quantize, quantize_model
     from resnext_keras.models.backbone import feature_pyramid, freeze
     from resnext_keras.training.evaluation import Evaluation, evaluate
     from resnext_keras.training.trainer import TrainingResult, finetune, train
+    from resnext_keras.weights.checkpoint import weights_preprocessing
     from resnext_keras.weights.convert import convert_weights
-    from resnext_keras.weights.lookup import list_weights, weights_preprocessing
+    from resnext_keras.weights.registry import list_weights
     from resnext_keras.weights.tensors import WeightsError
 
 # Imported on first use, as the block above has them for editors; a test holds the
@@ -118,21 +130,27 @@ _LAZY = {
     "convert_weights": "weights.convert",
     "decode_predictions": "images.labels",
     "evaluate": "training.evaluation",
+    "explain": "features.explanation",
     "export_file": "export.files",
+    "export_model": "export.formats",
     "export_saved_model": "export.saved_model",
+    "extract": "features.extraction",
     "feature_pyramid": "models.backbone",
     "finetune": "training.trainer",
     "fold_batch_norm": "inference.fold",
     "freeze": "models.backbone",
     "grad_cam": "features.class_activation",
-    "list_weights": "weights.lookup",
+    "list_weights": "weights.registry",
     "load_classifier": "classifier",
-    "overlay": "images.overlay",
+    "overlay": "images.draw",
+    "predict_files": "inference.prediction",
     "preprocess_input": "images.preprocessing",
     "quantize": "inference.quantization",
+    "quantize_model": "inference.quantization",
     "read_image": "images.read",
+    "search": "features.similarity",
     "train": "training.trainer",
-    "weights_preprocessing": "weights.lookup",
+    "weights_preprocessing": "weights.checkpoint",
 }
 
 

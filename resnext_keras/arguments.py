@@ -1,6 +1,8 @@
-"""Checks of arguments that several functions take."""
+"""Checks of arguments that several functions take, and hints for mistyped names."""
 
+import difflib
 import operator
+from collections.abc import Collection
 
 
 def positive_integer(name: str, value) -> int:
@@ -14,3 +16,20 @@ def positive_integer(name: str, value) -> int:
             f"Expected `{name}` to be a positive integer. Received: {name}={value!r}"
         )
     return count
+
+
+def did_you_mean(name: str, names: Collection[str], cutoff: float = 0.6) -> str:
+    """A hint for an error message, or an empty string if no name is near.
+
+    Args:
+        name: The name that was typed.
+        names: The names that exist.
+        cutoff: Least similarity, from 0 to 1.
+
+    Returns:
+        As in `" Did you mean resnext50_32x4d or resnext50d_32x4d?"`.
+    """
+    for typed in (name, name.lower()):
+        if near := difflib.get_close_matches(typed, names, n=3, cutoff=cutoff):
+            return f" Did you mean {' or '.join(near)}?"
+    return ""

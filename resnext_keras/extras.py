@@ -5,7 +5,7 @@ from types import ModuleType
 
 
 def optional(package: str, extra: str) -> ModuleType:
-    """Imports a package, or raises an `ImportError` that names the extra it is in."""
+    """Imports a package, or raises an `ImportError` that names its extra."""
     try:
         return importlib.import_module(package)
     except ImportError as error:

@@ -1,15 +1,63 @@
-"""HTML pages of one file each, which a browser opens without a network.
+"""Sheets and pages of images: PNG and HTML files that explain themselves.
 
-Whatever stands in a page passes through Jinja's escaping, file names above all;
-and a page forbids its browser to run scripts or to load anything.
+A page is one file, which a browser opens without a network. Jinja escapes all text
+in it, file names above all, and the page forbids scripts and loading.
 """
 
 import base64
 import functools
 import io
+import os
+from collections.abc import Sequence
+from pathlib import Path
 
 import jinja2
 from PIL import Image
+
+from resnext_keras.io import atomic_write, output_file
+
+
+def checked_outputs(
+    output: str | os.PathLike | None, html: bool, overwrite: bool
+) -> list[Path]:
+    """Paths of a sheet and of the page beside it, checked before anything is done.
+
+    Args:
+        output: The .png file; None for no files.
+        html: Whether to write an .html file of the same name too.
+        overwrite: Whether to replace existing files.
+
+    Raises:
+        ValueError: A file exists or cannot be written, or a page has no `output`.
+    """
+    if output is None:
+        if html:
+            raise ValueError(
+                "Expected the path of a .png file, with html=True, for the page to "
+                "lie beside. Received: output=None"
+            )
+        return []
+    files = [output_file(output, (".png",), overwrite)]
+    if html:
+        page = files[0].with_suffix(".html")
+        files.append(output_file(page, (".html",), overwrite))
+    return files
+
+
+def write_outputs(drawing, files: Sequence[Path]) -> None:
+    """Writes the files of `checked_outputs`.
+
+    Args:
+        drawing: Has the methods `sheet`, which returns a `PIL.Image`, and `page`,
+            which returns HTML.
+        files: Their paths.
+    """
+    for file in files:
+        with atomic_write(file) as path:
+            if file.suffix == ".png":
+                drawing.sheet().save(path)
+            else:
+                path.write_text(drawing.page(), encoding="utf-8")
 
 
 def render(template: str, **content) -> str:
@@ -17,7 +65,7 @@ def render(template: str, **content) -> str:
 
     Args:
         template: Name of its file.
-        content: What it names; text is escaped.
+        content: The variables of the template; text is escaped.
     """
     return _environment().get_template(template).render(content)
 
@@ -34,7 +82,7 @@ def _environment() -> jinja2.Environment:
 
 
 def data_uri(image: Image.Image) -> str:
-    """An image as an address that holds it."""
+    """An image as a `data:` URI, which holds its JPEG file."""
     file = io.BytesIO()
     image.save(file, "JPEG", quality=90)
     return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()

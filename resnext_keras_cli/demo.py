@@ -1,4 +1,4 @@
-"""`resnext-keras demo`: the trained network that ships, on images it never saw."""
+"""`resnext-keras demo`: the bundled network, on images it has never seen."""
 
 import click
 
@@ -10,7 +10,9 @@ SHEET = "resnext-keras-demo.png"
 
 NEXT = """\
 What to try next:
-  resnext-keras predict IMAGE...         a digit of your own that fills the image
+  resnext-keras predict IMAGE...           photos, by ResNeXt-50 (downloads 100 MB)
+  resnext-keras predict IMAGE... --weights digits
+                                           a digit of your own that fills the image
   resnext-keras summary resnext50_32x4d    what ResNeXt-50 costs, stage by stage
   resnext-keras list                       the architectures and weight sets
 """
@@ -21,32 +23,31 @@ What to try next:
     "-o",
     "--output",
     type=click.Path(dir_okay=False),
-    help=f"The .png file for the contact sheet. Without it: {SHEET}, here, which "
-    "is replaced.",
+    help=f"The .png file for the contact sheet. Without it: {SHEET} in this folder, "
+    "which is replaced.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace an --output that exists.")
 def demo(output, overwrite):
     """Classify handwritten digits that training never saw.
 
-    Prints predictions and the accuracy, and draws all the images with their
-    predictions on a contact sheet.
+    Prints predictions and the accuracy, and draws all images with their predictions
+    on a contact sheet. Needs no download.
     """
     from tqdm import tqdm
 
     with quiet_start():
         from resnext_keras.digits import classify_held_out_digits, held_out_digits
         from resnext_keras.images.draw import contact_sheet
-        from resnext_keras.io import atomic_write
-    from resnext_keras_cli.sheets import checked_sheet
+        from resnext_keras.io import atomic_write, output_file
     from resnext_keras_cli.tables import print_table, table
 
-    target = checked_sheet(output or SHEET, False, overwrite or output is None)
+    target = output_file(output or SHEET, (".png",), overwrite or output is None)
     total = len(held_out_digits()[1])
     bar = tqdm(classify_held_out_digits(), total=total, unit=" images", disable=None)
     digits = list(bar)
     right = sum(digit.right for digit in digits)
     rows = table("image", "truth", "predicted", "score")
-    # The mistakes first: they are what a person wants to see.
+    # The mistakes first.
     shown = sorted(range(len(digits)), key=lambda n: digits[n].right)[:ROWS]
     for number in shown:
         digit = digits[number]

@@ -1,6 +1,5 @@
-"""The group of the commands, and what happens to their errors."""
+"""The group of all commands, which prints errors in one line."""
 
-import re
 import warnings
 
 import click
@@ -12,6 +11,7 @@ from resnext_keras_cli.export import export
 from resnext_keras_cli.extract import extract
 from resnext_keras_cli.finetune import finetune
 from resnext_keras_cli.listing import list_
+from resnext_keras_cli.messages import in_one_line
 from resnext_keras_cli.predict import predict
 from resnext_keras_cli.quantize import quantize
 from resnext_keras_cli.search import search
@@ -19,8 +19,6 @@ from resnext_keras_cli.start import ready_streams
 from resnext_keras_cli.summary import summary
 from resnext_keras_cli.train import train
 from resnext_keras_cli.weights import weights
-
-OF_PYTHON = re.compile(r"\b(overwrite|resume)=True\b")  # in what the library says
 
 
 class ErrorsInOneLine(click.Group):
@@ -36,21 +34,7 @@ class ErrorsInOneLine(click.Group):
         except Exception as error:
             if ctx.meta.get("traceback"):
                 raise
-            raise click.ClickException(_in_one_line(error)) from error
-
-
-def _in_one_line(error):
-    """The message of an error that speaks to users, or the kind of another."""
-    lines = str(error).splitlines() or [""]
-    if (
-        isinstance(error, (ValueError, OSError, ImportError))
-        and len(lines) == 1
-        and lines[0]
-    ):
-        return OF_PYTHON.sub(r"--\1", lines[0])
-    kind = type(error).__name__
-    told = f"{kind}: {lines[0]}" if lines[0] else kind
-    return f"{told} (--traceback shows more)"
+            raise click.ClickException(in_one_line(error)) from error
 
 
 def _keep_traceback(ctx, _, value):
@@ -73,7 +57,7 @@ TRACEBACK = click.Option(
 )
 @click.version_option(package_name="resnext-keras")
 def group():
-    """Train ResNeXt networks, classify images with them, look at both."""
+    """Train ResNeXt networks, and classify images with them."""
 
 
 for command in (

@@ -1,4 +1,4 @@
-"""Options that several commands have, and their checks."""
+"""Options that several commands share, and their checks."""
 
 import os
 
@@ -15,26 +15,26 @@ model_option = click.option(
     "--model",
     metavar="NAME",
     help="Architecture, a name that `resnext-keras list` prints. "
-    "Without it: that of the weights.",
+    "Without it: that of the weights, or resnext50_32x4d.",
 )
 
 weights_option = click.option(
     "--weights",
     metavar="NAME|FILE",
     help="Weight set that `resnext-keras weights list` prints, a file (.pth, "
-    ".safetensors, .h5), or the folder of a run of training. Without it: the set that "
-    "ships with the package, or the default of the --model, which is downloaded.",
+    ".safetensors, .h5), or the folder of a training run. Without it: the ImageNet "
+    "weights of the architecture, which are downloaded once.",
 )
 
 
 def sheet_options(command):
-    """The options of a command that draws a sheet, and a page if it is asked to."""
+    """The options of a command that draws a sheet, and an HTML page if asked to."""
     for option in (
         click.option("--overwrite", is_flag=True, help="Replace files that exist."),
         click.option(
             "--html",
             is_flag=True,
-            help="Write a page for a browser too, beside the .png.",
+            help="Write an HTML page too, beside the .png.",
         ),
         click.option(
             "-o",
@@ -48,17 +48,17 @@ def sheet_options(command):
 
 
 def check_new(path, overwrite):
-    """Refuses a file that exists and may not be replaced."""
+    """Raises for a file that exists and may not be replaced."""
     if os.path.exists(path) and not overwrite:
         raise click.ClickException(f"{path} exists; --overwrite replaces it.")
 
 
 def checked_file(path, suffix, overwrite):
-    """The path of a file that may be written, checked before anything is done.
+    """The path of a file that may be written.
 
     Args:
         path: What was typed.
-        suffix: What it has to end in.
+        suffix: Its required suffix.
         overwrite: Whether an existing file may be replaced.
     """
     from resnext_keras.io import output_file

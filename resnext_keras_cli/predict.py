@@ -1,11 +1,9 @@
 """`resnext-keras predict`: the classes of image files."""
 
 import json
-import os
 
 import click
 
-from resnext_keras_cli.names import find_choice
 from resnext_keras_cli.options import model_option, weights_option
 from resnext_keras_cli.start import quiet_start
 
@@ -25,63 +23,42 @@ from resnext_keras_cli.start import quiet_start
 def predict(images, model, weights, top, as_json):
     """Print the most probable classes of each IMAGE.
 
-    A file that is no image is named and left out; the exit code is then 1.
+    Files that are not images are named and skipped; the exit code is then 1.
     """
-    from tqdm import tqdm
-
     with quiet_start():
-        from resnext_keras.classifier import load_classifier
-        from resnext_keras.images.read import ImageError
+        from resnext_keras.inference.prediction import predict_files
 
-    choice = find_choice(model, weights)
-    if not any(map(os.path.lexists, images)):  # a typo, which costs no download
-        named = ", ".join(map(click.format_filename, images))
-        raise click.ClickException(f"No such file: {named}")
-    classifier = load_classifier(*choice)
-    found, broken = [], []
-    # A bar for what takes long, and not into a file.
-    bar = tqdm(
-        classifier.predict_files(images, top),
-        total=len(images),
-        unit=" images",
-        disable=None if len(images) > 1 else True,
-        leave=False,
-    )
-    for path, result in bar:
-        if isinstance(result, ImageError):
-            broken.append(result)
-        else:
-            found.append((path, result))
+    found = predict_files(images, model, weights, top=top)
     if as_json:
-        click.echo(json.dumps(_as_json(found, classifier.weights), indent=2))
-    elif found:
-        _print_table(found, classifier.weights)
-    for error in broken:
+        click.echo(json.dumps(_as_json(found), indent=2))
+    elif found.predictions:
+        _print_table(found)
+    for error in found.skipped:
         click.echo(f"Skipped: {error}", err=True)
-    if broken:
-        click.echo(f"{len(broken)} of {len(images)} files skipped.", err=True)
+    if found.skipped:
+        click.echo(f"{len(found.skipped)} of {len(images)} files skipped.", err=True)
         raise click.exceptions.Exit(1)
 
 
-def _as_json(found, weights):
+def _as_json(found):
     return [
         {
             "file": path,
-            "weights": weights,
+            "weights": found.weights,
             "predictions": [
                 {"id": id_, "name": name, "score": score}
                 for id_, name, score in predictions
             ],
         }
-        for path, predictions in found
+        for path, predictions in found.predictions
     ]
 
 
-def _print_table(found, weights):
+def _print_table(found):
     from resnext_keras_cli.tables import print_table, table
 
-    rows = table("image", "class", "score", right=("score",), title=weights)
-    for path, predictions in found:
+    rows = table("image", "class", "score", right=("score",), title=found.weights)
+    for path, predictions in found.predictions:
         for rank, (_, name, score) in enumerate(predictions):
             rows.add_row(
                 "" if rank else click.format_filename(path), name, f"{score:.1%}"

@@ -2,7 +2,6 @@
 
 import click
 
-from resnext_keras_cli.names import find_model
 from resnext_keras_cli.options import size_option
 from resnext_keras_cli.start import quiet_start
 
@@ -26,7 +25,7 @@ def summary(model, size, classes):
         from resnext_keras.models.specs import get_spec
     from resnext_keras_cli.tables import print_table, table
 
-    spec = get_spec(find_model(model))
+    spec = get_spec(model)
     size, classes = size or spec.image_size, classes or spec.classes
     network = ResNeXt(spec, weights=None, input_shape=(size, size, 3), classes=classes)
     numbers = ("parameters", "multiply-adds")

@@ -5,7 +5,7 @@ import json
 
 import click
 
-from resnext_keras_cli.names import find_model, find_set
+from resnext_keras_cli.messages import in_one_line
 from resnext_keras_cli.options import check_new
 from resnext_keras_cli.start import quiet_start
 
@@ -23,20 +23,23 @@ def weights():
 @click.option("--local", is_flag=True, help="Only those that are on this machine.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, not a table.")
 def list_(model, permissive, local, as_json):
-    """Print the weight sets; an asterisk marks what "imagenet" stands for.
+    """Print the weight sets; an asterisk marks the "imagenet" of an architecture.
 
-    The accuracies are those published for images of the size beside them, in
-    pixels; `weights show` has them for other sizes too.
+    Each accuracy was published for images of the size beside it, in pixels;
+    `weights show` prints it for other sizes too.
     """
     with quiet_start():
         from resnext_keras.weights.download import local_path
-        from resnext_keras.weights.lookup import default_set, list_weights
-        from resnext_keras.weights.registry import WEIGHT_SETS
+        from resnext_keras.weights.registry import (
+            WEIGHT_SETS,
+            default_set,
+            list_weights,
+        )
     from resnext_keras_cli.tables import print_table, table
 
     sets = [
         weight_set
-        for weight_set in map(WEIGHT_SETS.get, list_weights(find_model(model)))
+        for weight_set in map(WEIGHT_SETS.get, list_weights(model))
         if not (permissive and weight_set.non_commercial)
         and not (local and local_path(weight_set) is None)
     ]
@@ -68,7 +71,7 @@ def list_(model, permissive, local, as_json):
 @click.argument("name")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, not a table.")
 def show(name, as_json):
-    """Print what is known of the weight set NAME."""
+    """Print all about the weight set NAME."""
     with quiet_start():
         from resnext_keras.models.specs import get_spec
         from resnext_keras.models.variables import (
@@ -77,36 +80,38 @@ def show(name, as_json):
         )
         from resnext_keras.weights.download import local_path
 
-    found = find_set(name)
+    weight_set = _find_set(name)
     if as_json:
-        click.echo(json.dumps(_as_dict(found), indent=2))
+        click.echo(json.dumps(_as_dict(weight_set), indent=2))
         return
-    shapes = variable_shapes(get_spec(found.architecture), classes=found.classes)
-    names = ", ".join((found.tag, *found.aliases))
+    shapes = variable_shapes(
+        get_spec(weight_set.architecture), classes=weight_set.classes
+    )
+    names = ", ".join((weight_set.tag, *weight_set.aliases))
     lines = [
-        ("name", found.name),
-        ("architecture", found.architecture),
+        ("name", weight_set.name),
+        ("architecture", weight_set.architecture),
         ("short names", f"{names} (where the architecture is given)"),
         ("parameters", f"{count_parameters(shapes):,}"),
-        ("classes", str(found.classes or "none: a file without classifier")),
-        ("licence", found.licence),
-        ("source", found.source),
-        ("note", found.note),
-        ("URL", found.url or "ships with the package"),
-        ("hash", found.hash or "none published"),
-        ("format", found.format),
-        ("file", str(local_path(found) or "not on this machine yet")),
-        ("mean, deviation", f"{found.mean}, {found.std}"),
-        ("batch-norm epsilon", f"{found.bn_epsilon:g}"),
+        ("classes", str(weight_set.classes or "none: a file without classifier")),
+        ("licence", weight_set.licence),
+        ("source", weight_set.source),
+        ("note", weight_set.note),
+        ("URL", weight_set.url or "ships with the package"),
+        ("hash", weight_set.hash or "none published"),
+        ("format", weight_set.format),
+        ("file", str(local_path(weight_set) or "not on this machine yet")),
+        ("mean, deviation", f"{weight_set.mean}, {weight_set.std}"),
+        ("batch-norm epsilon", f"{weight_set.bn_epsilon:g}"),
     ]
-    for evaluation in found.evaluations:
+    for evaluation in weight_set.evaluations:
         read = evaluation.preprocessing
-        told = [f"short side {read.resize}", read.interpolation]
-        for label, share in (("top-1", evaluation.top1), ("top-5", evaluation.top5)):
-            if share is not None:
-                told.append(f"{label} {_percent(share)}")
+        facts = [f"short side {read.resize}", read.interpolation]
+        for label, accuracy in (("top-1", evaluation.top1), ("top-5", evaluation.top5)):
+            if accuracy is not None:
+                facts.append(f"{label} {_percent(accuracy)}")
         source = f" ({evaluation.source})" if evaluation.source else ""
-        lines.append((f"at {read.size} pixels", ", ".join(told) + source))
+        lines.append((f"at {read.size} pixels", ", ".join(facts) + source))
     for label, value in lines:
         if value:
             click.echo(f"{label + ':':20}{value}")
@@ -115,16 +120,16 @@ def show(name, as_json):
 @weights.command()
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
 def fetch(names):
-    """Download weight sets into the cache, and print where they lie.
+    """Download weight sets into the cache, and print the paths of their files.
 
-    RESNEXT_KERAS_HOME names the folder of the cache, RESNEXT_KERAS_MIRROR the URL
-    of a folder that has the files instead; RESNEXT_KERAS_OFFLINE=1 forbids
-    downloads.
+    RESNEXT_KERAS_HOME is the folder of the cache, RESNEXT_KERAS_MIRROR the URL of a
+    folder with the files that is asked instead of the publishers.
+    RESNEXT_KERAS_OFFLINE=1 forbids downloads.
     """
     with quiet_start():
         from resnext_keras.weights.download import fetch as fetch_set
 
-    for weight_set in [find_set(name) for name in names]:
+    for weight_set in [_find_set(name) for name in names]:
         click.echo(fetch_set(weight_set))
 
 
@@ -134,20 +139,19 @@ def fetch(names):
 @click.option(
     "--model",
     metavar="NAME",
-    help="Architecture of files. Without it: what their names and shapes tell.",
+    help="Architecture of files. Without it: found by their names and shapes.",
 )
 def verify(names, every, model):
-    """Check weight sets or files, and try them on a bundled photo.
+    """Check weight sets or files, and try them on the bundled photo of a cat.
 
-    A set is fetched where it is missing, and its hash is checked; of any file
-    every name and shape, and that all numbers are finite. Where torchvision or timm
-    is installed, the logits are compared with those of its network on the same file.
-    The exit code is 1 if one fails.
+    A set is downloaded where it is missing, and its hash is checked. Of any file
+    every name and shape is checked, and that all numbers are finite. The exit code
+    is 1 if one fails.
     """
     if bool(names) == every:
         raise click.UsageError("Expected names of weight sets or files, or --all.")
     with quiet_start():
-        from resnext_keras.weights.lookup import list_weights
+        from resnext_keras.weights.registry import list_weights
         from resnext_keras.weights.verify import verify_weights
 
     failed = 0
@@ -155,13 +159,13 @@ def verify(names, every, model):
     for name in names:
         try:
             verified = verify_weights(name, model)
-        except Exception as error:  # whatever it is, the others come next
-            kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
-            click.echo(f"FAILED  {name}: {kind}{error}")
+        except Exception as error:  # the others are verified all the same
+            click.echo(f"FAILED  {name}: {in_one_line(error)}")
             failed += 1
             continue
-        failed += not verified.passed
-        click.echo(_verdict(verified))
+        sees = f", sees {verified.top1}" if verified.top1 else ""
+        parameters = f"{verified.parameters:,} parameters"
+        click.echo(f"right   {verified.checkpoint.name}: {parameters}{sees}")
     click.echo(f"{len(names) - failed} of {len(names)} right.")
     if failed:
         raise click.exceptions.Exit(1)
@@ -173,39 +177,39 @@ def verify(names, every, model):
 @click.option(
     "--model",
     metavar="NAME",
-    help="Architecture. Without it: what the names and shapes in the file tell.",
+    help="Architecture. Without it: found by the names and shapes in the file.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace a TARGET that exists.")
 def convert(source, target, model, overwrite):
-    """Write weights into TARGET, in the format that its name ends in.
+    """Write weights into TARGET, in the format of its suffix.
 
-    .weights.h5 is Keras', and .safetensors torch's: torchvision's and timm's
-    load_state_dict take it.
+    .weights.h5 is for Keras, .safetensors for load_state_dict of torchvision and
+    timm.
     """
     with quiet_start():
         from resnext_keras.weights.convert import convert_weights
 
     check_new(target, overwrite)
-    spec = convert_weights(source, target, find_model(model), overwrite)
+    spec = convert_weights(source, target, model, overwrite)
     click.echo(f"{target}: {spec.name}")
 
 
-def _verdict(verified) -> str:
-    """What a verification found, in a line."""
-    text = "right " if verified.passed else "FAILED"
-    text += f"  {verified.name}: {verified.parameters:,} parameters"
-    if verified.top1:
-        text += f", sees {verified.top1}"
-    if verified.difference is None:
-        return f"{text}; no torch library to compare with: {verified.reference}"
-    return (
-        f"{text}; logits differ by {verified.difference:.1e} from {verified.reference}"
-    )
+def _find_set(name):
+    """The row of a weight set; a file has none."""
+    from resnext_keras.weights.checkpoint import resolve
+
+    weight_set = resolve(name).weight_set
+    if weight_set is None:
+        raise click.ClickException(
+            f"{name} is not the name of a weight set, which `resnext-keras weights "
+            "list` prints."
+        )
+    return weight_set
 
 
 def _as_dict(weight_set) -> dict:
     return {"name": weight_set.name} | dataclasses.asdict(weight_set)
 
 
-def _percent(share: float | None) -> str:
-    return "" if share is None else f"{share:.2%}"
+def _percent(accuracy: float | None) -> str:
+    return "" if accuracy is None else f"{accuracy:.2%}"

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 from tqdm import tqdm
 
-from resnext_keras.export.model_card import model_card
+from resnext_keras.export.model_card import make_model_card
 from resnext_keras.images.preprocessing import Preprocessing
 from resnext_keras.inference.engines import (
     check_backend,
@@ -22,7 +22,7 @@ from resnext_keras.inference.engines import (
     output_names,
     writing_errors,
 )
-from resnext_keras.inference.errors import told_briefly
+from resnext_keras.inference.errors import errors_in_one_line
 from resnext_keras.inference.fold import fold_batch_norm, plain_graph
 from resnext_keras.inference.quantization import (
     check_packages,
@@ -30,13 +30,16 @@ from resnext_keras.inference.quantization import (
     quantize_file,
 )
 from resnext_keras.io import atomic_write, output_file
+from resnext_keras.weights.checkpoint import Checkpoint
 
 if keras.config.backend() == "tensorflow":
     import tensorflow as tf
 
 PRECISIONS = ("float32", "float16", "int8")
 
-CARD = "model_card"  # what the card is called in a file
+CARD = "model_card"  # name of the card in a file
+
+BESIDE = {".xml": (".bin",)}  # files with the weights of another
 
 
 def export_file(
@@ -45,7 +48,7 @@ def export_file(
     precision: str = "float32",
     images: np.ndarray | None = None,
     *,
-    weights: str | None = None,
+    weights: str | os.PathLike | Checkpoint | None = None,
     preprocessing: Preprocessing | None = None,
     class_names: Sequence[str] | None = None,
     licence: str | None = None,
@@ -87,7 +90,9 @@ def export_file(
             a folder `.writing-...` beside, which may be removed.
     """
     check_backend()
-    path, *parts = checked_files(path, precision, overwrite)
+    path = output_model(path, precision, overwrite)
+    check_writer(path.suffix, precision)
+    parts = [path.with_suffix(suffix) for suffix in BESIDE.get(path.suffix, ())]
     if (images is None) == (precision == "int8"):
         raise ValueError(
             "Expected `images` where the precision is int8, and only there. "
@@ -95,7 +100,7 @@ def export_file(
             f"images={'None' if images is None else '...'}"
         )
     graph = plain_graph(model)
-    card = model_card(graph, weights, preprocessing, class_names, licence)
+    card = make_model_card(graph, weights, preprocessing, class_names, licence)
     if images is not None:
         images = checked_images(images, only_input(graph.inputs))
         if np.abs(images).max() > 10:
@@ -110,7 +115,7 @@ def export_file(
     received, passed = f"model={model.name!r}", writing_errors()
     try:
         with (
-            told_briefly("the converter", expected, received, *passed),
+            errors_in_one_line("the converter", expected, received, *passed),
             atomic_write(path, *parts) as written,
         ):
             write(fold_batch_norm(graph), written, precision, images, text)
@@ -118,33 +123,24 @@ def export_file(
         raise OSError(f"{path} could not be written: {error}") from error
 
 
-def checked_files(path: str | os.PathLike, precision: str, overwrite: bool):
-    """The paths of a file in one of the formats and of what lies beside it.
-
-    Args:
-        path: This and the rest as `export_file` takes them.
-        precision: The type of the weights.
-        overwrite: Whether existing files may be replaced.
-
-    Raises:
-        ImportError: A package is not installed that writes such a file.
-        ValueError: There is no such precision, or a file that cannot be written.
-    """
+def output_model(path: str | os.PathLike, precision: str, overwrite: bool) -> Path:
+    """Checks precision and path of `export_file`, and gives the path."""
     if precision not in PRECISIONS:
         raise ValueError(
             f"Expected `precision` to be one of {', '.join(PRECISIONS)}. "
             f"Received: precision={precision!r}"
         )
-    path = output_file(path, tuple(WRITERS), overwrite)
-    parts = [path.with_suffix(".bin")] if path.suffix == ".xml" else []
-    for part in parts:
-        output_file(part, (".bin",), overwrite)
+    beside = BESIDE.get(Path(path).suffix, ())
+    return output_file(path, tuple(WRITERS), overwrite, beside=beside)
+
+
+def check_writer(suffix: str, precision: str) -> None:
+    """Raises an `ImportError` if a package is missing that writes such a file."""
     # OpenVINO has no quantizer of its own, and reads what ONNX Runtime's wrote.
-    if path.suffix == ".onnx" or (path.suffix == ".xml" and precision == "int8"):
+    if suffix == ".onnx" or (suffix == ".xml" and precision == "int8"):
         check_packages()
-    if path.suffix == ".xml":
+    if suffix == ".xml":
         optional("openvino")
-    return path, *parts
 
 
 def _write_onnx(model, target: Path, precision, images, card: str) -> None:

@@ -1,4 +1,4 @@
-"""One model in any of the formats, and how it does in the format's own runtime."""
+"""A network with trained weights in any format, tried in the format's own runtime."""
 
 import os
 from collections.abc import Iterable
@@ -7,21 +7,28 @@ from pathlib import Path
 
 import keras
 import numpy as np
+from tqdm import tqdm
 
-from resnext_keras.export.files import checked_files, export_file
+from resnext_keras.arguments import positive_integer
+from resnext_keras.classifier import load_classifier
+from resnext_keras.export.files import BESIDE, check_writer, export_file, output_model
 from resnext_keras.export.saved_model import EARLIER, export_saved_model
-from resnext_keras.inference.comparison import largest_difference, seconds_an_image
-from resnext_keras.inference.engines import is_installed
+from resnext_keras.images.read import SAMPLE_PHOTO
+from resnext_keras.inference.engines import check_backend, is_installed
+from resnext_keras.inference.prediction import sample_images
 from resnext_keras.inference.predictor import Predictor
+from resnext_keras.inference.quantization import seconds_per_image
 from resnext_keras.io import output_directory
+from resnext_keras.models.specs import ResNeXtSpec
+from resnext_keras.weights.checkpoint import Checkpoint, resolve
 
 
 @dataclass(frozen=True)
 class Format:
-    """What a format's files are called, and what runs them.
+    """How the files of a format are named, written and run.
 
     Attributes:
-        ending: What follows the name of the model; of a folder nothing.
+        ending: What follows the name of the model; nothing for a folder.
         precision: As `export_file` takes it.
         engine: As `Predictor` takes it.
     """
@@ -31,13 +38,8 @@ class Format:
     engine: str
 
     def path(self, base: str | os.PathLike) -> Path:
-        """The file or folder of a model that is called `base`."""
-        return self.paths(base)[0]
-
-    def paths(self, base: str | os.PathLike) -> list[Path]:
-        """The same, and the file of weights that lies beside OpenVINO's."""
-        path = Path(f"{os.fspath(base)}{self.ending}").expanduser()
-        return [path, path.with_suffix(".bin")] if path.suffix == ".xml" else [path]
+        """The file or folder of a model with the name `base`."""
+        return Path(f"{os.fspath(base)}{self.ending}").expanduser()
 
 
 FORMATS = {
@@ -55,96 +57,183 @@ FORMATS = {
 
 
 @dataclass(frozen=True)
-class Trial:
-    """How an exported model does beside the one in Keras.
+class ExportedModel:
+    """One exported file or folder, and how it compares with Keras.
 
     Attributes:
+        path: What `Predictor` takes.
         size_bytes: Size of all its files.
-        difference: Largest difference of an output, by the largest output; None
-            where the format's runtime is not installed.
-        seconds: Time of an image in a batch of up to 8, likewise.
+        difference: Largest difference of an output from Keras, divided by the
+            largest output; None if the format's runtime is not installed.
+        seconds: Time for one image in a batch of up to 8; None likewise.
     """
 
+    path: Path
     size_bytes: int
     difference: float | None = None
     seconds: float | None = None
 
 
-def check_formats(formats: Iterable[Format], base: str | os.PathLike) -> None:
-    """Looks for all that keeps a model from being written, even with `overwrite`.
+@dataclass(frozen=True)
+class ExportReport:
+    """The exported files of a network.
+
+    Attributes:
+        models: For each format, by name, its `ExportedModel`.
+        images: Number of images that they were compared on; None for the bundled
+            photo of a cat.
+        skipped: A message for each image file that could not be read.
+    """
+
+    models: dict[str, ExportedModel]
+    images: int | None
+    skipped: list[str]
+
+
+def export_model(
+    model: ResNeXtSpec | str | os.PathLike,
+    images: str | os.PathLike | Iterable[str | os.PathLike] = (),
+    *,
+    formats: Iterable[str] = ("saved_model",),
+    output: str | os.PathLike | None = None,
+    backbone: bool = False,
+    any_size: bool = False,
+    top: int = 5,
+    overwrite: bool = False,
+) -> ExportReport:
+    """Writes a network with trained weights in one format or several, and tries each.
+
+    ```python
+    rk.export_model("resnext50_32x4d", ["photos"], formats=["onnx", "onnx-int8"])
+    ```
+
+    For a Keras model of your own there are `export_saved_model` and `export_file`.
 
     Args:
-        formats: Some of `FORMATS`.
-        base: What the files are called, but for their endings.
+        model: Architecture, whose default weights are taken; or weights, as
+            `ResNeXt` takes them.
+        images: Image files and folders, to compare each format with Keras; and to
+            calibrate int8, for which some hundred like those to come are best.
+            Without them a bundled photo is used, and int8 is not possible.
+        formats: Names from `FORMATS`, or "all".
+        output: Name of the files without their endings, which is the folder of a
+            saved_model; or an existing folder to write into. None for the name of
+            the weights, in the current folder.
+        backbone: Whether to leave out the classifier.
+        any_size: Whether tensors of any size are accepted, and not only of the size
+            that the weights were made for.
+        top: Number of classes that a saved_model gives for each image.
+        overwrite: Whether earlier exports may be replaced.
+
+    Returns:
+        The files and how they compare with Keras.
 
     Raises:
-        ImportError: A package is missing.
-        ValueError: A file cannot be written, or what is there is no earlier export.
+        ImportError: A package of the extra `fast` is missing.
+        ValueError: The network or a format is unknown, no image can be read, or a
+            file cannot be written. All of this is checked before weights are
+            downloaded.
     """
-    for format_ in formats:
-        path = format_.path(base)
+    check_backend()
+    top = positive_integer("top", top)
+    chosen = _formats(formats)
+    for format_ in chosen.values():
+        check_writer(format_.path("model").suffix, format_.precision)
+    checkpoint = resolve(model)
+    name = checkpoint.short_name
+    base = _base(output, f"{name}.backbone" if backbone else name, chosen.values())
+    for format_ in chosen.values():
         if format_.ending:
-            checked_files(path, format_.precision, overwrite=True)
+            output_model(format_.path(base), format_.precision, overwrite)
         else:
-            output_directory(path, overwrite=True, earlier=EARLIER)
+            output_directory(format_.path(base), overwrite, EARLIER)
+    images = [images] if isinstance(images, (str, os.PathLike)) else list(images)
+    if not images and any(f.precision == "int8" for f in chosen.values()):
+        raise ValueError("Expected images like those to come for int8. Received: none")
+    samples, skipped = sample_images(images or [SAMPLE_PHOTO], checkpoint.preprocessing)
+    network = load_classifier(
+        weights=checkpoint, include_top=not backbone, any_size=any_size
+    ).model
+    expected = network.predict(samples, batch_size=32, verbose=0)
+    models = {}
+    with tqdm(chosen.items(), disable=None, leave=False) as bar:
+        for name, format_ in bar:
+            bar.set_description(f"writing {name}")
+            path = format_.path(base)
+            _write(format_, network, checkpoint, path, samples, top, overwrite)
+            models[name] = _try(format_, path, samples, expected)
+    return ExportReport(models, len(samples) if images else None, skipped)
 
 
-def export_as(
+def _formats(names: Iterable[str]) -> dict[str, Format]:
+    names = [names] if isinstance(names, str) else list(names)
+    unknown = [name for name in names if name not in (*FORMATS, "all")]
+    if unknown or not names:
+        raise ValueError(
+            f"Expected `formats` to be some of {', '.join(FORMATS)}, or all. "
+            f"Received: {', '.join(map(repr, unknown)) or 'none'}"
+        )
+    names = FORMATS if "all" in names else dict.fromkeys(names)
+    return {name: FORMATS[name] for name in names}
+
+
+def _base(output, name: str, formats: Iterable[Format]) -> str | Path:
+    """The name of all files without their endings."""
+    if output is None:
+        return name
+    folder = Path(output).expanduser()
+    if folder.is_dir() and not (folder / EARLIER).is_file():
+        return folder / name
+    base = os.fspath(output)
+    for format_ in sorted(formats, key=lambda format_: -len(format_.ending)):
+        base = base.removesuffix(format_.ending)
+    return base
+
+
+def _write(
     format_: Format,
     model: keras.Model,
-    base: str | os.PathLike,
-    images: np.ndarray | None,
+    checkpoint: Checkpoint,
+    path: Path,
+    images,
     top: int,
     overwrite: bool,
-    **about,
-) -> Path:
-    """Writes a model in one of the formats.
-
-    Args:
-        format_: One of `FORMATS`.
-        model: As `export_file` and `export_saved_model` take it.
-        base: What the files are called, but for their endings.
-        images: For int8, as `quantize` takes them.
-        top: Number of classes that a SavedModel gives for an image.
-        overwrite: Whether an earlier export may be replaced.
-        about: What `model_card` takes besides the model.
-
-    Returns:
-        The path that `Predictor` takes.
-    """
-    path = format_.path(base)
-    if not format_.ending:
-        export_saved_model(model, path, top=top, overwrite=overwrite, **about)
-    else:
+) -> None:
+    if format_.ending:
         images = images if format_.precision == "int8" else None
+        precision = format_.precision
         export_file(
-            model, path, format_.precision, images, overwrite=overwrite, **about
+            model, path, precision, images, overwrite=overwrite, weights=checkpoint
         )
-    return path
+    else:
+        export_saved_model(
+            model, path, top=top, overwrite=overwrite, weights=checkpoint
+        )
 
 
-def try_out(
-    format_: Format, base: str | os.PathLike, images: np.ndarray, expected
-) -> Trial:
-    """Runs an exported model on images, where its runtime is installed.
-
-    Args:
-        format_: One of `FORMATS`.
-        base: What the files are called, but for their endings.
-        images: A batch as the model takes it.
-        expected: What Keras predicts for them.
-
-    Returns:
-        The `Trial`.
-    """
-    path, *beside = format_.paths(base)
-    files = path.rglob("*") if path.is_dir() else (path, *beside)
+def _try(format_: Format, path: Path, images: np.ndarray, expected) -> ExportedModel:
+    """Runs an exported model, if its runtime is installed."""
+    files = path.rglob("*") if path.is_dir() else (path, *_beside(path))
     size = sum(file.stat().st_size for file in files if file.is_file())
     if not is_installed(format_.engine, path):
-        return Trial(size)
+        return ExportedModel(path, size)
     predict = Predictor(path, format_.engine)
-    return Trial(
+    return ExportedModel(
+        path,
         size,
-        largest_difference(predict(images), expected),
-        seconds_an_image(predict, images),
+        _largest_difference(predict(images), expected),
+        seconds_per_image(predict, images),
+    )
+
+
+def _beside(path: Path) -> list[Path]:
+    return [path.with_suffix(suffix) for suffix in BESIDE.get(path.suffix, ())]
+
+
+def _largest_difference(outputs, expected) -> float:
+    """Largest difference of two models' outputs, divided by the largest expected."""
+    pairs = zip(keras.tree.flatten(outputs), keras.tree.flatten(expected), strict=True)
+    return max(
+        float(np.abs(np.subtract(a, b, dtype="float64")).max() / np.abs(b).max())
+        for a, b in pairs
     )

@@ -1,5 +1,6 @@
 """What an exported model tells about itself: its images, its classes, its licence."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
@@ -10,14 +11,18 @@ from resnext_keras.images.labels import class_names as packaged_names
 from resnext_keras.images.preprocessing import IMAGENET, MEAN, STD, Preprocessing
 from resnext_keras.models.data_format import channels_first
 from resnext_keras.models.graph import classifier_head
-from resnext_keras.weights.lookup import find_set, weights_preprocessing
-from resnext_keras.weights.registry import WeightSet
+from resnext_keras.weights.checkpoint import (
+    Checkpoint,
+    resolve,
+    weights_preprocessing,
+)
 
 READING = (
-    "RGB, turned upright as EXIF says. Its short side resized, with antialiasing, to "
-    "`detail` if that is a number and less, then to `resize`. The square of `size` "
-    "pixels in the centre. Its values, 0 to 255, divided by 255, less `mean`, divided "
-    "by `std`, for each of red, green and blue. In float32, (batch, {axes})."
+    "Read the image as RGB and turn it upright as its EXIF data says. Resize its short "
+    "side to `resize` pixels with antialiasing (if that is a list, to each in turn). "
+    "Cut out the square of `size` pixels in the centre. Divide the values (0 to 255) "
+    "by 255, subtract `mean` and divide by `std`, for red, green and blue each. The "
+    "model takes float32 of shape (batch, {axes})."
 )
 """What `read_image` and `preprocess_input` do, in words."""
 
@@ -30,7 +35,8 @@ class ModelCard:
         name: Name of the model.
         preprocessing: How images are read for it.
         class_names: Name of each class; None for a backbone, which has none.
-        weights: Name of the weight set, None for weights of one's own.
+        weights: Name of the weight set, or of the file or the training run; None if
+            it is not known.
         licence: SPDX identifier of the weights' licence, None where not known.
     """
 
@@ -44,14 +50,14 @@ class ModelCard:
         """The same for `json.dumps`, and how to read images without this package."""
         axes = "3, height, width" if channels_first() else "height, width, 3"
         return asdict(self) | {
-            "preprocessing": asdict(self.preprocessing) | {"mean": MEAN, "std": STD},
+            "preprocessing": self.preprocessing.as_json() | {"mean": MEAN, "std": STD},
             "reading": READING.format(axes=axes),
         }
 
 
-def model_card(
+def make_model_card(
     model: keras.Model,
-    weights: str | None = None,
+    weights: str | os.PathLike | Checkpoint | None = None,
     preprocessing: Preprocessing | None = None,
     class_names: Sequence[str] | None = None,
     licence: str | None = None,
@@ -61,24 +67,25 @@ def model_card(
     Args:
         model: A functional model of what `preprocess_input` gives: square RGB
             images, in batches of any length.
-        weights: Name of the weight set it was built with, which tells the rest;
-            None for weights of one's own. That it was is not checked.
-        preprocessing: How images are read; None for what the weight set wants
-            at the model's size; without one for `IMAGENET`, or for models of
+        weights: The weights that the model was built with, as `resolve` takes them;
+            they give the defaults of the rest. None for other weights. It is not
+            checked that the model has these weights.
+        preprocessing: How images are read; None for that of the weights at the
+            model's size, or without weights for `IMAGENET`, and for models of
             another size the whole short side in their size.
-        class_names: Name of each class; None for those of the weight set, or
-            ImageNet's for 1000 classes, or else the numbers of the classes.
-        licence: SPDX identifier; None for that of the weight set.
+        class_names: Name of each class; None for those of the weights, or without
+            weights for ImageNet's if there are 1000 classes, else their numbers.
+        licence: SPDX identifier; None for that of the weights.
 
     Raises:
         ValueError: The model is none of these, there is no such weight set, it was
             not evaluated at the model's size or has other classes, or the sizes or
             the number of names do not fit.
     """
-    found = None if weights is None else find_set(weights)
+    checkpoint = None if weights is None else resolve(weights)
     size = _size(model)
     if preprocessing is None:
-        preprocessing = _preprocessing(found, size)
+        preprocessing = _preprocessing(checkpoint, size)
     elif not isinstance(preprocessing, Preprocessing) or size not in (
         None,
         preprocessing.size,
@@ -92,9 +99,9 @@ def model_card(
     return ModelCard(
         model.name,
         preprocessing,
-        _class_names(model, class_names, found),
-        found and found.name,
-        licence or (found and found.licence),
+        _class_names(model, class_names, checkpoint),
+        checkpoint and checkpoint.short_name,
+        licence or (checkpoint and checkpoint.licence),
     )
 
 
@@ -118,15 +125,15 @@ def _size(model) -> int | None:
     )
 
 
-def _preprocessing(found: WeightSet | None, size: int | None) -> Preprocessing:
-    if found is not None:
-        return weights_preprocessing(found.name, size)
+def _preprocessing(checkpoint: Checkpoint | None, size: int | None) -> Preprocessing:
+    if checkpoint is not None:
+        return weights_preprocessing(checkpoint, size)
     if size in (None, IMAGENET.size):
         return IMAGENET
     return Preprocessing(size=size, resize=size)
 
 
-def _class_names(model, names, found: WeightSet | None) -> tuple[str, ...] | None:
+def _class_names(model, names, checkpoint: Checkpoint | None) -> tuple[str, ...] | None:
     head = classifier_head(model)
     if names is not None:
         shape = model.outputs[0].shape
@@ -135,13 +142,13 @@ def _class_names(model, names, found: WeightSet | None) -> tuple[str, ...] | Non
     if head is None:
         return None
     classes = head[0].units
-    if found is not None and found.classes not in (None, classes):
+    if checkpoint is None or checkpoint.classes is None:
+        if checkpoint is None and classes == 1000:
+            return packaged_names("imagenet")
+        return tuple(map(str, range(classes)))
+    if checkpoint.classes != classes:
         raise ValueError(
             f"Expected `class_names`, since the model has {classes} classes and "
-            f"{found.name} has {found.classes}. Received: class_names=None"
+            f"{checkpoint.name} has {checkpoint.classes}. Received: class_names=None"
         )
-    if found is not None and found.labels:
-        return packaged_names(found.labels)
-    if found is None and classes == 1000:
-        return packaged_names("imagenet")
-    return tuple(map(str, range(classes)))
+    return checkpoint.class_names

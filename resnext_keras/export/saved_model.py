@@ -7,17 +7,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import keras
-import numpy as np
 
 from resnext_keras.arguments import positive_integer
-from resnext_keras.export.model_card import model_card
-from resnext_keras.export.signatures import signatures, with_features
-from resnext_keras.export.warmup import Inputs, write_warmup_requests
+from resnext_keras.export.model_card import make_model_card
+from resnext_keras.export.signatures import build_signatures, with_features
 from resnext_keras.images.preprocessing import Preprocessing
-from resnext_keras.images.read import SAMPLE_PHOTO
 from resnext_keras.inference.engines import CARD_FILE, check_backend
 from resnext_keras.inference.fold import fold_batch_norm, plain_graph
 from resnext_keras.io import atomic_directory, output_directory
+from resnext_keras.weights.checkpoint import Checkpoint
 
 if keras.config.backend() == "tensorflow":
     import tensorflow as tf
@@ -32,7 +30,7 @@ def export_saved_model(
     model: keras.Model,
     path: str | os.PathLike,
     *,
-    weights: str | None = None,
+    weights: str | os.PathLike | Checkpoint | None = None,
     preprocessing: Preprocessing | None = None,
     class_names: Sequence[str] | None = None,
     licence: str | None = None,
@@ -74,8 +72,8 @@ def export_saved_model(
             gives: square RGB images, of any size or a fixed one. One whose only
             output comes from a dense layer is a classifier. It stays as it is.
         path: The folder to be written, whose name is the model's in TF Serving.
-        weights: Name of the weight set that the model was built with, which
-            tells of images, classes and licence; None for weights of your own.
+        weights: The weights that the model was built with, as `ResNeXt` takes them,
+            for the defaults of the next three; None for other weights.
             That the model was built with it is not checked.
         preprocessing: How images are read; None for what the weights want, or
             else `IMAGENET`, or a square of the model's size.
@@ -96,7 +94,7 @@ def export_saved_model(
     target = output_directory(path, overwrite, EARLIER)
     top = positive_integer("top", top)
     model = plain_graph(model)
-    card = model_card(model, weights, preprocessing, class_names, licence)
+    card = make_model_card(model, weights, preprocessing, class_names, licence)
     network = fold_batch_norm(with_features(model, card))
     try:
         with (
@@ -105,25 +103,8 @@ def export_saved_model(
         ):
             file = Path(elsewhere, CARD_FILE)
             file.write_text(json.dumps(card.as_json(), indent=2), encoding="utf-8")
-            module, functions = signatures(network, card, top)
+            module, functions = build_signatures(network, card, top)
             module.card = tf.saved_model.Asset(str(file))
-            version = folder / VERSION
-            tf.saved_model.save(module, version, functions)
-            requests = _requests(functions, card.preprocessing.size)
-            write_warmup_requests(version, target.name, requests)
+            tf.saved_model.save(module, folder / VERSION, functions)
     except (OSError, tf.errors.OpError) as error:
         raise OSError(f"{target} could not be written: {error}") from error
-
-
-def _requests(functions, size: int) -> list[tuple[str, Inputs]]:
-    """A request for each signature, as TF Serving answers them when it starts."""
-    requests = []
-    for signature, function in functions.items():
-        (spec,) = function.input_signature
-        if spec.dtype == tf.string:
-            example = [SAMPLE_PHOTO.read_bytes()]
-        else:
-            shape = [1, *(n or size for n in spec.shape[1:])]
-            example = np.zeros(shape, spec.dtype.as_numpy_dtype)
-        requests.append((signature, {spec.name: example}))
-    return requests

@@ -60,7 +60,7 @@ def _stages(model) -> dict:
     return {layer.name: layer.output for layer in stage_outputs(model).values()}
 
 
-def signatures(network: keras.Model, card: ModelCard, top: int):
+def build_signatures(network: keras.Model, card: ModelCard, top: int):
     """The functions of a model, of batches of any length.
 
     Args:

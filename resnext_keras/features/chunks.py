@@ -1,9 +1,9 @@
-"""A long run in parts on the disk, so that one that was stopped can go on.
+"""The chunks of a run of `extract` on disk, from which a stopped run continues.
 
-In the folder `features.parquet.parts` lie `listing`, the paths of all images of
-the run, each ended by a zero byte; `plan.json`, which says for what they are read,
-and without which all else counts for nothing; and a Parquet file for each part of
-the listing that is finished, with its errors in the metadata.
+The folder `features.parquet.chunks` holds `listing`, the paths of all images, each
+ended by a zero byte; `plan.json`, the arguments of the run, written once the listing
+is complete; and a Parquet file for each finished chunk of the listing, with the
+errors of the chunk in its metadata.
 """
 
 import csv
@@ -16,9 +16,11 @@ import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import numpy as np
+
+from resnext_keras.features.loader import ImageFile
 from resnext_keras.features.parquet import (
     Provenance,
-    Rows,
     optional,
     table_of,
     write_tables,
@@ -26,9 +28,9 @@ from resnext_keras.features.parquet import (
 from resnext_keras.images.listing import list_images, readable
 from resnext_keras.io import atomic_write
 
-Error = tuple[str, str]  # a readable path, and why it was left out
+Error = tuple[str, str]  # a path, and why it was left out
 
-ERRORS = b"errors"  # in the metadata of a part
+ERRORS = b"errors"  # key in the metadata of a chunk
 
 PLAN, LISTING, LOCK, RESULT = "plan.json", "listing", "lock", "result"
 
@@ -39,34 +41,34 @@ _BLOCK = 2**20  # bytes of the listing that are read at once
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What a run is for; one that goes on has to be for the same.
+    """The arguments of a run; a run that continues must have the same.
 
     Attributes:
-        source: What the features come from.
-        folders: As the user named them, which the rows begin with.
-        places: Where those are.
-        shard: Which of how many shares of the listing, from 1 on.
+        provenance: Where the features come from.
+        folders: As the user named them; the paths in the rows begin with them.
+        places: Their absolute paths.
+        shard: `[i, n]`: the i-th of n shares of the listing, from 1 on.
         engine: What runs the network.
         batch_size: Number of images that are run at once.
-        part_size: Number of images of a part.
+        chunk_size: Number of images of a chunk.
     """
 
-    source: Provenance
+    provenance: Provenance
     folders: list[str]
     places: list[str]
     shard: list[int]
     engine: str
     batch_size: int
-    part_size: int
+    chunk_size: int
 
     @property
     def run(self) -> dict:
-        """What says which images it is for."""
+        """The arguments that choose the images."""
         return {"folders": self.folders, "shard": self.shard}
 
 
-class Parts:
-    """The parts of one run.
+class Chunks:
+    """The chunks of one run.
 
     Args:
         folder: Where they are.
@@ -76,33 +78,31 @@ class Parts:
         self.folder = folder
         self.plan: Plan | None = None
         self.count = 0  # images
-        self._unlisted: list[Error] = []  # folders
+        self._unlisted: list[Error] = []  # folders that could not be listed
 
     def check_ours(self) -> None:
-        """Raises a `ValueError` where something else lies in the folder."""
+        """Raises a `ValueError` if anything but chunks is in the folder."""
         if not os.path.lexists(self.folder):
             return
-        is_ours = self.folder.is_dir() and not self.folder.is_symlink()
-        if not is_ours or not all(map(_OURS.fullmatch, os.listdir(self.folder))):
+        is_folder = self.folder.is_dir() and not self.folder.is_symlink()
+        if not is_folder or not all(map(_OURS.fullmatch, os.listdir(self.folder))):
             raise ValueError(
-                "Expected the parts of an earlier run alone, as nothing else is "
+                "Expected only the chunks of an earlier run, as nothing else is "
                 f"replaced. Received: {str(self.folder)!r}"
             )
 
-    def has_plan(self) -> bool:
-        """Whether there is a run to go on with."""
-        return (self.folder / PLAN).is_file()
-
     def has_begun(self) -> bool:
         """Whether there is a run that has not finished its file."""
-        return self.has_plan() or (self.folder / LISTING).is_file()
+        return any((self.folder / name).is_file() for name in (PLAN, LISTING))
 
     def begin(self, plan: Plan, folders: list[str]) -> None:
-        """Fixes the listing, then the plan."""
+        """Begins a run: writes the listing, then the plan."""
         (self.folder / PLAN).unlink(missing_ok=True)
         for path in self.folder.iterdir():
-            if path.name != LOCK:
-                _remove(path)
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name != LOCK:
+                path.unlink()
         listing, count = self.folder / LISTING, 0
         with open(listing, "wb") as file:
             for path, reason in list_images(folders):
@@ -118,93 +118,100 @@ class Parts:
                 file.writelines(path + b"\0" for path in self._paths(first, end))
         self._unlisted = self._unlisted if number == 1 else []
         self.plan, self.count = plan, end - first
-        told = {
+        content = {
             "plan": dataclasses.asdict(plan),
             "count": self.count,
             "unlisted": self._unlisted,
         }
         with atomic_write(self.folder / PLAN) as path:
-            path.write_text(json.dumps(told, indent=1), "utf-8")
+            path.write_text(json.dumps(content, indent=1), "utf-8")
 
     def resume(self, plan: Plan) -> bool:
-        """Takes up the run that the folder holds, if any.
+        """Continues the run in the folder; returns whether there is one.
 
         Raises:
-            ValueError: It is for another plan.
+            ValueError: Its plan is another one.
         """
-        if not self.has_plan():
+        if not (self.folder / PLAN).is_file():
             return False
-        told = json.loads((self.folder / PLAN).read_text("utf-8"))
-        expected, given = told["plan"], dataclasses.asdict(plan)
-        check_same(expected.pop("source"), given.pop("source"))
-        check_same(expected, given)
-        self.plan, self.count = plan, told["count"]
-        self._unlisted = [tuple(error) for error in told["unlisted"]]
+        content = json.loads((self.folder / PLAN).read_text("utf-8"))
+        expected, received = content["plan"], dataclasses.asdict(plan)
+        check_same(expected.pop("provenance"), received.pop("provenance"))
+        check_same(expected, received)
+        self.plan, self.count = plan, content["count"]
+        self._unlisted = [tuple(error) for error in content["unlisted"]]
         return True
 
     def finished(self) -> int:
-        """Number of the parts that are whole, one after the other from the first."""
+        """Number of finished chunks, counted up to the first that is missing."""
         parquet = optional("pyarrow.parquet")
-        numbers = range(len(self))
-        for number in numbers:
+        for number in range(len(self)):
             try:
                 parquet.read_metadata(self._path(number))
-            # Not there, or lost with the power.
-            except (ValueError, OSError):
+            except (ValueError, OSError):  # missing, or cut off by a power failure
                 return number
-        return len(numbers)
+        return len(self)
 
     def __len__(self) -> int:
-        return -(-self.count // self.plan.part_size)
+        return -(-self.count // self.plan.chunk_size)
 
-    def paths(self, first_part: int) -> Iterator[bytes]:
-        """Paths of all images from a part on."""
-        return self._paths(first_part * self.plan.part_size, self.count)
+    def paths(self, first_chunk: int) -> Iterator[bytes]:
+        """Paths of all images from a chunk on."""
+        return self._paths(first_chunk * self.plan.chunk_size, self.count)
 
-    def write(self, number: int, rows: Rows, errors: list[Error]) -> None:
-        """Writes a part that is finished."""
-        source = self.plan.source
-        table = table_of(rows, source)
-        told = {**table.schema.metadata, ERRORS: json.dumps(errors).encode()}
-        table = table.replace_schema_metadata(told)
+    def write(self, number: int, files: list[ImageFile], features: np.ndarray) -> None:
+        """Writes a finished chunk.
+
+        Args:
+            number: Of the chunk, from 0 on.
+            files: All files of the chunk.
+            features: Of those that are images.
+        """
+        errors = [(file.path, file.reason) for file in files if file.reason]
+        images = [file for file in files if not file.reason]
+        table = table_of(images, features, self.plan.provenance)
+        metadata = {**table.schema.metadata, ERRORS: json.dumps(errors).encode()}
+        table = table.replace_schema_metadata(metadata)
         with atomic_write(self._path(number)) as path:
             optional("pyarrow.parquet").write_table(table, path, compression="none")
 
     def join(self, target: Path, errors: Path) -> int:
-        """Makes the two files of all parts, and removes those.
+        """Joins all chunks into the two files of the result, and removes them.
 
         Returns:
             Number of errors.
         """
         skipped = 0
-        written = self.folder / f"{RESULT}.parquet"
-        listed = self.folder / f"{RESULT}.csv"
-        with open(listed, "w", encoding="utf-8", newline="") as file:
+        features_file = self.folder / f"{RESULT}.parquet"
+        errors_file = self.folder / f"{RESULT}.csv"
+        with open(errors_file, "w", encoding="utf-8", newline="") as file:
             rows = csv.writer(file, lineterminator="\n")
             rows.writerow(("path", "reason"))
 
             def tables():
                 nonlocal skipped
-                for table, found in self._parts():
-                    rows.writerows(found)
-                    skipped += len(found)
+                for table, chunk_errors in self._read():
+                    rows.writerows(chunk_errors)
+                    skipped += len(chunk_errors)
                     yield table
 
             rows.writerows(self._unlisted)
-            write_tables(written, self.plan.source, tables(), self.plan.run)
-        os.replace(listed, errors)
-        os.replace(written, target)
-        (self.folder / LISTING).unlink(missing_ok=True)  # as if none had begun
+            write_tables(features_file, self.plan.provenance, tables(), self.plan.run)
+        os.replace(errors_file, errors)
+        os.replace(features_file, target)
+        # In this order, so that a run stopped here counts as finished.
+        (self.folder / LISTING).unlink(missing_ok=True)
         (self.folder / PLAN).unlink()
         self.remove()
         return skipped + len(self._unlisted)
 
     def remove(self) -> None:
-        """Removes what is left of a run that has finished its file."""
+        """Removes the folder of a run that has finished its file."""
         if self.folder.is_dir():
             shutil.rmtree(self.folder)
 
-    def _parts(self):
+    def _read(self):
+        """Table and errors of each chunk."""
         parquet = optional("pyarrow.parquet")
         for number in range(len(self)):
             with parquet.ParquetFile(self._path(number)) as file:
@@ -215,10 +222,9 @@ class Parts:
         return self.folder / f"{number:08d}.parquet"
 
     def _paths(self, first: int, end: int) -> Iterator[bytes]:
-        if first >= end:
-            return
-        with open(self.folder / LISTING, "rb") as file:
-            yield from itertools.islice(_records(file), first, end)
+        if first < end:
+            with open(self.folder / LISTING, "rb") as file:
+                yield from itertools.islice(_records(file), first, end)
 
 
 def _records(file) -> Iterator[bytes]:
@@ -228,21 +234,14 @@ def _records(file) -> Iterator[bytes]:
         yield from whole
 
 
-def check_same(expected: dict, given: dict) -> None:
-    """Raises a `ValueError` that names what of a run is not as of the earlier one."""
-    if names := [name for name in given if given[name] != expected.get(name)]:
+def check_same(expected: dict, received: dict) -> None:
+    """Raises a `ValueError` that names the arguments in which two runs differ."""
+    if names := [name for name in received if received[name] != expected.get(name)]:
         raise ValueError(
-            "Expected what the earlier run was given, or overwrite=True, to begin "
-            f"anew: {_some(expected, names)}. Received: {_some(given, names)}"
+            "Expected the arguments of the earlier run, or overwrite=True, to start "
+            f"again: {_listed(expected, names)}. Received: {_listed(received, names)}"
         )
 
 
-def _some(values: dict, names: Iterable[str]) -> str:
+def _listed(values: dict, names: Iterable[str]) -> str:
     return ", ".join(f"{name}={values.get(name)!r}" for name in names)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink()

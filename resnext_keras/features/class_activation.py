@@ -1,4 +1,4 @@
-"""Grad-CAM: which places of an image speak for a class.
+"""Grad-CAM: which places of an image are evidence for a class.
 
 Selvaraju et al., "Grad-CAM: Visual Explanations from Deep Networks via
 Gradient-based Localization", ICCV 2017, section 3.
@@ -26,33 +26,33 @@ def grad_cam(
     classes: int | Sequence[int] | None = None,
     layer: str | None = None,
 ) -> np.ndarray:
-    """Shows which places of images speak for a class.
+    """Shows which places of images are evidence for a class.
 
-    Each map of a layer is weighed with the mean gradient of the class' logit, that
-    is before any softmax, with respect to it; of the sum the positive part counts.
-    One thread at a time, since the model's layers are listened to.
+    Each feature map of a layer is weighted with the mean gradient of the class'
+    logit (the score before any softmax) with respect to it, and the positive part of
+    the sum is the evidence. Only one thread may call this at once, since it replaces
+    the `call` method of two layers for the time of a forward pass.
 
     Args:
-        model: A classifier that ends in a dense layer, whatever its activation; the
-            rest may be within other models, as in `Sequential([backbone, Dense(5)])`.
-        images: A batch as the model takes it, (batch, H, W, channels) from
-            `preprocess_input`.
-        classes: Number of the class to explain, or one for each image; None for the
-            one that the model ranks highest in each.
-        layer: Name of the layer whose maps are taken; None for the last that has
-            some, `conv5_block3_out` in ResNeXt-50.
+        model: A classifier that ends in a dense layer, with any activation. The rest
+            may be inside other models, as in `Sequential([backbone, Dense(5)])`.
+        images: A batch from `preprocess_input`, (batch, H, W, channels).
+        classes: Number of the class, or one for each image; None for the class with
+            the highest score in each.
+        layer: Name of the layer whose feature maps are used; None for the last that
+            has some, `conv5_block3_out` in ResNeXt-50.
 
     Returns:
-        Heat maps, (batch, h, w), float32, with the height and width of the layer's
-        maps: 1 where most speaks for the class, 0 where nothing does, and all 0
-        where nothing in the image does.
+        Heat maps, (batch, h, w), float32, 0 to 1, with the height and width of the
+        layer's maps. The strongest evidence in an image is 1; without any evidence
+        all are 0.
 
     Raises:
-        ValueError: The model has no such classifier, there is no such layer, it has
-            no height and width or the classifier does not depend on it, a class is
-            out of range, or Keras runs on another backend than TensorFlow.
+        ValueError: The model is not such a classifier, the layer is unknown, has no
+            height and width or does not lead to the classifier, a class is out of
+            range, or Keras does not run on TensorFlow.
 
-    Provenance: Selvaraju et al., ICCV 2017, equations 1 and 2.
+    Source: Selvaraju et al., ICCV 2017, equations 1 and 2.
     """
     check_backend()
     dense = classifier_of(model)
@@ -73,7 +73,7 @@ def grad_cam(
             seen["maps"] = outputs
 
         def keep_logits(inputs, _):
-            # A bias has no gradient with respect to maps, but a say in the ranking.
+            # The bias has no gradient here, but counts in the ranking of classes.
             bias = dense.bias if dense.use_bias else 0.0
             inputs = tf.cast(inputs, "float32")
             seen["logits"] = inputs @ tf.cast(dense.kernel, "float32") + bias
@@ -82,19 +82,19 @@ def grad_cam(
             model(images, training=False)
         logits = seen["logits"]
         chosen = tf.argmax(logits, axis=1) if classes is None else classes
-        # Images do not depend on each other, so one sum has all their gradients.
+        # Images do not depend on each other: the gradient of the sum has all theirs.
         logit = tf.reduce_sum(tf.gather(logits, chosen, axis=1, batch_dims=1))
     gradients = tape.gradient(logit, seen["maps"])
     if gradients is None:
         raise ValueError(
-            "Expected a layer that the classifier depends on. "
+            "Expected a layer that leads to the classifier. "
             f"Received: layer={target.name!r}"
         )
     return _heat(seen["maps"], gradients)
 
 
 def _heat(maps, gradients) -> np.ndarray:
-    """Equations 1 and 2, and what is largest in each image becomes 1."""
+    """Equations 1 and 2, then each image divided by its largest value."""
     maps, gradients = np.float32(maps), np.float32(gradients)
     if channels_first():
         maps, gradients = np.moveaxis(maps, 1, -1), np.moveaxis(gradients, 1, -1)
@@ -105,16 +105,20 @@ def _heat(maps, gradients) -> np.ndarray:
 
 
 @contextlib.contextmanager
-def _listening(layer: keras.Layer, told: Callable) -> Iterator[None]:
-    """Has a layer tell of its input and output, wherever in a model it is called."""
+def _listening(layer: keras.Layer, listener: Callable) -> Iterator[None]:
+    """Context manager: passes input and output of a layer to a function.
+
+    A new model with another output would not do: the layer may be inside a model
+    that is inside this one, and its output there is not part of the graph.
+    """
     call = layer.call
 
-    def telling(inputs, *args, **kwargs):
+    def listened(inputs, *args, **kwargs):
         outputs = call(inputs, *args, **kwargs)
-        told(inputs, outputs)
+        listener(inputs, outputs)
         return outputs
 
-    layer.call = telling
+    layer.call = listened
     try:
         yield
     finally:
@@ -122,50 +126,52 @@ def _listening(layer: keras.Layer, told: Callable) -> Iterator[None]:
 
 
 def classifier_of(model: keras.Model) -> keras.layers.Dense:
-    """The dense layer that a model ends in, or a `ValueError`."""
+    """The dense layer at the end of a model, or a `ValueError`."""
     head = classifier_head(plain_graph(model))
     if head is None:
         raise ValueError(
-            "Expected a classifier, a model that ends in one dense layer, as with "
+            "Expected a classifier: a model that ends in one dense layer, as with "
             f"include_top=True. Received: model={model.name!r} without one"
         )
     return head[0]
 
 
 def layer_with_maps(model: keras.Model, name: str | None = None) -> keras.Layer:
-    """A layer of a model, or of models within it, whose output has height and width.
+    """A layer of a model, or of a model inside it, whose output has height and width.
 
     Args:
         model: A functional or `Sequential` model.
         name: Name of the layer; None for the last one.
 
     Raises:
-        ValueError: There is none; the error lists names that are near.
+        ValueError: There is none; the message lists similar names.
     """
     layers = {layer.name: layer for layer in _layers(model)}
-    able = [layer.name for layer in layers.values() if _has_maps(layer)]
-    if name is None and able:
-        return layers[able[-1]]
-    if name in able:
+    names = [layer.name for layer in layers.values() if _has_maps(layer)]
+    if not names:
+        raise ValueError(
+            f"Expected a model with feature maps. Received: model={model.name!r}"
+        )
+    if name is None:
+        return layers[names[-1]]
+    if name in names:
         return layers[name]
-    near = difflib.get_close_matches(str(name), able, n=3, cutoff=0.5)
-    hint = f"Did you mean {' or '.join(map(repr, near))}? " * bool(near)
     if name in layers:
         shape = getattr(getattr(layers[name], "output", None), "shape", "unknown")
         raise ValueError(
-            "Expected a layer that gives maps with height and width, as the last one, "
-            f"{able[-1]!r}. Received: layer={name!r}, with the output shape {shape}"
-            if able
-            else f"Expected a model with maps. Received: model={model.name!r}"
+            "Expected a layer whose output has height and width, as the last one, "
+            f"{names[-1]!r}. Received: layer={name!r}, with the output shape {shape}"
         )
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    hint = f"Did you mean {' or '.join(map(repr, near))}? " if near else ""
     raise ValueError(
-        f"Expected the name of one of the {len(able)} layers with maps. {hint}"
-        f"Received: layer={name!r}"
+        f"Expected the name of one of the {len(names)} layers with feature maps. "
+        f"{hint}Received: layer={name!r}"
     )
 
 
 def _layers(model) -> Iterator[keras.Layer]:
-    """All layers, a model before those within it."""
+    """All layers, and after a model the layers inside it."""
     for layer in model.layers:
         yield layer
         if isinstance(layer, keras.Model):
@@ -173,7 +179,7 @@ def _layers(model) -> Iterator[keras.Layer]:
 
 
 def _has_maps(layer) -> bool:
-    # A layer that was called several times has no one `output`.
+    # A layer that was called several times has no `output`.
     output = getattr(layer, "output", None)
     is_input = isinstance(layer, keras.layers.InputLayer)
     return not is_input and len(getattr(output, "shape", ())) == 4
@@ -183,14 +189,11 @@ def _checked_classes(classes, count, units) -> np.ndarray | None:
     """One class for each image."""
     if classes is None:
         return None
-    numbers = np.asarray(classes)
-    if (
-        numbers.dtype.kind not in "iu"
-        or numbers.shape not in ((), (count,))
-        or not ((numbers >= 0) & (numbers < units)).all()
-    ):
+    numbers = np.asarray(classes).astype("int64")
+    in_range = ((numbers >= 0) & (numbers < units)).all()
+    if numbers.shape not in ((), (count,)) or not in_range:
         raise ValueError(
             f"Expected `classes` to be a number from 0 to {units - 1}, or one for each "
             f"of the {count} images. Received: classes={classes!r}"
         )
-    return np.broadcast_to(numbers.astype("int64"), (count,))
+    return np.broadcast_to(numbers, (count,))

@@ -1,35 +1,38 @@
-"""What in an image speaks for classes, drawn on a sheet and on a page."""
+"""Explanations: which places of an image are evidence for a class."""
 
+import difflib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from resnext_keras.arguments import positive_integer
-from resnext_keras.classifier import Classifier
+from resnext_keras.classifier import load_classifier
 from resnext_keras.features.class_activation import grad_cam, layer_with_maps
-from resnext_keras.html import data_uri, render
-from resnext_keras.images.draw import contact_sheet
+from resnext_keras.html import checked_outputs, data_uri, render, write_outputs
+from resnext_keras.images.draw import HEAT_COLOURS, contact_sheet, overlay
 from resnext_keras.images.listing import readable
-from resnext_keras.images.overlay import HEAT_COLOURS, overlay
 from resnext_keras.images.preprocessing import preprocess_input
-from resnext_keras.images.read import read_image
+from resnext_keras.images.read import read_rgb, resize_and_crop
 from resnext_keras.models.data_format import to_data_format
+from resnext_keras.models.specs import ResNeXtSpec
+from resnext_keras.weights.checkpoint import resolve
 
 SIDE = 256
-"""Pixels that an image is drawn at, at least: one of 32 would be a stamp."""
+"""Smallest side of a drawn image, in pixels; images of 32 pixels are enlarged."""
 
 
 @dataclass(frozen=True)
-class Reason:
-    """What speaks for one class.
+class Evidence:
+    """The evidence for one class.
 
     Attributes:
         name: Name of the class.
-        score: What the network gives it, 0 to 1.
-        heat: What `grad_cam` gives, (h, w).
+        score: Score of the class, 0 to 1.
+        heat: Heat map from `grad_cam`, (h, w).
     """
 
     name: str
@@ -37,9 +40,9 @@ class Reason:
     heat: np.ndarray
 
     @property
-    def found(self) -> bool:
-        """Whether anything in the image speaks for the class."""
-        return bool(self.heat.any())
+    def is_empty(self) -> bool:
+        """Whether nothing in the image is evidence for the class."""
+        return not self.heat.any()
 
     @property
     def caption(self) -> str:
@@ -49,88 +52,150 @@ class Reason:
 
 @dataclass(frozen=True)
 class Explanation:
-    """What in an image speaks for classes.
+    """An image, and the evidence in it for classes.
 
     Attributes:
-        path: The image's file.
-        image: What the network sees of it, RGB, uint8, (size, size, 3).
+        image: The image's file.
+        pixels: What the network sees of it, RGB, uint8, (size, size, 3).
         weights: Name of the weight set, or path of the file.
-        layer: Name of the layer whose maps were taken.
-        reasons: A `Reason` for each class.
+        layer: Name of the layer whose feature maps were used.
+        classes: The `Evidence` for each class.
+        files: The files that were drawn.
     """
 
-    path: str | os.PathLike
-    image: np.ndarray
+    image: str | os.PathLike
+    pixels: np.ndarray
     weights: str
     layer: str
-    reasons: tuple[Reason, ...]
+    classes: tuple[Evidence, ...]
+    files: tuple[Path, ...] = ()
 
     def overlays(self) -> list[Image.Image]:
         """The image under the heat map of each class."""
-        size = max(SIDE, len(self.image))
-        return [overlay(self.image, reason.heat, size) for reason in self.reasons]
+        return [self._overlay(evidence.heat) for evidence in self.classes]
 
     def sheet(self) -> Image.Image:
-        """The image, and beside it the overlays with names and scores."""
+        """Draws the image, and beside it the overlays with names and scores."""
+        plain = self._overlay(np.zeros((1, 1)))
         return contact_sheet(
-            [_enlarged(self.image), *self.overlays()],
-            ["what the network sees", *(reason.caption for reason in self.reasons)],
-            size=max(SIDE, len(self.image)),
+            [plain, *self.overlays()],
+            ["what the network sees", *(e.caption for e in self.classes)],
+            size=max(SIDE, len(self.pixels)),
             columns=4,
         )
 
     def page(self) -> str:
-        """An HTML page of all this, with the images in it."""
-        drawn = zip(self.reasons, self.overlays(), strict=True)
+        """Draws the same as an HTML page."""
+        drawn = zip(self.classes, self.overlays(), strict=True)
         return render(
             "explanation.html",
-            name=readable(self.path),
-            image=data_uri(_enlarged(self.image)),
-            side=len(self.image),
+            name=readable(self.image),
+            image=data_uri(self._overlay(np.zeros((1, 1)))),
+            side=len(self.pixels),
             weights=readable(self.weights),
             layer=self.layer,
             heat_colours=HEAT_COLOURS,
-            reasons=[(reason, data_uri(overlaid)) for reason, overlaid in drawn],
+            classes=[(evidence, data_uri(overlaid)) for evidence, overlaid in drawn],
         )
 
-
-def _enlarged(image: np.ndarray) -> Image.Image:
-    """An image at the size of the overlays."""
-    return overlay(image, np.zeros((1, 1)), max(SIDE, len(image)))
+    def _overlay(self, heat: np.ndarray) -> Image.Image:
+        return overlay(self.pixels, heat, max(SIDE, len(self.pixels)))
 
 
 def explain(
-    classifier: Classifier,
-    path: str | os.PathLike,
-    classes: Sequence[int] | None = None,
-    layer: str | None = None,
+    image: str | os.PathLike,
+    model: ResNeXtSpec | str | None = None,
+    weights: str | os.PathLike | None = None,
+    *,
+    classes: Sequence[int | str] | int | str | None = None,
     top: int = 1,
+    layer: str | None = None,
+    output: str | os.PathLike | None = None,
+    html: bool = False,
+    overwrite: bool = False,
 ) -> Explanation:
-    """Shows which places of an image speak for classes, with Grad-CAM.
+    """Shows which places of an image are evidence for a class, with Grad-CAM.
 
     Args:
-        classifier: A network, as `load_classifier` gives it.
-        path: The image, a file as `read_image` takes it.
-        classes: Numbers of the classes; None for those that the network ranks
-            highest.
-        layer: Name of the layer whose maps are taken; None for the last.
-        top: How many classes where `classes` is None.
+        image: The image's file.
+        model: Name of an architecture, or a spec; None for that of the weights.
+        weights: Name of a weight set, or path of a file or of a training run's
+            folder, as `load_classifier` takes it.
+        classes: Names or numbers of classes; None for those with the highest scores.
+            A name may be in any case, with spaces for underscores.
+        top: Number of classes, if `classes` is None.
+        layer: Name of the layer whose feature maps are used, as
+            `"conv4_block6_out"`: earlier ones are finer, and mean less. None for the
+            last.
+        output: A .png file to draw the image and the overlays into; None for none.
+        html: Whether to write an .html page of the same name too.
+        overwrite: Whether to replace existing files.
+
+    Returns:
+        The `Explanation`, with the `Evidence` for each of its `classes`.
 
     Raises:
-        ImageError: The file is no image.
-        ValueError: A class or the layer is none that `grad_cam` takes.
+        ImageError: The file is not an image.
+        ValueError: A class, the layer or the weights are unknown, or an output
+            cannot be written.
     """
     top = positive_integer("top", top)
-    layer = layer_with_maps(classifier.model, layer).name
-    image = read_image(path, classifier.preprocessing)
-    images = preprocess_input(to_data_format(image[np.newaxis]))
-    scores = np.asarray(classifier.model.predict_on_batch(images))[0]
-    if classes is None:
-        classes = np.argsort(-scores, kind="stable")[:top]
-    repeated = np.repeat(images, len(classes), axis=0)
-    heats = grad_cam(classifier.model, repeated, classes, layer)
-    reasons = (
-        Reason(classifier.class_names[number], float(scores[number]), heat)
-        for number, heat in zip(classes, heats, strict=True)
+    files = checked_outputs(output, html, overwrite)
+    rgb = read_rgb(image)  # before weights are downloaded
+    checkpoint = resolve(weights, model)
+    names = checkpoint.class_names
+    if isinstance(classes, (int, str)):
+        classes = [classes]
+    numbers = [class_number(name, names) for name in classes or ()] if names else []
+    classifier = load_classifier(weights=checkpoint)
+
+    network = classifier.model
+    layer = layer_with_maps(network, layer).name
+    pixels = resize_and_crop(rgb, classifier.preprocessing)
+    images = preprocess_input(to_data_format(pixels[np.newaxis]))
+    scores = np.asarray(network.predict_on_batch(images))[0]
+    numbers = numbers or np.argsort(-scores, kind="stable")[:top]
+    heats = grad_cam(network, np.repeat(images, len(numbers), axis=0), numbers, layer)
+    evidence = tuple(
+        Evidence(classifier.class_names[number], float(scores[number]), heat)
+        for number, heat in zip(numbers, heats, strict=True)
     )
-    return Explanation(path, image, classifier.weights, layer, tuple(reasons))
+    explanation = Explanation(
+        image, pixels, classifier.weights, layer, evidence, tuple(files)
+    )
+    write_outputs(explanation, files)
+    return explanation
+
+
+def class_number(name: int | str, class_names: Sequence[str]) -> int:
+    """Number of a class.
+
+    Args:
+        name: Its name, in any case and with spaces for underscores too; or its
+            number, as a string too where no class has this name.
+        class_names: Names of all classes.
+
+    Raises:
+        ValueError: There is no such class; the message lists similar names.
+    """
+    names = {_plain(known): number for number, known in enumerate(class_names)}
+    wanted, count = _plain(str(name)), len(class_names)
+    if isinstance(name, str):
+        if name in class_names:
+            return class_names.index(name)
+        if wanted in names:
+            return names[wanted]
+    if wanted.isdecimal() and int(wanted) < count:
+        return int(wanted)
+    near = difflib.get_close_matches(wanted, names)
+    near += [known for known in names if wanted in known and known not in near]
+    near = [class_names[names[known]] for known in near[:5]]
+    hint = f"Did you mean {' or '.join(near)}? " if near else ""
+    raise ValueError(
+        f"Expected the name of a class, or a number from 0 to {count - 1}. {hint}"
+        f"Received: class={name!r}"
+    )
+
+
+def _plain(name: str) -> str:
+    return "_".join(name.lower().split())

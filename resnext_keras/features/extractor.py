@@ -1,124 +1,122 @@
-"""A network that turns images into vectors, and what its vectors came from."""
+"""A network that turns images into feature vectors, with its provenance."""
 
 import contextlib
-import dataclasses
-import hashlib
 import importlib.metadata
 import os
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
 import keras
 import numpy as np
+import pooch
 
 from resnext_keras.classifier import load_classifier
 from resnext_keras.features.loader import ImageFile, read_batches
 from resnext_keras.features.parquet import Provenance
-from resnext_keras.images.preprocessing import Preprocessing
+from resnext_keras.images.preprocessing import preprocess_input
 from resnext_keras.inference.predictor import Predictor
+from resnext_keras.models.data_format import to_data_format
 from resnext_keras.models.specs import ResNeXtSpec
-from resnext_keras.weights.lookup import find_weights
+from resnext_keras.weights.checkpoint import resolve
 
 Batch = tuple[list[ImageFile], np.ndarray]
 """Files, and the features of those that are images."""
 
 
-@dataclasses.dataclass(frozen=True)
-class FeatureNetwork:
-    """A network without its classifier, with all that belongs to it.
+class Extractor:
+    """A network without its classifier: the mean of its last feature maps.
+
+    Args:
+        model: Name of an architecture, or a spec; None for that of the weights.
+        weights: Name of a weight set, or path of a file or of a training run's
+            folder, as `load_classifier` takes it.
+        dtype: Type of the features, `"float32"` or `"float16"`.
+        engine: What runs the network, as `Predictor` takes it.
+        batch_size: Number of images that are run at once.
 
     Attributes:
-        predictor: From images of `preprocess_input` to features.
+        predictor: Runs the network on images from `preprocess_input`.
         preprocessing: How images are read for it.
-        source: What is kept beside its features.
+        provenance: Is written beside its features.
+
+    Raises:
+        ValueError: As `load_classifier` and `Predictor` raise it.
+        ImportError: The engine is not installed.
     """
 
-    predictor: Predictor
-    preprocessing: Preprocessing
-    source: Provenance
+    def __init__(
+        self,
+        model: ResNeXtSpec | str | None = None,
+        weights: str | os.PathLike | None = None,
+        *,
+        dtype: str = "float32",
+        engine: str = "auto",
+        batch_size: int = 32,
+    ):
+        checkpoint = resolve(weights, model)
+        classifier = load_classifier(weights=checkpoint, include_top=False)
+        maps = classifier.model
+        file = None if checkpoint.weight_set else checkpoint.fetch()
+        pooled = keras.layers.GlobalAveragePooling2D(name="avg_pool")(maps.output)
+        network = keras.Model(maps.input, pooled, name=maps.name)
+        self.predictor = Predictor(network, engine, batch_size)
+        self.preprocessing = classifier.preprocessing
+        self.provenance = Provenance(
+            architecture=network.name,
+            weights=os.path.abspath(file) if file else checkpoint.name,
+            weights_sha256=pooch.file_hash(file, "sha256") if file else None,
+            preprocessing=classifier.preprocessing.as_json(),
+            pooling="avg",
+            length=int(pooled.shape[-1]),
+            dtype=dtype,
+            version=_version(),
+        )
 
     def features(self, images: np.ndarray) -> np.ndarray:
-        """Features of images.
+        """Computes the features of images.
 
         Args:
-            images: A batch as `preprocess_input` gives it.
+            images: RGB, 0 to 255, (batch, size, size, 3), as `read_image` returns.
 
         Returns:
-            (batch, length), in the type that the source names.
+            (batch, length), of the `dtype` of the extractor.
 
         Raises:
-            ValueError: They are no numbers of that type.
+            ValueError: A feature is NaN or infinite.
         """
-        if not len(images):
-            return np.empty((0, self.source.length), self.source.dtype)
-        with np.errstate(over="ignore"):  # found below
-            features = self.predictor(images).astype(self.source.dtype)
-        if not np.isfinite(features).all():
-            raise ValueError(
-                f"Expected weights whose features are numbers of {self.source.dtype}; "
-                "float32 holds larger ones than float16. "
-                f"Received: NaN or infinity of weights={self.source.weights!r}"
-            )
-        return features
+        return self._features(preprocess_input(to_data_format(images)))
 
     def read(
         self, paths: Iterable[bytes], threads: int | None = None
     ) -> Iterator[Batch]:
-        """Features of files, batch by batch, as `read_batches` reads them."""
+        """Computes the features of files, a batch at a time.
+
+        Args:
+            paths: The files.
+            threads: Number of threads that read them; None for one on each core.
+
+        Yields:
+            As `read_batches`, with features in the place of images.
+        """
         size = self.predictor.batch_size
         batches = read_batches(paths, self.preprocessing, size, threads)
         with contextlib.closing(batches):
             for files, images in batches:
-                yield files, self.features(images)
+                yield files, self._features(images)
 
-
-def load_network(
-    spec_or_name: ResNeXtSpec | str | None = None,
-    weights: str | os.PathLike | None = None,
-    dtype: str = "float32",
-    engine: str = "auto",
-    batch_size: int = 32,
-) -> FeatureNetwork:
-    """Builds a network that gives the mean of its last maps.
-
-    Args:
-        spec_or_name: The architecture; None for that of the weights.
-        weights: Name of a weight set or path of a file, as `load_classifier`
-            takes it.
-        dtype: `"float32"` or `"float16"`, what the features are rounded to.
-        engine: What runs it, as `Predictor` takes it.
-        batch_size: Number of images that are run at once.
-
-    Raises:
-        ValueError: As of `load_classifier` and `Predictor`.
-        ImportError: The engine asked for is not installed.
-    """
-    classifier = load_classifier(spec_or_name, weights, include_top=False)
-    model = classifier.model
-    pooled = keras.layers.GlobalAveragePooling2D(name="avg_pool")(model.output)
-    model = keras.Model(model.input, pooled, name=model.name)
-    file = find_weights(classifier.weights, model.name)
-    is_file = isinstance(file, Path)
-    source = Provenance(
-        architecture=model.name,
-        weights=os.path.abspath(file) if is_file else classifier.weights,
-        weights_sha256=_sha256(file) if is_file else None,
-        preprocessing=dataclasses.asdict(classifier.preprocessing),
-        pooling="avg",
-        length=int(pooled.shape[-1]),
-        dtype=dtype,
-        version=_version(),
-    )
-    predictor = Predictor(model, engine, batch_size)
-    return FeatureNetwork(predictor, classifier.preprocessing, source)
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
+    def _features(self, images: np.ndarray) -> np.ndarray:
+        """Features of a batch from `preprocess_input`, which may be empty."""
+        dtype = self.provenance.dtype
+        if not len(images):
+            return np.empty((0, self.provenance.length), dtype)
+        with np.errstate(over="ignore"):  # becomes infinity, which is refused below
+            features = self.predictor(images).astype(dtype)
+        if not np.isfinite(features).all():
+            raise ValueError(
+                f"Expected weights with features that {dtype} can hold; float32 holds "
+                "larger ones than float16. Received: NaN or infinity from "
+                f"weights={self.provenance.weights!r}"
+            )
+        return features
 
 
 def _version() -> str:

@@ -1,4 +1,4 @@
-"""Image files read in parallel, some batches ahead of the network."""
+"""Reads image files in threads, some batches ahead of the network."""
 
 import contextlib
 import errno
@@ -17,29 +17,29 @@ from resnext_keras.images.preprocessing import Preprocessing, preprocess_input
 from resnext_keras.images.read import ImageError, read_rgb, resize_and_crop
 from resnext_keras.models.data_format import to_data_format
 
-AHEAD = 3  # batches that are read or being read, before they are asked for
+AHEAD = 3  # batches that are ready or being read before they are needed
 
-OWN = frozenset(
+FAULTS_OF_FILES = frozenset(
     (
         *(errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EISDIR),
         *(errno.EACCES, errno.EPERM, errno.ENXIO),
-        *(errno.EINVAL, errno.EOVERFLOW),  # a place outside of all files
+        *(errno.EINVAL, errno.EOVERFLOW),  # an offset that no file can have
     )
 )
-"""What an `OSError` has as its `errno` where the fault is the file's own. With any
-other a disk, a network or the machine fails, and would fail the next files too."""
+"""The `errno` of an `OSError` that is the fault of one file. Any other means that a
+disk, a network or the machine fails, and the next files would fail too."""
 
 
 @dataclass(frozen=True)
 class ImageFile:
-    """What is kept of a file beside its features.
+    """A file that was read.
 
     Attributes:
-        path: Readable whatever the bytes of the name.
-        sha256: Of the file's bytes, in hexadecimal.
-        width: In pixels, of the upright image.
-        height: In pixels.
-        reason: Why it is no image, or may not be read; empty for one that is.
+        path: As UTF-8; other bytes of the name in hexadecimal.
+        sha256: SHA-256 of the file, in hexadecimal.
+        width: Of the upright image, in pixels.
+        height: Of the upright image, in pixels.
+        reason: Why the file could not be read as an image; empty for an image.
     """
 
     path: str
@@ -55,23 +55,23 @@ def read_batches(
     batch_size: int,
     threads: int | None = None,
 ) -> Iterator[tuple[list[ImageFile], np.ndarray]]:
-    """Reads files in parallel, and some batches ahead of who takes them.
+    """Reads files in threads, some batches ahead of the consumer.
 
-    Threads do: Pillow, hashlib and NumPy let others work meanwhile. `tf.data`, whose
-    tensors are copied in and out, costs the network 3 to 4 % of its speed more.
+    Threads run in parallel here, since Pillow, hashlib and NumPy release the GIL.
+    `tf.data` copies its tensors in and out, which costs 3 to 4 % of the speed.
 
     Args:
-        paths: The files, which may be more than memory could hold.
-        preprocessing: How they are read.
+        paths: The files, from an iterator that need not fit into memory.
+        preprocessing: How images are read.
         batch_size: Number of files of a batch; the last may be shorter.
-        threads: Number of files that are read at once; None for that of the cores.
+        threads: Number of threads; None for one on each core.
 
     Yields:
-        In the order of `paths` the files of a batch, and the images of those that
-        are images, as `preprocess_input` gives them.
+        In the order of `paths` the files of a batch, and an array of those that are
+        images, as `preprocess_input` returns it.
 
     Raises:
-        OSError: A file could not be read, by no fault of its own.
+        OSError: A disk, a network or the machine fails.
     """
 
     def read(path):
@@ -81,19 +81,20 @@ def read_batches(
     with contextlib.closing(results):
         while batch := list(itertools.islice(results, batch_size)):
             images = [image for _, image in batch if image is not None]
-            yield [file for file, _ in batch], np.stack(images) if images else _NONE
+            empty = np.empty((0, 0, 0, 0), "float32")
+            yield [file for file, _ in batch], np.stack(images) if images else empty
 
 
 def in_threads(
     function: Callable, items: Iterable, ahead: int, threads: int | None = None
 ) -> Iterator:
-    """The results of a function, some of them before they are asked for.
+    """Calls a function in threads, some calls ahead of the consumer.
 
     Args:
-        function: Of one item.
-        items: Which may be more than memory could hold.
-        ahead: Number of results that are there, or are being made.
-        threads: That make them; None for the number of cores.
+        function: Takes one item.
+        items: An iterable that need not fit into memory.
+        ahead: Number of results that are ready or being computed.
+        threads: Number of threads; None for one on each core.
 
     Yields:
         The results in the order of the items.
@@ -114,9 +115,6 @@ def in_threads(
         pool.shutdown(cancel_futures=True)
 
 
-_NONE = np.empty((0, 0, 0, 0), "float32")
-
-
 def _read(
     path: bytes, preprocessing: Preprocessing
 ) -> tuple[ImageFile, np.ndarray | None]:
@@ -124,13 +122,13 @@ def _read(
     try:
         rgb = read_rgb(os.fsdecode(path), digest)
     except ImageError as error:
-        found = error.__cause__  # without the path, which has a column of its own
-        own = isinstance(found, ImageError)
-        reason = str(found) if own else f"{type(found).__name__}: {found}"
-        if getattr(found, "errno", None) not in (None, *OWN):
+        cause = error.__cause__  # its message is without the path
+        is_own = isinstance(cause, ImageError)
+        reason = str(cause) if is_own else f"{type(cause).__name__}: {cause}"
+        if getattr(cause, "errno", None) not in (None, *FAULTS_OF_FILES):
             raise OSError(
-                f"Expected that {name!r} can be read, or else is removed. "
-                f"Found: {readable(reason)}. What is finished stays for resume=True."
+                f"Expected to be able to read {name!r}. Found: {readable(reason)}. "
+                "Mend the disk or remove the file, then continue with resume=True."
             ) from error
         return ImageFile(name, "", 0, 0, readable(reason)), None
     pixels = resize_and_crop(rgb, preprocessing)

@@ -1,4 +1,4 @@
-"""Features of images in a Parquet file, and what they came from."""
+"""Parquet files of image features, and where the features come from."""
 
 import dataclasses
 import functools
@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from resnext_keras import extras
+from resnext_keras.features.loader import ImageFile
 
 optional = functools.partial(extras.optional, extra="features")
 
@@ -16,23 +17,26 @@ SUFFIXES = (".parquet",)
 
 DTYPES = ("float32", "float16")
 
-KEY = b"resnext_keras"  # in the metadata of the file's schema
+# Keys in the metadata of a file's schema.
+PROVENANCE = b"resnext_keras"
+RUN = b"resnext_keras_run"
 
-RUN = b"resnext_keras_run"  # beside it: which images the rows are of
+BATCH_ROWS = 1024
+"""Rows in memory at once: 8 MB of 2048 float32 numbers each."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Provenance:
-    """What features came from; only those of equal sources can be compared.
+    """Where features come from.
 
     Attributes:
         architecture: Name of the network's spec.
         weights: Full name of the weight set, or absolute path of the file.
-        weights_sha256: Of the file, in hexadecimal; None for a set.
+        weights_sha256: SHA-256 of the file, in hexadecimal; None for a weight set.
         preprocessing: The fields of a `Preprocessing`.
-        pooling: How the last maps became a vector, `"avg"`.
+        pooling: How the last feature maps became a vector, `"avg"`.
         length: Number of features of an image.
-        dtype: `"float32"` or `"float16"`, as which they are stored.
+        dtype: Type of the stored features, `"float32"` or `"float16"`.
         version: Version of this package.
     """
 
@@ -45,28 +49,20 @@ class Provenance:
     dtype: str
     version: str
 
-
-@dataclasses.dataclass(frozen=True)
-class Rows:
-    """Images and their features, in one order.
-
-    Attributes:
-        paths: Where they are, readable whatever the bytes of the name.
-        sha256: Of the file's bytes, in hexadecimal.
-        widths: In pixels, of the upright image.
-        heights: In pixels.
-        features: (number of images, length), float32 or float16.
-    """
-
-    paths: Sequence[str]
-    sha256: Sequence[str]
-    widths: Sequence[int]
-    heights: Sequence[int]
-    features: np.ndarray
+    @property
+    def network(self) -> dict:
+        """What two files must have in common for their features to be compared."""
+        return {
+            "architecture": self.architecture,
+            "weights": self.weights_sha256 or self.weights,  # a file may have moved
+            "preprocessing": self.preprocessing,
+            "pooling": self.pooling,
+            "length": self.length,
+        }
 
 
 def read_provenance(path: str | os.PathLike) -> Provenance:
-    """What the features in a file came from.
+    """Reads where the features in a file come from.
 
     Args:
         path: A file that `extract` has written.
@@ -76,11 +72,11 @@ def read_provenance(path: str | os.PathLike) -> Provenance:
 
     Raises:
         ImportError: pyarrow is not installed.
-        ValueError: It is no such file; the message says what was found.
+        ValueError: `extract` has not written the file; the message says what it is.
     """
-    file, source = _open(path)
+    file, provenance = _open(path)
     file.close()
-    return source
+    return provenance
 
 
 def count_rows(path: str | os.PathLike) -> int:
@@ -90,139 +86,140 @@ def count_rows(path: str | os.PathLike) -> int:
 
 
 def read_run(path: str | os.PathLike) -> dict:
-    """Which images a file's rows are of; raises as `read_provenance` does."""
+    """Folders and shard that a file was made of; raises as `read_provenance` does."""
     with _open(path)[0] as file:
         return json.loads(file.schema_arrow.metadata.get(RUN, b"{}"))
 
 
-def iterate(
-    path: str | os.PathLike, batch_rows: int = 1024
+def read_features(
+    path: str | os.PathLike,
 ) -> Iterator[tuple[list[str], np.ndarray]]:
-    """Reads a file of features a batch at a time, in memory that does not grow.
+    """Reads a file of features, at most 1024 rows at once.
 
     Args:
         path: A file that `extract` has written.
-        batch_rows: Number of images of a batch; the last may be shorter.
 
     Yields:
-        Paths, and features of shape (images, length), float32 or float16 as
-        they are stored.
+        Paths of images, and their features of shape (images, length), float32 or
+        float16 as they are stored.
 
     Raises:
         ImportError: pyarrow is not installed.
-        ValueError: It is no such file, or a broken one.
+        ValueError: `extract` has not written the file, or it is damaged.
     """
-    file, source = _open(path)
+    file, provenance = _open(path)
     with file:
-        batches = file.iter_batches(batch_rows, columns=["path", "features"])
+        batches = file.iter_batches(BATCH_ROWS, columns=["path", "features"])
         while True:
             try:
                 batch = next(batches, None)
-            except (ValueError, OSError) as error:  # what Arrow's errors are
-                raise _no_features(path, f"a broken one: {error}") from error
+            except (ValueError, OSError) as error:  # the base classes of Arrow's errors
+                raise _not_features(path, f"a damaged one: {error}") from error
             if batch is None:
                 return
-            yield batch["path"].to_pylist(), _matrix(batch["features"], source.length)
+            vectors = batch["features"].flatten().to_numpy(zero_copy_only=True)
+            yield batch["path"].to_pylist(), vectors.reshape(-1, provenance.length)
 
 
-def schema_of(source: Provenance):
-    """The columns of a file, with the source in their metadata."""
+def schema_of(provenance: Provenance):
+    """The columns of a file, with the provenance in their metadata."""
     pyarrow = optional("pyarrow")
-    vector = pyarrow.list_(
-        pyarrow.field(
-            "element", pyarrow.from_numpy_dtype(np.dtype(source.dtype)), nullable=False
-        ),
-        source.length,
-    )
+    number = pyarrow.from_numpy_dtype(np.dtype(provenance.dtype))
     columns = {
         "path": pyarrow.string(),
         "sha256": pyarrow.string(),
         "width": pyarrow.int32(),
         "height": pyarrow.int32(),
-        "features": vector,
+        "features": pyarrow.list_(
+            pyarrow.field("element", number, nullable=False), provenance.length
+        ),
     }
     fields = [
         pyarrow.field(name, type_, nullable=False) for name, type_ in columns.items()
     ]
-    told = json.dumps(dataclasses.asdict(source))
-    return pyarrow.schema(fields, {KEY: told.encode()})
+    metadata = json.dumps(dataclasses.asdict(provenance)).encode()
+    return pyarrow.schema(fields, {PROVENANCE: metadata})
 
 
-def table_of(rows: Rows, source: Provenance):
-    """The rows as a `pyarrow.Table`."""
+def table_of(files: Sequence[ImageFile], features: np.ndarray, provenance: Provenance):
+    """A `pyarrow.Table` with a row for each image.
+
+    Args:
+        files: The images.
+        features: Of the images, in their order, (images, length).
+        provenance: Where the features come from.
+    """
     pyarrow = optional("pyarrow")
-    schema = schema_of(source)
-    flat = pyarrow.array(np.ascontiguousarray(rows.features, source.dtype).reshape(-1))
+    schema = schema_of(provenance)
+    flat = np.ascontiguousarray(features, provenance.dtype).reshape(-1)
     vectors = pyarrow.FixedSizeListArray.from_arrays(
-        flat, type=schema.field("features").type
+        pyarrow.array(flat), type=schema.field("features").type
     )
-    columns = [rows.paths, rows.sha256, rows.widths, rows.heights]
-    types = schema.types[:-1]
-    arrays = [
-        pyarrow.array(column, type_)
-        for column, type_ in zip(columns, types, strict=True)
+    columns = [
+        pyarrow.array([getattr(file, field.name) for file in files], field.type)
+        for field in schema
+        if field.name != "features"
     ]
-    return pyarrow.Table.from_arrays([*arrays, vectors], schema=schema)
+    return pyarrow.Table.from_arrays([*columns, vectors], schema=schema)
 
 
 def write_tables(
-    path: str | os.PathLike, source: Provenance, tables, run: dict | None = None
+    path: str | os.PathLike, provenance: Provenance, tables, run: dict | None = None
 ) -> None:
-    """Writes a file of one row group for each table that has rows.
+    """Writes a file with a row group for each table that has rows.
 
     Args:
         path: The file.
-        source: What the features came from.
-        tables: As `table_of` gives them.
-        run: What `read_run` is to give.
+        provenance: Where the features come from.
+        tables: From `table_of`.
+        run: What `read_run` returns.
     """
     parquet = optional("pyarrow.parquet")
-    # Hashes and features repeat so seldom that a dictionary of them is a loss.
+    # Hashes and features seldom repeat: a dictionary of them would take more space.
     options = {"compression": "zstd", "use_dictionary": False}
-    schema = schema_of(source)
-    told = {**schema.metadata, RUN: json.dumps(run or {}).encode()}
-    schema = schema.with_metadata(told)
+    schema = schema_of(provenance)
+    metadata = {**schema.metadata, RUN: json.dumps(run or {}).encode()}
+    schema = schema.with_metadata(metadata)
     with parquet.ParquetWriter(path, schema, **options) as writer:
         for table in tables:
             if len(table):
-                table = table.replace_schema_metadata(told)
+                table = table.replace_schema_metadata(metadata)
                 writer.write_table(table, row_group_size=len(table))
 
 
 def _open(path):
-    """The Parquet file and its source, both checked."""
+    """Opens a Parquet file; returns it and its provenance, both checked."""
     parquet = optional("pyarrow.parquet")
     path = os.fspath(path)
-    if os.path.isdir(path):  # which Arrow would call no file of Parquet's
-        raise _no_features(path, "a folder")
+    if os.path.isdir(path):
+        raise _not_features(path, "a folder")
     try:
-        # With its buffer Arrow would keep every row group that it has read.
+        # With pre_buffer Arrow would keep every row group that it has read.
         file = parquet.ParquetFile(path, pre_buffer=False)
     except FileNotFoundError:
-        raise _no_features(path, "no such file") from None
+        raise _not_features(path, "no such file") from None
     except (ValueError, OSError) as error:
-        raise _no_features(path, f"no whole Parquet file: {error}") from error
-    schema = file.schema_arrow
-    told = (schema.metadata or {}).get(KEY)
+        raise _not_features(path, f"not a whole Parquet file: {error}") from error
     try:
-        if told is None:
-            raise ValueError("a Parquet file without our metadata")
-        source = _source_from(told)
-        _check_columns(schema, schema_of(source))
+        provenance = _provenance_in(file.schema_arrow)
+        _check_columns(file.schema_arrow, schema_of(provenance))
     except ValueError as error:
         file.close()
-        raise _no_features(path, str(error)) from None
-    return file, source
+        raise _not_features(path, str(error)) from None
+    return file, provenance
 
 
-def _source_from(told: bytes) -> Provenance:
+def _provenance_in(schema) -> Provenance:
+    metadata = (schema.metadata or {}).get(PROVENANCE)
+    if metadata is None:
+        raise ValueError("a Parquet file without our metadata")
     try:
-        source = Provenance(**json.loads(told))
-        if type(source.length) is int and source.length > 0 and source.dtype in DTYPES:
-            return source
-    except (ValueError, TypeError):  # the one for all that is not as we write it
-        pass
-    raise ValueError(f"metadata that cannot be read, {told[:100]!r}")
+        provenance = Provenance(**json.loads(metadata))
+        schema_of(provenance)
+    # Whatever is wrong with them: names, types or values of fields.
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"metadata that cannot be read, {metadata[:100]!r}") from error
+    return provenance
 
 
 def _check_columns(found, expected):
@@ -237,14 +234,9 @@ def _check_columns(found, expected):
             )
 
 
-def _no_features(path, found: str) -> ValueError:
+def _not_features(path, found: str) -> ValueError:
     first, *_ = found.splitlines()
     return ValueError(
         "Expected a .parquet file that `resnext-keras extract` has written at "
         f"{os.fspath(path)!r}. Found: {first}"
     )
-
-
-def _matrix(vectors, length: int) -> np.ndarray:
-    """A view of (rows, length) on Arrow's numbers."""
-    return vectors.flatten().to_numpy(zero_copy_only=True).reshape(-1, length)

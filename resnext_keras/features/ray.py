@@ -1,8 +1,9 @@
-"""Features computed by the machines of a Ray cluster, in the order of the files.
+"""Features computed by the workers of a Ray cluster, in the order of the files.
 
-Plain actors, not a `ray.data.Dataset`: that wants to know all of its blocks before it
-begins, a hundred million paths in the driver's memory, where paths here are read from
-the listing as workers ask for them; and it brings neither the order nor the parts.
+The workers are plain actors, not a `ray.data.Dataset`. A dataset needs all of its
+blocks before it begins, so the driver would hold a hundred million paths in memory;
+here workers ask for paths, which come from the listing. A dataset also gives neither
+the order nor the chunks.
 """
 
 import contextlib
@@ -17,7 +18,7 @@ import keras
 
 from resnext_keras.arguments import positive_integer
 from resnext_keras.extras import optional
-from resnext_keras.features.extractor import Batch, FeatureNetwork, load_network
+from resnext_keras.features.extractor import Batch, Extractor
 from resnext_keras.images.listing import readable
 
 if keras.config.backend() == "tensorflow":
@@ -26,19 +27,19 @@ if keras.config.backend() == "tensorflow":
 logger = logging.getLogger(__name__)
 
 CORES = 4
-"""Of a worker, at most: more workers then make more of a machine than larger ones."""
+"""Cores of a worker, at most: more workers use a machine better than larger ones."""
 
 UNIT = 8
-"""Batches that a worker is given at once. Whole ones, so that they are those of a run
-without Ray; several, for reading is ahead of the network within a unit alone."""
+"""Batches that a worker gets at once: whole ones, as in a run without Ray, and
+several, since it reads ahead of the network only within a unit."""
 
 TRIES = 4
-"""How often a unit is begun at most, when each time the worker dies of it."""
+"""How often a unit is tried whose worker dies."""
 
 
 def check_ray(workers: int | None) -> None:
-    """Raises where Ray is not installed, or `workers` is no number of them."""
-    _ray()
+    """Raises if Ray is not installed, or `workers` is not a positive integer."""
+    optional("ray", "ray")
     if workers is not None:
         positive_integer("workers", workers)
 
@@ -47,30 +48,28 @@ def check_ray(workers: int | None) -> None:
 def ray_reader(
     load: tuple, batch_size: int, folders: Sequence[str], workers: int | None = None
 ) -> Iterator[Callable[[Iterable[bytes]], Iterator[Batch]]]:
-    """Workers, as long as they are needed, and what has them read files.
+    """Context manager: starts workers, and stops them at the end.
 
-    They are in the cluster that `RAY_ADDRESS` names, or that this process has
-    joined, or in one of this machine alone, which ends with them. They open the
-    files themselves, at the paths that these have here.
+    They run in the cluster that this process has joined, or that `RAY_ADDRESS`
+    names, or else in one of this machine, which stops with them. They open the files
+    themselves, at the same paths.
 
     Args:
-        load: Arguments of `load_network`.
+        load: Positional and keyword arguments of `Extractor`.
         batch_size: Number of images that are run at once.
-        folders: What has to be there for each worker.
-        workers: Number of them; None for as many as there are 4 cores for, and at
-            least one.
+        folders: Folders that each worker must see.
+        workers: Number of workers; None for one on each 4 cores, and at least one.
 
     Yields:
-        What `FeatureNetwork.read` is here: from paths to files and features of each
-        batch, in order.
+        A function like `Extractor.read`.
 
     Raises:
-        ValueError: There are fewer cores than workers, or a worker does not see the
+        ValueError: There are more workers than cores, or a worker does not see the
             folders or cannot load the network.
         ImportError: Ray is not installed.
-        ConnectionError: There is no such cluster, or workers die again and again.
+        ConnectionError: The cluster is missing, or workers die again and again.
     """
-    ray = _ray()
+    ray = optional("ray", "ray")
     with _joined(ray):
         workers, cores = share_cores(_cores_of_machines(ray), workers)
         worker = ray.remote(_Worker).options(
@@ -83,7 +82,7 @@ def ray_reader(
         if not started:
             logger.warning("Waiting for %d free cores on a machine of Ray.", cores)
             started, _ = ray.wait(list(starting))
-        _get(ray, *started)  # what they cannot do, told before anything is written
+        _get(ray, *started)  # raises before anything is written
 
         def read(paths):
             paths = iter(paths)
@@ -95,14 +94,14 @@ def ray_reader(
 
 
 def share_cores(machines: Sequence[int], workers: int | None) -> tuple[int, int]:
-    """Divides machines among workers, none of which is on two of them.
+    """Divides machines among workers; a worker is on one machine.
 
     Args:
         machines: Number of cores of each.
-        workers: How many are wanted; None for as many as there is room for.
+        workers: Number of workers; None for as many as there is room for.
 
     Returns:
-        Number of workers and of the cores of each, which is at most `CORES`.
+        Number of workers, and of the cores of each, at most `CORES`.
 
     Raises:
         ValueError: There are more workers than cores.
@@ -124,14 +123,14 @@ class _Worker:
         self._cores, self._load, self._place = cores, load, place
 
     def start(self):
-        """Loads the network; what raises here, unlike in a constructor, is told."""
-        _ = self._network
+        """Loads the network. Unlike in a constructor, Ray reports errors here."""
+        _ = self._extractor
 
     def read(self, paths: list[bytes]) -> list[Batch]:
-        return list(self._network.read(paths, self._cores))
+        return list(self._extractor.read(paths, self._cores))
 
-    @functools.cached_property  # a process that takes a dead one's place begins anew
-    def _network(self) -> FeatureNetwork:
+    @functools.cached_property  # a process that replaces a dead one loads it again
+    def _extractor(self) -> Extractor:
         here, folders = self._place
         if missing := [path for path in (here, *folders) if not os.path.exists(path)]:
             raise ValueError(
@@ -139,20 +138,21 @@ class _Worker:
                 f"Received: {readable(missing[0])!r}, which one of them does not have"
             )
         os.chdir(here)  # where relative paths begin
-        # All engines heed it; before TensorFlow's first operation.
+        # All engines use this setting; it works before TensorFlow's first operation.
         tf.config.threading.set_intra_op_parallelism_threads(self._cores)
         tf.config.threading.set_inter_op_parallelism_threads(self._cores)
-        return load_network(*self._load)
+        arguments, options = self._load
+        return Extractor(*arguments, **options)
 
 
 def _in_order(ray, running: dict, units: Iterator[list[bytes]]) -> Iterator:
-    """What free workers make of the units, in their order.
+    """Results of the units in their order, computed by the actors that are free.
 
     Args:
         ray: The package.
-        running: What each actor is about, which is in the way of its first unit.
-        units: Paths, taken as actors become free; so many that of the results that
-            wait for an earlier one few are in memory.
+        running: The running task of each actor: at first, its start.
+        units: Paths, taken when an actor becomes free. Few units are ahead of the
+            slowest, since their results wait in memory.
     """
     ahead_at_most = 4 * len(running)
     starting = set(running)
@@ -171,7 +171,7 @@ def _in_order(ray, running: dict, units: Iterator[list[bytes]]) -> Iterator:
         actor = running.pop(done)
         if done in starting:
             _get(ray, done)
-            free.append(actor)  # twice: a unit lies ready when another is done
+            free.append(actor)  # twice, so that the next unit waits at the worker
         free.append(actor)
 
 
@@ -183,19 +183,21 @@ def _get(ray, reference):
     except ray.exceptions.RayError as error:
         first, *_ = str(error).splitlines()
         raise ConnectionError(
-            "Expected workers that stay alive, with memory enough for the network and "
-            "this package installed. What is finished stays for resume=True. "
+            "Expected workers that stay alive: with enough memory for the network, and "
+            "with this package installed. Finished chunks stay for resume=True. "
             f"Received: {first}"
         ) from error
 
 
 @contextlib.contextmanager
 def _joined(ray) -> Iterator[None]:
-    """In the cluster that this process is in, or else that the user has named."""
+    """Context manager: joins the cluster, unless this process is in one already."""
     if ray.is_initialized():
         yield
         return
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray's, to its makers
+    os.environ.setdefault(
+        "RAY_USAGE_STATS_ENABLED", "0"
+    )  # or Ray reports to its makers
     address = os.environ.get("RAY_ADDRESS") or "local"
     options = {"include_dashboard": False} if address == "local" else {}
     try:
@@ -216,7 +218,3 @@ def _cores_of_machines(ray) -> list[int]:
     return [
         int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]
     ]
-
-
-def _ray():
-    return optional("ray", "ray")

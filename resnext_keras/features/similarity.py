@@ -1,70 +1,88 @@
-"""Images like an image, in collections whose features were extracted."""
+"""Search: the images of a collection that a network sees as most like an image."""
 
 import dataclasses
 import itertools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pooch
 from PIL import Image
+from tqdm import tqdm
 
-from resnext_keras.features.extractor import FeatureNetwork, load_network
-from resnext_keras.features.nearest import Match, check_rows, nearest
-from resnext_keras.features.parquet import Provenance, read_provenance
-from resnext_keras.html import data_uri, render
+from resnext_keras.arguments import positive_integer
+from resnext_keras.features.extractor import Extractor
+from resnext_keras.features.parquet import (
+    Provenance,
+    count_rows,
+    optional,
+    read_features,
+    read_provenance,
+)
+from resnext_keras.html import checked_outputs, data_uri, render, write_outputs
 from resnext_keras.images.draw import contact_sheet
 from resnext_keras.images.listing import readable, spellings
-from resnext_keras.images.preprocessing import Preprocessing, preprocess_input
+from resnext_keras.images.preprocessing import Preprocessing
 from resnext_keras.images.read import ImageError, read_image
-from resnext_keras.models.data_format import to_data_format
-from resnext_keras.weights.registry import WEIGHT_SETS
+from resnext_keras.models.specs import ARCHITECTURES
 
 SIDE = 192
-"""Pixels that a found image is drawn at."""
+"""Height and width of the drawn images, in pixels."""
 
 GREY = np.full((SIDE, SIDE, 3), 208, "uint8")
 
-# What two sources have to have in common for their features to be compared.
-IDENTITY = ("architecture", "weights", "preprocessing", "pooling", "length")
+ROUNDING = 1e-5
+"""More than faiss' float32 similarities can be off."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Match:
+    """An image of a collection.
+
+    Attributes:
+        path: Its file, as the feature file names it.
+        similarity: Cosine of the angle between the features, -1 to 1.
+        index: The feature file.
+    """
+
+    path: str
+    similarity: float
+    index: str | os.PathLike
 
 
 @dataclasses.dataclass(frozen=True)
 class Search:
-    """An image, and what is like it.
+    """An image, and the images like it.
 
     Attributes:
-        path: The image's file.
-        weights: Name of the weight set that sees it, or path of the file.
+        image: The image's file.
+        weights: Name of the weight set of the network, or path of the file.
         rows: Number of images that were compared.
-        matches: The nearest of them, the nearest first.
+        matches: The most similar of them, by falling similarity.
+        files: The files that were drawn.
     """
 
-    path: str | os.PathLike
+    image: str | os.PathLike
     weights: str
     rows: int
     matches: tuple[Match, ...]
+    files: tuple[Path, ...] = ()
 
     def sheet(self) -> Image.Image:
-        """The image, and after it those found, with ranks and similarities.
+        """Draws the image, then the matches with ranks and similarities.
 
-        One that cannot be read any more is a grey tile that says so.
+        A match that cannot be read any more is a grey tile that says so.
         """
-        drawn = [_drawn(match) for match in self.matches]
-        captions = [
-            f"{rank}: {match.similarity:.3f}{note and ', ' + note}"
-            for rank, (match, (_, note)) in enumerate(
-                zip(self.matches, drawn, strict=True), 1
-            )
-        ]
-        images = [GREY if image is None else image for image, _ in drawn]
-        return contact_sheet(
-            [_read(self.path), *images], ["query", *captions], columns=6, size=SIDE
-        )
+        images, captions = [_read(self.image)], ["query"]
+        for rank, match in enumerate(self.matches, 1):
+            image, note = _drawn(match)
+            images.append(GREY if image is None else image)
+            captions.append(f"{rank}: {match.similarity:.3f}{note and ', ' + note}")
+        return contact_sheet(images, captions, columns=6, size=SIDE)
 
     def page(self) -> str:
-        """An HTML page of all this, with the images in it."""
+        """Draws the same as an HTML page."""
         matches = []
         for match in self.matches:
             image, note = _drawn(match)
@@ -78,8 +96,8 @@ class Search:
             )
         return render(
             "search.html",
-            name=readable(self.path),
-            image=_uri(_read(self.path)),
+            name=readable(self.image),
+            image=_uri(_read(self.image)),
             rows=self.rows,
             weights=readable(self.weights),
             matches=matches,
@@ -87,108 +105,144 @@ class Search:
 
 
 def search(
-    path: str | os.PathLike,
-    indexes: Sequence[str | os.PathLike],
+    image: str | os.PathLike,
+    indexes: Sequence[str | os.PathLike] | str | os.PathLike,
     top: int = 10,
-    progress: Callable[[int], object] = lambda rows: None,
+    *,
+    output: str | os.PathLike | None = None,
+    html: bool = False,
+    overwrite: bool = False,
 ) -> Search:
-    """Finds the images that a network sees as most like an image.
+    """Finds the images of a collection that are most like an image.
 
-    The network is the one that the features are from.
+    The network that the features of the collection come from sees the image too. All
+    images of the collection are compared, in memory that does not grow with it.
 
     Args:
-        path: The image, a file as `read_image` takes it.
-        indexes: Feature files of one network, as `resnext-keras extract` writes
-            them.
+        image: The image's file.
+        indexes: Feature files that `extract` has written, all with one network.
         top: Number of images to find.
-        progress: Called with the number of images that were compared since the
-            last call.
+        output: A .png file to draw the image and the matches into; None for none.
+        html: Whether to write an .html page of the same name too.
+        overwrite: Whether to replace existing files.
+
+    Returns:
+        The `Search`, with its `matches`.
 
     Raises:
-        ImageError: The file is no image.
-        ValueError: A file is none of features, they are of different networks or
-            hold no image, or the network's weights are gone or others now.
-        ImportError: pyarrow is not installed, or for more than 100,000 images
-            faiss.
+        ImageError: The file is not an image.
+        ValueError: `extract` has not written a feature file, two of them are from
+            different networks, they hold no images, the network's weights are gone
+            or have changed, or an output cannot be written.
+        ImportError: pyarrow or faiss is not installed.
     """
-    source = common_provenance(indexes)
-    rows = check_rows(indexes)
+    optional("pyarrow")
+    optional("faiss")
+    top = positive_integer("top", top)
+    if isinstance(indexes, (str, os.PathLike)):
+        indexes = [indexes]
+    files = checked_outputs(output, html, overwrite)
+    provenance = _common_provenance(indexes)
+    rows = sum(map(count_rows, indexes))
     if not rows:
-        raise ValueError(
-            f"Expected features of images. Received: none in {_listed(indexes)}"
-        )
-    image = read_image(path, Preprocessing(**source.preprocessing))
-    network = network_of(source)
-    features = network.features(preprocess_input(to_data_format(image[np.newaxis])))
-    (matches,) = nearest(features, indexes, top, progress)
-    return Search(path, source.weights, rows, tuple(matches))
+        paths = ", ".join(repr(os.fspath(index)) for index in indexes)
+        raise ValueError(f"Expected features of images. Received: none in {paths}")
+    pixels = read_image(image, Preprocessing(**provenance.preprocessing))
+    (query,) = _extractor_of(provenance).features(pixels[np.newaxis])
+    matches = nearest(query, indexes, top)
+    result = Search(image, provenance.weights, rows, tuple(matches), tuple(files))
+    write_outputs(result, files)
+    return result
 
 
-def common_provenance(indexes: Sequence[str | os.PathLike]) -> Provenance:
-    """What the features of several files come from, or why they do not go together."""
+def nearest(
+    query: np.ndarray, indexes: Sequence[str | os.PathLike], top: int = 10
+) -> list[Match]:
+    """Finds the rows of feature files with the largest cosine similarity to a vector.
+
+    Args:
+        query: (features,), finite.
+        indexes: Feature files.
+        top: Number of rows to find.
+
+    Returns:
+        The matches by falling similarity. Of equal ones the row of the earlier file
+        comes first, then the earlier row. A vector of zeros has similarity 0, one
+        with NaN or infinity is left out.
+    """
+    faiss = optional("faiss")
+    query = np.array(query, "float32")[np.newaxis]
+    faiss.normalize_L2(query)
+    best = []
+    rows = sum(map(count_rows, indexes))
+    with tqdm(total=rows, unit=" images", delay=1, disable=None, leave=False) as bar:
+        for index in indexes:
+            for paths, features in read_features(index):
+                vectors = features.astype("float32")
+                with np.errstate(invalid="ignore"):
+                    faiss.normalize_L2(vectors)
+                flat = faiss.IndexFlatIP(query.shape[1])
+                flat.add(vectors)
+                threshold = best[-1].similarity if len(best) == top else -2
+                _, _, near = flat.range_search(query, threshold - ROUNDING)
+                # faiss rounds equal rows differently, which would decide their order.
+                exact = (vectors[near].astype("float64") * query).sum(axis=1)
+                best += [
+                    Match(paths[row], float(similarity), index)
+                    for row, similarity in zip(near, exact.clip(-1, 1), strict=True)
+                ]
+                best.sort(key=lambda match: -match.similarity)  # stable
+                del best[top:]
+                bar.update(len(paths))
+    return best
+
+
+def _common_provenance(indexes: Sequence[str | os.PathLike]) -> Provenance:
+    """Provenance of several feature files; a `ValueError` if their networks differ."""
     if not indexes:
         raise ValueError("Expected at least one file of features. Received: indexes=[]")
-    first, *others = (read_provenance(index) for index in indexes)
+    first, *others = map(read_provenance, indexes)
     for index, other in zip(indexes[1:], others, strict=True):
-        same_file = first.weights_sha256 and (
-            first.weights_sha256 == other.weights_sha256
-        )
-        for field in IDENTITY:
-            values = getattr(first, field), getattr(other, field)
-            if values[0] != values[1] and not (field == "weights" and same_file):
-                told = [
-                    f"{value} in {os.fspath(path)!r}"
-                    for value, path in zip(values, (indexes[0], index), strict=True)
-                ]
+        for name, value in first.network.items():
+            if value != other.network[name]:
                 raise ValueError(
-                    f"Expected files of one network's features. Received: {field} "
-                    + " and ".join(told)
+                    "Expected features from one network. "
+                    f"Received: {name}={value!r} in {os.fspath(indexes[0])!r}, "
+                    f"{name}={other.network[name]!r} in {os.fspath(index)!r}"
                 )
-        if first.weights_sha256 != other.weights_sha256:
-            raise ValueError(
-                f"Expected files of one network's features. The weights "
-                f"{first.weights!r} were others for {os.fspath(indexes[0])!r} than for "
-                f"{os.fspath(index)!r}; extract one of them again"
-            )
     return first
 
 
-def network_of(source: Provenance) -> FeatureNetwork:
-    """The network that features are from.
-
-    Raises:
-        ValueError: Its weights are gone or others now, or this package has no such
-            network.
-    """
-    remedy = "Extract the features again, or put the weights back"
-    if source.weights_sha256 is not None or source.weights not in WEIGHT_SETS:
-        if not Path(source.weights).is_file():
+def _extractor_of(provenance: Provenance) -> Extractor:
+    """The network that features come from; a `ValueError` if it is another one now."""
+    weights, expected = provenance.weights, provenance.weights_sha256
+    remedy = "Put the weights back, or extract the features again."
+    if expected is not None:
+        is_file = os.path.isfile(weights)
+        sha256 = pooch.file_hash(weights, "sha256") if is_file else "no such file"
+        if sha256 != expected:
             raise ValueError(
-                "Expected the weights that the features are from at "
-                f"{source.weights!r}. Found: no such file. {remedy}"
+                f"Expected the weights of the features at {weights!r}, with SHA-256 "
+                f"{expected}. Found: {sha256}. {remedy}"
             )
-        found = pooch.file_hash(source.weights, "sha256")
-        if found != source.weights_sha256:
+    # The spec of a training run is beside its weights, and may not be in the table.
+    known = provenance.architecture in ARCHITECTURES
+    model = provenance.architecture if known else None
+    # TensorFlow, since other engines take longer to load than one image takes.
+    extractor = Extractor(model, weights, engine="tensorflow")
+    for name, value in extractor.provenance.network.items():
+        if value != provenance.network[name]:
             raise ValueError(
-                "Expected the weights that the features are from, of SHA-256 "
-                f"{source.weights_sha256}, at {source.weights!r}. Found: {found}. "
-                f"{remedy}"
+                f"Expected features with {name}={value!r}, as {weights} gives them. "
+                f"Received: {name}={provenance.network[name]!r}. {remedy}"
             )
-    # One image is seen before another engine has read the network.
-    network = load_network(source.architecture, source.weights, engine="tensorflow")
-    for field in IDENTITY:
-        expected, found = getattr(network.source, field), getattr(source, field)
-        if field != "weights" and expected != found:
-            raise ValueError(
-                f"Expected features of the {field} that {source.weights} has here, "
-                f"{expected}. Received: {found}. Extract the features again"
-            )
-    return network
+    return extractor
 
 
 def _drawn(match: Match) -> tuple[np.ndarray | None, str]:
-    """A found image, or None and why."""
-    # Of a relative path, where `extract` ran is not known: here, or by the index.
+    """The image of a match, or None and why it is missing."""
+    # A relative path is looked for here, then beside the feature file, since the
+    # folder in which `extract` ran is unknown.
     for folder, name in itertools.product(
         (Path(), Path(match.index).parent), spellings(match.path)
     ):
@@ -197,7 +251,7 @@ def _drawn(match: Match) -> tuple[np.ndarray | None, str]:
             try:
                 return _read(path), ""
             except ImageError:
-                return None, "no image any more"
+                return None, "not an image any more"
     return None, "gone"
 
 
@@ -207,7 +261,3 @@ def _read(path) -> np.ndarray:
 
 def _uri(image: np.ndarray) -> str:
     return data_uri(Image.fromarray(image))
-
-
-def _listed(paths) -> str:
-    return ", ".join(repr(os.fspath(path)) for path in paths)

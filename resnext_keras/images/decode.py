@@ -1,16 +1,22 @@
 """From encoded images to the pixels of a batch, in a TensorFlow graph."""
 
+from collections.abc import Callable
+
 import PIL
 import tensorflow as tf
+from PIL import Image
 
-from resnext_keras.images.decode_formats import decode
 from resnext_keras.images.preprocessing import Preprocessing
+from resnext_keras.images.read import MAX_ASPECT
 
 # Since Pillow 13 the height comes first where it loses over twice as many pixels as
 # the width, https://github.com/python-pillow/Pillow/pull/9549; before, it never did.
 VERTICAL_FIRST = int(PIL.__version__.split(".")[0]) >= 13
 
 KERNELS = {"bilinear": "triangle", "bicubic": "keyscubic"}  # as TensorFlow calls them
+
+MAX_PIXELS = 2 * Image.MAX_IMAGE_PIXELS  # Pillow takes more for an attack.
+HEADER = 34  # bytes, which tell the format, and the size of all formats but JPEG
 
 
 def decode_images(image_bytes, preprocessing: Preprocessing):
@@ -39,7 +45,7 @@ def decode_images(image_bytes, preprocessing: Preprocessing):
     square = [preprocessing.size, preprocessing.size, 3]
 
     def read(row, contents):
-        rgb = decode(contents)
+        rgb = decode_image(contents)
         found = tf.size(rgb) > 0
         pixels = tf.cond(
             found,
@@ -76,10 +82,10 @@ def resize_and_crop(rgb, preprocessing: Preprocessing):
         RGB, 0 to 255, uint8, of shape (size, size, 3).
     """
     kernel = KERNELS[preprocessing.interpolation]
-    if preprocessing.detail is not None:
-        short = tf.minimum(tf.reduce_min(tf.shape(rgb)[:2]), preprocessing.detail)
+    *first, last = preprocessing.short_sides
+    for short in first:
         rgb = _resize(rgb, short, kernel)
-    rgb = _resize(rgb, preprocessing.resize, kernel, preprocessing.size)
+    rgb = _resize(rgb, last, kernel, preprocessing.size)
     return tf.ensure_shape(rgb, [preprocessing.size, preprocessing.size, 3])
 
 
@@ -134,3 +140,180 @@ def _resample(rgb, length, kernel: str, size: int | None):
     # A bicubic kernel leaves the range of a pixel. The cast cuts, so half goes up.
     rounded = tf.cast(tf.clip_by_value(resized + 0.5, 0.0, 255.0), tf.uint8)
     return tf.reshape(rounded, [after, others, 3])
+
+
+def decode_image(contents):
+    """Decodes an image.
+
+    Args:
+        contents: A string scalar.
+
+    Returns:
+        RGB, uint8, of shape (height, width, 3), of which height and width are 0
+        for what is none of the formats, has too many pixels or an absurd aspect.
+    """
+    readers = {  # by what a file begins with; a dot stands for any byte
+        b"\xff\xd8\xff": _jpeg,
+        b"\x89PNG\r\n\x1a\n....IHDR": _png,
+        b"RIFF....WEBP": _webp,
+        b"BM": _bmp,
+    }
+    header = tf.cast(
+        tf.io.decode_raw(contents, tf.uint8, fixed_length=HEADER), tf.int64
+    )
+    cases = [
+        (_begins(header, start), lambda reader=reader: reader(contents, header))
+        for start, reader in readers.items()
+    ]
+    return tf.ensure_shape(tf.case(cases, default=_no_pixels), [None, None, 3])
+
+
+def _begins(header, start: bytes):
+    places = [place for place, byte in enumerate(start) if byte != ord(".")]
+    wanted = [start[place] for place in places]
+    return tf.reduce_all(tf.equal(tf.gather(header, places), wanted))
+
+
+def _no_pixels():
+    return tf.zeros([0, 0, 3], tf.uint8)
+
+
+def _unless_huge(height, width, pixels: Callable):
+    """The pixels, where there are not too many to be decoded at all."""
+    short, long = tf.minimum(height, width), tf.maximum(height, width)
+    sane = (long <= MAX_ASPECT * short) & (short <= MAX_PIXELS // tf.maximum(long, 1))
+    return tf.cond(sane & (short > 0), pixels, _no_pixels)
+
+
+def _over_white(pixels):
+    """RGB of RGB or RGBA, as Pillow pastes it on white: a / 255 is rounded."""
+    pixels = tf.ensure_shape(pixels, [None, None, None])
+
+    def blend():
+        wide = tf.cast(pixels, tf.uint16)
+        colour, alpha = wide[..., :3], wide[..., 3:]
+        sums = colour * alpha + 255 * (255 - alpha) + 128
+        return tf.cast(_high_byte(sums + _high_byte(sums)), tf.uint8)
+
+    # Of no alpha at all the minimum is 255.
+    is_clear = tf.reduce_min(pixels[..., 3:]) < 255
+    return tf.cond(is_clear, blend, lambda: pixels[..., :3])
+
+
+def _high_byte(values):
+    return tf.bitwise.right_shift(values, tf.constant(8, tf.uint16))
+
+
+def _number(header, start: int, length: int):
+    """A little-endian number; of a negative length a big-endian one."""
+    digits = header[start : start + abs(length)][:: 1 if length > 0 else -1]
+    return tf.reduce_sum(digits * [256**i for i in range(abs(length))])
+
+
+def _jpeg(contents, header):
+    shape = tf.cast(tf.image.extract_jpeg_shape(contents), tf.int64)
+    return _unless_huge(
+        shape[0],
+        shape[1],
+        lambda: tf.io.decode_jpeg(
+            contents,
+            channels=3,
+            dct_method="INTEGER_ACCURATE",  # as Pillow; the default is a faster one
+        ),
+    )
+
+
+def _png(contents, header):
+    depth, colour = header[24], header[25]
+    is_grey, is_palette = colour == 0, colour == 3
+
+    def grey16():
+        grey = tf.io.decode_png(contents, channels=1, dtype=tf.uint16)
+        grey = (tf.cast(grey, tf.int32) + 128) // 257  # as in `read_image`
+        return tf.repeat(tf.cast(grey, tf.uint8), 3, axis=-1)
+
+    def palette():
+        return tf.io.decode_png(contents, channels=0)  # 3, or 4 where some is clear
+
+    def grey_of_few_bits():
+        # Where none is clear libpng fills in the largest value of so many bits.
+        pixels = tf.io.decode_png(contents, channels=4)
+        alpha = 255 * tf.cast(pixels[..., 3:] > 0, tf.uint8)
+        return tf.concat([pixels[..., :3], alpha], axis=-1)
+
+    def others():
+        return tf.io.decode_png(contents, channels=4)
+
+    cases = [
+        (is_grey & (depth == 16), grey16),
+        (is_grey & (depth < 8), grey_of_few_bits),
+        (is_palette, palette),
+    ]
+    return _unless_huge(
+        _number(header, 20, -4),
+        _number(header, 16, -4),
+        lambda: _over_white(tf.case(cases, default=others)),
+    )
+
+
+def _webp(contents, header):
+    """WebP, of which TensorFlow 2.19 makes an error, and later ones an image."""
+    dimensions = {  # height and width by kind of the first chunk
+        b"VP8X": lambda: (_number(header, 27, 3) + 1, _number(header, 24, 3) + 1),
+        b"VP8L": lambda: (
+            _number(header, 21, 4) // 2**14 % 2**14 + 1,
+            _number(header, 21, 4) % 2**14 + 1,
+        ),
+    }
+    lossy = _number(header, 28, 2) % 2**14, _number(header, 26, 2) % 2**14
+    height, width = tf.case(
+        [(_begins(header[12:], kind), read) for kind, read in dimensions.items()],
+        default=lambda: lossy,
+    )
+
+    def with_alpha():
+        # The frames of an animation are written with alpha into what has room for it
+        # only where the file says so: here it always does.
+        flags = tf.constant([bytes([flags | 0x10]) for flags in range(256)])
+        parts = (
+            tf.strings.substr(contents, 0, 20),
+            tf.gather(flags, header[20]),
+            tf.strings.substr(contents, 21, -1),
+        )
+        return tf.strings.join(parts)
+
+    is_animation = _begins(header[12:], b"VP8X") & (header[20] // 2 % 2 == 1)
+    return _unless_huge(
+        height,
+        width,
+        lambda: _over_white(
+            tf.io.decode_image(
+                tf.cond(is_animation, with_alpha, lambda: contents),
+                expand_animations=False,
+            )
+        ),
+    )
+
+
+def _bmp(contents, header):
+    """BMP of 8, 24 and 32 bits, uncompressed."""
+    start, width, bits = _number(header, 10, 4), _number(header, 18, 4), header[28]
+    height = tf.cast(tf.cast(_number(header, 22, 4), tf.int32), tf.int64)
+
+    def by_palette():
+        indices = tf.io.decode_bmp(contents)[..., 0]
+        begin = 14 + _number(header, 14, 4)
+        palette = tf.io.decode_raw(
+            tf.strings.substr(contents, begin, start - begin), tf.uint8
+        )
+        bgr = tf.reshape(palette, [-1, 4])[:, :3]
+        return tf.gather(bgr[:, ::-1], tf.cast(indices, tf.int32))
+
+    uncompressed = _number(header, 30, 4) == 0
+    return _unless_huge(
+        tf.where(uncompressed, tf.abs(height), 0),
+        width,
+        lambda: tf.cond(
+            bits == 8, by_palette, lambda: tf.io.decode_bmp(contents, channels=3)
+        ),
+    )

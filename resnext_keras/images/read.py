@@ -9,7 +9,7 @@ import warnings
 from importlib import resources
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from resnext_keras.images.preprocessing import IMAGENET, INTERPOLATIONS, Preprocessing
 
@@ -23,16 +23,6 @@ MAX_ASPECT = 100
 # Chelsea the cat, by Stefan van der Walt, public domain (CC0), as in
 # skimage.data.chelsea.
 SAMPLE_PHOTO = resources.files("resnext_keras") / "data" / "chelsea.jpg"
-
-_TRANSPOSITIONS = {  # by EXIF orientation; 1 is upright
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 
 
 class ImageError(ValueError):
@@ -145,15 +135,18 @@ def _decode(file, digest=None) -> Image.Image:
                 f"{width} x {height} pixels; the long side may be at most "
                 f"{MAX_ASPECT} times the short one"
             )
-        rgb = _to_rgb(image)
-        transposition = None
-        with contextlib.suppress(Exception):  # broken EXIF data, but pixels in order
-            transposition = _TRANSPOSITIONS.get(image.getexif().get(0x0112))
-        if digest is not None:  # at last, since what is no image may be huge
+        image.load()
+        try:
+            rgb = _to_rgb(ImageOps.exif_transpose(image))
+        except ImageError:
+            raise
+        except Exception:  # broken EXIF data, which must not hide intact pixels
+            rgb = _to_rgb(image)
+        if digest is not None:  # last, because a file that is not an image may be huge
             file.seek(0)
             while block := file.read(2**20):
                 digest.update(block)
-        return rgb if transposition is None else rgb.transpose(transposition)
+        return rgb
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -187,9 +180,8 @@ def resize_and_crop(rgb: Image.Image, preprocessing: Preprocessing) -> np.ndarra
         RGB, 0 to 255, uint8, of shape (size, size, 3).
     """
     filter_ = INTERPOLATIONS[preprocessing.interpolation]
-    if preprocessing.detail is not None and min(rgb.size) > preprocessing.detail:
-        rgb = _resize_short_side(rgb, preprocessing.detail, filter_)
-    rgb = _resize_short_side(rgb, preprocessing.resize, filter_)
+    for short in preprocessing.short_sides:
+        rgb = _resize_short_side(rgb, short, filter_)
     size = preprocessing.size
     left, top = round((rgb.width - size) / 2), round((rgb.height - size) / 2)
     return np.array(rgb.crop((left, top, left + size, top + size)))

@@ -15,7 +15,7 @@ import keras
 import numpy as np
 
 from resnext_keras import extras
-from resnext_keras.inference.errors import NetworkError, told_briefly
+from resnext_keras.inference.errors import NetworkError, errors_in_one_line
 from resnext_keras.models.graph import source_of
 
 CARD_FILE = "model.json"
@@ -121,12 +121,12 @@ def build_engine(engine: str, source: Source) -> Engine:
     if isinstance(source, Path):
         kind = f"{source.suffix} file" if source.is_file() else "SavedModel"
         expected = f"a whole {kind} that {engine} can run"
-        with told_briefly(engine, expected, str(source)):
+        with errors_in_one_line(engine, expected, str(source)):
             return ENGINES[engine](source)
     if engine == "tensorflow":
         return ENGINES[engine](source)
     with (
-        told_briefly(
+        errors_in_one_line(
             engine,
             f"a model that {engine} can run",
             f"model={source.name!r}",

@@ -1,17 +1,17 @@
-"""What engines and converters raise, as one error of one line."""
+"""Errors of engines and converters, shortened to one line."""
 
 import contextlib
 import re
 from collections.abc import Iterator
 
-# Where in their sources OpenVINO and TensorFlow's compiler have found it, and ends of
-# lines that go on in the next one.
+# Places in the sources of OpenVINO and TensorFlow's compiler, and line ends after
+# which the message goes on.
 PLACES = (
     r"Check '.*' failed at .*\n"
     r"|<unknown>:0: error: loc\(.*\): "
     r"|(?<=with a message:)\n"
 )
-# What OpenVINO says before it comes to the point.
+# First lines of OpenVINO that do not say what is wrong.
 PREAMBLE = (
     "Exception from ",
     "FrontEnd API failed",
@@ -21,36 +21,36 @@ PREAMBLE = (
 
 
 class NetworkError(ValueError):
-    """What this package says of a network before an engine comes to it."""
+    """An error of this package, which is raised on unchanged."""
 
 
 @contextlib.contextmanager
-def told_briefly(
-    who: str, expected: str, received: str, *others: type[Exception]
+def errors_in_one_line(
+    source: str, expected: str, received: str, *others: type[Exception]
 ) -> Iterator[None]:
-    """Turns whatever is raised into a `ValueError` that has the first line of it.
+    """Context manager: turns any exception into a `ValueError` of one line.
 
     Args:
-        who: Name of what raises it.
-        expected: What it was to be given.
-        received: What it was given.
-        others: What else is raised as it is, as are `NetworkError` and the lack of
-            a package or of memory.
+        source: Name of what raises the exceptions.
+        expected: What it expects.
+        received: What it received.
+        others: Exceptions that are raised on unchanged, as are `NetworkError`,
+            `ImportError` and `MemoryError`.
     """
     try:
         yield
     except (NetworkError, ImportError, MemoryError, *others):
         raise
-    except Exception as error:  # They raise anything.
+    except Exception as error:  # Engines and converters raise anything.
         raise ValueError(
-            f"Expected {expected}. Received: {received}, of which {who} says: "
+            f"Expected {expected}. Received: {received}; {source} reports: "
             f"{first_line(error)}"
         ) from error
 
 
 def first_line(error: Exception) -> str:
-    """The first line of an error's message that says something, or else its type."""
+    """The first line of an error that says what is wrong, or else its type."""
     lines = re.sub(PLACES, " ", str(error)).splitlines()
     trimmed = (" ".join(line.split()).removeprefix("-- ") for line in lines)
-    told = (line for line in trimmed if line and not line.startswith(PREAMBLE))
-    return next(told, type(error).__name__)
+    useful = (line for line in trimmed if line and not line.startswith(PREAMBLE))
+    return next(useful, type(error).__name__)

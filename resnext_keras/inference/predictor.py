@@ -20,7 +20,7 @@ from resnext_keras.inference.engines import (
     is_installed,
     only_input,
 )
-from resnext_keras.inference.errors import told_briefly
+from resnext_keras.inference.errors import errors_in_one_line
 from resnext_keras.inference.fold import fold_batch_norm
 
 if keras.config.backend() == "tensorflow":
@@ -143,7 +143,7 @@ def _source(model_or_path) -> Source:
         if path.suffix in FILES and path.is_file():
             return path
         if path.suffix == ".keras" and path.is_file():
-            with told_briefly("Keras", "a whole .keras file", str(path)):
+            with errors_in_one_line("Keras", "a whole .keras file", str(path)):
                 if not zipfile.is_zipfile(path):  # which Keras says is not there
                     raise ValueError("It is no zip archive.")
                 model = keras.models.load_model(path, compile=False)

@@ -1,9 +1,11 @@
-"""The networks: a row of the table in, a `keras.Model` out."""
+"""Builds the networks: from a row of the table to a `keras.Model`."""
 
 import contextlib
 import operator
+import os
 import re
-from numbers import Integral, Real
+from collections.abc import Callable
+from typing import Protocol
 
 import keras
 from keras import layers
@@ -13,11 +15,8 @@ from resnext_keras.models.blocks import resnext_features
 from resnext_keras.models.data_format import channels_first, image_shape
 from resnext_keras.models.specs import MIN_IMAGE_SIZE, ResNeXtSpec, get_spec
 from resnext_keras.models.variables import variable_shapes
-from resnext_keras.weights.assign import assign
-from resnext_keras.weights.download import fetch
-from resnext_keras.weights.files import open_weights
-from resnext_keras.weights.lookup import find_weights
-from resnext_keras.weights.registry import WeightSet
+from resnext_keras.weights.checkpoint import Checkpoint, resolve
+from resnext_keras.weights.loading import assign
 
 POOLING_LAYERS = {
     "avg": layers.GlobalAveragePooling2D,
@@ -25,74 +24,79 @@ POOLING_LAYERS = {
 }
 
 
+Weights = str | os.PathLike | Checkpoint | None
+Shape = tuple[int | None, ...]
+Activation = str | Callable | None
+
+
 def ResNeXt(
-    spec_or_name: ResNeXtSpec | str,
+    model: ResNeXtSpec | str,
     include_top: bool = True,
-    weights="imagenet",
-    input_tensor=None,
-    input_shape=None,
+    weights: Weights = "imagenet",
+    input_tensor: keras.KerasTensor | None = None,
+    input_shape: Shape | None = None,
     pooling: str | None = None,
     classes: int = 1000,
-    classifier_activation="softmax",
+    classifier_activation: Activation = "softmax",
     name: str | None = None,
     *,
     output_stride: int | None = None,
     drop_path_rate: float = 0.0,
 ) -> keras.Model:
-    """Builds a ResNeXt, a member of the table or one of your own.
+    """Builds a ResNeXt of the table, or one of your own.
 
-    Images go in as `preprocess_input` gives them.
+    Its input are images as `preprocess_input` returns them.
 
     Args:
-        spec_or_name: A name that `list_models()` gives, as in
-            `"resnext50_32x4d"`, or a `ResNeXtSpec`. The other arguments are
-            those of `keras.applications.ResNet50`.
-        include_top: Whether the classifier, `avg_pool` and `predictions`,
-            stands at the end.
-        weights: None for a random start, the name of a weight set of this
-            architecture, which is downloaded once, or the path of a file:
+        model: A name that `list_models()` gives, as in `"resnext50_32x4d"`, or a
+            `ResNeXtSpec`. The other arguments are those of
+            `keras.applications.ResNet50`, and two more.
+        include_top: Whether the classifier, `avg_pool` and `predictions`, stands at
+            the end.
+        weights: None for random weights. The name of a weight set of this
+            architecture, which is downloaded once. The path of a file:
             `.weights.h5`, `.h5` of keras-applications, or the `state_dict` of
-            torchvision, timm or mmpretrain in `.pth` or `.safetensors`.
-            `"imagenet"` is the default set of the architecture: torchvision's
-            second generation where there is one, else the most accurate one
-            that does not forbid commercial use. A classifier of another size
-            is replaced by a new one, and a first convolution for RGB adapted
-            to other channels, as timm does it.
+            torchvision, timm or mmpretrain in `.pth` or `.safetensors`. The folder
+            of a training run. `"imagenet"` is the default set of the architecture:
+            torchvision's second generation where there is one, else the most
+            accurate set that allows commercial use. A classifier for another number
+            of classes is replaced by a new one, and a first convolution for RGB is
+            adapted to other channels, as timm does it.
         input_tensor: Keras tensor to build the network on, (batch, H, W,
-            channels); None for an input of the network's own.
+            channels); None for an input of its own.
         input_shape: (H, W, channels), or (channels, H, W) under
-            `channels_first`; H and W are 32 or more, or None for any size.
-            Without it: the size the architecture was made for with the
-            classifier, any size without.
-        pooling: What follows the last feature maps without the classifier:
-            None for the (batch, H / 32, W / 32, channels) maps themselves,
-            `"avg"` or `"max"` for one (batch, channels) vector an image.
+            `channels_first`; H and W are 32 or more, or None for any size. None
+            for the size that the architecture was made for, and without the
+            classifier for any size.
+        pooling: What follows the last feature maps if there is no classifier: None
+            for the (batch, H / 32, W / 32, channels) maps themselves, `"avg"` or
+            `"max"` for one (batch, channels) vector an image.
         classes: Number of outputs of the classifier.
-        classifier_activation: Activation of the classifier; None gives the
-            logits. With weights only None or `"softmax"`.
+        classifier_activation: Activation of the classifier; None gives the logits.
+            With trained weights only None or `"softmax"`.
         name: Name of the model; None for the architecture's.
-        output_stride: By how much the last feature maps are smaller than the
-            images: 32, 16, 8 or 4, for CIFAR 4, 2 or 1. Below the first of them,
-            which None stands for, strides become dilations, for the same weights
-            and finer maps, as `replace_stride_with_dilation` of torchvision and
-            `output_stride` of timm do it.
-        drop_path_rate: From 0 to below 1, the share of the images for which
-            training leaves out the last block; earlier blocks are left out less,
-            the first never (stochastic depth, Huang et al., ECCV 2016).
+        output_stride: How many times smaller than the images the last feature maps
+            are: 32, 16, 8 or 4, for CIFAR 4, 2 or 1. None for the largest. Below
+            it, strides become dilations: the weights are the same and the maps
+            finer, as with `replace_stride_with_dilation` of torchvision and
+            `output_stride` of timm.
+        drop_path_rate: Fraction of the images for which training skips the last
+            block, from 0 to below 1. Earlier blocks are skipped less often, the
+            first never (stochastic depth, Huang et al., ECCV 2016).
 
     Returns:
         A functional `keras.Model`. Its layers are named as in
         keras.applications, as in `conv3_block2_out`.
 
     Raises:
-        ValueError: An argument is outside what is described above, or the
-            weights do not fit (`WeightsError`) or cannot be had; nothing has
-            been built then.
+        ValueError: An argument is outside what is described above, or the weights
+            do not fit or cannot be downloaded (`WeightsError`). Nothing has been
+            built then.
 
     Source: Xie et al., "Aggregated Residual Transformations for Deep Neural
     Networks", CVPR 2017, Table 1.
     """
-    spec = get_spec(spec_or_name)
+    spec = get_spec(model)
     name = _checked_name(spec.name if name is None else name)
     classes = positive_integer("classes", classes)
     _check_choices(pooling, classifier_activation, weights, include_top)
@@ -100,7 +104,10 @@ def ResNeXt(
     shape = _input_shape(spec, include_top, input_tensor, input_shape)
     channels = shape[0 if channels_first() else -1]
     shapes = variable_shapes(spec, channels, classes if include_top else None)
-    with _open_tensors(weights, spec, shapes) as tensors:
+    opened = contextlib.nullcontext({})
+    if weights is not None:
+        opened = resolve(weights, spec).open(shapes)
+    with opened as tensors:
         image = layers.Input(shape) if input_tensor is None else input_tensor
         x = resnext_features(image, spec, output_stride, drop_path_rate)
         if include_top:
@@ -110,9 +117,9 @@ def ResNeXt(
         # The tensor may come from layers of the caller's own; they belong to it.
         sources = keras.utils.get_source_inputs(image)
         inputs = sources[0] if len(sources) == 1 else sources
-        model = keras.Model(inputs, x, name=name)
-        assign(model, tensors)
-    return model
+        network = keras.Model(inputs, x, name=name)
+        assign(network, tensors)
+    return network
 
 
 def _classifier(x, classes, activation):
@@ -128,30 +135,6 @@ def _classifier(x, classes, activation):
     )(x)
 
 
-@contextlib.contextmanager
-def _open_tensors(weights, spec, shapes):
-    """The tensors that `weights` stands for, checked, and none for None."""
-    if weights is None:
-        yield {}
-        return
-    found = find_weights(weights, spec.name)
-    if isinstance(found, WeightSet):
-        if spec != get_spec(found.architecture):
-            raise ValueError(
-                f"Expected the spec that {found.architecture!r} stands for, for the "
-                f"weight set {found.name}; give yours a name of its own. "
-                f"Received: {spec!r}"
-            )
-        if found.classes is None and "predictions/kernel" in shapes:
-            raise ValueError(
-                f"Expected include_top=False, since the weight set {found.name} has no "
-                "classifier. Received: include_top=True"
-            )
-        found = fetch(found)
-    with open_weights(found, shapes) as tensors:
-        yield tensors
-
-
 def _checked_name(name):
     if not isinstance(name, str) or not name or "/" in name:
         raise ValueError(
@@ -162,7 +145,7 @@ def _checked_name(name):
 
 
 def _check_choices(pooling, classifier_activation, weights, include_top):
-    if pooling is not None and not _is_one_of(pooling, str, POOLING_LAYERS):
+    if pooling not in (None, *POOLING_LAYERS):
         raise ValueError(
             "Expected `pooling` to be None, 'avg' or 'max'. "
             f"Received: pooling={pooling!r}"
@@ -177,30 +160,22 @@ def _check_choices(pooling, classifier_activation, weights, include_top):
 
 
 def _check_blocks(spec, output_stride, drop_path_rate):
-    if output_stride is not None and not _is_one_of(
-        output_stride, Integral, spec.strides
-    ):
+    if output_stride not in (None, *spec.strides):
         *first, last = map(str, reversed(spec.strides))
         raise ValueError(
             f"Expected `output_stride` to be None, {', '.join(first)} or {last}, the "
             f"strides of the stages of {spec.name}. "
             f"Received: output_stride={output_stride!r}"
         )
-    if not isinstance(drop_path_rate, Real) or not 0 <= drop_path_rate < 1:
+    if not 0 <= drop_path_rate < 1:
         raise ValueError(
             "Expected `drop_path_rate` to be a number from 0 to below 1. "
             f"Received: drop_path_rate={drop_path_rate!r}"
         )
 
 
-def _is_one_of(value, kind, choices):
-    """Not by `in` alone, which takes True for 1 and breaks on lists and arrays."""
-    is_kind = isinstance(value, kind) and not isinstance(value, bool)
-    return is_kind and value in choices
-
-
 def _input_shape(spec, include_top, input_tensor, input_shape):
-    """Shape of one image: of the tensor, as given, or the default."""
+    """Shape of one image: the tensor's, the one given, or the default."""
     if input_tensor is not None:
         if not keras.backend.is_keras_tensor(input_tensor):
             raise ValueError(
@@ -245,8 +220,49 @@ def _checked_shape(shape, argument):
     return sizes
 
 
-def _member(function_name: str, architecture: str):
-    """The public function of one row of the table."""
+class ResNeXtBuilder(Protocol):
+    """What an editor knows of the functions below; `_builder` makes them."""
+
+    def __call__(
+        self,
+        include_top: bool = True,
+        weights: Weights = "imagenet",
+        input_tensor: keras.KerasTensor | None = None,
+        input_shape: Shape | None = None,
+        pooling: str | None = None,
+        classes: int = 1000,
+        classifier_activation: Activation = "softmax",
+        name: str = ...,
+        *,
+        output_stride: int | None = None,
+        drop_path_rate: float = 0.0,
+    ) -> keras.Model:
+        """Builds a ResNeXt; called as `keras.applications.ResNet50`.
+
+        Args:
+            include_top: Whether the classifier stands at the end.
+            weights: `"imagenet"`, the name of a weight set, the path of a file, the
+                folder of a training run, or None for random weights.
+            input_tensor: Keras tensor to build the network on.
+            input_shape: (H, W, channels), or (channels, H, W) under
+                `channels_first`; H and W are 32 or more, or None for any size.
+            pooling: Without the classifier: None for feature maps, `"avg"` or
+                `"max"` for one vector an image.
+            classes: Number of outputs of the classifier.
+            classifier_activation: `"softmax"`, or None for the logits.
+            name: Name of the model.
+            output_stride: How many times smaller than the images the last feature
+                maps are; None for 32 (for CIFAR 4).
+            drop_path_rate: Stochastic depth, from 0 to below 1.
+
+        Returns:
+            A functional `keras.Model`. `ResNeXt` describes all of this in full.
+        """
+        ...
+
+
+def _builder(function_name: str, architecture: str) -> ResNeXtBuilder:
+    """Makes the public function of one row of the table."""
     spec, model_name = get_spec(architecture), function_name.lower()
 
     def build(
@@ -277,9 +293,10 @@ def _member(function_name: str, architecture: str):
         )
 
     build.__name__ = build.__qualname__ = function_name
-    # What `ResNeXt` says after its first line, but for its first argument.
+    build.__annotations__ = ResNeXtBuilder.__call__.__annotations__
+    # The docstring of `ResNeXt` after its first line, without its first argument.
     described = (ResNeXt.__doc__ or "").partition("\n")[2]
-    described = re.sub(r" +spec_or_name:[^:]*?\n(?= +\w+:)", "", described)
+    described = re.sub(r" +model:[^:]*?\n(?= +\w+:)", "", described)
     build.__doc__ = (
         f"Builds `{architecture}`; called as `keras.applications.ResNet50`.\n\n"
         f"    Made for images of {spec.image_size} x {spec.image_size} pixels and "
@@ -288,23 +305,23 @@ def _member(function_name: str, architecture: str):
     return build
 
 
-ResNeXt50 = _member("ResNeXt50", "resnext50_32x4d")
-ResNeXt50D_32x4d = _member("ResNeXt50D_32x4d", "resnext50d_32x4d")
-ResNeXt101 = _member("ResNeXt101", "resnext101_32x4d")
-ResNeXt101_32x8d = _member("ResNeXt101_32x8d", "resnext101_32x8d")
-ResNeXt101_32x16d = _member("ResNeXt101_32x16d", "resnext101_32x16d")
-ResNeXt101_32x32d = _member("ResNeXt101_32x32d", "resnext101_32x32d")
-ResNeXt101_32x48d = _member("ResNeXt101_32x48d", "resnext101_32x48d")
-ResNeXt101_64x4d = _member("ResNeXt101_64x4d", "resnext101_64x4d")
-ResNeXt152 = _member("ResNeXt152", "resnext152_32x4d")
-SEResNeXt26D_32x4d = _member("SEResNeXt26D_32x4d", "seresnext26d_32x4d")
-SEResNeXt26T_32x4d = _member("SEResNeXt26T_32x4d", "seresnext26t_32x4d")
-SEResNeXt50_32x4d = _member("SEResNeXt50_32x4d", "seresnext50_32x4d")
-SEResNeXt101_32x4d = _member("SEResNeXt101_32x4d", "seresnext101_32x4d")
-SEResNeXt101_32x8d = _member("SEResNeXt101_32x8d", "seresnext101_32x8d")
-SEResNeXt101_64x4d = _member("SEResNeXt101_64x4d", "seresnext101_64x4d")
-SEResNeXt101D_32x8d = _member("SEResNeXt101D_32x8d", "seresnext101d_32x8d")
-SEResNeXtAA101D_32x8d = _member("SEResNeXtAA101D_32x8d", "seresnextaa101d_32x8d")
-SEResNeXtAA201D_32x8d = _member("SEResNeXtAA201D_32x8d", "seresnextaa201d_32x8d")
-ResNeXt29_8x64d = _member("ResNeXt29_8x64d", "resnext29_8x64d")
-ResNeXt29_16x64d = _member("ResNeXt29_16x64d", "resnext29_16x64d")
+ResNeXt50 = _builder("ResNeXt50", "resnext50_32x4d")
+ResNeXt50D_32x4d = _builder("ResNeXt50D_32x4d", "resnext50d_32x4d")
+ResNeXt101 = _builder("ResNeXt101", "resnext101_32x4d")
+ResNeXt101_32x8d = _builder("ResNeXt101_32x8d", "resnext101_32x8d")
+ResNeXt101_32x16d = _builder("ResNeXt101_32x16d", "resnext101_32x16d")
+ResNeXt101_32x32d = _builder("ResNeXt101_32x32d", "resnext101_32x32d")
+ResNeXt101_32x48d = _builder("ResNeXt101_32x48d", "resnext101_32x48d")
+ResNeXt101_64x4d = _builder("ResNeXt101_64x4d", "resnext101_64x4d")
+ResNeXt152 = _builder("ResNeXt152", "resnext152_32x4d")
+SEResNeXt26D_32x4d = _builder("SEResNeXt26D_32x4d", "seresnext26d_32x4d")
+SEResNeXt26T_32x4d = _builder("SEResNeXt26T_32x4d", "seresnext26t_32x4d")
+SEResNeXt50_32x4d = _builder("SEResNeXt50_32x4d", "seresnext50_32x4d")
+SEResNeXt101_32x4d = _builder("SEResNeXt101_32x4d", "seresnext101_32x4d")
+SEResNeXt101_32x8d = _builder("SEResNeXt101_32x8d", "seresnext101_32x8d")
+SEResNeXt101_64x4d = _builder("SEResNeXt101_64x4d", "seresnext101_64x4d")
+SEResNeXt101D_32x8d = _builder("SEResNeXt101D_32x8d", "seresnext101d_32x8d")
+SEResNeXtAA101D_32x8d = _builder("SEResNeXtAA101D_32x8d", "seresnextaa101d_32x8d")
+SEResNeXtAA201D_32x8d = _builder("SEResNeXtAA201D_32x8d", "seresnextaa201d_32x8d")
+ResNeXt29_8x64d = _builder("ResNeXt29_8x64d", "resnext29_8x64d")
+ResNeXt29_16x64d = _builder("ResNeXt29_16x64d", "resnext29_16x64d")

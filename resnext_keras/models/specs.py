@@ -3,9 +3,10 @@
 Plain Python, so that names and shapes can be looked at without loading Keras.
 """
 
-import difflib
 from dataclasses import dataclass
 from numbers import Integral
+
+from resnext_keras.arguments import did_you_mean
 
 SE_REDUCTION = 16
 """By how much squeeze-and-excitation narrows a block's channels."""
@@ -205,11 +206,11 @@ def list_models() -> list[str]:
     return list(ARCHITECTURES)
 
 
-def get_spec(spec_or_name: ResNeXtSpec | str) -> ResNeXtSpec:
+def get_spec(model: ResNeXtSpec | str) -> ResNeXtSpec:
     """The row of the table with that name; a spec is handed through.
 
     Args:
-        spec_or_name: A `ResNeXtSpec`, or a name that `list_models()` gives.
+        model: A `ResNeXtSpec`, or a name that `list_models()` gives.
 
     Returns:
         The `ResNeXtSpec`.
@@ -218,18 +219,16 @@ def get_spec(spec_or_name: ResNeXtSpec | str) -> ResNeXtSpec:
         ValueError: The argument is neither a spec nor the name of a row; the
             error lists the nearest names.
     """
-    if isinstance(spec_or_name, ResNeXtSpec):
-        return spec_or_name
-    if not isinstance(spec_or_name, str):
+    if isinstance(model, ResNeXtSpec):
+        return model
+    if not isinstance(model, str):
         raise ValueError(
-            "Expected `spec_or_name` to be a ResNeXtSpec or the name of an "
-            f"architecture. Received: spec_or_name={spec_or_name!r}"
+            "Expected `model` to be a ResNeXtSpec or the name of an "
+            f"architecture. Received: model={model!r}"
         )
-    if spec_or_name not in ARCHITECTURES:
-        near = difflib.get_close_matches(spec_or_name.lower(), ARCHITECTURES, n=3)
-        hint = f"Did you mean {' or '.join(near)}?" if near else "See list_models()."
+    if model not in ARCHITECTURES:
         raise ValueError(
-            f"Expected one of the names that list_models() gives. {hint} "
-            f"Received: spec_or_name={spec_or_name!r}"
+            "Expected one of the names that list_models() gives."
+            f"{did_you_mean(model, ARCHITECTURES)} Received: model={model!r}"
         )
-    return ARCHITECTURES[spec_or_name]
+    return ARCHITECTURES[model]

@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.numpy import save
 
 from resnext_keras.io import atomic_write
-from resnext_keras.weights.runs import BEST
+from resnext_keras.weights.checkpoint import BEST
 
 CHECKPOINT, HISTORY = "checkpoint.safetensors", "history.csv"
 

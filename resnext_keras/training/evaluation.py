@@ -12,7 +12,7 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from resnext_keras.arguments import positive_integer
-from resnext_keras.classifier import Classifier, find_class_names, load_classifier
+from resnext_keras.classifier import Classifier, load_classifier
 from resnext_keras.features.loader import AHEAD, in_threads
 from resnext_keras.images.listing import readable
 from resnext_keras.images.preprocessing import Preprocessing, preprocess_input
@@ -20,7 +20,7 @@ from resnext_keras.images.read import ImageError, decode_rgb, resize_and_crop
 from resnext_keras.inference.predictor import Predictor
 from resnext_keras.io import atomic_directory, check_outside, output_directory
 from resnext_keras.models.data_format import to_data_format
-from resnext_keras.models.specs import ResNeXtSpec, get_spec
+from resnext_keras.models.specs import ResNeXtSpec
 from resnext_keras.training.data.dataset import ImageDataset, open_split
 from resnext_keras.training.data.label_mapping import flat_images, is_flat, map_labels
 from resnext_keras.training.metrics import (
@@ -38,9 +38,7 @@ from resnext_keras.training.report import (
     report_title,
     write_report,
 )
-from resnext_keras.weights.lookup import find_weights
-from resnext_keras.weights.registry import BUNDLED, WeightSet
-from resnext_keras.weights.runs import trained
+from resnext_keras.weights.checkpoint import Checkpoint, resolve
 
 
 @dataclass(frozen=True)
@@ -110,7 +108,7 @@ class Evaluation:
 def evaluate(
     data: str | os.PathLike,
     model: ResNeXtSpec | str | None = None,
-    weights: str | os.PathLike | None = None,
+    weights: str | os.PathLike | Checkpoint | None = None,
     *,
     labels: str | os.PathLike | None = None,
     output: str | os.PathLike | None = None,
@@ -125,7 +123,7 @@ def evaluate(
             there is none. Or a folder of images without class folders, with `labels`
             or named as those of ILSVRC2012's validation set.
         model: Name of an architecture, or a spec; None for that of the weights.
-        weights: Weight set, file or folder of a run, as `load_classifier` takes it.
+        weights: Weight set, file or folder of a run, as `resolve` takes it.
         labels: A CSV file of the name of an image and its class in each line.
         output: The folder to create for the report; None for one named after the
             weights, in the working directory.
@@ -143,8 +141,8 @@ def evaluate(
     """
     check_packages()
     positive_integer("batch_size", batch_size)
-    names = find_class_names(model, weights)
-    name = _report_name(model, weights)
+    checkpoint = resolve(weights, model)
+    name = checkpoint.short_name
     folder = output_directory(
         f"{name}.evaluation" if output is None else output,
         overwrite,
@@ -153,8 +151,8 @@ def evaluate(
         "report",
     )
     check_outside(folder, data)
-    dataset, label_mapping = open_evaluation(data, names, labels)
-    classifier = load_classifier(model, weights)
+    dataset, label_mapping = open_evaluation(data, checkpoint.class_names, labels)
+    classifier = load_classifier(weights=checkpoint)
     evaluation = evaluate_images(
         classifier, dataset, engine=engine, batch_size=batch_size
     )
@@ -245,18 +243,6 @@ def evaluate_images(
         skipped,
         classifier.weights,
     )
-
-
-def _report_name(model, weights) -> str:
-    """What the report is named after: the weight set, the file, or the run."""
-    spec = model and get_spec(model)
-    if weights is None:
-        return spec.name if spec else BUNDLED.name
-    found = find_weights(weights, spec and spec.name)
-    if isinstance(found, WeightSet):
-        return found.name
-    path = found.absolute()
-    return (path.parent if trained(found) else path).name.split(".")[0]
 
 
 def _predictor(model, engine: str, batch_size: int) -> Callable:

@@ -3,7 +3,6 @@
 import contextlib
 import csv
 import dataclasses
-import functools
 import hashlib
 import json
 import os
@@ -15,7 +14,6 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from resnext_keras.classifier import default_preprocessing
 from resnext_keras.images.listing import readable
 from resnext_keras.images.preprocessing import Preprocessing
 from resnext_keras.io import atomic_directory, check_outside, output_directory
@@ -27,10 +25,7 @@ from resnext_keras.training.distribution import (
     find_devices,
 )
 from resnext_keras.training.settings import Phase, Settings
-from resnext_keras.weights.download import fetch
-from resnext_keras.weights.lookup import find_weights
-from resnext_keras.weights.registry import WeightSet
-from resnext_keras.weights.runs import RUN, trained
+from resnext_keras.weights.checkpoint import RUN, default_preprocessing
 
 SKIPPED = "skipped.csv"
 
@@ -94,7 +89,8 @@ def open_run(
 
     Raises:
         ValueError: The folder exists, or holds another run; or as of `find_devices`,
-            the checks of `Devices`, `check_deterministic`, `open_dataset` and `fetch`.
+            the checks of `Devices`, `check_deterministic`, `open_dataset` and
+            `Checkpoint.fetch`.
             Nothing is written then.
     """
     folder, devices = Path(folder).expanduser(), find_devices()
@@ -108,14 +104,12 @@ def open_run(
     else:  # the chief may be creating it just now
         resume = resume and (folder / CHECKPOINT).is_file()
     check_outside(folder, settings.data)
-    weights, preprocessing = _starting_weights(settings)
     skipped = _read_skipped(folder, settings.data) if resume else []
-    fetch_once = functools.cache(fetch)  # both splits ask for it
 
     def keep(dataset):
         # After the quick checks of the data set, before the long one.
-        if isinstance(weights, WeightSet):
-            fetch_once(weights)
+        if settings.weights:
+            settings.weights.fetch()
         if resume:
             return _without(dataset, skipped)
         kept, left_out = decodable(dataset)
@@ -126,7 +120,14 @@ def open_run(
         settings.data, settings.validation_share, settings.seed, keep
     )
     run = Run(
-        settings, folder, training, validation, skipped, preprocessing, resume, devices
+        settings,
+        folder,
+        training,
+        validation,
+        skipped,
+        _evaluation_preprocessing(settings),
+        resume,
+        devices,
     )
     _check_executions(run)
     if devices.is_chief:
@@ -152,22 +153,17 @@ def _check_folder(folder: Path, resume: bool) -> bool:
     return True
 
 
-def _starting_weights(
-    settings: Settings,
-) -> tuple[WeightSet | Path | None, Preprocessing]:
-    """The weights that a run starts from, and the preprocessing of evaluation."""
-    weights = settings.weights and find_weights(settings.weights, settings.spec.name)
-    known = trained(weights) if isinstance(weights, Path) else weights
+def _evaluation_preprocessing(settings: Settings) -> Preprocessing:
+    """How images are read for evaluation: as for the weights, in the run's size."""
     preprocessing = (
-        known.preprocessing if known else default_preprocessing(settings.spec)
+        settings.weights.preprocessing
+        if settings.weights
+        else default_preprocessing(settings.spec)
     )
     size = settings.size or preprocessing.size
-    resize = round(size * preprocessing.resize / preprocessing.size)
-    # The detail is that of the images that the weights were trained on. These are
-    # others, and random crops have all of theirs.
-    return weights, dataclasses.replace(
-        preprocessing, size=size, resize=resize, detail=None
-    )
+    # Without the first resize of the digits, which fits their tiny images alone.
+    resize = round(size * preprocessing.short_sides[-1] / preprocessing.size)
+    return dataclasses.replace(preprocessing, size=size, resize=resize)
 
 
 def _check_executions(run: Run) -> None:
@@ -192,7 +188,7 @@ def _describe(run: Run) -> dict:
     return {
         "settings": run.settings.as_dict(),
         "class_names": run.training.class_names,
-        "preprocessing": dataclasses.asdict(run.preprocessing),
+        "preprocessing": run.preprocessing.as_json(),
         "images": {
             "training": len(run.training),
             "validation": len(run.validation),

@@ -1,6 +1,7 @@
 """The settings of a training run: enough to repeat it."""
 
 import dataclasses
+import os
 from dataclasses import dataclass
 
 from resnext_keras.arguments import positive_integer
@@ -11,6 +12,7 @@ from resnext_keras.training.recipes import (
     Recipe,
     adjusted,
 )
+from resnext_keras.weights.checkpoint import Checkpoint
 
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 
@@ -36,7 +38,7 @@ class Settings:
     Attributes:
         data: Path of the images, as `open_dataset` takes it.
         spec: The architecture.
-        weights: Weight set or file to start from; None for random weights.
+        weights: The checkpoint to start from; None for random weights.
         phases: The phases, one after the other.
         size: Height and width of the images of evaluation, in pixels; None for the
             size of the weights, or without them of the architecture.
@@ -55,7 +57,7 @@ class Settings:
 
     data: str
     spec: ResNeXtSpec
-    weights: str | None
+    weights: Checkpoint | None
     phases: tuple[Phase, ...]
     size: int | None = None
     validation_share: float = 0.2
@@ -95,7 +97,11 @@ class Settings:
 
     def as_dict(self) -> dict:
         """The settings as JSON holds them."""
-        return dataclasses.asdict(self)
+        settings = dataclasses.asdict(dataclasses.replace(self, weights=None))
+        if self.weights is not None:
+            name, is_set = self.weights.name, self.weights.weight_set is not None
+            settings["weights"] = name if is_set else os.path.abspath(name)
+        return settings
 
     def step_size(self, phase: Phase) -> int:
         """Number of images of a step."""

@@ -18,7 +18,7 @@ from resnext_keras.io import atomic_write, clear_unfinished, exclusive_lock
 from resnext_keras.models.backbone import freeze
 from resnext_keras.models.data_format import channels_first, image_shape
 from resnext_keras.models.resnext import ResNeXt
-from resnext_keras.models.specs import ARCHITECTURES, ResNeXtSpec, get_spec
+from resnext_keras.models.specs import ResNeXtSpec, get_spec
 from resnext_keras.training.callbacks import (
     CHECKPOINT,
     EMA,
@@ -42,10 +42,7 @@ from resnext_keras.training.report import (
 )
 from resnext_keras.training.run import SKIPPED, Run, open_run
 from resnext_keras.training.settings import Phase, Settings, finetune_phases
-from resnext_keras.weights.files import identify
-from resnext_keras.weights.lookup import find_weights
-from resnext_keras.weights.registry import WeightSet
-from resnext_keras.weights.runs import BEST, RUN, trained
+from resnext_keras.weights.checkpoint import BEST, RUN, resolve
 
 MODEL, EXPORT = "model.keras", "saved_model"
 
@@ -234,7 +231,14 @@ def finetune(
     Raises:
         ValueError: As of `train`.
     """
-    spec, weights = starting_point(model, weights)
+    checkpoint = resolve(weights, model)
+    if checkpoint.channels != 3:
+        raise ValueError(
+            f"Expected weights for RGB images; {checkpoint.name} has "
+            f"{checkpoint.channels} input channels. "
+            f"Received: weights={checkpoint.name!r}"
+        )
+    spec = checkpoint.spec
     phases = finetune_phases(
         spec,
         epochs=epochs,
@@ -246,7 +250,7 @@ def finetune(
         Settings(
             os.path.abspath(data),
             spec,
-            weights,
+            checkpoint,
             phases,
             size,
             validation_share,
@@ -264,34 +268,6 @@ def finetune(
         on_start,
         verbose,
     )
-
-
-def starting_point(
-    model: ResNeXtSpec | str | None, weights: str | os.PathLike | None
-) -> tuple[ResNeXtSpec, str]:
-    """The architecture that fine-tuning starts from, and its weights.
-
-    Returns:
-        The spec, and the full name of the set or the absolute path of the file.
-
-    Raises:
-        ValueError: One of them is unknown, or they do not match.
-    """
-    if weights is None:
-        model, weights = model or DEFAULT, "imagenet"
-    spec = None if model is None else get_spec(model)
-    found = find_weights(weights, spec and spec.name)
-    if isinstance(found, WeightSet):
-        return spec or get_spec(found.architecture), found.name
-    run = trained(found)
-    known = [run.spec] if run else ARCHITECTURES.values()
-    spec, channels, _ = identify(found, [spec] if spec else known)
-    if channels != 3:
-        raise ValueError(
-            "Expected weights of a network of RGB images; the file has "
-            f"{channels} input channels. Received: {found}"
-        )
-    return spec, os.path.abspath(found)
 
 
 def _run(

@@ -1,65 +1,59 @@
-"""From one format of weight files to another."""
+"""Converts weights from one file format to another."""
 
 import os
 
 from resnext_keras.io import atomic_write, output_file
 from resnext_keras.models.data_format import image_shape
 from resnext_keras.models.resnext import ResNeXt
-from resnext_keras.models.specs import ARCHITECTURES, ResNeXtSpec, get_spec
+from resnext_keras.models.specs import ResNeXtSpec
 from resnext_keras.models.variables import variable_shapes
-from resnext_keras.weights.download import fetch
-from resnext_keras.weights.files import identify, open_weights
-from resnext_keras.weights.formats.safetensors_writer import write_torch_safetensors
-from resnext_keras.weights.lookup import find_weights
-from resnext_keras.weights.registry import WeightSet
+from resnext_keras.weights.checkpoint import Checkpoint, resolve
+from resnext_keras.weights.formats.torch_safetensors import write_torch_safetensors
 from resnext_keras.weights.tensors import WeightsError
 
 KERAS_SUFFIX, TORCH_SUFFIX = ".weights.h5", ".safetensors"
 
 
 def convert_weights(
-    source: str | os.PathLike,
+    source: str | os.PathLike | Checkpoint,
     target: str | os.PathLike,
-    spec_or_name: ResNeXtSpec | str | None = None,
+    model: ResNeXtSpec | str | None = None,
     overwrite: bool = False,
 ) -> ResNeXtSpec:
-    """Writes the weights of a file in the format that the target's name ends in.
+    """Writes weights in the format of the target's suffix.
 
     Args:
-        source: Name of a weight set, or path of a file, as `ResNeXt` takes it.
-        target: The file to be written: `.weights.h5` for Keras, or `.safetensors`,
+        source: Weights as `ResNeXt` takes them: the name of a weight set, the path
+            of a file or the folder of a training run.
+        target: The file to write: `.weights.h5` for Keras, or `.safetensors`,
             which this package reads and torchvision's and timm's
             `load_state_dict` too.
-        spec_or_name: The architecture; None for the one that the names and
-            shapes in the file tell.
+        model: The architecture; None for that of the weights.
         overwrite: Whether an existing target may be replaced.
 
     Returns:
         The spec of the network.
 
     Raises:
-        WeightsError: The source is no file of such weights, or of another
-            architecture, or the target exists or has another ending. The
+        WeightsError: The source is not a file of such weights, or of another
+            architecture, or the target exists or has another suffix. The
             target is then as it was.
     """
     suffixes = (KERAS_SUFFIX, TORCH_SUFFIX)
     target = output_file(target, suffixes, overwrite, WeightsError)
-    spec = None if spec_or_name is None else get_spec(spec_or_name)
-    path = find_weights(source, spec and spec.name)
-    if isinstance(path, WeightSet):
-        spec, path = get_spec(path.architecture), fetch(path)
-    spec, channels, classes = identify(path, [spec] if spec else ARCHITECTURES.values())
+    checkpoint = resolve(source, model)
+    spec, channels, classes = checkpoint.spec, checkpoint.channels, checkpoint.classes
     with atomic_write(target) as written:
         if target.name.endswith(KERAS_SUFFIX):
             ResNeXt(
                 spec,
                 include_top=classes is not None,
-                weights=path,
+                weights=checkpoint,
                 input_shape=image_shape(None, None, channels),
                 classes=classes or spec.classes,
             ).save_weights(written)
         else:
             shapes = variable_shapes(spec, channels, classes)
-            with open_weights(path, shapes) as tensors:
+            with checkpoint.open(shapes) as tensors:
                 write_torch_safetensors(written, tensors, spec)
     return spec

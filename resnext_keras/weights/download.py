@@ -2,39 +2,31 @@
 
 import contextlib
 import functools
-import inspect
 import logging
 import os
+import socket
+import ssl
 import time
-import traceback
 import warnings
 from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
 
 import pooch
-import requests
 from filelock import FileLock, Timeout
 from tqdm import tqdm
-from urllib3.exceptions import (
-    ConnectTimeoutError,
-    HTTPError,
-    NewConnectionError,
-    ProxyError,
-    SSLError,
-)
 
 from resnext_keras.models.specs import get_spec
 from resnext_keras.models.variables import variable_shapes
-from resnext_keras.weights.files import open_weights
+from resnext_keras.weights.loading import open_weights
 from resnext_keras.weights.registry import WeightSet
 from resnext_keras.weights.tensors import WeightsError
 
 PACKAGE = Path(str(resources.files("resnext_keras")))
 PACKAGED = PACKAGE / "weights" / "bundled"
-# Only a wheel has that folder; beside its package, `weights` may be anyone's.
+# Only a wheel has that folder. Beside an installed package `weights` is anyone's.
 SHIPPED = PACKAGED if PACKAGED.is_dir() else PACKAGE.parent / "weights"
-"""What ships: in the installed package, or else the `weights/` of a checkout."""
+"""The bundled files: in the installed package, or else `weights/` of a checkout."""
 
 CHUNK_SIZE = 2**20
 TIMEOUT = 30
@@ -44,42 +36,40 @@ PAUSES = (1, 4, 16)
 """Seconds to wait before each further try."""
 
 NO = ("", "0", "f", "false", "n", "no", "off")
-"""What `RESNEXT_KERAS_OFFLINE` is set to where downloads are allowed."""
-
-NO_CONNECTION = (ConnectTimeoutError, NewConnectionError, ProxyError, SSLError)
+"""Values of `RESNEXT_KERAS_OFFLINE` that allow downloads."""
 
 logger = logging.getLogger(__name__)
 
 
 def cache_folder() -> Path:
-    """Where downloads are kept: `RESNEXT_KERAS_HOME`, else the user's cache."""
+    """The folder of downloads: `RESNEXT_KERAS_HOME`, else the user's cache."""
     home = os.environ.get("RESNEXT_KERAS_HOME")
     return Path(os.path.expanduser(home) if home else pooch.os_cache("resnext_keras"))
 
 
 def local_path(weight_set: WeightSet) -> Path | None:
-    """Where the file of a weight set lies on this machine.
+    """The path of a weight set's file on this machine.
 
-    Looked in are the installed package, or the folder `weights/` of a checkout,
-    and then the cache. The file is not verified.
+    It is looked for in the installed package or in the folder `weights/` of a
+    checkout, and then in the cache. It is not verified.
 
     Args:
         weight_set: A row of the registry.
 
     Returns:
-        The path, or None where there is no such file.
+        The path; None if there is no such file.
     """
     paths = [folder / weight_set.file for folder in (SHIPPED, cache_folder())]
     return next((path for path in paths if os.path.isfile(path)), None)
 
 
 def fetch(weight_set: WeightSet) -> Path:
-    """The verified file of a weight set, which is downloaded where it is missing.
+    """The verified file of a weight set, downloaded if it is missing.
 
-    One process downloads, however many ask at once, and a file stands under
-    its name only when it is whole and verified. A connection that breaks is
-    tried again. `RESNEXT_KERAS_OFFLINE=1` forbids downloads, and
-    `RESNEXT_KERAS_MIRROR` is the URL of a folder that has the files instead.
+    If several processes ask at once, one downloads. A file gets its name only when
+    it is complete and verified. A connection that breaks is tried again.
+    `RESNEXT_KERAS_OFFLINE=1` forbids downloads. `RESNEXT_KERAS_MIRROR` is the URL of
+    a folder with the files, which is asked instead of the publishers.
 
     Args:
         weight_set: A row of the registry.
@@ -88,8 +78,8 @@ def fetch(weight_set: WeightSet) -> Path:
         The path of the file.
 
     Raises:
-        WeightsError: The file cannot be had or stored, or its hash is wrong. A
-            file that was there before is never changed.
+        WeightsError: The file cannot be downloaded or stored, or its hash is wrong.
+            A file that was there before is never changed.
     """
     _warn_of_licence(weight_set)
     path = local_path(weight_set)
@@ -101,34 +91,23 @@ def fetch(weight_set: WeightSet) -> Path:
 
 @functools.cache  # once a process; a warning that is raised as an error is not kept
 def _warn_of_licence(weight_set: WeightSet) -> None:
-    """Warns, at the line that called this package, of a non-commercial licence."""
+    """Warns of a licence that forbids commercial use."""
     if weight_set.non_commercial:
         warnings.warn(
             f"The weights {weight_set.name} are under {weight_set.licence}, which "
             "forbids commercial use.",
             UserWarning,
-            stacklevel=_level_of_the_caller(),
+            stacklevel=3,
         )
 
 
-def _level_of_the_caller() -> int:
-    """The `stacklevel`, for who asks, of the line that called this package.
-
-    It stands above the outermost frame of the package: between its frames are
-    those of contextlib.
-    """
-    frames = enumerate(traceback.walk_stack(inspect.currentframe()))
-    names = ((n, frame.f_globals.get("__name__", "")) for n, (frame, _) in frames)
-    return 1 + max(n for n, name in names if name.split(".")[0] == "resnext_keras")
-
-
 def check_hash(weight_set: WeightSet, path: Path, remedy: str) -> None:
-    """Reads a file whole and compares its hash with the published one, if any.
+    """Compares the hash of a file with the published one, if there is one.
 
     Args:
         weight_set: A row of the registry.
         path: The file.
-        remedy: What the error says at its end.
+        remedy: The last sentence of the error.
 
     Raises:
         WeightsError: The hashes differ, or the file cannot be read.
@@ -137,17 +116,17 @@ def check_hash(weight_set: WeightSet, path: Path, remedy: str) -> None:
         return
     algorithm, _, expected = weight_set.hash.partition(":")
     try:
-        found = pooch.file_hash(str(path), alg=algorithm)
+        digest = pooch.file_hash(str(path), alg=algorithm)
     except OSError as error:
         raise WeightsError(
             f"Expected the weights {weight_set.name} in {path}; found that the file "
             f"cannot be read: {error.strerror or error}."
         ) from error
-    found = found[: len(expected)]  # of a SHA-256 the first digits are published
-    if found != expected:
+    digest = digest[: len(expected)]  # publishers shorten a SHA-256
+    if digest != expected:
         raise WeightsError(
             f"Expected the weights {weight_set.name} in {path}, with the {algorithm} "
-            f"{expected}; found {found}. {remedy}"
+            f"{expected}; found {digest}. {remedy}"
         )
 
 
@@ -162,12 +141,12 @@ def _download(weight_set: WeightSet) -> Path:
             f"forbidden; found no such file. {by_hand} "
             f"Received: RESNEXT_KERAS_OFFLINE={offline!r}"
         )
-    # In a folder of the cache, so that it moves into place at once.
+    # In a folder of the cache: moving it into place is atomic.
     part = path.parent / ".downloads" / path.name
     try:
         part.parent.mkdir(parents=True, exist_ok=True)
         with _locked(part.with_name(f"{part.name}.lock"), path.name):
-            if not os.path.isfile(path):  # none was faster
+            if not os.path.isfile(path):  # no other process was faster
                 part.unlink(missing_ok=True)  # of a download that was killed
                 try:
                     _transfer(url, part, by_hand)
@@ -185,10 +164,10 @@ def _download(weight_set: WeightSet) -> Path:
 
 
 def _check_download(weight_set: WeightSet, part: Path, by_hand: str) -> None:
-    """Raises unless a download is what was asked for."""
+    """Raises unless a download is the file of the weight set."""
     remedy = f"The download was deleted. {by_hand}"
     check_hash(weight_set, part, remedy)
-    if weight_set.hash is None:  # then it has at least to be a file of this network
+    if weight_set.hash is None:  # then at least names and shapes must fit
         spec = get_spec(weight_set.architecture)
         try:
             with open_weights(part, variable_shapes(spec, classes=weight_set.classes)):
@@ -209,7 +188,7 @@ def _url(weight_set: WeightSet) -> str:
 
 @contextlib.contextmanager
 def _locked(lock_path: Path, file: str) -> Iterator[None]:
-    """Holds the lock of a file, and tells if another process has it."""
+    """Context manager: holds the lock of a file; logs if another process has it."""
     lock = FileLock(lock_path)
     try:
         lock.acquire(timeout=0)
@@ -223,65 +202,58 @@ def _locked(lock_path: Path, file: str) -> Iterator[None]:
 
 
 def _transfer(url: str, part: Path, by_hand: str) -> None:
-    """Downloads, and tries again what may go better the next time."""
+    """Downloads; what may succeed the next time is tried again."""
     for pause in (*PAUSES, None):
         try:
             return _get(url, part)
-        # Of a URL that cannot be, urllib3's errors and others come through.
-        except (requests.RequestException, HTTPError, ValueError) as error:
-            errors = list(_causes(error))
-            reason = _reason(error, errors[-1])
-            unconnected = any(isinstance(e, NO_CONNECTION) for e in errors)
-            if unconnected:
-                reason = f"no connection: {reason}"
-            if unconnected or pause is None or not _may_pass(error):
+        # The errors of requests are OSErrors without a number, and a URL that cannot
+        # be is a ValueError; OSErrors with a number are the disk's.
+        except (OSError, ValueError) as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise
+            reason, may_pass = _reason(error)
+            if pause is None or not may_pass:
                 mirror = "" if url in by_hand else f" from {url}"
                 raise WeightsError(
                     f"Expected to download {part.name}{mirror}; found {reason}. "
                     f"{by_hand} RESNEXT_KERAS_MIRROR names another source."
-                ) from None  # the reason is told; its trace is over 60 lines
+                ) from None  # the reason is in the message; the trace has 60 lines
             logger.warning("%s: %s. Next try in %s s.", url, reason, pause)
             time.sleep(pause)
 
 
 def _get(url: str, part: Path) -> None:
-    """Downloads a file; urllib3 raises if it is shorter than announced."""
-    headers = {"Accept-Encoding": "identity"}  # the file as it is
-    with requests.get(url, stream=True, timeout=TIMEOUT, headers=headers) as answer:
-        answer.raise_for_status()
-        total = answer.raw.length_remaining  # None where it is not announced
-        # disable=None shows the bar on a terminal only.
-        bar = tqdm(desc=part.name, total=total, unit="B", unit_scale=True, disable=None)
-        with part.open("wb") as file, bar:
-            for chunk in answer.iter_content(CHUNK_SIZE):
-                bar.update(file.write(chunk))
+    """Downloads a file; raises if it is shorter than announced."""
+    # A total, since without it a bar has no truth value, which pooch asks for;
+    # disable=None shows the bar on a terminal only.
+    bar = tqdm(desc=part.name, total=1, unit="B", unit_scale=True, disable=None)
+    with contextlib.ExitStack() as stack, bar:
+        download = pooch.HTTPDownloader(
+            progressbar=bar,
+            chunk_size=CHUNK_SIZE,
+            timeout=TIMEOUT,
+            headers={"Accept-Encoding": "identity"},  # the file as it is
+            # pooch leaves the connection open when something fails.
+            hooks={"response": lambda answer, **_: stack.push(answer)},
+        )
+        download(url, str(part), None)
 
 
-def _reason(error: Exception, first: BaseException) -> str:
-    """What went wrong, without the URL, which may be long after a redirection."""
-    if isinstance(error, requests.HTTPError):
-        return f"HTTP status {error.response.status_code} {error.response.reason}"
-    return f"{type(first).__name__}: {first}"
-
-
-def _may_pass(error: Exception) -> bool:
-    """Whether an error may be gone the next time: of the server, a cut, a time-out."""
-    if isinstance(error, requests.HTTPError):
-        status = error.response.status_code
-        return status >= 500 or status in (408, 429)  # time-out, too many requests
-    return isinstance(
-        error,
-        (
-            requests.ConnectionError,
-            requests.Timeout,
-            requests.exceptions.ChunkedEncodingError,
-        ),
+def _reason(error: Exception) -> tuple[str, bool]:
+    """What went wrong, in a line, and whether it may go better the next time."""
+    answer = getattr(error, "response", None)
+    if answer is not None:
+        status = answer.status_code
+        # Of the server, or a time-out, or too many requests.
+        may_pass = status >= 500 or status in (408, 429)
+        return f"HTTP status {status} {answer.reason}", may_pass
+    first = error
+    while inner := first.__cause__ or first.__context__:
+        first = inner
+    reason = f"{type(first).__name__}: {first}"
+    unconnected = isinstance(
+        first, (ConnectionRefusedError, socket.gaierror, ssl.SSLError)
     )
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """An error and those it was made of, down to the first."""
-    while error is not None:
-        yield error
-        inner = (e for e in error.args if isinstance(e, BaseException))
-        error = error.__cause__ or next(inner, None)
+    if unconnected or type(error).__name__ in ("ConnectTimeout", "ProxyError"):
+        return f"no connection: {reason}", False
+    return reason, isinstance(error, OSError) and not isinstance(error, ValueError)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from importlib import resources
 
 from resnext_keras.images.preprocessing import MEAN, STD, Preprocessing
+from resnext_keras.models.specs import get_spec
 
 TABLE = resources.files("resnext_keras") / "weights" / "sets.csv"
 
@@ -167,9 +168,7 @@ BUNDLED = WeightSet(
     file="resnext11_8x4d.digits.weights.h5",
     licence="Apache-2.0",
     evaluations=(
-        Evaluation(
-            Preprocessing(size=32, resize=32, detail=8), 0.9861, None, "publisher"
-        ),
+        Evaluation(Preprocessing(size=32, resize=(8, 32)), 0.9861, None, "publisher"),
     ),
     source="scikit-learn's handwritten digits; see weights/README.md",
     size_bytes=4_044_728,
@@ -179,3 +178,46 @@ BUNDLED = WeightSet(
 """The one that ships with the package."""
 
 WEIGHT_SETS = {weight_set.name: weight_set for weight_set in (*_published(), BUNDLED)}
+
+
+def list_weights(architecture: str | None = None) -> list[str]:
+    """Names of the weight sets, each of which `weights=` takes.
+
+    Args:
+        architecture: Name of an architecture, for its sets alone.
+
+    Returns:
+        The full names, as in `"resnext50_32x4d.tv2_in1k"`.
+
+    Raises:
+        ValueError: There is no such architecture.
+    """
+    architecture = None if architecture is None else get_spec(architecture).name
+    return [weight_set.name for weight_set in sets_of(architecture)]
+
+
+def sets_of(architecture: str | None, labels: str | None = None) -> list[WeightSet]:
+    """The sets of an architecture and with these labels; None for any."""
+    return [
+        weight_set
+        for weight_set in WEIGHT_SETS.values()
+        if architecture in (None, weight_set.architecture)
+        and labels in (None, weight_set.labels)
+    ]
+
+
+def default_set(architecture: str) -> WeightSet | None:
+    """The set that `"imagenet"` names, None where no set may be the default.
+
+    It is torchvision's second generation where there is one, else the most accurate
+    set; never one that forbids commercial use.
+    """
+    sets = sets_of(architecture, labels="imagenet")
+    permissive = [s for s in sets if not s.non_commercial]
+    second_generation = [s for s in permissive if "IMAGENET1K_V2" in s.aliases]
+    return max(second_generation or permissive, key=_accuracy, default=None)
+
+
+def _accuracy(weight_set: WeightSet) -> tuple[bool, float]:
+    """Best top-1 accuracy; what was measured goes before what is claimed."""
+    return max((e.source == "timm", e.top1 or 0.0) for e in weight_set.evaluations)

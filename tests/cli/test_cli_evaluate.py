@@ -18,7 +18,7 @@ from resnext_keras import ResNeXt, ResNeXtSpec
 from resnext_keras.digits import held_out_digits
 from resnext_keras.images.preprocessing import Preprocessing
 from resnext_keras.training.report import FILES, PREDICTIONS, REPORT
-from resnext_keras.weights.runs import BEST, RUN
+from resnext_keras.weights.checkpoint import BEST, RUN
 
 REPORTED = set(FILES) - {"curves.png"}
 
@@ -173,8 +173,8 @@ def test_only_an_earlier_report_is_replaced(digits):
         (["digits/0/nothing"], "does not exist"),
         (["digits", "-o", "gone/report"], "existing folder"),
         (["digits", "-o", "digits"], "overwrite"),
-        (["digits", "-o", "digits/report"], "outside of that of the images"),
-        (["."], "outside of that of the images"),
+        (["digits", "-o", "digits/report"], "outside the image folder"),
+        (["."], "outside the image folder"),
     ],
 )
 def test_bad_arguments_give_one_line_and_no_report(flat, arguments, message):

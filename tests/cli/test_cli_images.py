@@ -2,14 +2,18 @@
 
 import os
 
+import numpy as np
 import pytest
 from command import run
+from helpers import SMALL
 from PIL import Image
 
+from resnext_keras import predict_files
 from resnext_keras.classifier import find_preprocessing, load_classifier
+from resnext_keras.digits import held_out_digits
 from resnext_keras.images.listing import list_images
-from resnext_keras_cli import images
-from resnext_keras_cli.images import image_files
+from resnext_keras.inference import prediction
+from resnext_keras.inference.prediction import sample_images
 
 pytestmark = pytest.mark.tensorflow
 
@@ -22,7 +26,10 @@ def _here(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["predict", "gone.jpg", "gone.png"], "No such file: gone.jpg, gone.png"),
+        (
+            ["predict", "gone.jpg", "gone.png"],
+            "image files that exist. Received: 'gone.jpg', 'gone.png'",
+        ),
         (["explain", "gone.jpg"], "no such file"),
         (["explain", "text.jpg"], "a file that begins with b'no image'"),
         (["explain", "one.png", "--class", "tabi"], "Did you mean tabby"),
@@ -32,7 +39,9 @@ def _here(tmp_path, monkeypatch):
     ],
 )
 def test_a_typo_costs_no_download(tmp_path, monkeypatch, arguments, told):
-    monkeypatch.setattr("resnext_keras.classifier.load_classifier", None)
+    for module in ("classifier", "inference.prediction", "inference.quantization"):
+        monkeypatch.setattr(f"resnext_keras.{module}.load_classifier", None)
+    monkeypatch.setattr("resnext_keras.export.formats.load_classifier", None)
     monkeypatch.setattr(
         "resnext_keras.inference.quantization.check_packages", lambda: None
     )
@@ -78,26 +87,61 @@ def test_a_file_without_permission_is_left_out_alone(monkeypatch, command):
     assert "Usage" not in result.stderr
 
 
-def test_images_are_taken_from_all_over_the_folders(tmp_path, monkeypatch):
+@pytest.fixture
+def read(monkeypatch):
+    """Gives the files that `sample_images` reads, and what it skips."""
+    files = []
+
+    def no_pixels(path, preprocessing):
+        files.append(path)
+        return np.zeros((8, 8, 3), "uint8")
+
+    def call(*paths):
+        files.clear()
+        images, skipped = sample_images(paths, SMALL)
+        assert len(images) == len(files)
+        return list(files), skipped
+
+    monkeypatch.setattr(prediction, "read_image", no_pixels)
+    return call
+
+
+def test_images_are_taken_from_all_over_the_folders(tmp_path, monkeypatch, read):
     (tmp_path / "b").mkdir()
     names = ["b/1.jpg", "b/2.PNG", "b/3.webp", "c.tiff", "d.jpeg"]
     for name in [*names, "b/x.txt", "y"]:
         (tmp_path / name).touch()
-    files = image_files([str(tmp_path)])
+    files, _ = read(str(tmp_path))
     assert [os.path.relpath(file) for file in files] == names
-    assert image_files(["y", "b"]) == ["y", *names[:3]]
+    assert read("y", "b")[0] == ["y", *names[:3]]
     for most, chosen in ((2, [files[0], files[2]]), (5, files), (9, files)):
-        monkeypatch.setattr(images, "MOST", most)
-        assert image_files([str(tmp_path)]) == chosen
+        monkeypatch.setattr(prediction, "MAX_IMAGES", most)
+        assert read(str(tmp_path))[0] == chosen
 
 
-def test_links_are_followed_as_by_extract(tmp_path, capsys):
+def test_links_are_followed_as_by_extract(tmp_path, read):
     (tmp_path / "far").mkdir()
     (tmp_path / "far" / "1.jpg").touch()
     (tmp_path / "near").mkdir()
     (tmp_path / "near" / "link").symlink_to(tmp_path / "far")
     (tmp_path / "near" / "circle").symlink_to(tmp_path / "near")
-    found = image_files(["near"])
-    assert found == [os.path.join("near", "link", "1.jpg")]
-    assert found == [path for path, reason in list_images(["near"]) if not reason]
-    assert "near/circle: a link to a folder" in capsys.readouterr().err
+    files, skipped = read("near")
+    assert files == [os.path.join("near", "link", "1.jpg")]
+    assert files == [path for path, reason in list_images(["near"]) if not reason]
+    assert "near/circle: a link to a folder" in skipped[0]
+
+
+def test_predict_files_gives_what_the_command_prints(tmp_path):
+    images, labels = held_out_digits()
+    Image.fromarray(images[0]).save("digit.png")
+    (tmp_path / "text.jpg").write_text("no image")
+    found = predict_files(["digit.png", "text.jpg"], weights="digits", top=2)
+    assert found.weights == "resnext11_8x4d.digits"
+    ((path, predictions),) = found.predictions
+    assert path == "digit.png"
+    assert [len(predictions), predictions[0][1]] == [2, str(labels[0])]
+    assert "text.jpg" in str(found.skipped[0])
+    assert predict_files(tmp_path / "digit.png", weights="digits").skipped == []
+    for wrong in ({"top": 0}, {"batch_size": 1.5}):
+        with pytest.raises(ValueError, match="positive integer"):
+            predict_files("digit.png", weights="digits", **wrong)

@@ -1,4 +1,4 @@
-"""`resnext-keras search` prints, draws and tells what it cannot do."""
+"""`resnext-keras search` prints, draws, and refuses in one line."""
 
 import json
 import os
@@ -32,7 +32,7 @@ def test_a_table_and_a_contact_sheet(collection):
     result = run("search", "2.png", "--index", "features.parquet", "--top", 4)
     assert result.stderr == ""
     about, _, *rows, file = result.stdout.splitlines()
-    assert about == "6 images, seen by resnext11_8x4d.digits"
+    assert about == "6 images compared by resnext11_8x4d.digits"
     assert [row.split()[0] for row in rows] == ["1", "2", "3", "4"]
     assert rows[0].split()[1:] == ["1.0000", "2.png"]
     assert file == "2.found.png"
@@ -40,7 +40,7 @@ def test_a_table_and_a_contact_sheet(collection):
         assert sheet.width > 5 * 192
 
 
-def test_json_has_the_same_and_draws_only_when_told(collection):
+def test_json_has_the_same_and_draws_only_when_asked(collection):
     arguments = ("search", "2.png", "--index", "features.parquet", "--json")
     result = run(*arguments)
     found = json.loads(result.stdout)
@@ -65,7 +65,7 @@ def test_the_page_is_one_file_and_odd_names_harm_nothing(collection):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["2.png", "--index", "gone.parquet"], "no such file"),
         (["2.png", "--index", "1.png"], "`resnext-keras extract` has written"),
@@ -76,11 +76,11 @@ def test_the_page_is_one_file_and_odd_names_harm_nothing(collection):
         (["2.png", "--index", "features.parquet", "-o", "a.txt"], ".png"),
     ],
 )
-def test_bad_arguments_give_one_line_and_no_file(collection, arguments, told):
+def test_bad_arguments_give_one_line_and_no_file(collection, arguments, message):
     write_features("empty.parquet", np.ones((0, 1024), "float32"))
     before = sorted(os.listdir())
     result = run("search", *arguments, code=1)
-    assert told in result.stderr
+    assert message in result.stderr
     assert len(result.stderr.splitlines()) == 1
     assert sorted(os.listdir()) == before
 

@@ -155,7 +155,7 @@ def test_a_folder_that_exists_is_left_as_it_is(data, tmp_path):
         run("train", data, "-o", mine, *QUICK, "--resume", code=1)
     )
     inside = error(run("train", data, "-o", data / "run", *QUICK, code=1))
-    assert "a folder outside of that of the images" in inside
+    assert "outside the image folder" in inside
     assert [path.name for path in mine.iterdir()] == ["letter"]
     assert sorted(os.listdir(data)) == sorted(CLASSES)
 

@@ -78,7 +78,6 @@ def test_fetch_prints_where_the_files_lie(monkeypatch, tmp_path):
     )
 
 
-@pytest.mark.usefixtures("no_reference_installed")
 def test_verify_says_of_each_whether_it_is_right(weight_file, tmp_path):
     broken = tmp_path / "broken.safetensors"
     broken.write_bytes(weight_file.read_bytes()[:-1])

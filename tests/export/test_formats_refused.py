@@ -155,7 +155,7 @@ def test_an_operation_that_a_format_lacks_is_named(
     model = keras.Model(image, build()(bessel(image)), name="wavy")
     (tmp_path / f"model.{ending}").write_bytes(b"mine")
     refused(
-        rf"^Expected .* \.{ending} .* Received: model='wavy', .*BesselI0e[^\n]*$",
+        rf"^Expected .* \.{ending} .* Received: model='wavy'; .*BesselI0e[^\n]*$",
         model,
         f"model.{ending}",
         precision,

@@ -88,12 +88,12 @@ def test_images_are_named_as_in_keras(
     loaded, classifier, images, tmp_path, relative_error
 ):
     answer = loaded.signatures["serving_default"](image_bytes=tf.constant(images))
-    images = []
+    pixels = []
     for number, content in enumerate(images):
         path = tmp_path / str(number)
         path.write_bytes(content)
-        images.append(read_image(path, READING))
-    scores = classifier.predict_on_batch(preprocess_input(np.stack(images)))
+        pixels.append(read_image(path, READING))
+    scores = classifier.predict_on_batch(preprocess_input(np.stack(pixels)))
     for row, expected in enumerate(decode_predictions(scores, 3, class_names=NAMES)):
         names = [name.decode() for name in answer["classes"].numpy()[row]]
         assert names == [name for _, name, _ in expected]
@@ -155,7 +155,6 @@ def test_the_card_tells_how_to_use_the_model(exported):
         "size": 32,
         "resize": 40,
         "interpolation": "bilinear",
-        "detail": None,
         "mean": [0.485, 0.456, 0.406],
         "std": [0.229, 0.224, 0.225],
     }
@@ -168,7 +167,7 @@ def test_a_weight_set_tells_images_classes_and_licence(tmp_path):
     assert card["weights"] == "resnext11_8x4d.digits"
     assert card["licence"] == "Apache-2.0"
     assert card["class_names"] == list("0123456789")
-    assert card["preprocessing"]["detail"] == 8
+    assert card["preprocessing"]["resize"] == [8, 32]
 
 
 def test_the_graph_is_folded_and_free_of_files_and_foreign_code(exported):

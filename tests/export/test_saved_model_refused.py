@@ -9,11 +9,11 @@ from pathlib import Path
 
 import keras
 import pytest
+import tensorflow as tf
 from keras import layers
 from weight_files import build
 
 from resnext_keras import Preprocessing, export_saved_model
-from resnext_keras.export import saved_model as export
 from resnext_keras.io import atomic_directory
 
 pytestmark = pytest.mark.tensorflow
@@ -55,11 +55,14 @@ def test_models_of_others_are_never_replaced(classifier, tmp_path):
 def test_what_appears_meanwhile_is_not_replaced(classifier, tmp_path, monkeypatch):
     path = tmp_path / "trees"
 
-    def write_then_find(*_):
+    save = tf.saved_model.save
+
+    def save_while_another_appears(*arguments):
+        save(*arguments)
         path.mkdir()
         (path / "mine").touch()
 
-    monkeypatch.setattr(export, "write_warmup_requests", write_then_find)
+    monkeypatch.setattr(tf.saved_model, "save", save_while_another_appears)
     with pytest.raises(OSError, match="trees could not be written"):
         export_saved_model(classifier, path)
     assert os.listdir(path) == ["mine"]
@@ -98,8 +101,8 @@ def test_a_folder_of_other_things_is_never_replaced(classifier, tmp_path):
 # of the folder written.
 FAIL_TWICE = """
 import os, resource, signal, sys
+import tensorflow as tf
 import resnext_keras as rk
-from resnext_keras.export import saved_model as export
 spec = rk.ResNeXtSpec("tiny", (1,), 4, 4, stem="cifar")
 model = rk.ResNeXt(spec, weights=None, input_shape=(32, 32, 3))
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -111,7 +114,11 @@ except OSError as error:
     print(error, flush=True)
 print(os.listdir("."), flush=True)
 resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-export.write_warmup_requests = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+save = tf.saved_model.save
+def save_and_die(*arguments):
+    save(*arguments)
+    os.kill(os.getpid(), signal.SIGKILL)
+tf.saved_model.save = save_and_die
 rk.export_saved_model(model, sys.argv[1])
 """
 

@@ -1,9 +1,8 @@
-"""`extract`: features of whole collections, whatever stops a run."""
+"""`extract` writes the same file, whatever stopped the run before."""
 
 import csv
 import functools
 import hashlib
-import importlib
 import os
 import signal
 import subprocess
@@ -17,11 +16,15 @@ import pytest
 from helpers import ROOT
 from PIL import Image
 
-from resnext_keras import ResNeXt, preprocess_input, read_image
-from resnext_keras.classifier import load_classifier
-from resnext_keras.features.chunks import Parts
-from resnext_keras.features.extraction import extract
-from resnext_keras.features.parquet import count_rows, iterate, read_provenance
+import resnext_keras as rk
+from resnext_keras.features import extraction
+from resnext_keras.features.chunks import Chunks, Plan
+from resnext_keras.features.parquet import (
+    Provenance,
+    count_rows,
+    read_features,
+    read_provenance,
+)
 
 pytestmark = pytest.mark.tensorflow
 
@@ -29,15 +32,17 @@ COUNT = 70
 BROKEN = {3: b"", 17: b"no image", 40: None, 41: b"\xff\xd8\xff"}
 
 
-# The function of its name hides it in the package.
-module = importlib.import_module(extract.__module__)
-cached_network = functools.cache(module.load_network)
+cached_extractor = functools.cache(extraction.Extractor)
+
+
+def extract(*arguments, **options):
+    return rk.extract(*arguments, **{"weights": "digits", **options})
 
 
 @pytest.fixture(autouse=True, scope="module")
 def _networks_built_once():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "load_network", cached_network)
+        patch.setattr(extraction, "Extractor", cached_extractor)
         yield
 
 
@@ -58,8 +63,8 @@ def collection(tmp_path_factory, photos):
 
 
 @pytest.fixture
-def small_parts(monkeypatch):
-    monkeypatch.setattr(module, "PART", 16)
+def small_chunks(monkeypatch):
+    monkeypatch.setattr(extraction, "CHUNK", 16)
 
 
 def run(folder, target, **options):
@@ -71,7 +76,7 @@ def whole(collection, _networks_built_once, tmp_path_factory):
     """The file of a run that nothing stopped."""
     target = tmp_path_factory.mktemp("whole") / "features.parquet"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "PART", 16)
+        patch.setattr(extraction, "CHUNK", 16)
         run(collection, target)
     return target
 
@@ -83,7 +88,7 @@ def errors_of(target):
 
 
 def features_of(target):
-    return np.concatenate([features for _, features in iterate(target)])
+    return np.concatenate([features for _, features in read_features(target)])
 
 
 def good_files(collection):
@@ -91,7 +96,9 @@ def good_files(collection):
     return [file for file in files if int(file.stem) not in BROKEN]
 
 
-def test_a_row_has_what_others_find_in_the_image(whole, collection, relative_error):
+def test_a_row_has_what_other_libraries_find_in_the_image(
+    whole, collection, relative_error
+):
     table = pyarrow.parquet.read_table(whole)
     files = good_files(collection)
     assert table["path"].to_pylist() == [str(file) for file in files]
@@ -100,10 +107,10 @@ def test_a_row_has_what_others_find_in_the_image(whole, collection, relative_err
     ]
     assert set(table["width"].to_pylist()) == {64}
     assert set(table["height"].to_pylist()) == {48}
-    preprocessing = load_classifier(weights="digits").preprocessing
-    images = np.stack([read_image(file, preprocessing) for file in files])
-    model = ResNeXt("resnext11_8x4d", False, "digits", pooling="avg")
-    expected = model.predict(preprocess_input(images), verbose=0)
+    preprocessing = rk.load_classifier(weights="digits").preprocessing
+    images = np.stack([rk.read_image(file, preprocessing) for file in files])
+    model = rk.ResNeXt("resnext11_8x4d", False, "digits", pooling="avg")
+    expected = model.predict(rk.preprocess_input(images), verbose=0)
     found = np.stack(table["features"].to_pylist())
     assert relative_error(found, expected) < 1e-5
 
@@ -116,15 +123,12 @@ def test_broken_images_are_listed_and_stop_nothing(whole, collection):
     assert "truncated" in found[40]
 
 
-def test_the_file_tells_what_its_features_came_from(whole):
-    source = read_provenance(whole)
-    assert source.architecture == "resnext11_8x4d"
-    assert source.weights == "resnext11_8x4d.digits"
-    assert source.preprocessing["size"] == 32
-    assert (
-        source.length
-        == load_classifier(weights="digits").model.get_layer("avg_pool").output.shape[1]
-    )
+def test_the_file_has_the_provenance_of_its_features(whole):
+    provenance = read_provenance(whole)
+    assert provenance.architecture == "resnext11_8x4d"
+    assert provenance.weights == "resnext11_8x4d.digits"
+    assert provenance.preprocessing["size"] == 32
+    assert provenance.length == 1024
     assert count_rows(whole) == COUNT - len(BROKEN)
 
 
@@ -146,17 +150,15 @@ def test_float16_is_the_rounded_vector_in_half_the_space(collection, whole, tmp_
 
 
 def test_a_vector_does_not_depend_on_its_place_in_a_batch(collection, relative_error):
-    network = cached_network(None, None, "float32", "tensorflow", 32)
-    preprocessing = network.preprocessing
+    extractor = cached_extractor(None, "digits", engine="tensorflow")
     files = good_files(collection)[:33]
-    images = np.stack([read_image(file, preprocessing) for file in files])
-    images = preprocess_input(images)
-    alone = np.concatenate([network.features(images[i : i + 1]) for i in range(33)])
-    assert relative_error(network.features(images), alone) < 1e-5
-    assert relative_error(network.features(images[::-1])[::-1], alone) < 1e-5
+    images = np.stack([rk.read_image(f, extractor.preprocessing) for f in files])
+    alone = np.concatenate([extractor.features(image[np.newaxis]) for image in images])
+    assert relative_error(extractor.features(images), alone) < 1e-5
+    assert relative_error(extractor.features(images[::-1])[::-1], alone) < 1e-5
 
 
-@pytest.mark.usefixtures("small_parts")
+@pytest.mark.usefixtures("small_chunks")
 def test_shards_are_the_rows_of_one_run(collection, whole, tmp_path, relative_error):
     paths, features, errors = [], [], []
     for number in (1, 2, 3):
@@ -172,42 +174,42 @@ def test_shards_are_the_rows_of_one_run(collection, whole, tmp_path, relative_er
 
 PROGRAM = """
 import sys, time
-from resnext_keras.features.extraction import extract
-module = sys.modules[extract.__module__]
-from resnext_keras.features.extractor import FeatureNetwork
-module.PART = 16
-features = FeatureNetwork.features
+import resnext_keras as rk
+from resnext_keras.features import extraction
+extraction.CHUNK = 16
+predict = rk.Predictor.__call__
 def slow(self, images):
     time.sleep(0.2)
-    return features(self, images)
-FeatureNetwork.features = slow
-module.extract([sys.argv[1]], sys.argv[2], engine="tensorflow", batch_size=8)
+    return predict(self, images)
+rk.Predictor.__call__ = slow
+folder, target = sys.argv[1:]
+rk.extract(folder, target, weights="digits", engine="tensorflow", batch_size=8)
 """
 
 
-@pytest.mark.usefixtures("small_parts")
-def test_a_run_that_was_killed_goes_on_to_the_same_bytes(collection, whole, tmp_path):
+@pytest.mark.usefixtures("small_chunks")
+def test_a_killed_run_continues_to_the_same_bytes(collection, whole, tmp_path):
     target = tmp_path / "features.parquet"
     process = subprocess.Popen(
         [sys.executable, "-c", PROGRAM, collection, target],
         stderr=subprocess.DEVNULL,
         env=dict(os.environ, PYTHONPATH=str(ROOT)),
     )
-    parts = module.parts_folder(target)
+    chunks = extraction.chunks_folder(target)
     deadline = time.monotonic() + 120
-    while not (parts / "00000001.parquet").exists():
+    while not (chunks / "00000001.parquet").exists():
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not target.exists()
-    done = len(list(parts.glob("0*.parquet")))
+    done = len(list(chunks.glob("0*.parquet")))
     assert 2 <= done < 5
     with pytest.raises(ValueError, match="resume=True"):
         run(collection, target)
-    told = run(collection, target, resume=True)
-    assert told.read == COUNT - 16 * done
+    done_again = run(collection, target, resume=True)
+    assert done_again.read == COUNT - 16 * done
     assert target.read_bytes() == whole.read_bytes()
     assert errors_of(target) == errors_of(whole)
     assert sorted(file.name for file in tmp_path.iterdir()) == [
@@ -216,9 +218,9 @@ def test_a_run_that_was_killed_goes_on_to_the_same_bytes(collection, whole, tmp_
     ]
 
 
-@pytest.mark.usefixtures("small_parts")
+@pytest.mark.usefixtures("small_chunks")
 @pytest.mark.parametrize("stop", ["listing", "writing", "joining", "removing"])
-def test_a_run_goes_on_wherever_it_was_stopped(
+def test_a_run_continues_wherever_it_was_stopped(
     collection, whole, tmp_path, monkeypatch, stop
 ):
     target = tmp_path / "features.parquet"
@@ -234,24 +236,22 @@ def test_a_run_goes_on_wherever_it_was_stopped(
         elif stop == "joining":
             patch.setattr("resnext_keras.features.chunks.write_tables", stopped)
         else:
-            patch.setattr(Parts, "remove", stopped)
+            patch.setattr(Chunks, "remove", stopped)
         with pytest.raises(KeyboardInterrupt):
             run(collection, target)
     run(collection, target, resume=True)
     assert target.read_bytes() == whole.read_bytes()
     assert errors_of(target) == errors_of(whole)
-    assert not module.parts_folder(target).exists()
+    assert not extraction.chunks_folder(target).exists()
     before = target.stat()
     assert run(collection, target, resume=True).read == 0
     assert target.stat() == before
 
 
-@pytest.mark.usefixtures("small_parts")
-def test_what_is_finished_outlasts_a_full_disk(
-    collection, whole, tmp_path, monkeypatch
-):
+@pytest.mark.usefixtures("small_chunks")
+def test_finished_chunks_outlast_a_full_disk(collection, whole, tmp_path, monkeypatch):
     target = tmp_path / "features.parquet"
-    write, written = Parts.write, []
+    write, written = Chunks.write, []
 
     def full(self, number, *rest):
         if number == 2:
@@ -260,8 +260,8 @@ def test_what_is_finished_outlasts_a_full_disk(
         write(self, number, *rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Parts, "write", full)
-        with pytest.raises(OSError, match="No space left"):
+        patch.setattr(Chunks, "write", full)
+        with pytest.raises(OSError, match=r"No space left.*resume=True.*chunks"):
             run(collection, target)
     assert written == [0, 1]
     assert run(collection, target, resume=True).read == COUNT - 32
@@ -276,10 +276,10 @@ def test_a_shard_may_be_empty(tmp_path, photos):
     ]
     assert counts == [0, 1]
     assert features_of(tmp_path / "2.parquet").shape == (1, 1024)
-    assert list(iterate(tmp_path / "1.parquet")) == []
+    assert list(read_features(tmp_path / "1.parquet")) == []
 
 
-def test_a_run_begun_anew_is_not_taken_for_the_one_before(
+def test_a_run_started_again_does_not_continue_the_one_before(
     tmp_path, photos, monkeypatch
 ):
     folder, target = tmp_path / "images", tmp_path / "f.parquet"
@@ -299,16 +299,19 @@ def test_a_run_begun_anew_is_not_taken_for_the_one_before(
     assert run(folder, target, resume=True).images == 2
 
 
-def test_images_added_or_removed_meanwhile_do_not_move_the_parts(tmp_path, photos):
+PROVENANCE = Provenance("tiny", "tiny.pth", None, {}, "avg", 4, "float32", "0")
+
+
+def test_images_added_or_removed_meanwhile_do_not_move_the_chunks(tmp_path, photos):
     for name in "bcd":
         photos[0].resize((40, 40)).save(tmp_path / f"{name}.png")
-    parts = Parts(tmp_path / "f.parts")
-    parts.folder.mkdir()
-    network = cached_network(None, None, "float32", "tensorflow", 8)
-    plan = module._plan(network, [str(tmp_path)], (1, 1))
-    parts.begin(plan, [str(tmp_path)])
+    folder = str(tmp_path)
+    plan = Plan(PROVENANCE, [folder], [folder], [1, 1], "tensorflow", 8, 16)
+    chunks = Chunks(tmp_path / "f.chunks")
+    chunks.folder.mkdir()
+    chunks.begin(plan, [folder])
     (tmp_path / "a.png").write_bytes((tmp_path / "b.png").read_bytes())
-    again = Parts(parts.folder)
+    again = Chunks(chunks.folder)
     assert again.resume(plan)
     assert [Path(os.fsdecode(path)).name for path in again.paths(0)] == [
         "b.png",

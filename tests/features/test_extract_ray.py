@@ -1,6 +1,5 @@
 """`extract` with `engine="ray"`: a real cluster of two workers on this machine."""
 
-import importlib
 import os
 import signal
 import subprocess
@@ -13,15 +12,15 @@ import pyarrow.parquet
 import pytest
 from helpers import ROOT
 
-from resnext_keras.features.chunks import Parts
-from resnext_keras.features.extraction import errors_file, extract, parts_folder
+import resnext_keras as rk
+from resnext_keras.features import extraction
+from resnext_keras.features.chunks import Chunks
+from resnext_keras.features.extraction import chunks_folder, errors_file
 from resnext_keras.features.ray import _Worker, share_cores
 
 pytestmark = pytest.mark.tensorflow
 
-module = importlib.import_module(extract.__module__)
-
-COUNT, PART, PARTS = 300, 64, 5
+COUNT, CHUNK, CHUNKS = 300, 64, 5
 BROKEN = range(5, COUNT, 37)
 
 
@@ -39,8 +38,8 @@ def collection(tmp_path_factory, photos):
 
 
 @pytest.fixture(autouse=True)
-def _small_parts(monkeypatch):
-    monkeypatch.setattr(module, "PART", PART)
+def _small_chunks(monkeypatch):
+    monkeypatch.setattr(extraction, "CHUNK", CHUNK)
 
 
 @pytest.fixture(scope="module")
@@ -48,13 +47,14 @@ def whole(collection, tmp_path_factory):
     """The file of a run without Ray."""
     target = tmp_path_factory.mktemp("whole") / "features.parquet"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "PART", PART)
+        patch.setattr(extraction, "CHUNK", CHUNK)
         run(collection, target, "auto")
     return target
 
 
 def run(folder, target, engine, **options):
-    return extract([folder], target, engine=engine, batch_size=4, **options)
+    options |= {"weights": "digits", "engine": engine, "batch_size": 4}
+    return rk.extract([folder], target, **options)
 
 
 def run_with_ray(folder, target, **options):
@@ -70,47 +70,47 @@ def assert_same(target, whole):
     vectors = [np.stack(t["features"].to_numpy()) for t in (found, expected)]
     np.testing.assert_allclose(*vectors, rtol=0, atol=1e-5 * np.abs(vectors[1]).max())
     assert errors_file(target).read_bytes() == errors_file(whole).read_bytes()
-    assert not parts_folder(target).exists()
+    assert not chunks_folder(target).exists()
 
 
 def workers_of(process):
-    """Ids of the workers among a process's descendants, and what each is about."""
+    """Ids of the workers among a process's descendants, and their titles."""
     parents, found = {}, {}
     for entry in Path("/proc").glob("[0-9]*"):
         try:
-            stat, told = ((entry / name).read_text() for name in ("stat", "cmdline"))
+            stat, title = ((entry / name).read_text() for name in ("stat", "cmdline"))
         except OSError:  # ended meanwhile
             continue
         parents[int(entry.name)] = int(stat.rpartition(")")[2].split()[1])
-        if told.startswith("ray::_Worker"):
-            found[int(entry.name)] = told
+        if title.startswith("ray::_Worker"):
+            found[int(entry.name)] = title
 
     def descends(number):
         while number in parents and number != process:
             number = parents[number]
         return number == process
 
-    return {number: told for number, told in found.items() if descends(number)}
+    return {number: title for number, title in found.items() if descends(number)}
 
 
 @pytest.mark.parity
 def test_a_worker_that_is_killed_is_replaced_and_its_work_done_again(
     collection, whole, tmp_path, monkeypatch
 ):
-    killed, write = [], Parts.write
+    killed, write = [], Chunks.write
 
     def written(self, number, *rest):
         write(self, number, *rest)
         workers = workers_of(os.getpid())
         if number == 0:
             assert len(workers) == 2
-            killed.append(next(w for w, told in workers.items() if "read" in told))
+            killed.append(next(w for w, title in workers.items() if "read" in title))
             os.kill(killed[0], signal.SIGKILL)
-        if number == PARTS - 1:
+        if number == CHUNKS - 1:
             assert len(workers) == 2
             assert killed[0] not in workers
 
-    monkeypatch.setattr(Parts, "write", written)
+    monkeypatch.setattr(Chunks, "write", written)
     target = tmp_path / "features.parquet"
     assert run_with_ray(collection, target).read == COUNT
     assert killed
@@ -119,23 +119,25 @@ def test_a_worker_that_is_killed_is_replaced_and_its_work_done_again(
 
 PROGRAM = f"""
 import sys, time
-from resnext_keras.features.extraction import extract
-from resnext_keras.features.chunks import Parts
-module = sys.modules[extract.__module__]
-module.PART = {PART}
-write = Parts.write
+import resnext_keras as rk
+from resnext_keras.features import extraction
+from resnext_keras.features.chunks import Chunks
+extraction.CHUNK = {CHUNK}
+write = Chunks.write
 def written(self, number, *rest):
     if number == 2:
         time.sleep(600)
     write(self, number, *rest)
-Parts.write = written
+Chunks.write = written
 folder, target = sys.argv[1:]
-extract([folder], target, engine="ray", batch_size=4, workers=2)
+rk.extract(
+    [folder], target, weights="digits", engine="ray", batch_size=4, workers=2
+)
 """
 
 
 @pytest.mark.parity
-def test_a_run_that_is_killed_goes_on_without_ray_and_with_it(
+def test_a_killed_run_continues_without_ray_and_with_it(
     collection, whole, tmp_path, monkeypatch
 ):
     pytest.importorskip("ray")
@@ -146,7 +148,7 @@ def test_a_run_that_is_killed_goes_on_without_ray_and_with_it(
         env=dict(os.environ, PYTHONPATH=str(ROOT)),
     )
     deadline = time.monotonic() + 120
-    while not (parts_folder(target) / "00000001.parquet").exists():
+    while not (chunks_folder(target) / "00000001.parquet").exists():
         assert driver.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -154,7 +156,7 @@ def test_a_run_that_is_killed_goes_on_without_ray_and_with_it(
     assert len(workers) == 2
     driver.kill()
     driver.wait()
-    write = Parts.write
+    write = Chunks.write
 
     def stopped(self, number, *rest):
         if number == 3:
@@ -162,18 +164,16 @@ def test_a_run_that_is_killed_goes_on_without_ray_and_with_it(
         write(self, number, *rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Parts, "write", stopped)
+        patch.setattr(Chunks, "write", stopped)
         with pytest.raises(KeyboardInterrupt):
             run(collection, target, "auto", resume=True)
-    assert run_with_ray(collection, target, resume=True).read == COUNT - 3 * PART
+    assert run_with_ray(collection, target, resume=True).read == COUNT - 3 * CHUNK
     assert_same(target, whole)
     assert not [worker for worker in workers if Path(f"/proc/{worker}").exists()]
 
 
 @pytest.mark.parity
-def test_what_a_worker_cannot_do_is_told_before_anything_is_written(
-    collection, tmp_path
-):
+def test_too_many_workers_are_refused_before_anything_is_written(collection, tmp_path):
     pytest.importorskip("ray")
     target = tmp_path / "features.parquet"
     with pytest.raises(ValueError, match=r"at most .* cores"):
@@ -193,13 +193,11 @@ def test_what_a_worker_cannot_do_is_told_before_anything_is_written(
         ([64], 3, (3, 4)),
     ],
 )
-def test_workers_are_as_many_as_wanted_or_one_on_each_four_cores(
-    machines, workers, expected
-):
+def test_workers_by_number_or_one_on_each_four_cores(machines, workers, expected):
     assert share_cores(machines, workers) == expected
 
 
-def test_a_missing_ray_is_told_with_its_extra(collection, tmp_path, monkeypatch):
+def test_a_missing_ray_is_named_with_its_extra(collection, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ImportError, match=r"resnext-keras\[ray\]"):
         run(collection, tmp_path / "f.parquet", "ray")

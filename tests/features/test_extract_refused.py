@@ -1,7 +1,6 @@
-"""What `extract` makes of odd folders, odd names and wrong arguments."""
+"""`extract` with odd folders, odd names and wrong arguments."""
 
 import functools
-import importlib
 import os
 import sys
 
@@ -10,19 +9,27 @@ import pyarrow.parquet
 import pytest
 from click.testing import CliRunner
 
-from resnext_keras.features.extraction import extract
-from resnext_keras.features.parquet import KEY, iterate, read_provenance
+import resnext_keras as rk
+from resnext_keras.features import extraction
+from resnext_keras.features.chunks import Chunks
+from resnext_keras.features.parquet import (
+    PROVENANCE,
+    read_features,
+    read_provenance,
+)
 from resnext_keras.images.listing import CIRCLE, list_images, readable
 from resnext_keras_cli.main import group
 
-# The function of its name hides it in the package.
-module = importlib.import_module(extract.__module__)
-cached_network = functools.cache(module.load_network)
+cached_extractor = functools.cache(extraction.Extractor)
+
+
+def extract(*arguments, **options):
+    return rk.extract(*arguments, **{"weights": "digits", **options})
 
 
 @pytest.fixture(autouse=True)
 def _networks_built_once(monkeypatch):
-    monkeypatch.setattr(module, "load_network", cached_network)
+    monkeypatch.setattr(extraction, "Extractor", cached_extractor)
 
 
 @pytest.fixture
@@ -35,10 +42,10 @@ def folder(tmp_path, photos):
 
 @pytest.fixture
 def nothing_loaded(monkeypatch):
-    def fail(*_):
+    def fail(*_, **__):
         pytest.fail("the network was loaded before the arguments were checked")
 
-    monkeypatch.setattr(module, "load_network", fail)
+    monkeypatch.setattr(extraction, "Extractor", fail)
 
 
 def listed(*roots):
@@ -70,7 +77,7 @@ def test_links_are_followed_but_not_in_a_circle(tmp_path):
     assert listed(tmp_path / "in") == [("b.jpg", None), ("up", CIRCLE), ("a.jpg", None)]
 
 
-def test_a_folder_without_permission_is_an_error_of_its_own(
+def test_a_folder_without_permission_is_listed_with_the_errors(
     folder, tmp_path, monkeypatch
 ):
     (folder / "secret").mkdir()
@@ -89,14 +96,14 @@ def test_a_folder_without_permission_is_an_error_of_its_own(
     )
 
 
-def test_names_that_are_no_text_are_read_and_written_readably(folder, tmp_path):
+def test_names_that_are_not_utf8_are_read_and_written_readably(folder, tmp_path):
     odd = os.fsencode(folder) + b"/caf\xe9,\n\xff.png"
     with open(odd, "wb") as file:
         file.write((folder / "one.png").read_bytes())
     broken = os.fsencode(folder) + b"/\xfe.jpg"
     open(broken, "wb").close()
     done = extract([folder], tmp_path / "f.parquet", engine="tensorflow")
-    paths = [name for names, _ in iterate(done.target) for name in names]
+    paths = [name for names, _ in read_features(done.output) for name in names]
     assert [os.path.relpath(path, folder) for path in paths] == [
         "caf\\xe9,\n\\xff.png",
         "one.png",
@@ -121,7 +128,7 @@ def bomb(path):
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + data + chunk(b"IEND", b""))
 
 
-def test_bombs_and_strange_files_are_told_apart(folder, tmp_path, photos):
+def test_bombs_and_strange_files_are_left_out_with_the_reason(folder, tmp_path, photos):
     bomb(folder / "bomb.png")
     frames = [photos[0].resize((40, 30)), photos[1].resize((40, 30))]
     frames[0].save(folder / "moving.gif", save_all=True, append_images=frames[1:])
@@ -130,9 +137,9 @@ def test_bombs_and_strange_files_are_told_apart(folder, tmp_path, photos):
     (folder / "lost.jpg").symlink_to("nowhere")
     done = extract([folder], tmp_path / "f.parquet", engine="tensorflow")
     assert done.images == 2
-    told = done.errors.read_text()
+    errors = done.errors.read_text()
     for found in ("DecompressionBomb", "500 x 2 pixels", "no regular", "no such file"):
-        assert found in told
+        assert found in errors
 
 
 @pytest.mark.usefixtures("nothing_loaded")
@@ -143,10 +150,9 @@ def test_bombs_and_strange_files_are_told_apart(folder, tmp_path, photos):
         ({"batch_size": 0}, "batch_size=0"),
         ({"shard": (3, 2)}, r"shard=\(3, 2\)"),
         ({"shard": (0, 2)}, r"shard=\(0, 2\)"),
-        ({"shard": 2}, "shard=2"),
         ({"resume": True, "overwrite": True}, "not both"),
-        ({"path": "f.csv"}, r"ends in \.parquet"),
-        ({"path": "nowhere/f.parquet"}, "existing folder"),
+        ({"output": "f.csv"}, r"ends in \.parquet"),
+        ({"output": "nowhere/f.parquet"}, "existing folder"),
         ({"folders": ["nowhere"]}, "'nowhere'"),
         ({"folders": []}, "Expected images"),
         ({"folders": ["empty"]}, "'empty'"),
@@ -158,48 +164,48 @@ def test_wrong_arguments_are_refused_at_once(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
     before = sorted(tmp_path.iterdir())
-    arguments = {"folders": [folder], "path": "f.parquet", **options}
+    arguments = {"folders": [folder], "output": "f.parquet", **options}
     with pytest.raises(ValueError, match=expected):
         extract(**arguments)
     assert sorted(tmp_path.iterdir()) == before
 
 
 @pytest.mark.usefixtures("nothing_loaded")
-def test_a_missing_package_is_told_with_the_extra(folder, tmp_path, monkeypatch):
+def test_a_missing_package_is_named_with_the_extra(folder, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(ImportError, match=r"resnext-keras\[features\]"):
         extract([folder], tmp_path / "f.parquet")
 
 
 @pytest.mark.usefixtures("nothing_loaded")
-@pytest.mark.parametrize("name", ["f.parquet", "f.parquet.parts", "f.errors.csv"])
-def test_nothing_is_replaced_unasked(folder, tmp_path, name):
+@pytest.mark.parametrize("name", ["f.parquet", "f.parquet.chunks", "f.errors.csv"])
+def test_files_are_replaced_only_with_overwrite(folder, tmp_path, name):
     (tmp_path / name).touch()
     with pytest.raises(ValueError, match=r"overwrite=True"):
         extract([folder], tmp_path / "f.parquet")
 
 
 @pytest.mark.usefixtures("nothing_loaded")
-def test_a_folder_of_others_is_never_replaced(folder, tmp_path):
-    parts = tmp_path / "f.parquet.parts"
-    parts.mkdir()
-    (parts / "diary.txt").touch()
+def test_a_folder_with_other_files_is_never_replaced(folder, tmp_path):
+    chunks = tmp_path / "f.parquet.chunks"
+    chunks.mkdir()
+    (chunks / "diary.txt").touch()
     with pytest.raises(ValueError, match="nothing else is replaced"):
         extract([folder], tmp_path / "f.parquet", overwrite=True)
-    assert (parts / "diary.txt").exists()
+    assert (chunks / "diary.txt").exists()
 
 
-def test_a_run_goes_on_with_the_same_arguments_alone(folder, tmp_path, monkeypatch):
+def test_a_run_continues_only_with_the_same_arguments(folder, tmp_path, monkeypatch):
     target = tmp_path / "f.parquet"
 
     def stopped(*_):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "_extract_parts", stopped)
+        patch.setattr(Chunks, "write", stopped)
         with pytest.raises(KeyboardInterrupt):
             extract([folder], target, engine="tensorflow")
-    kept = sorted(module.parts_folder(target).iterdir())
+    kept = sorted(extraction.chunks_folder(target).iterdir())
     for options, found in (
         ({"dtype": "float16"}, "dtype='float16'"),
         ({"batch_size": 5}, "batch_size=5"),
@@ -211,37 +217,40 @@ def test_a_run_goes_on_with_the_same_arguments_alone(folder, tmp_path, monkeypat
             )
     with pytest.raises(ValueError, match="places"):
         extract([folder / "one.png"], target, engine="tensorflow", resume=True)
-    assert sorted(module.parts_folder(target).iterdir()) == kept
+    assert sorted(extraction.chunks_folder(target).iterdir()) == kept
     done = extract([folder], target, engine="tensorflow", overwrite=True)
     assert done.images == 1
     with pytest.raises(ValueError, match="float16"):
         extract([folder], target, engine="tensorflow", resume=True, dtype="float16")
 
 
-def test_a_parquet_file_of_others_is_no_file_of_features(tmp_path):
+def test_other_parquet_files_are_refused(tmp_path):
     path = tmp_path / "f.parquet"
     table = pyarrow.table({"path": ["a"]})
     for written, found in (
         (table, "without our metadata"),
-        (table.replace_schema_metadata({KEY: b"{}"}), "metadata that cannot be read"),
-        (None, "no whole Parquet file"),
+        (
+            table.replace_schema_metadata({PROVENANCE: b"{}"}),
+            "metadata that cannot be read",
+        ),
+        (None, "not a whole Parquet file"),
     ):
         path.write_bytes(b"PAR1")
         if written is not None:
             pyarrow.parquet.write_table(written, path)
-        for read in (read_provenance, lambda path: next(iterate(path))):
+        for read in (read_provenance, lambda path: next(read_features(path))):
             with pytest.raises(ValueError, match=f"f.parquet'. Found: .*{found}"):
                 read(path)
     with pytest.raises(ValueError, match="no such file"):
         read_provenance(tmp_path / "none.parquet")
 
 
-def test_the_command_prints_one_line_and_says_how_to_go_on(
+def test_the_command_prints_one_line_and_says_how_to_continue(
     folder, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
     (folder / "two.jpg").touch()
-    command = ["extract", "images", "--engine", "tensorflow"]
+    command = ["extract", "images", "--weights", "digits", "--engine", "tensorflow"]
     done = CliRunner().invoke(group, command)
     assert done.exit_code == 0
     assert done.stdout.startswith("1 image, 1 skipped in ")
@@ -257,26 +266,24 @@ def test_the_command_prints_one_line_and_says_how_to_go_on(
     def stopped(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(module, "_extract_parts", stopped)
+    monkeypatch.setattr(Chunks, "write", stopped)
     stop = CliRunner().invoke(group, [*command, "--overwrite"])
     assert stop.exit_code == 130
-    assert "--resume in the place of --overwrite goes on" in stop.stderr
+    assert "--resume (and without --overwrite) continues" in stop.stderr
 
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(module, "_extract_parts", full)
+    monkeypatch.setattr(Chunks, "write", full)
     stop = CliRunner().invoke(group, [*command, "--resume"])
     assert stop.exit_code == 1
-    assert "No space left on the disk of features.parquet" in stop.stderr
-    wrong = CliRunner().invoke(group, [*command, "--shard", "3/2"])
-    assert "'3/2' is not i/n" in wrong.stderr
+    assert "No space left on the disk of 'features.parquet'" in stop.stderr
+    wrong = CliRunner().invoke(group, [*command, "--resume", "--shard", "3/2"])
+    assert "shard=(3, 2)" in wrong.stderr
 
 
 @pytest.mark.parametrize("other", ["folder", "shard"])
-def test_a_finished_file_is_not_taken_for_that_of_other_images(
-    folder, tmp_path, photos, other
-):
+def test_a_finished_file_of_other_images_is_refused(folder, tmp_path, photos, other):
     more = tmp_path / "more"
     more.mkdir()
     photos[0].resize((40, 40)).save(more / "two.png")
@@ -297,10 +304,10 @@ def test_a_finished_file_without_its_list_of_errors(folder, tmp_path):
         extract(folder, target, resume=True)
 
 
-def test_an_empty_shard_is_not_said_to_have_been_finished_before(folder, tmp_path):
+def test_an_empty_shard_is_finished_before_only_with_resume(folder, tmp_path):
     command = ["extract", str(folder), "-o", str(tmp_path / "f.parquet")]
-    command += ["--shard", "1/2"]
-    told = CliRunner().invoke(group, command).stdout
-    assert told.startswith("0 images")
-    assert "before" not in told
+    command += ["--shard", "1/2", "--weights", "digits"]
+    printed = CliRunner().invoke(group, command).stdout
+    assert printed.startswith("0 images")
+    assert "before" not in printed
     assert "finished before" in CliRunner().invoke(group, [*command, "--resume"]).stdout

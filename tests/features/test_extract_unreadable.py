@@ -1,8 +1,7 @@
-"""`extract` tells a file that is at fault from a disk or a network that is."""
+"""`extract` leaves out a bad file, and stops when a disk or a network fails."""
 
 import errno
 import functools
-import importlib
 import os
 from pathlib import Path
 
@@ -10,23 +9,21 @@ import pytest
 from command import run
 from PIL import Image
 
-from resnext_keras.features.extraction import extract
+from resnext_keras.features import extraction
 from resnext_keras.features.parquet import count_rows
 
 pytestmark = pytest.mark.tensorflow
 
 COUNT = 24
 
-# The function of its name hides it in the package.
-module = importlib.import_module(extract.__module__)
-cached_network = functools.cache(module.load_network)
+cached_extractor = functools.cache(extraction.Extractor)
 
 
 @pytest.fixture(autouse=True)
-def _small_parts(tmp_path, monkeypatch):
+def _small_chunks(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(module, "load_network", cached_network)
-    monkeypatch.setattr(module, "PART", 8)
+    monkeypatch.setattr(extraction, "Extractor", cached_extractor)
+    monkeypatch.setattr(extraction, "CHUNK", 8)
     os.mkdir("images")
     for number in range(COUNT):
         Image.new("RGB", (40, 40), (number, 0, 0)).save(f"images/{number:02}.png")
@@ -34,7 +31,7 @@ def _small_parts(tmp_path, monkeypatch):
 
 @pytest.fixture
 def failing(monkeypatch):
-    """What makes files fail to be opened."""
+    """A dict: files by name, and the errno with which opening them fails."""
     opened, numbers = open, {}
 
     def guarded(path, *arguments, **options):
@@ -46,19 +43,20 @@ def failing(monkeypatch):
     return numbers
 
 
-COMMAND = ("extract", "images", "--engine", "tensorflow", "--batch", "8")
+COMMAND = ("extract", "images", "--weights", "digits", "--batch", "8")
+COMMAND += ("--engine", "tensorflow")
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.EMFILE])
-def test_a_run_stops_where_a_disk_fails_and_goes_on(tmp_path, failing, number):
+def test_a_run_stops_when_a_disk_fails_and_continues(tmp_path, failing, number):
     run(*COMMAND, "-o", "whole.parquet")
     failing["19.png"] = number
-    told = run(*COMMAND, code=1).stderr.splitlines()[-1]
-    assert "images/19.png" in told
-    assert os.strerror(number) in told
-    assert "--resume" in told
+    message = run(*COMMAND, code=1).stderr.splitlines()[-1]
+    assert "images/19.png" in message
+    assert os.strerror(number) in message
+    assert "--resume" in message
     assert not os.path.exists("features.parquet")
-    assert len(list((tmp_path / "features.parquet.parts").glob("0*"))) == 2
+    assert len(list((tmp_path / "features.parquet.chunks").glob("0*"))) == 2
     run(*COMMAND, "--resume", code=1)
     failing.clear()
     run(*COMMAND, "--resume")
@@ -84,11 +82,11 @@ def test_a_run_without_one_row_fails_and_is_tried_again(failing):
     assert "finished before" in run(*COMMAND, "--resume").stdout
 
 
-def test_the_command_speaks_of_options_of_its_own():
+def test_messages_of_the_command_name_its_options():
     run(*COMMAND)
     other = run(*COMMAND, "--resume", "--dtype", "float16", code=1).stderr
     os.remove("features.parquet")
     errors_alone = run(*COMMAND, code=1).stderr
-    for told in (other, errors_alone):
-        assert "--overwrite, to begin anew" in told
-        assert "=True" not in told
+    for message in (other, errors_alone):
+        assert "--overwrite, to start again" in message
+        assert "=True" not in message

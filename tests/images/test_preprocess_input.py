@@ -161,8 +161,10 @@ def test_the_first_generation_was_evaluated_at_224_from_256():
         {"size": 224, "resize": 223},
         {"size": 224, "resize": 256, "interpolation": "nearest"},
         {"size": 224, "resize": 256, "interpolation": None},
-        {"size": 32, "resize": 32, "detail": 0},
-        {"size": 32, "resize": 32, "detail": 8.0},
+        {"size": 32, "resize": (0, 32)},
+        {"size": 32, "resize": (8.0, 32)},
+        {"size": 32, "resize": (32, 8)},
+        {"size": 32, "resize": ()},
     ],
 )
 def test_an_impossible_preprocessing_is_refused(values):

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers import SMALL, save
-from PIL import Image
+from PIL import Image, TiffImagePlugin, TiffTags
 
 from resnext_keras.images.preprocessing import Preprocessing, preprocess_input
 from resnext_keras.images.read import FORMATS, read_image
@@ -40,7 +40,7 @@ def test_the_content_decides_and_not_the_suffix(photos, tmp_path):
     )
 
 
-@pytest.mark.parametrize("name", ["image.png", "image.jpg", "image.tif"])
+@pytest.mark.parametrize("name", ["image.png", "image.jpg", "image.tif", "image.webp"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_the_exif_rotation_is_carried_out(orientation, name, tmp_path):
     colours = np.zeros((64, 96, 3), "uint8")
@@ -65,11 +65,48 @@ def test_the_exif_rotation_is_carried_out(orientation, name, tmp_path):
     np.testing.assert_allclose(read_image(path, SMALL), wanted, atol=40)
 
 
-def test_broken_exif_data_do_not_hide_the_image(photos, tmp_path):
-    path = save(photos[0], tmp_path / "a.jpg", exif=b"Exif\0\0MM\0\x2a\0\0\0\xff" * 3)
+@pytest.mark.parametrize(
+    "exif",
+    [
+        b"Exif\0\0MM\0\x2a\0\0\0\xff" * 3,
+        b"Exif\0\0neither II nor MM",
+        b"Exif\0\0MM\0\x2a\0\0\0\x08\0\x01\x01\x12\0\x02",  # ends in a tag
+        b"Exif\0\0II\x2a\0\x08\0\0\0\x01\0\x12\x01\x02\0\x02\0\0\0a\0\0\0",  # text
+    ],
+)
+@pytest.mark.parametrize("name", ["jpg", "png", "webp"])
+def test_broken_exif_data_do_not_hide_the_image(photos, tmp_path, name, exif):
+    path = save(photos[0], tmp_path / f"a.{name}", exif=exif)
     np.testing.assert_array_equal(
-        read_image(path), read_image(save(photos[0], tmp_path / "b.jpg"))
+        read_image(path), read_image(save(photos[0], tmp_path / f"b.{name}"))
     )
+
+
+@pytest.mark.parametrize("orientation", [0, 9, "a"])
+def test_a_tiff_with_a_broken_orientation_is_read(photos, tmp_path, orientation):
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    tags.tagtype[0x0112] = TiffTags.ASCII if orientation == "a" else TiffTags.SHORT
+    tags[0x0112] = orientation
+    path = save(photos[0], tmp_path / "broken.tif", tiffinfo=tags)
+    plain = save(photos[0], tmp_path / "plain.tif")
+    np.testing.assert_array_equal(read_image(path), read_image(plain))
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "I;16"])
+def test_the_exif_rotation_is_carried_out_in_every_mode(mode, tmp_path):
+    ramp = Image.fromarray(
+        np.arange(0, 256, 16, dtype="uint8").repeat(16).reshape(16, 16)
+    )
+    if mode == "I;16":
+        image = Image.fromarray(np.asarray(ramp, "uint16") * 257)
+    else:
+        image = ramp.convert("RGBA").convert(mode) if mode != "P" else ramp.quantize(16)
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    turned = read_image(save(image, tmp_path / "turned.png", exif=exif), SMALL)
+    plain = read_image(save(image, tmp_path / "plain.png"), SMALL)
+    assert (turned != plain).any()
+    np.testing.assert_allclose(turned.astype(int), plain[::-1, ::-1], atol=1)
 
 
 def centre(image, path, **options):
@@ -213,7 +250,7 @@ def test_a_image_is_no_sharper_than_those_of_the_training(photos, tmp_path):
     small = photos[0].resize((12, 8), Image.Resampling.BILINEAR)
     as_trained = save(small, tmp_path / "small.png")
     sharp = save(photos[0].resize((120, 80)), tmp_path / "sharp.png")
-    coarse = Preprocessing(size=32, resize=32, detail=8)
+    coarse = Preprocessing(size=32, resize=(8, 32))
     expected = small.resize((48, 32), Image.Resampling.BILINEAR).crop((8, 0, 40, 32))
     np.testing.assert_array_equal(read_image(as_trained, coarse), expected)
     difference = np.abs(

@@ -9,7 +9,7 @@ from keras import layers
 from weight_files import build
 
 from resnext_keras import Predictor
-from resnext_keras.inference.errors import first_line, told_briefly
+from resnext_keras.inference.errors import errors_in_one_line, first_line
 
 pytestmark = pytest.mark.tensorflow
 
@@ -17,7 +17,7 @@ JUNK = (b"", b"neither this\nnor that\n" * 20)
 
 
 def assert_refused(path, message, engine="auto"):
-    message = rf"^Expected a whole .*\. Received: {re.escape(str(path))}, of {message}"
+    message = rf"^Expected a whole .*\. Received: {re.escape(str(path))}; {message}"
     with pytest.raises(ValueError, match=message) as caught:
         Predictor(path, engine)
     assert "\n" not in str(caught.value)
@@ -27,27 +27,27 @@ def assert_refused(path, message, engine="auto"):
 def test_a_broken_keras_file_is_refused(content, tmp_path):
     path = tmp_path / "model.keras"
     path.write_bytes(content)
-    assert_refused(path, "which Keras says: It is no zip archive")
+    assert_refused(path, "Keras reports: It is no zip archive")
 
 
 def test_half_a_keras_file_is_refused(tmp_path):
     path = tmp_path / "model.keras"
     build().save(path)
     path.write_bytes(path.read_bytes()[:-1000])
-    assert_refused(path, "which Keras says: ")
+    assert_refused(path, "Keras reports: ")
 
 
 @pytest.mark.parametrize("content", JUNK, ids=["empty", "junk"])
 def test_a_broken_saved_model_is_refused(content, tmp_path):
     (tmp_path / "saved_model.pb").write_bytes(content)
-    assert_refused(tmp_path, "which tensorflow says: ", "tensorflow")
+    assert_refused(tmp_path, "tensorflow reports: ", "tensorflow")
 
 
 def test_a_saved_model_without_weights_is_refused(tmp_path):
     build().export(tmp_path, verbose=False)
     for file in (tmp_path / "variables").iterdir():
         file.unlink()
-    assert_refused(tmp_path, "which tensorflow says: .*find any", "tensorflow")
+    assert_refused(tmp_path, "tensorflow reports: .*find any", "tensorflow")
 
 
 @pytest.mark.parity
@@ -67,8 +67,8 @@ def test_broken_files_of_other_formats_are_refused(name, engine, content, tmp_pa
     path = tmp_path / name
     path.write_bytes(content)
     path = tmp_path if name.endswith(".pb") else path
-    assert_refused(path, f"which {engine} says: ", engine)
-    assert_refused(path, "which [a-z]+ says: ")
+    assert_refused(path, f"{engine} reports: ", engine)
+    assert_refused(path, "[a-z]+ reports: ")
 
 
 @pytest.mark.parity
@@ -122,5 +122,8 @@ def test_the_first_line_is_one_that_says_something(message, expected):
 
 @pytest.mark.parametrize("kind", [ImportError, MemoryError, OSError, KeyboardInterrupt])
 def test_what_tells_nothing_of_a_network_is_raised_as_it_is(kind):
-    with pytest.raises(kind, match=r"^mine$"), told_briefly("it", "a", "b", OSError):
+    with (
+        pytest.raises(kind, match=r"^mine$"),
+        errors_in_one_line("it", "a", "b", OSError),
+    ):
         raise kind("mine")

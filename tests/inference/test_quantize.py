@@ -27,7 +27,7 @@ from resnext_keras import (
 )
 from resnext_keras.classifier import load_classifier
 from resnext_keras.digits import as_network_sees, held_out_digits
-from resnext_keras.inference.comparison import compare_predictions
+from resnext_keras.inference.quantization import compare_predictions
 from resnext_keras_cli.main import group
 
 pytestmark = pytest.mark.tensorflow
@@ -266,7 +266,7 @@ def test_a_path_that_cannot_be_is_refused(name, model, refused):
 
 def test_a_folder_that_cannot_be_written_to_is_refused(model, refused, monkeypatch):
     monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write to any
-    refused("can be written to", model)
+    refused("writable folder", model)
 
 
 def test_a_file_that_exists_is_kept(model, refused, tmp_path):
@@ -342,7 +342,7 @@ def test_the_command_writes_a_file_and_says_what_it_is_like(folder, tmp_path):
     [
         (["resnext50", "."], "Did you mean resnext50_32x4d"),
         (["nothing", "."], "`resnext-keras weights list` prints the names"),
-        (["digits", "."], "No images in ."),
+        (["digits", "."], "folders with images in them. Received: '.'"),
         (["digits", "absent.png"], "None of the images can be read"),
         (["digits", ".", "-o", "x.bin"], "ends in .onnx"),
     ],

@@ -112,3 +112,20 @@ def test_the_stride_is_on_the_3x3_convolution_and_on_the_projection():
         "conv3_block1_2_conv": (2, 2),
         "conv3_block1_3_conv": (1, 1),
     }
+
+
+def test_training_moves_each_batch_norm_a_tenth_of_the_way_as_in_torch():
+    x = keras.Input((8, 8, 16))
+    y = conv_block(x, 8, 24, stride=2, cardinality=4, name="block")
+    names = [layer.name for layer in keras.Model(x, y).layers if "_bn" in layer.name]
+    assert len(names) == 4
+    taps = [keras.Model(x, y).get_layer(name) for name in names]
+    model = keras.Model(x, [y, *(norm.input for norm in taps)])
+    images = np.random.default_rng(0).normal(size=(4, 8, 8, 16))
+    _, *inputs = model(images, training=True)
+    for norm, maps in zip(taps, inputs, strict=True):
+        maps = keras.ops.convert_to_numpy(maps)
+        mean, variance = maps.mean((0, 1, 2)), maps.var((0, 1, 2), ddof=1)
+        found = [keras.ops.convert_to_numpy(v) for v in norm.non_trainable_variables]
+        np.testing.assert_allclose(found[0], 0.1 * mean, rtol=1e-3, atol=1e-6)
+        np.testing.assert_allclose(found[1], 0.9 + 0.1 * variance, rtol=1e-4)

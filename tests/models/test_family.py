@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 import resnext_keras
 from resnext_keras.models.specs import ARCHITECTURES, get_spec
 from resnext_keras.models.variables import count_parameters, variable_shapes
-from resnext_keras.weights.files import identify
+from resnext_keras.weights.checkpoint import resolve
 from resnext_keras.weights.formats.torch_names import keras_tensors, torch_tensors
 from resnext_keras.weights.registry import WEIGHT_SETS
 from resnext_keras.weights.tensors import LazyTensor, WeightsError
@@ -88,11 +88,11 @@ def test_logits_and_every_stage_equal_timms(name, tmp_path, relative_error):
     if name.endswith(ONE_BLOCK):
         spec = dataclasses.replace(spec, depths=(1, 1, 1, 1))
     elif name not in TWINS:
-        assert identify(path) == (spec, 3, 1000)
+        assert (resolve(path).spec, resolve(path).classes) == (spec, 1000)
     else:
         with pytest.raises(WeightsError, match=f"{' and '.join(TWINS)} have .* which"):
-            identify(path)
-        assert identify(path, [spec]) == (spec, 3, 1000)
+            resolve(path)
+        assert resolve(path, spec).classes == 1000
 
     model = resnext_keras.ResNeXt(
         spec,

@@ -13,7 +13,7 @@ import pytest
 from helpers import GOLDEN
 from weight_files import KERAS_APPLICATIONS, assert_same, build, keras_values, numbers
 
-from resnext_keras.weights.files import identify
+from resnext_keras.weights.checkpoint import resolve
 from resnext_keras.weights.formats import hdf5_index, keras_h5
 from resnext_keras.weights.tensors import WeightsError
 
@@ -40,7 +40,7 @@ def instead(monkeypatch):
 def test_the_callers_process_never_runs_hdf5(good, monkeypatch):
     monkeypatch.setattr(h5py, "File", None)
     assert_same(numbers(build(good)), keras_values())
-    identify(LEGACY, [KERAS_APPLICATIONS])
+    resolve(LEGACY, KERAS_APPLICATIONS)
 
 
 def endless(path, source):

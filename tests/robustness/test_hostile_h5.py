@@ -127,4 +127,4 @@ def test_layers_without_a_name_are_refused(h5, refused, name):
         if name is not None:
             file["layers/dense/vars"].attrs["name"] = name
 
-    refused(h5(edit), "found the group|missing")
+    refused(h5(edit), "found the group|missing|not expected")

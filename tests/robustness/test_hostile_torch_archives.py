@@ -22,8 +22,7 @@ from torch_programs import (
 from weight_files import SMALLEST, assert_same, build, numbers
 
 from resnext_keras.models.variables import variable_shapes
-from resnext_keras.weights.assign import assign
-from resnext_keras.weights.files import open_weights
+from resnext_keras.weights.loading import assign, open_weights
 from resnext_keras.weights.tensors import WeightsError
 
 FORMATS = ("zip", "legacy")

@@ -6,7 +6,8 @@ import numpy as np
 
 from resnext_keras import preprocess_input
 from resnext_keras.classifier import load_classifier
-from resnext_keras.features.parquet import Provenance, Rows, table_of, write_tables
+from resnext_keras.features.loader import ImageFile
+from resnext_keras.features.parquet import Provenance, table_of, write_tables
 
 DIGITS = Provenance(
     architecture="resnext11_8x4d",
@@ -14,9 +15,8 @@ DIGITS = Provenance(
     weights_sha256=None,
     preprocessing={
         "size": 32,
-        "resize": 32,
+        "resize": [8, 32],
         "interpolation": "bilinear",
-        "detail": 8,
     },
     pooling="avg",
     length=1024,
@@ -25,24 +25,23 @@ DIGITS = Provenance(
 )
 
 
-def write_features(path, features, paths=None, source=DIGITS):
-    """A file of vectors; gives its path."""
+def write_features(path, features, paths=None, provenance=DIGITS):
+    """Writes a file of vectors; returns its path."""
     features = np.asarray(features)
     count, length = features.shape
     paths = [f"{n}.png" for n in range(count)] if paths is None else list(paths)
-    rows = Rows(
-        list(map(str, paths)), ["0" * 64] * count, [8] * count, [8] * count, features
-    )
-    source = dataclasses.replace(source, length=length, dtype=str(features.dtype))
-    # Two groups of rows, as of a file that was written in parts.
-    table = table_of(rows, source)
+    files = [ImageFile(str(path), "0" * 64, 8, 8, "") for path in paths]
+    dtype = str(features.dtype)
+    provenance = dataclasses.replace(provenance, length=length, dtype=dtype)
+    # Two row groups, as of a file from two chunks.
+    table = table_of(files, features, provenance)
     half = count // 2
-    write_tables(path, source, [table.slice(0, half), table.slice(half)])
+    write_tables(path, provenance, [table.slice(0, half), table.slice(half)])
     return path
 
 
-def pooled_features(files, weights=None):
-    """The vectors of images, as Keras alone gives them."""
+def pooled_features(files, weights="digits"):
+    """The vectors of images, as Keras alone computes them."""
     network = load_classifier(weights=weights, include_top=False)
     images = np.stack([network.read(file) for file in files])
     maps = network.model.predict(preprocess_input(images), verbose=0)

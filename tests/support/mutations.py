@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 from weight_files import CLASSES, assert_same, build, numbers
 
 from resnext_keras.models.variables import variable_shapes
-from resnext_keras.weights.assign import assign
-from resnext_keras.weights.files import open_weights
+from resnext_keras.weights.loading import assign, open_weights
 from resnext_keras.weights.tensors import WeightsError
 
 WORDS = [0, 1, 2**16, 2**31, 2**32 - 1, 2**63, *(2**64 - n for n in (1, 2, 8, 16))]

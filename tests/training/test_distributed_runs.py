@@ -17,7 +17,7 @@ from sklearn.datasets import load_digits
 from resnext_keras.training.callbacks import CHECKPOINT, HISTORY
 from resnext_keras.training.report import REPORT
 from resnext_keras.training.trainer import MODEL
-from resnext_keras.weights.runs import BEST
+from resnext_keras.weights.checkpoint import BEST
 
 VIRTUAL = SUPPORT / "device_program.py"
 JAX, TORCH = ({"KERAS_BACKEND": name} for name in ("jax", "torch"))

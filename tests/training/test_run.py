@@ -21,8 +21,7 @@ from resnext_keras.training.recipes import RECIPES, adjusted
 from resnext_keras.training.run import SKIPPED, open_run
 from resnext_keras.training.settings import Phase, Settings, finetune_phases
 from resnext_keras.training.trainer import MODEL, finetune, train
-from resnext_keras.weights.lookup import weights_preprocessing
-from resnext_keras.weights.runs import RUN
+from resnext_keras.weights.checkpoint import RUN, weights_preprocessing
 
 TINY = ResNeXtSpec("tiny", (1, 1), 4, 4, stem="cifar")
 
@@ -256,9 +255,9 @@ def test_epochs_of_fine_tuning_that_are_no_number_are_refused(epochs):
 
 def test_validation_sees_as_much_detail_as_random_crops_do(data, tmp_path):
     to = settings(data, weights="digits", spec=ARCHITECTURES["resnext11_8x4d"])
-    assert weights_preprocessing("digits").detail == 8  # that of the digits themselves
+    assert weights_preprocessing("digits").resize == (8, 32)
     preprocessing = open_run(to, tmp_path / "run").preprocessing
-    assert preprocessing.detail is None
+    assert preprocessing.resize == 32
     assert preprocessing.size == 32
 
 

@@ -27,7 +27,7 @@ from resnext_keras.training.distribution import Devices
 from resnext_keras.training.recipes import RECIPES, adjusted
 from resnext_keras.training.settings import Phase, Settings
 from resnext_keras.training.trainer import Batches, run_phases, with_preprocessing
-from resnext_keras.weights.runs import BEST
+from resnext_keras.weights.checkpoint import BEST
 
 TINY = ResNeXtSpec("tiny", (1, 1), 4, 4, stem="cifar")
 

@@ -12,7 +12,7 @@ from weight_files import assert_same, numbers, torch_state
 import resnext_keras
 from resnext_keras import WeightsError, convert_weights
 from resnext_keras.models.specs import get_spec
-from resnext_keras.weights import convert as conversion
+from resnext_keras.weights import checkpoint
 
 SPEC = get_spec("resnext11_8x4d")
 
@@ -85,7 +85,7 @@ def test_the_architecture_decides_between_twins(tmp_path, monkeypatch):
         for name in ("seresnext101d_32x8d", "seresnextaa101d_32x8d")
     ]
     monkeypatch.setattr(
-        conversion, "ARCHITECTURES", {spec.name: spec for spec in twins}
+        checkpoint, "ARCHITECTURES", {spec.name: spec for spec in twins}
     )
     model = resnext_keras.ResNeXt(one, weights=None, classes=4)
     rng = np.random.default_rng(0)

@@ -106,6 +106,16 @@ def test_a_wrong_hash_deletes_the_download_and_says_so(wanted, server, cache):
     assert fetch(wanted).read_bytes() == CONTENT
 
 
+def test_a_file_that_changed_in_the_cache_is_refused_and_left_as_it_is(wanted, server):
+    path = fetch(wanted)
+    path.write_bytes(CONTENT[::-1])
+    with pytest.raises(WeightsError, match="delete it to download it anew") as error:
+        fetch(wanted)
+    assert str(path) in str(error.value)
+    assert path.read_bytes() == CONTENT[::-1]
+    assert len(server.requests) == 1
+
+
 @pytest.mark.parametrize("answer", [cut, hung_up, *map(status, (500, 503, 408, 429))])
 def test_what_may_go_better_is_tried_again(wanted, server, caplog, answer):
     server.answers = [answer, answer]

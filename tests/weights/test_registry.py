@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+from weight_files import TINY
 
 from resnext_keras import (
     Preprocessing,
@@ -14,8 +15,9 @@ from resnext_keras import (
     weights_preprocessing,
 )
 from resnext_keras.images.preprocessing import MEAN, STD
-from resnext_keras.weights.formats.keras_applications_h5 import MORE_EPSILON
-from resnext_keras.weights.lookup import find_weights
+from resnext_keras.models.specs import get_spec
+from resnext_keras.weights.checkpoint import resolve
+from resnext_keras.weights.formats.keras_h5 import MORE_EPSILON
 from resnext_keras.weights.registry import WEIGHT_SETS
 
 DEFAULTS = {
@@ -163,19 +165,12 @@ def test_preprocessing_is_that_of_the_set_at_its_size(name, size, expected):
 
 
 def test_the_bundled_set_wants_small_images():
-    assert weights_preprocessing("digits") == Preprocessing(32, 32, detail=8)
+    assert weights_preprocessing("digits") == Preprocessing(32, (8, 32))
 
 
 def test_a_size_without_evaluation_lists_those_that_there_are():
     with pytest.raises(WeightsError, match=r"224 or 288\. Received: size=256"):
         weights_preprocessing("resnext50_32x4d.a1_in1k", 256)
-
-
-def test_a_file_has_no_known_preprocessing(tmp_path):
-    path = tmp_path / "own.weights.h5"
-    path.touch()
-    with pytest.raises(WeightsError, match=re.escape(f"name={str(path)!r}")):
-        weights_preprocessing(str(path))
 
 
 def test_sets_are_listed_by_architecture():
@@ -192,43 +187,43 @@ def test_sets_are_listed_by_architecture():
 def test_imagenet_is_the_best_set_that_permits_commercial_use(architecture, tag):
     if tag is None:
         with pytest.raises(WeightsError, match="by its name") as error:
-            find_weights("imagenet", architecture)
+            resolve("imagenet", architecture)
         assert "CC-BY-NC-4.0" in str(error.value)
         for weight_set in PUBLISHED:
             named = weight_set.name in str(error.value)
             assert named == (weight_set.architecture == architecture)
     else:
-        found = find_weights("imagenet", architecture)
+        found = resolve("imagenet", architecture).weight_set
         assert found.name == f"{architecture}.{tag}"
         assert not found.non_commercial
 
 
-@pytest.mark.parametrize("architecture", ["tiny", "resnext29_8x64d"])
-def test_an_architecture_without_sets_has_no_default(architecture):
-    with pytest.raises(WeightsError, match=f"No ImageNet weights of '{architecture}'"):
-        find_weights("imagenet", architecture)
+@pytest.mark.parametrize("model", [TINY, get_spec("resnext29_8x64d")])
+def test_an_architecture_without_sets_has_no_default(model):
+    with pytest.raises(WeightsError, match=f"No ImageNet weights of '{model.name}'"):
+        resolve("imagenet", model)
 
 
 def test_other_sets_than_imagenets_are_named():
     with pytest.raises(
         WeightsError, match=r"another weight set \(resnext11_8x4d\.digits\)"
     ):
-        find_weights("imagenet", "resnext11_8x4d")
+        resolve("imagenet", "resnext11_8x4d")
 
 
 def test_imagenet_needs_an_architecture():
     with pytest.raises(WeightsError, match=r"as in .resnext50_32x4d.imagenet.: each"):
-        find_weights("imagenet")
+        resolve("imagenet")
 
 
 def test_each_set_is_found_by_full_name_and_by_tag():
     for name, weight_set in WEIGHT_SETS.items():
         architecture = weight_set.architecture
-        assert find_weights(name) is weight_set
-        assert find_weights(name, architecture) is weight_set
-        assert find_weights(weight_set.tag, architecture) is weight_set
+        assert resolve(name).weight_set is weight_set
+        assert resolve(name, architecture).weight_set is weight_set
+        assert resolve(weight_set.tag, architecture).weight_set is weight_set
         for alias in weight_set.aliases:
-            assert find_weights(alias, architecture) is weight_set
+            assert resolve(alias, architecture).weight_set is weight_set
 
 
 def test_torchvisions_names_are_known():
@@ -242,14 +237,14 @@ def test_torchvisions_names_are_known():
 
 
 def test_a_tag_needs_no_architecture_where_one_set_has_it():
-    assert find_weights("mm_in1k").architecture == "resnext152_32x4d"
-    assert find_weights("digits").architecture == "resnext11_8x4d"
+    assert resolve("mm_in1k").spec.name == "resnext152_32x4d"
+    assert resolve("digits").spec.name == "resnext11_8x4d"
 
 
 @pytest.mark.parametrize("name", ["tv2_in1k", "IMAGENET1K_V2"])
 def test_a_name_of_several_sets_lists_them(name):
     with pytest.raises(WeightsError) as error:
-        find_weights(name)
+        resolve(name)
     assert "resnext50_32x4d.tv2_in1k, resnext101_32x8d.tv2_in1k" in str(error.value)
     assert "Add the architecture" in str(error.value)
     assert f"Received: weights={name!r}" in str(error.value)
@@ -269,7 +264,7 @@ def test_a_set_of_another_architecture_is_refused(weights, architecture):
     with pytest.raises(
         WeightsError, match=f"Expected weights of '{architecture}'"
     ) as e:
-        find_weights(weights, architecture)
+        resolve(weights, architecture)
     for name in list_weights(architecture):
         assert name in str(e.value)
 
@@ -288,7 +283,7 @@ def test_a_set_of_another_architecture_is_refused(weights, architecture):
 )
 def test_near_names_are_suggested(weights, architecture, near):
     with pytest.raises(WeightsError, match=f"weights='{weights}'") as error:
-        find_weights(weights, architecture)
+        resolve(weights, architecture)
     if near:
         hint = str(error.value).partition("Did you mean ")[2].partition("?")[0]
         assert near in hint.split(" or ")
@@ -301,7 +296,7 @@ def test_of_a_path_only_files_are_said_to_be_near(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("owns.weights.h5").touch()
     with pytest.raises(WeightsError) as error:
-        find_weights(name, "resnext50_32x4d")
+        resolve(name, "resnext50_32x4d")
     hint = " Did you mean owns.weights.h5?" if name == "own.weights.h5" else ""
     assert str(error.value) == (
         f"Expected a weight file, found no such file.{hint} Received: weights={name!r}"
@@ -312,21 +307,25 @@ def test_a_file_is_taken_where_no_set_alone_has_the_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("tv2_in1k", "a1_in1k", "mm_in1k", "resnext50_32x4d.tv2_in1k"):
         Path(name).touch()
-    assert find_weights("tv2_in1k") == Path("tv2_in1k")  # several have it
-    assert find_weights("a1_in1k", "resnext101_32x4d") == Path("a1_in1k")
-    assert find_weights("mm_in1k").name == "resnext152_32x4d.mm_in1k"
-    assert find_weights("resnext50_32x4d.tv2_in1k").tag == "tv2_in1k"
-    assert find_weights(Path("mm_in1k")) == Path("mm_in1k")  # a path is no name
+    assert resolve("mm_in1k").name == "resnext152_32x4d.mm_in1k"
+    assert resolve("resnext50_32x4d.tv2_in1k").weight_set.tag == "tv2_in1k"
+    for name, architecture in (
+        ("tv2_in1k", None),  # several sets have it
+        ("a1_in1k", "resnext101_32x4d"),
+        (Path("mm_in1k"), None),  # a path is not a name
+    ):
+        with pytest.raises(WeightsError, match=f"weight file .*Received: {name}"):
+            resolve(name, architecture)
 
 
 def test_the_default_of_an_architecture_has_a_full_name():
-    default = find_weights("imagenet", "resnext50_32x4d")
-    assert find_weights("resnext50_32x4d.imagenet") is default
-    assert find_weights("resnext50_32x4d.imagenet", "resnext50_32x4d") is default
+    default = resolve("imagenet", "resnext50_32x4d").weight_set
+    assert resolve("resnext50_32x4d.imagenet").weight_set is default
+    assert resolve("resnext50_32x4d.imagenet", "resnext50_32x4d").weight_set is default
     assert weights_preprocessing("resnext50_32x4d.imagenet").resize == 232
     with pytest.raises(WeightsError, match=r"Received: weights='resnext50_32x4d.imag"):
-        find_weights("resnext50_32x4d.imagenet", "resnext101_32x4d")
+        resolve("resnext50_32x4d.imagenet", "resnext101_32x4d")
     with pytest.raises(WeightsError, match=r"No ImageNet weights of 'resnet50'") as e:
-        find_weights("resnet50.imagenet")
+        resolve("resnet50.imagenet")
     assert "Did you mean resnext50_32x4d" in str(e.value)
     assert "Received: weights='resnet50.imagenet'" in str(e.value)

@@ -1,23 +1,30 @@
-"""A verified weight set gives torch's logits; a wrong one is found out."""
+"""`weights verify` finds wrong files; the maintainers' tool finds other logits."""
 
 import argparse
-import functools
+import dataclasses
+import runpy
 
+import numpy as np
 import pytest
-from helpers import reference_network
+from helpers import ROOT, reference_network
 
-from resnext_keras import Preprocessing, ResNeXt, WeightsError, class_names, read_image
-from resnext_keras.models.specs import get_spec
-from resnext_keras.weights import verify as verification
-from resnext_keras.weights.verify import TOLERANCE, verify_weights
+from resnext_keras import Preprocessing, WeightsError, class_names, read_image
+from resnext_keras.weights import verify
+from resnext_keras.weights.verify import verify_weights
 
 
-def write(architecture, path, library="torchvision", legacy=False, **wrapping):
+@pytest.fixture(scope="module")
+def tool():
+    """The names of tools/verify_published.py."""
+    return runpy.run_path(str(ROOT / "tools" / "verify_published.py"))
+
+
+def write(architecture, path, library="torchvision", legacy=False, under=None):
     """A file that torch writes of a network with random statistics."""
     torch = pytest.importorskip("torch")
     state = reference_network(library, architecture).state_dict()
     torch.save(
-        {wrapping["under"]: state} if wrapping else state,
+        {under: state} if under else state,
         path,
         _use_new_zipfile_serialization=not legacy,
     )
@@ -32,50 +39,40 @@ def write(architecture, path, library="torchvision", legacy=False, **wrapping):
         ("seresnext26t_32x4d.bt_in1k", "timm", {"under": "state_dict"}),
     ],
 )
-def test_the_logits_are_compared_with_torchs(name, library, options, tmp_path, publish):
+def test_the_logits_are_those_of_torch(
+    name, library, options, tmp_path, publish, tool, capsys
+):
     path = tmp_path / "file.pth"
     write(name.partition(".")[0], path, library, **options)
     publish(name, path)
-    found = verify_weights(name)
-    assert found.passed
-    assert found.path == path
-    assert found.reference == library
-    assert 0 < found.difference <= 1e-5
-    assert found.top1
+    verification = verify_weights(name)
+    assert verification.path == path
+    difference, reference = tool["compare"](verification)
+    assert reference == library
+    assert 0 < difference <= 1e-5
+    # Any other logits are found out.
+    others = dataclasses.replace(
+        verification, outputs=np.roll(verification.outputs, 1, -1)
+    )
+    assert tool["compare"](others)[0] > 10 * tool["TOLERANCE"]
+    assert tool["main"]([name])
+    assert capsys.readouterr().out.startswith(f"right   {name}: logits differ by ")
+    assert not tool["main"]([name, "nothing"])
 
 
 @pytest.mark.parity
-def test_a_network_that_differs_does_not_pass(tmp_path, publish, monkeypatch):
-    """An anti-aliased network has the same variables as one that is not."""
-    path = tmp_path / "file.pth"
-    write("seresnextaa101d_32x8d", path, "timm")
-    publish("seresnextaa101d_32x8d.ah_in1k", path)
-    assert verify_weights("seresnextaa101d_32x8d.ah_in1k").passed
-    plain = get_spec("seresnext101d_32x8d")
-    monkeypatch.setattr(verification, "ResNeXt", functools.partial(of_spec, plain))
-    found = verify_weights("seresnextaa101d_32x8d.ah_in1k")
-    assert not found.passed
-    assert found.difference > 10 * TOLERANCE
-
-
-def of_spec(spec, _, **options):
-    return ResNeXt(spec, **options)
-
-
-@pytest.mark.parity
-def test_what_torch_refuses_has_no_reference_and_stops_nothing(tmp_path):
+def test_what_torch_refuses_is_not_compared(tmp_path, tool):
     torch = pytest.importorskip("torch")
     torchvision = pytest.importorskip("torchvision")
     state = torchvision.models.resnext50_32x4d().state_dict()
     options = {"state_dict": state, "args": argparse.Namespace(lr=0.1)}
     torch.save(options, tmp_path / "options.pth")
-    found = verify_weights(tmp_path / "options.pth")
-    assert found.passed
-    assert found.difference is None
-    assert found.reference.startswith("torch cannot read the file")
+    difference, reason = tool["compare"](verify_weights(tmp_path / "options.pth"))
+    assert difference is None
+    assert reason.startswith("torch cannot read the file")
     compiled = {f"_orig_mod.{name}": value for name, value in state.items()}
     torch.save(compiled, tmp_path / "compiled.PTH")
-    assert verify_weights(tmp_path / "compiled.PTH").difference <= 1e-5
+    assert tool["compare"](verify_weights(tmp_path / "compiled.PTH"))[0] <= 1e-5
 
 
 def test_a_file_of_another_architecture_or_hash_is_found_out(
@@ -94,7 +91,16 @@ def test_a_file_of_another_architecture_or_hash_is_found_out(
         verify_weights("resnext50_32x4d.tv2_in1k")
 
 
-@pytest.mark.usefixtures("no_reference_installed")
+def test_a_file_of_another_number_of_classes_is_found_out(tmp_path, publish):
+    from resnext_keras import ResNeXt
+
+    path = tmp_path / "digits.weights.h5"
+    ResNeXt("resnext11_8x4d", weights=None, classes=7).save_weights(path)
+    publish("resnext11_8x4d.digits", path)
+    with pytest.raises(WeightsError, match=r"Expected 10 classes in .*, found 7"):
+        verify_weights("digits")
+
+
 def test_the_photo_is_seen_as_the_set_wants_it(
     resnext50_file, tmp_path, publish, monkeypatch
 ):
@@ -107,9 +113,8 @@ def test_the_photo_is_seen_as_the_set_wants_it(
         seen.append((photo.name, preprocessing))
         return read_image(photo, preprocessing)
 
-    monkeypatch.setattr(verification, "read_image", read)
-    found = verify_weights("resnext50_32x4d.tv2_in1k")
+    monkeypatch.setattr(verify, "read_image", read)
+    verification = verify_weights("resnext50_32x4d.tv2_in1k")
     assert seen == [("chelsea.jpg", Preprocessing(224, 232))]
-    assert found.passed
-    assert found.parameters == 25_097_128
-    assert found.top1 in class_names()
+    assert verification.parameters == 25_097_128
+    assert verification.top1 in class_names()

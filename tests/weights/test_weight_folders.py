@@ -17,7 +17,7 @@ import pytest
 from file_server import CONTENT, FILE, SHA256, stored
 from weight_files import TINY, assert_same, build, keras_values, numbers
 
-from resnext_keras import Preprocessing, ResNeXt, WeightsError
+from resnext_keras import Preprocessing, WeightsError
 from resnext_keras.classifier import load_classifier
 from resnext_keras.models.specs import ARCHITECTURES
 from resnext_keras.weights import download
@@ -204,14 +204,6 @@ def test_a_network_gets_the_weights_of_the_name(tiny_set, server, name):
     assert server.requests == ["/model.safetensors"]
 
 
-def test_the_warning_of_a_licence_points_at_the_users_line(tiny_set, monkeypatch):
-    restricted = dataclasses.replace(tiny_set, tag="nc", licence="CC-BY-NC-4.0")
-    monkeypatch.setitem(WEIGHT_SETS, restricted.name, restricted)
-    with pytest.warns(UserWarning, match="commercial") as told:
-        ResNeXt(TINY, weights="nc", classes=5)
-    assert [warning.filename for warning in told] == [__file__]
-
-
 def test_a_classifier_reads_images_as_its_set_wants(tiny_set):
     classifier = load_classifier(weights="tiny.own")
     assert classifier.preprocessing == Preprocessing(48, 56)
@@ -226,6 +218,6 @@ def test_a_set_without_classifier_is_not_downloaded_for_a_network_with_one(
     features = dataclasses.replace(tiny_set, tag="features", classes=None)
     monkeypatch.setitem(WEIGHT_SETS, features.name, features)
     for load in (build, lambda name: load_classifier(weights=name)):
-        with pytest.raises(ValueError, match=r"tiny\.features has no"):
+        with pytest.raises(ValueError, match=r"tiny\.features has none"):
             load("tiny.features")
     assert server.requests == []

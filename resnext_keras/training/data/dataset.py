@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from resnext_keras.images.decode_formats import decode
+from resnext_keras.images.decode import decode_image
 from resnext_keras.images.listing import SUFFIXES, readable
 
 TRAINING = ("train", "training")
@@ -288,7 +288,7 @@ def _decoded(dataset: ImageDataset) -> Iterator[int]:
     """Numbers of the images that training can decode."""
 
     def pixels(number):
-        return number, tf.size(decode(dataset.read(number)), tf.int64)
+        return number, tf.size(decode_image(dataset.read(number)), tf.int64)
 
     data = tf.data.Dataset.range(len(dataset))
     data = data.map(pixels, tf.data.AUTOTUNE, deterministic=True).ignore_errors()
@@ -310,7 +310,7 @@ def _reason(dataset: ImageDataset, number: int) -> str:
         contents = dataset.read(tf.constant(number, tf.int64))
         if not tf.strings.length(contents):
             return "an empty file"
-        decode(contents)
+        decode_image(contents)
     except (tf.errors.OpError, ValueError) as error:
         message = str(getattr(error, "message", error))
         message = re.sub(r"\{\{.*?\}\} *", "", message).partition("[Op:")[0]

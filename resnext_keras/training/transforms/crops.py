@@ -5,8 +5,7 @@ import math
 
 import tensorflow as tf
 
-from resnext_keras.images.decode import resize_and_crop
-from resnext_keras.images.decode_formats import decode
+from resnext_keras.images.decode import decode_image, resize_and_crop
 from resnext_keras.images.preprocessing import MEAN, Preprocessing
 
 MEAN_COLOUR = tuple(round(255 * mean) for mean in MEAN)
@@ -149,7 +148,7 @@ def _largest_center_box(height, width):
 
 
 def _decode(contents):
-    rgb = decode(contents)
+    rgb = decode_image(contents)
     message = "Expected an image in JPEG, PNG, BMP or WebP"
     with tf.control_dependencies([tf.debugging.assert_positive(tf.size(rgb), message)]):
         return tf.identity(rgb)

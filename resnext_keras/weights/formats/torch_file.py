@@ -1,23 +1,30 @@
 """Reads the `state_dict` of a torchvision or timm ResNeXt from torch's own files.
 
-Neither torch nor Python's pickle is used, and nothing in a file is executed: see
-`torch_pickle`. A tensor is read from the file when it is asked for, and no
-storage is ever in memory but for the part that a tensor spans.
+Neither torch nor Python's pickle is used, and nothing in a file is executed, as
+`torch_pickle` explains. A tensor is read from the file when it is asked for, and of
+a storage only the part that the tensor spans is ever in memory.
+
+`torch.save` has two formats:
+- since torch 1.6 a zip file with one folder, which holds the pickle `data.pkl` and
+  for each storage a member `data/{key}`, neither compressed nor encrypted;
+- before, and still on demand, five pickles (a magic number, the version, facts of
+  the system, the object, the keys of its storages) and then for each key the count
+  of its numbers, in 8 bytes, and these numbers.
 """
 
 import contextlib
+import functools
 import io
-from collections.abc import Iterator
+import pickle
+import zipfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-from resnext_keras.weights.formats.torch_legacy import read_legacy
 from resnext_keras.weights.formats.torch_names import keras_tensors
-from resnext_keras.weights.formats.torch_pickle import MAX_BYTES
-from resnext_keras.weights.formats.torch_tensors import Contents, Tensor
-from resnext_keras.weights.formats.torch_zip import read_zip
+from resnext_keras.weights.formats.torch_pickle import MAX_BYTES, Storage, Tensor, load
 from resnext_keras.weights.tensors import (
     LazyTensor,
     LazyTensors,
@@ -28,6 +35,26 @@ from resnext_keras.weights.tensors import (
 # Where training scripts keep the state, the average of several first, as in
 # timm's `load_state_dict`.
 STATES = ("state_dict_ema", "model_ema", "state_dict", "model")
+
+ENCRYPTED = 0x61  # flags: encryption, patches, strong encryption
+LOCAL_HEADER = 30  # bytes before a member's name, whose length is at byte 26
+
+MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
+VERSION = 1001
+
+
+class Contents(NamedTuple):
+    """What a file holds.
+
+    Attributes:
+        root: The object that was saved.
+        offsets: Where the numbers of each storage begin, in bytes, by its key.
+        check: Raises for the key of a damaged storage.
+    """
+
+    root: object
+    offsets: dict[str, int]
+    check: Callable[[str], None] = lambda key: None
 
 
 @contextlib.contextmanager
@@ -116,3 +143,123 @@ def _stored(
         return np.ndarray(tensor.shape, storage.dtype, block.read(), strides=strides)
 
     return LazyTensor(tensor.shape, storage.dtype, path, read)
+
+
+def read_zip(file: BinaryIO) -> Contents:
+    """Reads all but the storages of a zip file.
+
+    Args:
+        file: The file. No `read` may give more than `MAX_BYTES`: zipfile reads
+            the directory at once, and makes far larger objects of it.
+
+    Raises:
+        Exception: The file is damaged, or not torch's. zipfile raises what comes.
+    """
+    archive = zipfile.ZipFile(file)
+    names = archive.namelist()
+    folder = names[0].partition("/")[0] if names else ""
+    if len(set(names)) < len(names):
+        raise zipfile.BadZipFile("two members of one name")
+    if folder in ("", ".", "..") or not all(n.startswith(f"{folder}/") for n in names):
+        raise zipfile.BadZipFile("members outside of one folder")
+    order = f"{folder}/byteorder"  # since torch 2.1
+    if order in names and _small_member(archive, order) != b"little":
+        raise zipfile.BadZipFile("numbers that are not little-endian")
+    storages: dict[str, Storage] = {}
+    root = load(io.BytesIO(_small_member(archive, f"{folder}/data.pkl")), storages)
+    offsets = {
+        key: _offset_in_zip(
+            file, _plain_member(archive, f"{folder}/data/{key}"), storage
+        )
+        for key, storage in storages.items()
+    }
+
+    @functools.cache
+    def check(key: str) -> None:
+        with archive.open(f"{folder}/data/{key}") as member:
+            while member.read(2**20):  # the last read compares the checksums
+                pass
+
+    return Contents(root, offsets, check)
+
+
+def _plain_member(archive: zipfile.ZipFile, name: str) -> zipfile.ZipInfo:
+    """A member whose bytes lie in the file as they are."""
+    member = archive.getinfo(name)
+    if member.compress_type != zipfile.ZIP_STORED or member.flag_bits & ENCRYPTED:
+        raise zipfile.BadZipFile(f"{name!r:.100} compressed or encrypted")
+    return member
+
+
+def _small_member(archive: zipfile.ZipFile, name: str) -> bytes:
+    """The bytes of a small member, compared with its checksum."""
+    member = _plain_member(archive, name)
+    if member.file_size > MAX_BYTES:
+        raise zipfile.BadZipFile(f"{name!r:.100} of {member.file_size} bytes")
+    return archive.read(member)
+
+
+def _offset_in_zip(file: BinaryIO, member: zipfile.ZipInfo, storage: Storage) -> int:
+    """Where the numbers of a storage begin, once they are known to be all there."""
+    file.seek(member.header_offset)
+    header = file.read(LOCAL_HEADER)
+    lengths = header[26:28], header[28:30]  # of the name, and of torch's padding
+    offset = member.header_offset + LOCAL_HEADER
+    offset += sum(int.from_bytes(length, "little") for length in lengths)
+    sizes = {member.file_size, member.compress_size}
+    if sizes != {storage.nbytes}:
+        raise zipfile.BadZipFile(
+            f"storage {storage.key!r:.100} of {sizes} bytes, not {storage.nbytes}"
+        )
+    if offset + storage.nbytes > file.seek(0, io.SEEK_END):
+        raise zipfile.BadZipFile(f"storage {storage.key!r:.100} cut off")
+    return offset
+
+
+def read_legacy(file: BinaryIO) -> Contents:
+    """Reads all but the storages of a file in the older format.
+
+    Args:
+        file: The file.
+
+    Raises:
+        UnpicklingError: The file is damaged, or not torch's.
+    """
+    file.seek(0)
+    data = io.BytesIO(file.read(MAX_BYTES))
+    if data.getvalue()[257:262] == b"ustar":
+        raise pickle.UnpicklingError("a tar archive, of torch before 0.2")
+    if load(data, {}) != MAGIC_NUMBER or load(data, {}) != VERSION:
+        raise pickle.UnpicklingError("a pickle that torch.save did not write")
+    system = load(data, {})
+    if type(system) is not dict or system.get("little_endian") is not True:
+        raise pickle.UnpicklingError("numbers that are not little-endian")
+    storages: dict[str, Storage] = {}
+    root = load(data, storages)
+    keys = load(data, {})
+    if type(keys) is not list or not all(type(key) is str for key in keys):
+        raise pickle.UnpicklingError("no list of storages")
+    if len(keys) != len(storages) or set(keys) != storages.keys():
+        raise pickle.UnpicklingError("other storages than those of its tensors")
+    return Contents(
+        root, _offsets_in_legacy(file, data.tell(), [storages[key] for key in keys])
+    )
+
+
+def _offsets_in_legacy(
+    file: BinaryIO, start: int, storages: list[Storage]
+) -> dict[str, int]:
+    """Where the numbers of each storage begin, once they are known to be there."""
+    offsets = {}
+    for storage in storages:
+        file.seek(start)
+        count = int.from_bytes(file.read(8), "little")
+        if count != storage.numel:
+            raise pickle.UnpicklingError(
+                f"{count} numbers, not {storage.numel}, in storage {storage.key!r:.100}"
+            )
+        offsets[storage.key] = start + 8
+        start += 8 + storage.nbytes
+    if start > file.seek(0, io.SEEK_END):
+        raise pickle.UnpicklingError("numbers that are cut off")
+    return offsets

@@ -1,18 +1,21 @@
-"""Reads the `state_dict` of a torchvision or timm ResNeXt from safetensors."""
+"""Reads and writes the `state_dict` of a ResNeXt, as torch has it, in safetensors."""
 
 import contextlib
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from resnext_keras.weights.formats.torch_names import keras_tensors
+from resnext_keras.models.specs import ResNeXtSpec
+from resnext_keras.weights.formats.torch_names import keras_tensors, torch_tensors
 from resnext_keras.weights.tensors import (
     BFLOAT16,
     LazyTensors,
     WeightsError,
+    finite_array,
     lazy_block,
 )
 
@@ -30,6 +33,8 @@ DTYPES = {
     for kind in "iu"
     for size in (1, 2, 4, 8)
 }
+
+NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 @contextlib.contextmanager
@@ -98,3 +103,41 @@ def _parsed(header: bytes, path: Path) -> dict:
         return dict(pairs)
 
     return json.loads(header, object_pairs_hook=check)
+
+
+def write_torch_safetensors(
+    path: Path, tensors: LazyTensors, spec: ResNeXtSpec
+) -> None:
+    """Writes tensors by torch's names, in its layout and in the types they have.
+
+    The file is what torch's `load_state_dict` takes. It is written tensor by
+    tensor: the functions of safetensors would have all of them in memory
+    twice, and mix up those that do not lie in one block
+    (https://github.com/huggingface/safetensors/issues/825).
+
+    Args:
+        path: The file to be written.
+        tensors: All variables of a network, from `open_weights`.
+        spec: The network's spec.
+
+    Raises:
+        WeightsError: A number is not finite; the file is then not whole.
+    """
+    state = torch_tensors(tensors, spec)
+    # Those who load the files of others look for this entry.
+    header = {"__metadata__": {"format": "pt", "architecture": spec.name}}
+    end = 0
+    for key, tensor in state.items():
+        start, end = end, end + math.prod(tensor.shape) * tensor.dtype.itemsize
+        header[key] = {
+            "dtype": NAMES[tensor.dtype.newbyteorder("<")],
+            "shape": tensor.shape,
+            "data_offsets": (start, end),
+        }
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)  # the data begin at a multiple of 8
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for key, tensor in state.items():
+            array = finite_array(key, tensor, tensor.dtype.newbyteorder("<"))
+            np.ascontiguousarray(array).tofile(file)

@@ -1,0 +1,137 @@
+"""The classes of image files, and images and networks that are given by name."""
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from tqdm import tqdm
+
+from resnext_keras.arguments import positive_integer
+from resnext_keras.classifier import Predictions, load_classifier
+from resnext_keras.images.listing import list_images, readable
+from resnext_keras.images.preprocessing import Preprocessing, preprocess_input
+from resnext_keras.images.read import ImageError, read_image
+from resnext_keras.models.data_format import to_data_format
+from resnext_keras.models.specs import ResNeXtSpec
+
+MAX_IMAGES = 128
+"""How many images `sample_images` reads: more calibrate no better, and each takes a
+third of a second."""
+
+
+@dataclass(frozen=True)
+class FilePredictions:
+    """The predictions for image files.
+
+    Attributes:
+        weights: Name of the weight set, or path of the weight file.
+        predictions: Path and predictions of each image, in the order given. The
+            predictions are tuples `(id, name, score)`, highest score first, as
+            `decode_predictions` gives them.
+        skipped: The errors of files that are not images. Each names its file.
+    """
+
+    weights: str
+    predictions: list[tuple[str | os.PathLike, Predictions]]
+    skipped: list[ImageError]
+
+
+def predict_files(
+    images: str | os.PathLike | Iterable[str | os.PathLike],
+    model: ResNeXtSpec | str | None = None,
+    weights: str | os.PathLike | None = None,
+    *,
+    top: int = 5,
+    batch_size: int = 32,
+) -> FilePredictions:
+    """Predicts the classes of image files.
+
+    ```python
+    found = rk.predict_files(["cat.jpg", "dog.jpg"], weights="imagenet")
+    ```
+
+    Args:
+        images: Path of an image file, or several.
+        model: Architecture, a name or spec; None for that of the weights.
+        weights: Weight set, weight file or run folder, as `ResNeXt` takes it; None
+            for the default weights of the model.
+        top: Number of classes for each image, at least 1.
+        batch_size: Number of images that are read and run at once, at least 1.
+
+    Returns:
+        The predictions, and the errors of files that are not images.
+
+    Raises:
+        ValueError: None of the files exists, an argument is out of range, or the
+            model or the weights are unknown or do not fit each other.
+    """
+    images = [images] if isinstance(images, (str, os.PathLike)) else list(images)
+    top = positive_integer("top", top)
+    batch_size = positive_integer("batch_size", batch_size)
+    if not any(map(os.path.lexists, images)):  # a typo, found before any download
+        raise ValueError(
+            f"Expected image files that exist. Received: {_listed(images)}"
+        )
+    classifier = load_classifier(model, weights)
+    predictions, skipped = [], []
+    bar = tqdm(
+        classifier.predict_files(images, top, batch_size),
+        total=len(images),
+        unit=" images",
+        disable=None if len(images) > 1 else True,
+        leave=False,
+    )
+    for path, result in bar:
+        if isinstance(result, ImageError):
+            skipped.append(result)
+        else:
+            predictions.append((path, result))
+    return FilePredictions(classifier.weights, predictions, skipped)
+
+
+def sample_images(
+    paths: str | os.PathLike | Iterable[str | os.PathLike],
+    preprocessing: Preprocessing,
+) -> tuple[np.ndarray, list[str]]:
+    """Reads images to calibrate a network with, or to compare two.
+
+    Args:
+        paths: Image files; and folders, which are searched as `extract` does it. Of
+            more than `MAX_IMAGES` images an even choice is read.
+        preprocessing: How the network expects them.
+
+    Returns:
+        A batch as `preprocess_input` gives it, float32 (images, size, size, 3) or
+        channels first, and a message for each file that was skipped.
+
+    Raises:
+        ValueError: There are no images, or none can be read.
+    """
+    paths = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
+    files, skipped = [], []
+    for path, reason in list_images(paths):
+        if reason is None:
+            files.append(path)
+        else:
+            skipped.append(f"{readable(path)}: {reason}")
+    if not files:
+        why = f"; {skipped[0]}" if skipped else ""
+        raise ValueError(
+            f"Expected folders with images in them. Received: {_listed(paths)}{why}"
+        )
+    count = min(len(files), MAX_IMAGES)
+    files = [files[number * len(files) // count] for number in range(count)]
+    images = []
+    for path in tqdm(files, "reading", unit=" images", disable=None, leave=False):
+        try:
+            images.append(read_image(path, preprocessing))
+        except ImageError as error:
+            skipped.append(str(error))
+    if not images:
+        raise ValueError(f"None of the images can be read. {skipped[-1]}")
+    return preprocess_input(to_data_format(np.stack(images))), skipped
+
+
+def _listed(paths: Sequence[str | os.PathLike]) -> str:
+    return ", ".join(repr(readable(path)) for path in paths) or "no paths"

@@ -1,0 +1,455 @@
+"""Whatever `weights=` takes becomes a `Checkpoint`, in one place."""
+
+import contextlib
+import json
+import os
+import weakref
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from resnext_keras.arguments import did_you_mean
+from resnext_keras.images.labels import class_names
+from resnext_keras.images.preprocessing import IMAGENET, Preprocessing
+from resnext_keras.models.specs import ARCHITECTURES, ResNeXtSpec, get_spec
+from resnext_keras.models.variables import Shapes, variable_shapes
+from resnext_keras.weights.download import fetch
+from resnext_keras.weights.loading import (
+    HEAD,
+    HINTS,
+    READERS,
+    channels_and_classes,
+    identify,
+    match,
+    open_file,
+)
+from resnext_keras.weights.registry import (
+    BUNDLED,
+    WEIGHT_SETS,
+    WeightSet,
+    default_set,
+    sets_of,
+)
+from resnext_keras.weights.tensors import LazyTensors, WeightsError
+
+RUN, BEST = "run.json", "best.weights.h5"
+"""The files in the folder of a training run that make it a checkpoint."""
+
+DEFAULT_MODEL = "resnext50_32x4d"
+
+WITHOUT_DOWNLOAD = (
+    f" The bundled handwritten digits need no download: weights={BUNDLED.tag!r}."
+)
+
+
+class _WeightFile:
+    """A weight file that is fetched, verified and opened once, when first needed.
+
+    It stays open from the moment its tensors are listed, which tells its
+    architecture, until they have been read or nobody can read them any more.
+    """
+
+    def __init__(self, source: Path | WeightSet, remedy: str = ""):
+        self._source = source
+        self._remedy = remedy
+        self._path = source if isinstance(source, Path) else None
+        self._tensors: LazyTensors | None = None
+        self._closing = None
+
+    def __reduce__(self):  # another process opens the file itself
+        return type(self), (self._source, self._remedy)
+
+    def fetch(self) -> Path:
+        if self._path is None:
+            try:
+                self._path = fetch(self._source)
+            except WeightsError as error:
+                raise WeightsError(f"{error}{self._remedy}") from error.__cause__
+        return self._path
+
+    def tensors(self) -> LazyTensors:
+        if self._closing is None:
+            stack = contextlib.ExitStack()
+            self._tensors = stack.enter_context(open_file(self.fetch()))
+            self._closing = weakref.finalize(self, stack.close)
+        return self._tensors
+
+    def close(self) -> None:
+        if self._closing is not None:
+            self._closing()
+            self._tensors = self._closing = None
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Trained weights, and all that a network needs to know of them.
+
+    Attributes:
+        spec: The architecture.
+        classes: Number of classes; None without a classifier.
+        preprocessing: How images are read for the weights.
+        class_names: Name of each class; empty without a classifier.
+        name: For messages, metadata and model cards: full name of the weight set,
+            path of the file, or folder of the training run.
+        licence: SPDX identifier; None where it is not known.
+        channels: Number of input channels.
+        weight_set: The row of the registry; None for files and runs.
+    """
+
+    spec: ResNeXtSpec
+    classes: int | None
+    preprocessing: Preprocessing
+    class_names: tuple[str, ...]
+    name: str
+    licence: str | None = None
+    channels: int = 3
+    weight_set: WeightSet | None = None
+    _file: _WeightFile | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def short_name(self) -> str:
+        """What outputs are named after: the set, the run's folder, or the file."""
+        if self.weight_set is not None:
+            return self.name
+        return Path(os.path.abspath(self.name)).name.split(".")[0]
+
+    def fetch(self) -> Path:
+        """The weight file, downloaded if need be; its hash is verified once.
+
+        Raises:
+            WeightsError: As of `resnext_keras.weights.download.fetch`.
+        """
+        return self._file.fetch()
+
+    @contextlib.contextmanager
+    def open(self, shapes: Shapes) -> Iterator[LazyTensors]:
+        """Opens the weights for a network, and downloads them if need be.
+
+        Args:
+            shapes: Name and shape of each variable, from `variable_shapes`.
+
+        Yields:
+            The tensors by the names of `shapes`, as `match` gives them. They can be
+            read within the context.
+
+        Raises:
+            WeightsError: The file cannot be had, is damaged, or does not fit.
+        """
+        if self.classes is None and HEAD[0] in shapes:
+            raise WeightsError(
+                "Expected weights with a classifier, or include_top=False; "
+                f"{self.name} has none. Received: weights={self.name!r}"
+            )
+        try:
+            stored, path = self._file.tensors(), self._file.fetch()
+            classes = channels_and_classes(stored)[1]
+            if classes != self.classes and HEAD[0] in shapes:
+                raise WeightsError(
+                    f"Expected {self.classes} classes in {path}, found {classes}."
+                )
+            yield match(stored, shapes, path)
+        finally:
+            self._file.close()
+
+
+def resolve(
+    weights: str | os.PathLike | ResNeXtSpec | Checkpoint | None = None,
+    model: ResNeXtSpec | str | None = None,
+) -> Checkpoint:
+    """Finds the weights that a user named, and what belongs to them.
+
+    A weight set is not downloaded here. A file is opened, since its names and shapes
+    tell its architecture, and `Checkpoint.open` goes on with the open file.
+
+    Args:
+        weights: One of
+            - the full name of a weight set, or its tag or alias where only one set
+              (of `model`, if that is given) has it;
+            - `"imagenet"`, or in full `"resnext50_32x4d.imagenet"`, for the default
+              set of an architecture, as `default_set` chooses it;
+            - an architecture, for its default set too;
+            - the path of a weight file;
+            - the folder of a training run, for its best weights;
+            - a `Checkpoint`, which is returned;
+            - None for the `"imagenet"` of `model`, or for the bundled digits if
+              that is their architecture.
+        model: The architecture, which may have no weight sets. None for that of the
+            weights, or without any for `"resnext50_32x4d"`.
+
+    Returns:
+        The `Checkpoint`. Weights of a file get the class names of ImageNet if they
+        have 1000 classes, otherwise the numbers of the classes.
+
+    Raises:
+        ValueError: The architecture or the weights are unknown, the name is
+            ambiguous, the two do not belong together (`WeightsError`), or the file
+            is damaged.
+    """
+    spec = None if model is None else get_spec(model)
+    if isinstance(weights, Checkpoint):
+        return _of_spec(weights, spec)
+    remedy = ""
+    if spec is None and (
+        isinstance(weights, ResNeXtSpec)
+        or (isinstance(weights, str) and weights in ARCHITECTURES)
+    ):
+        spec, weights = get_spec(weights), None
+    if weights is None:
+        if spec is None:
+            spec, remedy = get_spec(DEFAULT_MODEL), WITHOUT_DOWNLOAD
+        weights = BUNDLED.name if spec.name == BUNDLED.architecture else "imagenet"
+    found = _find(weights, spec and spec.name)
+    if isinstance(found, WeightSet):
+        checkpoint = _from_set(found, remedy)
+    elif found == _best_weights(found.parent):
+        checkpoint = _from_run(found.parent)
+    else:
+        return _from_file(found, spec)
+    return _of_spec(checkpoint, spec)
+
+
+def weights_preprocessing(
+    weights: str | os.PathLike, size: int | None = None
+) -> Preprocessing:
+    """How images are read for weights.
+
+    Args:
+        weights: As of `resolve`.
+        size: Height and width in pixels that the network is to see, one of those
+            that the weight set was evaluated at; None for the best of them.
+
+    Returns:
+        The `Preprocessing` that `read_image` takes.
+
+    Raises:
+        WeightsError: There are no such weights, or they were not evaluated at this
+            size.
+    """
+    checkpoint = resolve(weights)
+    if size is None:
+        return checkpoint.preprocessing
+    evaluations = checkpoint.weight_set.evaluations if checkpoint.weight_set else ()
+    readings = [e.preprocessing for e in evaluations] or [checkpoint.preprocessing]
+    by_size = {reading.size: reading for reading in readings}
+    if size not in by_size:
+        raise WeightsError(
+            f"Expected `size` to be one that {checkpoint.name} was evaluated at: "
+            f"{' or '.join(map(str, by_size))}. Received: size={size!r}"
+        )
+    return by_size[size]
+
+
+def _of_spec(checkpoint: Checkpoint, spec: ResNeXtSpec | None) -> Checkpoint:
+    """The checkpoint, if it is of that spec."""
+    if spec in (None, checkpoint.spec):
+        return checkpoint
+    if spec == replace(checkpoint.spec, name=spec.name) and not checkpoint.weight_set:
+        return replace(checkpoint, spec=spec)
+    if spec.name == checkpoint.spec.name:
+        raise WeightsError(
+            f"Expected the spec {checkpoint.spec!r} for the weights {checkpoint.name}; "
+            f"give yours a name of its own. Received: {spec!r}"
+        )
+    raise WeightsError(
+        f"Expected weights of {spec.name!r}; {checkpoint.name} is of "
+        f"{checkpoint.spec.name!r}. Received: weights={checkpoint.name!r}"
+    )
+
+
+def _from_set(weight_set: WeightSet, remedy: str = "") -> Checkpoint:
+    classes = weight_set.classes
+    labels = weight_set.labels
+    return Checkpoint(
+        get_spec(weight_set.architecture),
+        classes,
+        weight_set.preprocessing,
+        class_names(labels) if labels else _numbers(classes),
+        weight_set.name,
+        weight_set.licence,
+        weight_set=weight_set,
+        _file=_WeightFile(weight_set, remedy),
+    )
+
+
+def _best_weights(folder: Path) -> Path | None:
+    """The weights of a training run; None for another folder, or before the first."""
+    # Of a path that cannot be, Path.is_file may raise.
+    return (
+        folder / BEST
+        if all(os.path.isfile(folder / name) for name in (BEST, RUN))
+        else None
+    )
+
+
+def _from_run(folder: Path) -> Checkpoint:
+    try:
+        content = json.loads((folder / RUN).read_text(encoding="utf-8"))
+        spec = ResNeXtSpec(**content["settings"]["spec"])
+        reading = content["preprocessing"]
+        preprocessing = Preprocessing(
+            reading["size"], reading["resize"], reading["interpolation"]
+        )
+        names = tuple(content["class_names"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise WeightsError(
+            f"Expected {RUN} beside the weights of a run, as training writes it. "
+            f"Received: {folder / RUN} ({error!r})"
+        ) from error
+    return Checkpoint(
+        spec,
+        len(names),
+        preprocessing,
+        names,
+        str(folder),
+        _file=_WeightFile(folder / BEST),
+    )
+
+
+def _from_file(path: Path, spec: ResNeXtSpec | None) -> Checkpoint:
+    file = _WeightFile(path)
+    try:
+        stored = file.tensors()
+        if spec is None:
+            spec, channels, classes = identify(stored, ARCHITECTURES.values(), path)
+        else:
+            channels, classes = channels_and_classes(stored)
+            channels = channels or 3
+            match(stored, variable_shapes(spec, channels, classes), path)
+    except BaseException:
+        file.close()
+        raise
+    return Checkpoint(
+        spec,
+        classes,
+        default_preprocessing(spec),
+        class_names("imagenet") if classes == 1000 else _numbers(classes),
+        str(path),
+        channels=channels,
+        _file=file,
+    )
+
+
+def default_preprocessing(spec: ResNeXtSpec) -> Preprocessing:
+    """How images are read for weights of which only the architecture is known."""
+    size = spec.image_size
+    return IMAGENET if size == IMAGENET.size else Preprocessing(size=size, resize=size)
+
+
+def _numbers(classes: int | None) -> tuple[str, ...]:
+    return tuple(map(str, range(classes or 0)))
+
+
+def _find(weights: str | os.PathLike, architecture: str | None) -> WeightSet | Path:
+    """The weight set of a name, or the path of an existing file."""
+    if not isinstance(weights, (str, os.PathLike)):
+        raise WeightsError(
+            "Expected `weights` to be the name of a weight set, the path of a file or "
+            f"of the folder of a training run, or None. Received: weights={weights!r}"
+        )
+    is_name = isinstance(weights, str) and os.sep not in weights
+    owner, _, tag = os.fsdecode(weights).rpartition(".")
+    if is_name and tag == "imagenet":
+        if architecture in (None, owner or architecture):
+            return _default(owner or architecture, weights)
+        if owner in ARCHITECTURES:
+            raise _of_another(weights, [_default(owner, weights)], architecture)
+    if weights in WEIGHT_SETS:
+        weight_set = WEIGHT_SETS[weights]
+        if architecture not in (None, weight_set.architecture):
+            raise _of_another(weights, [weight_set], architecture)
+        return weight_set
+    named = [s for s in WEIGHT_SETS.values() if weights in (s.tag, *s.aliases)]
+    sets = [s for s in named if architecture in (None, s.architecture)]
+    if len(sets) == 1:
+        return sets[0]
+    path = Path(os.path.expanduser(weights))
+    if os.path.isfile(path):
+        return path
+    if best := _best_weights(path):
+        return best
+    if sets:
+        raise WeightsError(
+            f"Expected the name of one weight set, found several: {_names(sets)}. Add "
+            f"the architecture, as these names have it. Received: weights={weights!r}"
+        )
+    if named:
+        raise _of_another(weights, named, architecture)
+    raise _unknown(weights, path, architecture)
+
+
+def _default(architecture: str | None, weights: str) -> WeightSet:
+    """The set that `"imagenet"` names, or an error with the alternatives."""
+    if architecture is None:
+        raise WeightsError(
+            "Expected the name of an architecture before it, as in "
+            "'resnext50_32x4d.imagenet': each has a default of its own. "
+            f"Received: weights={weights!r}"
+        )
+    if weight_set := default_set(architecture):
+        return weight_set
+    if sets := sets_of(architecture, labels="imagenet"):
+        raise WeightsError(
+            f"Expected a weight set of {architecture!r} by its name: all of them "
+            f"forbid commercial use ({sets[0].licence}), so none is the default. "
+            f"There are {_names(sets)}. Received: weights={weights!r}"
+        )
+    mistyped = weights != "imagenet" and architecture not in ARCHITECTURES
+    hint = did_you_mean(architecture, ARCHITECTURES) if mistyped else ""
+    others = _names(sets_of(architecture))
+    raise WeightsError(
+        f"No ImageNet weights of {architecture!r} are published.{hint} Pass the path "
+        f"of a file{f', another weight set ({others})' if others else ''}, or None for "
+        f"a random start. Received: weights={weights!r}"
+    )
+
+
+def _of_another(weights, sets, architecture) -> WeightsError:
+    others = _names(sets_of(architecture))
+    return WeightsError(
+        f"Expected weights of {architecture!r} "
+        f"({f'there are {others}' if others else 'no set is published'}); "
+        f"that is the name of {_names(sets)}. Received: weights={weights!r}"
+    )
+
+
+def _unknown(weights, path: Path, architecture: str | None) -> WeightsError:
+    received = f"Received: weights={os.fspath(weights)!r}"
+    if _is_meant_as_path(weights, path):
+        found = "no such file"
+        if os.path.isdir(path):
+            found = f"a folder without {BEST} and {RUN} of a training run"
+        hint = did_you_mean(path.name, _files_beside(path))
+        return WeightsError(f"Expected a weight file, found {found}.{hint} {received}")
+    sets = sets_of(architecture)
+    names = [
+        n for s in sets or WEIGHT_SETS.values() for n in (s.tag, s.name, *s.aliases)
+    ]
+    listed = "list_weights() gives the names"
+    if architecture and sets:
+        listed = f"of {architecture!r} there are {_names(sets)}"
+        if default_set(architecture):
+            names = ["imagenet", f"{architecture}.imagenet", *names]
+    hint = did_you_mean(weights, dict.fromkeys(names))
+    return WeightsError(
+        "Expected the name of a weight set, or the path of a file or of the folder of "
+        f"a training run.{hint} {received}; {listed}."
+    )
+
+
+def _is_meant_as_path(weights: str | os.PathLike, path: Path) -> bool:
+    return (
+        not isinstance(weights, str)
+        or path.name != weights  # it has folders
+        or path.suffix.lower() in (*READERS, *HINTS)
+        or os.path.lexists(path)
+    )
+
+
+def _files_beside(path: Path) -> list[str]:
+    with contextlib.suppress(OSError, ValueError):
+        return [f.name for f in path.parent.iterdir() if f.suffix.lower() in READERS]
+    return []
+
+
+def _names(sets: list[WeightSet]) -> str:
+    return ", ".join(weight_set.name for weight_set in sets)

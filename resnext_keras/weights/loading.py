@@ -1,0 +1,296 @@
+"""From a weight file to a model: open it, match its names and shapes, assign it."""
+
+import contextlib
+import logging
+import math
+import os
+from collections.abc import Callable, Collection
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import numpy as np
+
+from resnext_keras.models.specs import ARCHITECTURES, ResNeXtSpec
+from resnext_keras.models.variables import Shapes, variable_shapes
+from resnext_keras.weights.formats.keras_h5 import open_keras_h5
+from resnext_keras.weights.formats.torch_file import open_torch_file
+from resnext_keras.weights.formats.torch_safetensors import open_torch_safetensors
+from resnext_keras.weights.tensors import (
+    LazyTensor,
+    LazyTensors,
+    WeightsError,
+    finite_array,
+)
+
+logger = logging.getLogger(__name__)
+
+READERS = {
+    **dict.fromkeys((".h5", ".hdf5"), open_keras_h5),
+    **dict.fromkeys((".pth", ".pt", ".bin", ".tar"), open_torch_file),
+    ".safetensors": open_torch_safetensors,
+}
+
+KERAS_HINT = (
+    " Convert it: keras.models.load_model(path).save_weights('model.weights.h5')."
+)
+HINTS = {".keras": KERAS_HINT}
+
+HEAD = ("predictions/kernel", "predictions/bias")
+# The first convolution depends on the channels of the images.
+STEMS = ("conv1_1_conv/kernel", "conv1_conv/kernel")
+RGB = 3
+
+
+def open_file(path: str | os.PathLike) -> AbstractContextManager[LazyTensors]:
+    """Opens a weight file with the reader of its format.
+
+    Nothing in the file is executed, and no data is read before a tensor is.
+
+    Args:
+        path: A `.weights.h5` file that `save_weights` wrote of a model of this
+            package, an `.h5` file of keras-applications, or a `.safetensors`
+            file or one of `torch.save` (`.pth`, `.pt`, `.bin`, `.tar`) with the
+            `state_dict` of a torchvision, timm or mmpretrain model.
+
+    Returns:
+        A context manager that yields the tensors by `"{layer}/{variable}"`; they
+        can be read while the file is open.
+
+    Raises:
+        WeightsError: The file is of another format, damaged, or not of a ResNeXt.
+    """
+    path = Path(path)
+    reader = READERS.get(path.suffix.lower())
+    if reader is None:
+        hint = HINTS.get(path.suffix.lower(), "")
+        raise WeightsError(
+            f"Expected a weight file ({', '.join(READERS)}).{hint} Received: {path}"
+        )
+    return reader(path)
+
+
+@contextlib.contextmanager
+def open_weights(path: str | os.PathLike, expected: Shapes):
+    """Opens a weight file and matches it with a network.
+
+    Args:
+        path: As of `open_file`.
+        expected: As of `match`.
+
+    Yields:
+        What `match` returns.
+
+    Raises:
+        WeightsError: As of `open_file` and `match`.
+    """
+    with open_file(path) as stored:
+        yield match(stored, expected, Path(path))
+
+
+def identify(
+    stored: LazyTensors, specs: Collection[ResNeXtSpec], path: Path
+) -> tuple[ResNeXtSpec, int, int | None]:
+    """Finds the one network that has exactly these tensors.
+
+    Args:
+        stored: The tensors of a file.
+        specs: The networks to choose from.
+        path: The file, for errors.
+
+    Returns:
+        The spec, the number of input channels, and the number of classes, which is
+        None without a classifier.
+
+    Raises:
+        WeightsError: None of the networks fits, or several do.
+    """
+    fits = _fitting(stored, specs)
+    if not fits:
+        names = " or ".join(spec.name for spec in specs)
+        raise WeightsError(f"Expected the weights of {names}. Received: {path}")
+    if len(fits) > 1:
+        names = " and ".join(spec.name for spec, _, _ in fits)
+        raise WeightsError(
+            f"Expected the weights of one architecture; {names} have variables of the "
+            f"same shapes. Name the one that it is. Received: {path}"
+        )
+    return fits[0]
+
+
+def channels_and_classes(stored: LazyTensors) -> tuple[int | None, int | None]:
+    """Input channels and classes of a file, each None where they cannot be read."""
+    stem = next((stored[name].shape for name in STEMS if name in stored), ())
+    head = stored[HEAD[0]].shape if HEAD[0] in stored else ()
+    channels = stem[2] if len(stem) == 4 and 0 not in stem else None
+    classes = head[1] if len(head) == 2 and 0 not in head else None
+    return channels, classes
+
+
+def match(stored: LazyTensors, expected: Shapes, path: Path) -> dict[str, LazyTensor]:
+    """The tensors of a file for a network with these variables.
+
+    A file may differ from the network in three ways. Its classifier is left out
+    where the network has none, and where the network has another number of
+    classes: that classifier keeps its random start. A first convolution of RGB
+    images is adapted to the network's channels, as timm does it.
+
+    Args:
+        stored: The file's tensors.
+        expected: Name and shape of each variable, from `variable_shapes`.
+        path: The file, for errors.
+
+    Returns:
+        The tensors by the names of `expected`, without those of a new classifier.
+
+    Raises:
+        WeightsError: A tensor is missing, left over, of another shape or of
+            integers.
+    """
+    taken, wanted = dict(stored), dict(expected)
+    has_top = HEAD[0] in expected
+    new_top = has_top and _has_other_classes(stored, expected)
+    if new_top or not has_top:
+        for name in HEAD:
+            taken.pop(name, None)
+            wanted.pop(name, None)
+    stem = next((name for name in STEMS if name in wanted), None)
+    adapted = stem in taken and _is_of_rgb(taken[stem].shape, wanted[stem])
+    if adapted:
+        taken[stem] = _of_channels(taken[stem], wanted[stem])
+    _check_tensors(taken, wanted, path, hint=lambda: _architecture_hint(stored))
+    if new_top:
+        logger.warning(
+            "The classifier in %s has %d classes, not %d: the network gets a new one, "
+            "which has yet to be trained.",
+            path,
+            stored[HEAD[1]].shape[0],
+            expected[HEAD[1]][0],
+        )
+    if adapted:
+        logger.warning(
+            "The first convolution in %s is for RGB, not for %d channels: the network "
+            "gets one that was made of it.",
+            path,
+            wanted[stem][2],
+        )
+    return {name: taken[name] for name in wanted}
+
+
+def assign(model, tensors: LazyTensors) -> None:
+    """Sets each variable of a model, once, from the tensor of its name.
+
+    Args:
+        model: A `keras.Model` of this package.
+        tensors: A tensor for each variable to be set, by `"{layer}/{variable}"`,
+            from `match`.
+
+    Raises:
+        WeightsError: A tensor has values that are not finite, or too large for
+            the variable's dtype; the model is then as it was.
+    """
+    variables = {
+        f"{layer.name}/{variable.name}": variable
+        for layer in model.layers
+        for variable in layer.weights
+        if f"{layer.name}/{variable.name}" in tensors
+    }
+    if variables.keys() != tensors.keys():
+        unknown = sorted(tensors.keys() - variables.keys())
+        raise WeightsError(f"The model {model.name!r} has no {', '.join(unknown)}.")
+    # Each tensor is read twice, the first time to check it: only one is in memory
+    # at any time, and a bad one is found before any variable has changed.
+    for name, variable in variables.items():
+        finite_array(name, tensors[name], variable.dtype)
+    for name, variable in variables.items():
+        variable.assign(finite_array(name, tensors[name], variable.dtype))
+
+
+def _fitting(
+    stored: LazyTensors, specs: Collection[ResNeXtSpec]
+) -> list[tuple[ResNeXtSpec, int, int | None]]:
+    """The specs that have exactly these tensors, with channels and classes."""
+    channels, classes = channels_and_classes(stored)
+    if channels is None:
+        return []
+    shapes = {name: tensor.shape for name, tensor in stored.items()}
+    return [
+        (spec, channels, classes)
+        for spec in specs
+        if variable_shapes(spec, channels, classes) == shapes
+    ]
+
+
+def _architecture_hint(stored: LazyTensors) -> str:
+    """Names the architecture of the table that has the file's tensors."""
+    if fits := _fitting(stored, ARCHITECTURES.values()):
+        names = " or ".join(repr(spec.name) for spec, _, _ in fits)
+        return f" It is of the architecture {names}, for {fits[0][1]} channels."
+    return ""
+
+
+def _has_other_classes(stored: LazyTensors, expected: Shapes) -> bool:
+    """Whether the file's classifier differs in its number of classes alone."""
+    kernel, bias = (stored[name].shape if name in stored else () for name in HEAD)
+    features, classes = expected[HEAD[0]]
+    return len(bias) == 1 and bias != (classes,) and kernel == (features, *bias)
+
+
+def _is_of_rgb(stored: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
+    """Whether a first convolution differs in that it takes RGB images."""
+    height, width, channels, filters = wanted
+    return channels != RGB and stored == (height, width, RGB, filters)
+
+
+def _of_channels(kernel: LazyTensor, shape: tuple[int, ...]) -> LazyTensor:
+    """A first convolution for RGB, adapted to another number of channels.
+
+    For grey images the kernels of red, green and blue are added. For more channels
+    they are repeated, and scaled so that the sum stays about the same
+    (`adapt_input_conv` of timm).
+    """
+    channels = shape[2]
+
+    def read() -> np.ndarray:
+        rgb = kernel.read().astype("float32", copy=False)
+        if channels == 1:
+            return rgb.sum(axis=2, keepdims=True)
+        repeated = np.tile(rgb, (1, 1, math.ceil(channels / RGB), 1))
+        return repeated[:, :, :channels] * np.float32(RGB / channels)
+
+    return LazyTensor(shape, kernel.dtype, kernel.path, read)
+
+
+def _check_tensors(
+    stored: LazyTensors, expected: Shapes, path: Path, hint: Callable[[], str]
+) -> None:
+    """Raises unless the file has exactly these tensors, of floating-point numbers."""
+    missing = [name for name in expected if name not in stored]
+    extra = [name for name in stored if name not in expected]
+    differing = [
+        f"{name} is {stored[name].shape}, not {shape}"
+        for name, shape in expected.items()
+        if name in stored and stored[name].shape != shape
+    ]
+    if missing or extra or differing:
+        raise WeightsError(
+            f"{path} does not fit this network: {_first_few('missing', missing)}"
+            f"{_first_few('not expected', extra)}"
+            f"{_first_few('of another shape', differing)}"
+            f"nothing was loaded.{hint()}"
+        )
+    for name, tensor in stored.items():
+        if not tensor.is_float:
+            raise WeightsError(
+                f"Expected floating-point numbers in {name} of {path}, found "
+                f"{tensor.dtype}; nothing was loaded."
+            )
+
+
+def _first_few(what: str, items: list[str]) -> str:
+    """Names the first few items, and counts them all."""
+    if not items:
+        return ""
+    # The names come from the file: no control character may reach a terminal.
+    shown = ", ".join(f"{item!r:.100}"[1:-1] for item in items[:3])
+    shown += ", ..." if len(items) > 3 else ""
+    return f"{len(items)} {what} ({shown}); "

@@ -1,0 +1,27 @@
+"""The library's error messages, in the words of the command line."""
+
+import re
+
+WORDS = (
+    (re.compile(r"\b(overwrite|resume)=True\b"), r"--\1"),
+    (re.compile(r"\blist_models\(\)"), "`resnext-keras list`"),
+    (re.compile(r"\blist_weights\(\)"), "`resnext-keras weights list`"),
+    (re.compile(r", or include_top=False"), ""),
+    # An argument of Python may be an option or an argument of the command.
+    (re.compile(r"\bReceived: (?:model|weights)="), "Received: "),
+    (re.compile(r"\b(model|weights)='([^']*)'"), r"--\1 \2"),
+)
+
+
+def in_one_line(error: BaseException) -> str:
+    """The message of an error, if it is one line for users; else its kind too."""
+    lines = str(error).splitlines() or [""]
+    is_for_users = isinstance(error, (ValueError, OSError, ImportError))
+    if is_for_users and len(lines) == 1 and lines[0]:
+        message = lines[0]
+        for of_python, of_command in WORDS:
+            message = of_python.sub(of_command, message)
+        return message
+    kind = type(error).__name__
+    message = f"{kind}: {lines[0]}" if lines[0] else kind
+    return f"{message} (--traceback shows more)"

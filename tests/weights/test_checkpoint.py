@@ -1,0 +1,243 @@
+"""Whatever `weights=` takes becomes a `Checkpoint`: found, opened, verified once."""
+
+import builtins
+import collections
+import dataclasses
+import gc
+import io
+import json
+import os
+import pickle
+import subprocess
+import warnings
+from pathlib import Path
+
+import pooch
+import pytest
+from command import run
+from PIL import Image
+from weight_files import TINY, assert_same, build, keras_values, numbers
+
+from resnext_keras import (
+    Preprocessing,
+    ResNeXt,
+    WeightsError,
+    class_names,
+    convert_weights,
+    load_classifier,
+    weights_preprocessing,
+)
+from resnext_keras.models.specs import get_spec
+from resnext_keras.models.variables import variable_shapes
+from resnext_keras.weights.checkpoint import BEST, RUN, Checkpoint, resolve
+
+LISTED = get_spec("resnext11_8x4d")
+NAMES = ("ant", "bee", "cat")
+
+
+@pytest.fixture
+def listed_file(tmp_path):
+    """A file of an architecture of the table, for three classes."""
+    path = tmp_path / "own.weights.h5"
+    ResNeXt(LISTED, weights=None, classes=3).save_weights(path)
+    return path
+
+
+@pytest.fixture
+def run_folder(listed_file, tmp_path):
+    """The folder of a training run, as far as a checkpoint needs it."""
+    folder = tmp_path / "my.run"
+    folder.mkdir()
+    listed_file.rename(folder / BEST)
+    content = {
+        "settings": {"spec": dataclasses.asdict(LISTED)},
+        "preprocessing": dataclasses.asdict(Preprocessing(40, 44)),
+        "class_names": NAMES,
+    }
+    (folder / RUN).write_text(json.dumps(content))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("weights", "model", "name"),
+    [
+        ("resnext50_32x4d.a1_in1k", None, "resnext50_32x4d.a1_in1k"),
+        ("a1_in1k", "resnext50_32x4d", "resnext50_32x4d.a1_in1k"),
+        ("IMAGENET1K_V1", get_spec("resnext50_32x4d"), "resnext50_32x4d.tv_in1k"),
+        ("imagenet", "resnext101_32x8d", "resnext101_32x8d.tv2_in1k"),
+        ("resnext101_32x8d.imagenet", None, "resnext101_32x8d.tv2_in1k"),
+        (None, None, "resnext50_32x4d.tv2_in1k"),
+        (None, "resnext101_64x4d", "resnext101_64x4d.c1_in1k"),
+        (None, "resnext11_8x4d", "resnext11_8x4d.digits"),
+        ("digits", None, "resnext11_8x4d.digits"),
+    ],
+)
+def test_a_weight_set(weights, model, name):
+    found = resolve(weights, model)
+    assert found.name == found.short_name == found.weight_set.name == name
+    assert found.spec == get_spec(name.partition(".")[0])
+    assert found.classes == len(found.class_names) == found.weight_set.classes
+    assert found.preprocessing == found.weight_set.preprocessing
+    assert found.licence == found.weight_set.licence
+    assert found.channels == 3
+    assert resolve(found) is found
+    assert resolve(found, found.spec) is found
+    assert resolve(name, model) == found
+
+
+def test_a_set_without_classifier_has_no_class_names():
+    found = resolve("resnext50_32x4d.keras_in1k_notop")
+    assert (found.classes, found.class_names) == (None, ())
+
+
+@pytest.mark.parametrize("as_type", [str, Path])
+def test_a_file(listed_file, as_type):
+    for model in (None, "resnext11_8x4d"):
+        found = resolve(as_type(listed_file), model)
+        assert (found.spec, found.classes, found.channels) == (LISTED, 3, 3)
+        assert found.class_names == ("0", "1", "2")
+        assert found.preprocessing == Preprocessing(32, 32)
+        assert (found.licence, found.weight_set) == (None, None)
+        assert (found.name, found.short_name) == (str(listed_file), "own")
+        assert found.fetch() == listed_file
+
+
+def test_a_file_of_a_thousand_classes_has_those_of_imagenet(resnext50_file):
+    found = resolve(resnext50_file)
+    assert found.class_names == class_names("imagenet")
+    assert found.preprocessing == Preprocessing(224, 256)
+
+
+def test_a_file_of_a_network_outside_the_table_needs_its_spec(good_weights):
+    for path in good_weights.values():
+        with pytest.raises(WeightsError, match="Expected the weights of resnext50_32"):
+            resolve(path)
+        assert resolve(path, TINY).classes == 5
+
+
+@pytest.mark.parametrize("form", [str, lambda f: f / BEST, lambda f: f"{f}{os.sep}"])
+def test_a_training_run(run_folder, form):
+    found = resolve(form(run_folder))
+    assert found.spec == LISTED
+    assert (found.classes, found.class_names) == (3, NAMES)
+    assert found.preprocessing == Preprocessing(40, 44)
+    assert (found.name, found.short_name) == (str(run_folder), "my")
+    assert weights_preprocessing(form(run_folder)) == found.preprocessing
+    same = dataclasses.replace(LISTED, name="of_another_name")
+    assert resolve(form(run_folder), same).spec == same
+    with pytest.raises(WeightsError, match=r"weights of 'tiny'; .* 'resnext11_8x4d'"):
+        resolve(form(run_folder), TINY)
+
+
+def test_a_run_that_is_described_in_another_way(run_folder):
+    (run_folder / RUN).write_text('{"settings": {}}')
+    with pytest.raises(WeightsError, match=rf"Expected {RUN} beside .*'spec'"):
+        resolve(run_folder)
+    (run_folder / RUN).unlink()
+    with pytest.raises(WeightsError, match="found a folder without"):
+        resolve(run_folder)
+
+
+def test_a_checkpoint_of_another_architecture_is_refused():
+    with pytest.raises(WeightsError, match=r"'tiny'; resnext11_8x4d\.digits is of"):
+        resolve(resolve("digits"), TINY)
+
+
+def test_everything_takes_a_checkpoint(listed_file, tmp_path):
+    checkpoint = resolve(listed_file)
+    expected = numbers(ResNeXt(LISTED, weights=listed_file, classes=3))
+    for _ in range(2):  # it may be opened again
+        assert_same(numbers(ResNeXt(LISTED, weights=checkpoint, classes=3)), expected)
+    classifier = load_classifier(weights=checkpoint)
+    assert classifier.weights == str(listed_file)
+    assert_same(numbers(classifier.model), expected)
+    target = tmp_path / "converted.safetensors"
+    convert_weights(checkpoint, target)
+    assert_same(numbers(ResNeXt(LISTED, weights=target, classes=3)), expected)
+
+
+def test_another_process_may_get_it(good_weights):
+    checkpoint = resolve(good_weights[".safetensors"], TINY)
+    again = pickle.loads(pickle.dumps(checkpoint))
+    assert again == checkpoint
+    assert_same(numbers(build(again)), keras_values())
+
+
+@pytest.mark.parametrize("suffix", [".weights.h5", ".safetensors"])
+def test_a_file_that_is_not_used_is_closed(good_weights, suffix, monkeypatch):
+    opened = []
+
+    def remembered(*args, **options):
+        opened.append(open_(*args, **options))
+        return opened[-1]
+
+    open_ = builtins.open
+    monkeypatch.setattr(builtins, "open", remembered)
+    monkeypatch.setattr(io, "open", remembered)  # of Path.open
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # ResourceWarning too
+        checkpoint = resolve(good_weights[suffix], TINY)
+        assert any(not file.closed for file in opened)
+        del checkpoint
+        gc.collect()
+        assert all(file.closed for file in opened)
+        with pytest.raises(WeightsError, match="does not fit"):
+            resolve(good_weights[suffix], dataclasses.replace(TINY, depths=(1, 2)))
+        assert all(file.closed for file in opened)
+
+
+def test_the_numbers_are_those_of_the_file_that_was_looked_into(good_weights, tmp_path):
+    """A training run replaces its best weights while they are loaded."""
+    path = tmp_path / "best.safetensors"
+    path.write_bytes(good_weights[".safetensors"].read_bytes())
+    checkpoint = resolve(path, TINY)
+    path.with_suffix(".new").write_bytes(b"another")
+    path.with_suffix(".new").replace(path)
+    with checkpoint.open(variable_shapes(TINY, classes=5)) as tensors:
+        read = {name: tensor.read() for name, tensor in tensors.items()}
+    assert_same(read, keras_values())
+
+
+@pytest.mark.parametrize("form", ["set", "file", "run"])
+def test_predict_resolves_opens_and_verifies_once(form, request, tmp_path, monkeypatch):
+    if form == "set":
+        weights, path = "digits", tmp_path / "digits.weights.h5"
+        ResNeXt(LISTED, weights=None, classes=10).save_weights(path)
+        request.getfixturevalue("publish")("resnext11_8x4d.digits", path)
+    elif form == "file":
+        weights = path = request.getfixturevalue("listed_file")
+    else:
+        weights = request.getfixturevalue("run_folder")
+        path = weights / BEST
+    image = tmp_path / "image.png"
+    Image.new("RGB", (40, 40)).save(image)
+    calls = collections.Counter()
+
+    def count(owner, name, takes=lambda first: str(path) in str(first)):
+        function = getattr(owner, name)
+
+        def counted(*args, **options):
+            calls[name] += takes(args[0])
+            return function(*args, **options)
+
+        monkeypatch.setattr(owner, name, counted)
+
+    count(builtins, "open")
+    monkeypatch.setattr(io, "open", builtins.open)  # of Path.open
+    count(pooch, "file_hash")
+    count(subprocess, "run")  # HDF5 lists the tensors in a process of its own
+    count(Checkpoint, "__init__", takes=lambda _: True)
+    run("predict", image, "--weights", weights)
+    hashed = form == "set"
+    expected = {"__init__": 1, "file_hash": hashed, "run": 1, "open": 1 + hashed}
+    assert calls == collections.Counter(expected)  # the hash opens the file too
+
+
+def test_the_default_says_what_needs_no_download():
+    with pytest.raises(WeightsError, match=r"by hand.*weights='digits'") as error:
+        load_classifier()
+    assert "resnext50_32x4d" in str(error.value)
+    assert "\n" not in str(error.value)
+    with pytest.raises(WeightsError) as error:
+        load_classifier("resnext50_32x4d")
+    assert "digits" not in str(error.value)
