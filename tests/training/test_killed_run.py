@@ -187,7 +187,7 @@ def small_disk(tmp_path):
     pytest.skip("a small file system cannot be mounted here")
 
 
-def test_a_disk_that_is_full_is_told_and_room_lets_the_run_go_on(
+def test_a_full_disk_is_an_error_and_the_run_resumes_when_there_is_room(
     data, small_disk, unbroken
 ):
     folder, filling = small_disk / "run", small_disk / "filling"
@@ -200,8 +200,8 @@ def test_a_disk_that_is_full_is_told_and_room_lets_the_run_go_on(
     output, _ = process.communicate()
     assert process.returncode == 1, output
     assert output.splitlines()[-1] == (
-        f"Error: No space left on the disk of {folder}. What is in it is whole; make "
-        "room, then go on with --resume."
+        f"Error: No space left on the disk of {folder}. The files in it are whole; "
+        "make room, then continue with --resume."
     )
     assert step(folder) >= 2
     filling.unlink()
