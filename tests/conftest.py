@@ -109,13 +109,6 @@ def publish(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def no_reference_installed(monkeypatch):
-    """No torch to compare with, which takes seconds to start, even where it is."""
-    for package in ("timm", "torchvision"):
-        monkeypatch.setitem(sys.modules, package, None)
-
-
-@pytest.fixture
 def reloaded(tmp_path):
     """Exports a model; gives what TensorFlow loads."""
 
