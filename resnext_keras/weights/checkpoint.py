@@ -37,7 +37,7 @@ RUN, BEST = "run.json", "best.weights.h5"
 DEFAULT_MODEL = "resnext50_32x4d"
 
 WITHOUT_DOWNLOAD = (
-    f" The bundled handwritten digits need no download: weights={BUNDLED.tag!r}."
+    f". The bundled handwritten digits need no download: weights={BUNDLED.tag!r}."
 )
 
 
@@ -65,7 +65,8 @@ class _WeightFile:
             try:
                 self._path = fetch(self._source)
             except WeightsError as error:
-                raise WeightsError(f"{error}{self._remedy}") from error.__cause__
+                message = str(error).removesuffix(".")
+                raise WeightsError(f"{message}{self._remedy}") from error.__cause__
         return self._path
 
     def tensors(self) -> LazyTensors:
