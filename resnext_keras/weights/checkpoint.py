@@ -65,8 +65,8 @@ class _WeightFile:
             try:
                 self._path = fetch(self._source)
             except WeightsError as error:
-                message = str(error).removesuffix(".")
-                raise WeightsError(f"{message}{self._remedy}") from error.__cause__
+                message = str(error).removesuffix(".") + (self._remedy or ".")
+                raise WeightsError(message) from error.__cause__
         return self._path
 
     def tensors(self) -> LazyTensors:
