@@ -15,13 +15,12 @@ from run_data import tfrecords
 from resnext_keras import ResNeXtSpec
 from resnext_keras.classifier import load_classifier
 from resnext_keras.images.listing import readable
-from resnext_keras.models.specs import ARCHITECTURES
 from resnext_keras.training.evaluation import evaluate
 from resnext_keras.training.recipes import RECIPES, adjusted
 from resnext_keras.training.run import SKIPPED, open_run
 from resnext_keras.training.settings import Phase, Settings, finetune_phases
 from resnext_keras.training.trainer import MODEL, finetune, train
-from resnext_keras.weights.checkpoint import RUN, weights_preprocessing
+from resnext_keras.weights.checkpoint import RUN, resolve, weights_preprocessing
 
 TINY = ResNeXtSpec("tiny", (1, 1), 4, 4, stem="cifar")
 
@@ -254,7 +253,8 @@ def test_epochs_of_fine_tuning_that_are_no_number_are_refused(epochs):
 
 
 def test_validation_sees_as_much_detail_as_random_crops_do(data, tmp_path):
-    to = settings(data, weights="digits", spec=ARCHITECTURES["resnext11_8x4d"])
+    checkpoint = resolve("digits")
+    to = settings(data, weights=checkpoint, spec=checkpoint.spec)
     assert weights_preprocessing("digits").resize == (8, 32)
     preprocessing = open_run(to, tmp_path / "run").preprocessing
     assert preprocessing.resize == 32
