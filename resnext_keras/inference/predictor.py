@@ -4,6 +4,7 @@ import logging
 import os
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -86,7 +87,7 @@ class Predictor:
         self.batch_size = self._fixed_size or batch_size
         logger.info("The network runs on the engine %s.", self.engine)
 
-    def __call__(self, images: np.ndarray):
+    def __call__(self, images: np.ndarray) -> Any:
         """Predicts.
 
         Args:
