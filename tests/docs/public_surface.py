@@ -1,4 +1,4 @@
-"""What an editor knows of the public names: pyright checks this file, nobody runs it."""
+"""The public names as an editor sees them: pyright checks this file, nobody runs it."""
 
 from pathlib import Path
 from typing import assert_type
@@ -45,7 +45,7 @@ for path, predictions in rk.predict_files(["cat.jpg"], top=1).predictions:
 rk.explain("cat.jpg", weights="digits", classes=["3"], output="x.png")
 rk.extract(["photos"], "x.parquet", "resnext50_32x4d", dtype="float16")
 rk.search("cat.jpg", ["x.parquet"], top=3)
-rk.evaluate("data", weights="run").figures
+rk.evaluate("data", weights="run", labels="labels.csv")
 rk.finetune("data", "run", epochs=3, callbacks=[keras.callbacks.CSVLogger("x.csv")])
 rk.train("data", "run", "resnext50_32x4d", recipe="paper", resume=True)
 rk.export_model("resnext50_32x4d", ["photos"], formats=["onnx"])
