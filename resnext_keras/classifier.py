@@ -1,4 +1,4 @@
-"""From image files to named classes: a model with its preprocessing and names."""
+"""A network together with its preprocessing and class names."""
 
 import itertools
 import os
@@ -24,8 +24,9 @@ class Classifier:
     """A network with the preprocessing and the class names of its weights.
 
     Attributes:
-        model: A `keras.Model`, from preprocessed images to scores.
-        preprocessing: How images are read for it.
+        model: A `keras.Model` that takes preprocessed images and gives scores, or
+            feature maps without a classifier.
+        preprocessing: How images are read for the model.
         class_names: Name of each class; empty for a network without classifier.
         weights: Name of the weight set, path of the file, or folder of the
             training run.
@@ -37,15 +38,18 @@ class Classifier:
     weights: str
 
     def predict(self, images: np.ndarray, top: int = 5) -> list[Predictions]:
-        """Names the most probable classes of images.
+        """Predicts the most probable classes of images.
 
         Args:
-            images: RGB, 0 to 255, (batch, size, size, 3), as `read_image` gives.
-            top: Number of classes to name for each image.
+            images: RGB, 0 to 255, (batch, size, size, 3), as from `read_image`.
+            top: Number of classes for each image, at least 1.
 
         Returns:
-            For each image a list of `(id, name, score)` by falling score, as
-            `decode_predictions` gives it.
+            For each image a list of `(id, name, score)`, highest score first, as
+            from `decode_predictions`.
+
+        Raises:
+            ValueError: The network has no classifier, or `top` is out of range.
         """
         scores = self.model.predict_on_batch(preprocess_input(to_data_format(images)))
         imagenet = self.class_names == class_names("imagenet")
@@ -55,16 +59,16 @@ class Classifier:
     def predict_files(
         self, paths: Iterable[str | os.PathLike], top: int = 5, batch_size: int = 32
     ) -> Iterator[tuple[str | os.PathLike, Predictions | ImageError]]:
-        """Names the most probable classes of image files, a batch at a time.
+        """Predicts the most probable classes of image files, a batch at a time.
 
         Args:
             paths: The files.
-            top: Number of classes to name for each image.
-            batch_size: Number of images that are in memory at once.
+            top: Number of classes for each image, at least 1.
+            batch_size: Number of images in memory at once, at least 1.
 
         Yields:
-            Each path, in order, with its predictions, or with the `ImageError` of
-            a file that is not an image.
+            Each path, in order, with its predictions, or with the `ImageError` if
+            the file is not an image.
         """
         paths = iter(paths)
         while batch := list(itertools.islice(paths, batch_size)):
@@ -76,7 +80,14 @@ class Classifier:
                 yield path, image if is_error else next(predictions)
 
     def read(self, path: str | os.PathLike) -> np.ndarray | ImageError:
-        """The pixels of an image as the network takes it, or the error of a file."""
+        """Reads an image file for `predict`; returns the error if it is not an image.
+
+        Args:
+            path: The file.
+
+        Returns:
+            RGB, 0 to 255, uint8, (size, size, 3), or an `ImageError`.
+        """
         try:
             return read_image(path, self.preprocessing)
         except ImageError as error:
@@ -89,27 +100,28 @@ def load_classifier(
     include_top: bool = True,
     any_size: bool = False,
 ) -> Classifier:
-    """Builds a network with trained weights, and what belongs to them.
+    """Builds a network with trained weights, their preprocessing and class names.
 
     Args:
-        model: The architecture; None for that of the weights, or without any for
+        model: The architecture, a name from `list_models()` or a `ResNeXtSpec`. None
+            for the architecture of the weights, or without weights for
             `"resnext50_32x4d"`.
-        weights: Name of a weight set, path of a file, folder of a training run, or
-            a `Checkpoint`, as `resolve` takes them; None for the `"imagenet"` of
-            the architecture.
-        include_top: Whether the classifier stands at the end; without it the
-            model gives the last feature maps.
-        any_size: Whether the model takes images of any size, not only of the
-            one that the weights were made for.
+        weights: Name of a weight set, path of a weight file, folder of a training run,
+            or a `Checkpoint`. None for the default weights of the architecture.
+        include_top: Whether to add the classifier; without it the model gives the
+            last feature maps.
+        any_size: Whether the model takes images of any size, not only of the size
+            that the weights were made for.
 
     Returns:
-        The `Classifier`. Weights of a training run have its class names and
-        preprocessing; those of another file the class names of ImageNet if they
-        have 1000 classes, otherwise the numbers of the classes.
+        The `Classifier`. For a weight set or a training run it has their class names
+        and preprocessing. For another file the class names are those of ImageNet if
+        there are 1000 classes, otherwise the numbers of the classes.
 
     Raises:
-        ValueError: The architecture or the weights are unknown, do not fit
-            each other, have no classifier, or expect other than RGB images.
+        ValueError: The architecture or the weights are unknown, they do not fit each
+            other, or the weights have no classifier, are not for RGB images or cannot
+            be downloaded.
     """
     checkpoint = resolve(weights, model)
     if checkpoint.channels != 3:

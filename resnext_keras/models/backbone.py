@@ -10,17 +10,17 @@ _BLOCK_OUTPUT = re.compile(r"conv(\d+)_block\d+_out")
 
 
 def stage_of(layer_name: str) -> int | None:
-    """Number of the stage that a layer belongs to, counted as in the paper.
+    """The number of the stage that a layer belongs to, counted as in the paper.
 
     Args:
-        layer_name: As in `"conv3_block1_out"`, which belongs to stage 3; the stem is
-            stage 1.
+        layer_name: A layer's name: `"conv3_block1_out"` belongs to stage 3. The stem
+            is stage 1.
 
     Returns:
         The number; None for layers outside the stages.
     """
-    found = _IN_STAGE.fullmatch(layer_name)
-    return int(found[1]) if found else None
+    match = _IN_STAGE.fullmatch(layer_name)
+    return int(match[1]) if match else None
 
 
 def stage_outputs(model) -> dict:
@@ -30,20 +30,20 @@ def stage_outputs(model) -> dict:
         model: A `keras.Model`.
 
     Returns:
-        The layers by number of the stage, in order; empty for a model that is not a
-        network of this family.
+        The layers by the number of their stage, in order; empty for a model that is
+        not a network of this family.
     """
     return {
-        int(found[1]): layer  # The last block of a stage overwrites the earlier ones.
+        int(match[1]): layer  # The last block of a stage overwrites the earlier ones.
         for layer in model.layers
-        if (found := _BLOCK_OUTPUT.fullmatch(layer.name))
+        if (match := _BLOCK_OUTPUT.fullmatch(layer.name))
     }
 
 
 def feature_pyramid(
     model: keras.Model, levels: Iterable[str] | None = None
 ) -> keras.Model:
-    """Cuts a network to the last feature maps of its stages.
+    """Makes a model that outputs the last feature maps of a network's stages.
 
     ```python
     pyramid = feature_pyramid(ResNeXt50(include_top=False), ("C3", "C4", "C5"))
@@ -51,12 +51,12 @@ def feature_pyramid(
     ```
 
     Args:
-        model: A network of this family, of any weights and input size, with its
-            classifier or without. The pyramid shares its layers.
+        model: A network of this family, with any weights and input size, with or
+            without its classifier. The pyramid shares its layers.
         levels: Names of stages as in feature pyramid networks, `"C2"` for conv2 and
-            so on; None for all. C2 to C5 have the strides 4, 8, 16 and 32 (for
-            CIFAR 1, 2 and 4), but none above the `output_stride` that the network
-            was built with.
+            so on; None for all. The strides of C2 to C5 are 4, 8, 16 and 32 (in
+            CIFAR networks 1, 2 and 4 for C2 to C4). No stride exceeds the
+            `output_stride` that the network was built with.
 
     Returns:
         A functional `keras.Model`. Its output is a dict of the feature maps by
@@ -69,30 +69,30 @@ def feature_pyramid(
     section 3.
     """
     _check_network(model)
-    found = {f"C{stage}": layer for stage, layer in stage_outputs(model).items()}
-    levels = list(found) if levels is None else levels
+    available = {f"C{stage}": layer for stage, layer in stage_outputs(model).items()}
+    levels = list(available) if levels is None else levels
     levels = [levels] if isinstance(levels, str) else list(levels)
-    if not levels or not set(levels) <= set(found):
+    if not levels or not set(levels) <= set(available):
         raise ValueError(
-            f"Expected `levels` to be some of {', '.join(found)}. "
+            f"Expected `levels` to be some of {', '.join(available)}. "
             f"Received: levels={levels!r}"
         )
-    outputs = {level: found[level].output for level in levels}
+    outputs = {level: available[level].output for level in levels}
     return keras.Model(model.input, outputs, name=f"{model.name}_pyramid")
 
 
 def freeze(model: keras.Model, until: str) -> None:
     """Freezes the first stages of a network.
 
-    Training changes neither their weights nor the moving statistics of their batch
-    norm, which then normalises by these. The other layers stay as they are;
-    `layer.trainable = True` unfreezes a layer. As always in Keras, compile the model
-    after this, not before.
+    Training then changes neither their weights nor the moving statistics of their
+    batch norm, and batch norm uses these statistics. The other layers stay as they
+    are; `layer.trainable = True` unfreezes a layer. As always in Keras, compile the
+    model after this call, not before.
 
     Args:
         model: A network of this family, or a model that has one as a layer.
-        until: The last stage that is frozen: `"conv1"`, the stem, to `"conv5"`,
-            everything but a classifier.
+        until: The last stage to freeze, from `"conv1"` (the stem) to `"conv5"`
+            (everything except the classifier).
 
     Raises:
         ValueError: The model contains no network of this family, or no such stage;
@@ -113,7 +113,7 @@ def freeze(model: keras.Model, until: str) -> None:
 
 
 def _check_network(model):
-    """Raises unless a model is a network of this family; names one among its layers."""
+    """Raises unless a model is a network of this family; hints at one inside it."""
     if isinstance(model, keras.Model) and stage_outputs(model):
         return
     nested = getattr(model, "layers", [])

@@ -1,4 +1,4 @@
-"""BatchNormalization: Keras' layer, trained in as few passes as the device allows."""
+"""Batch normalization as in Keras, but faster to train on a CPU."""
 
 import keras
 from keras import layers, ops
@@ -20,19 +20,22 @@ _DTYPES = ("float32", "float16", "bfloat16")
 class BatchNormalization(layers.BatchNormalization):
     """A `keras.layers.BatchNormalization` that is fast on any CPU.
 
-    Arguments, weights and configuration are the same, and so are the results but for
-    one: the moving variance averages the unbiased variance of the batches, as in
-    PyTorch, where the published weights come from. (With `renorm`, which only Keras
-    has, it averages the biased one.)
+    Arguments, weights and configuration are the same. So are the results, with one
+    exception: the moving variance averages the unbiased variance of the batches, as
+    in PyTorch, where the published weights come from. (With `renorm`, which only
+    Keras has, it averages the biased variance.)
 
     Keras computes the statistics of a training batch, and the gradient through them,
-    in some twenty passes over the feature maps. In training this layer uses
-    TensorFlow's kernel, which does each in one pass and fuses a following ReLU, where
-    kernels are fast; elsewhere its own operations, with half of Keras' passes. In
-    prediction it uses the kernel where kernels are slow, since TensorFlow fuses it
-    with the convolution before it. Exported graphs never contain it there, so that
-    they are the same for all processors. A frozen layer in training, and other
-    backends, use Keras' own code; the moving variance stays unbiased.
+    in some twenty passes over the feature maps. This layer does it as follows:
+
+    - Training where kernels are fast: TensorFlow's kernel, which takes one pass for
+      each and fuses a following ReLU.
+    - Training elsewhere: operations of its own, with half of Keras' passes.
+    - Prediction where kernels are slow: TensorFlow's kernel, since TensorFlow fuses it
+      with the convolution before it. Exported graphs never contain it, so that they
+      are the same for all processors.
+    - Frozen layers in training, and other backends: Keras' own code. The moving
+      variance is still unbiased.
     """
 
     def call(self, inputs, training=None, mask=None):
@@ -46,7 +49,7 @@ class BatchNormalization(layers.BatchNormalization):
         return super().call(inputs, training=training, mask=mask)
 
     def _is_ours(self, inputs) -> bool:
-        """Whether `_train` computes what this layer is configured to."""
+        """Whether `_train` and `_predict` support this layer's configuration."""
         if keras.config.backend() != "tensorflow" or len(inputs.shape) != 4:
             return False
         axis = self.axis % 4
@@ -102,7 +105,7 @@ class BatchNormalization(layers.BatchNormalization):
         return outputs
 
     def _count(self, inputs, mask):
-        """How many values of a channel are normalised together."""
+        """Number of values of a channel that are normalised together."""
         if mask is None:
             shape = ops.shape(inputs)
             count = ops.prod([shape[axis] for axis in self._reduction_axes])
@@ -114,7 +117,10 @@ class BatchNormalization(layers.BatchNormalization):
 
 
 def _bessel(count):
-    """Unbiased over biased variance of `count` values; both are 0 for a single one."""
+    """Factor from the biased to the unbiased variance of `count` values.
+
+    It is 1 for a single value, where both variances are 0.
+    """
     return count / ops.maximum(count - 1, 1)
 
 
@@ -163,11 +169,11 @@ def _by_products(x, scale, offset, epsilon):
 
 
 def _channel_sums(x):
-    """Sums of all pixels, (channels,).
+    """Sum over all pixels for each channel, (channels,).
 
-    Computed as a matrix product with ones: XLA would add up columns on one core, in
-    an order that is bad for its cache, and take five times as long. There are two
-    rows of ones, because XLA treats a vector in the same way.
+    It is a matrix product with ones: XLA would sum columns on one core, in an order
+    that is bad for the cache, and take five times as long. There are two rows of
+    ones, because XLA would treat a product with one row as such a sum.
     """
     pixels = tf.reshape(x, (-1, x.shape[-1]))
     return tf.matmul(tf.ones((2, tf.shape(pixels)[0]), x.dtype), pixels)[0]

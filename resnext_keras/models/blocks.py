@@ -1,11 +1,11 @@
-"""ResNeXt: residual bottlenecks whose 3x3 convolution runs in groups.
+"""ResNeXt blocks: residual bottlenecks with a grouped 3x3 convolution.
 
-Xie et al., "Aggregated Residual Transformations for Deep Neural Networks",
-CVPR 2017, https://arxiv.org/abs/1611.05431; this is form (c) of its Figure 3.
-Shapes in comments are (height, width, channels) for a 224 x 224 image. The
-builders take and return Keras tensors in the layout of
-`keras.config.image_data_format()`, and name their layers as
-keras.applications does.
+Source: Xie et al., "Aggregated Residual Transformations for Deep Neural Networks",
+CVPR 2017, https://arxiv.org/abs/1611.05431, Figure 3, form (c).
+
+The functions take and return Keras tensors in the layout of
+`keras.config.image_data_format()`, and name their layers as keras.applications does.
+Shapes in comments are (height, width, channels) for a 224 x 224 image.
 """
 
 import itertools
@@ -20,7 +20,7 @@ from resnext_keras.models.specs import SE_REDUCTION
 
 
 def conv_bn(x, filters, kernel_size, *, name, stride=1, groups=1, dilation=1):
-    """Convolves without bias, then normalises; H and W become ceil(H / stride).
+    """A convolution without bias, then batch norm; H and W become ceil(H / stride).
 
     Args:
         x: Feature maps, (batch, H, W, channels).
@@ -37,9 +37,9 @@ def conv_bn(x, filters, kernel_size, *, name, stride=1, groups=1, dilation=1):
     """
     padding = "same"
     if max(stride, dilation) > 1 and kernel_size > 1:
-        # At stride 2 "same" pads 0 and 1, and the published weights expect 1
-        # on either side. With dilation "same" of images of any size becomes a
-        # padding in ONNX that ONNX Runtime refuses.
+        # With stride 2, "same" pads 0 before and 1 after, but the published weights
+        # expect 1 on both sides. With dilation and images of any size, "same" would
+        # become a padding in ONNX that ONNX Runtime refuses.
         border = kernel_size // 2 * dilation
         x = layers.ZeroPadding2D(border, name=f"{name}_pad")(x)
         padding = "valid"
@@ -55,14 +55,15 @@ def conv_bn(x, filters, kernel_size, *, name, stride=1, groups=1, dilation=1):
         kernel_initializer=conv_initializer(),
         name=f"{name}_conv",
     )(x)
-    # PyTorch's momentum 0.1 weighs the new batch; Keras' 0.9 the running average.
+    # PyTorch's momentum 0.1 is the weight of the new batch; Keras' 0.9 is that of the
+    # running average.
     return BatchNormalization(
         axis=channel_axis(), momentum=0.9, epsilon=1e-5, name=f"{name}_bn"
     )(x)
 
 
 def conv_initializer():
-    """He's normal distribution over the outputs, as in the authors' Torch code."""
+    """He's normal initializer by fan-out, as in the authors' Torch code."""
     return keras.initializers.VarianceScaling(
         2.0, mode="fan_out", distribution="untruncated_normal"
     )
@@ -74,7 +75,7 @@ def squeeze_and_excite(x, filters, *, name):
     Args:
         x: Feature maps, (batch, H, W, filters).
         filters: Number of channels, a multiple of 16.
-        name: Prefix of the layers' names, which are EfficientNet's.
+        name: Prefix of the layers' names; the rest is as in Keras' EfficientNet.
 
     Returns:
         Feature maps of the shape of `x`, each channel times a weight in (0, 1).
@@ -125,8 +126,8 @@ def residual_branch(
     pooled = anti_aliased and stride > 1
     x = conv_bn(x, width, 1, name=f"{name}_1")
     x = layers.Activation("relu", name=f"{name}_1_relu")(x)
-    # The 3x3 has the stride, as in the authors' Torch code; in ResNet50 of
-    # keras.applications the first 1x1 has it.
+    # The 3x3 convolution has the stride, as in the authors' Torch code. In ResNet50
+    # of keras.applications the first 1x1 convolution has it.
     x = conv_bn(
         x,
         width,
@@ -144,9 +145,9 @@ def residual_branch(
 
 
 def average_pool(x, stride, *, name):
-    """Averages 2x2 pixels; H and W become ceil(H / stride)."""
+    """Average pooling of 2x2 pixels; H and W become ceil(H / stride)."""
     if stride == 1:
-        # timm has a border of zeros here, which count in the average.
+        # timm pads with zeros here, and they count in the average.
         x = layers.ZeroPadding2D(((0, 1), (0, 1)), name=f"{name}_pad")(x)
         return layers.AveragePooling2D(2, strides=1, name=name)(x)
     # Pixels beyond the border do not count: PyTorch's ceil_mode=True with
@@ -221,7 +222,7 @@ def conv_block(
     pooled_shortcut=False,
     drop_path_rate=0.0,
 ):
-    """Adds the residual branch to a 1x1 projection of `x`; opens a stage.
+    """Adds the residual branch to a 1x1 projection of `x`: the first block of a stage.
 
     Args:
         x: Feature maps, (batch, H, W, channels).
@@ -233,8 +234,8 @@ def conv_block(
         dilation: Dilation of the 3x3 convolution.
         squeeze_excite: Whether squeeze-and-excitation weighs the branch.
         anti_aliased: Whether averages replace the branch's stride.
-        pooled_shortcut: Whether an average of 2x2 pixels with the stride comes
-            before the projection, which then has none.
+        pooled_shortcut: Whether the shortcut takes the stride by average pooling of
+            2x2 pixels before the projection, which then has stride 1.
         drop_path_rate: Fraction of the images for which training drops the branch.
 
     Returns:
@@ -265,10 +266,10 @@ def residual_stage(x, spec, stage, *, stride, dilations, drop_path_rates):
     Args:
         x: Feature maps, (batch, H, W, channels).
         spec: The `ResNeXtSpec` that is being built.
-        stage: Number of the stage in the paper's count, 2 for conv2.
+        stage: Number of the stage, counted as in the paper: 2 for conv2.
         stride: Stride of the first block.
         dilations: Dilation of the first block and of the others.
-        drop_path_rates: For each block the fraction of the images for which
+        drop_path_rates: For each block, the fraction of the images for which
             training drops its branch.
 
     Returns:
@@ -305,15 +306,15 @@ def residual_stage(x, spec, stage, *, stride, dilations, drop_path_rates):
 
 
 def stem(x, spec):
-    """conv1, and for ImageNet its pooling (Table 1; for CIFAR section 5.3).
+    """conv1, and in ImageNet networks its pooling (Table 1; for CIFAR section 5.3).
 
     Args:
         x: Preprocessed images, (batch, H, W, channels).
         spec: The `ResNeXtSpec` that is being built.
 
     Returns:
-        Feature maps of a quarter of the height and width (for CIFAR of the full
-        ones), with as many channels as the last convolution has filters.
+        Feature maps of a quarter of the height and width (in CIFAR networks of the
+        full size), with the filters of the last convolution as channels.
     """
     stride = 2 if spec.stem == "imagenet" else 1
     for name, kernel_size, filters in spec.stem_convolutions:
@@ -324,7 +325,7 @@ def stem(x, spec):
         return x
     if spec.anti_aliased:
         return layers.AveragePooling2D(2, name="pool1_pool")(x)  # 56, 56, 64
-    # A border of 0 never beats a ReLU output, so it equals PyTorch's -inf.
+    # ReLU outputs are never below 0, so padding with 0 equals PyTorch's -inf.
     x = layers.ZeroPadding2D(1, name="pool1_pad")(x)
     return MaxPooling2D(3, strides=2, name="pool1_pool")(x)  # 56, 56, 64
 
@@ -335,9 +336,9 @@ def resnext_features(x, spec, output_stride=None, drop_path_rate=0.0):
     Args:
         x: Preprocessed images, (batch, H, W, channels).
         spec: The `ResNeXtSpec` that is being built.
-        output_stride: How many times smaller than the images the last feature maps
-            are, one of `spec.strides`; None for the last of them. Further strides
-            become dilations, so that the same weights see the same pixels.
+        output_stride: Ratio of the image size to the size of the last feature maps,
+            one of `spec.strides`; None for the largest. Strides beyond it become
+            dilations, so that the same weights see the same pixels.
         drop_path_rate: Fraction of the images for which training drops the branch
             of the last block; earlier ones are dropped less, the first never.
 
@@ -361,8 +362,8 @@ def resnext_features(x, spec, output_stride=None, drop_path_rate=0.0):
             spec,
             stage,
             stride=stride,
-            # The 3x3 convolution of the first block has the stride, so it sees pixels
-            # at the distance of the stage before.
+            # In the first block the stride comes with the 3x3 convolution, so its
+            # input still has the pixel distance of the stage before.
             dilations=(before, dilation),
             drop_path_rates=list(itertools.islice(rates, depth)),
         )

@@ -16,8 +16,8 @@ class StageCost:
         stage: `"conv1"` to `"conv5"`, or `"classifier"`.
         output_shape: Shape of its output, without the batch.
         parameters: Number of parameters, batch-norm statistics included.
-        multiply_adds: Multiplications, each with its addition, of the
-            convolutions and of the classifier (the paper's FLOPs).
+        multiply_adds: Number of multiply-adds of the convolutions and of the
+            classifier (the paper's FLOPs).
     """
 
     stage: str

@@ -6,8 +6,8 @@ import keras
 def classifier_head(model: keras.Model):
     """The dense layer of a classifier and its input; None for another model.
 
-    A classifier has one output, that of a dense layer, or of element-wise layers such
-    as activations after it.
+    A classifier is a model with one output that comes from a dense layer, directly or
+    through element-wise layers such as activations.
     """
     if len(model.outputs) != 1 or len(model.outputs[0].shape) != 2:
         return None

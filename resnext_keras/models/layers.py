@@ -18,12 +18,12 @@ elif keras.config.backend() == "jax":
 
 @keras.saving.register_keras_serializable(package="resnext_keras")
 class Conv2D(layers.Conv2D):
-    """A `keras.layers.Conv2D` whose 1x1 kernels are fast to train on any CPU.
+    """A `keras.layers.Conv2D` that trains 1x1 convolutions fast on any CPU.
 
-    Same arguments, weights, configuration and results. A 1x1 convolution is a
-    matrix product, which TensorFlow trains in less than half the time where its
-    convolutions have no fast kernels. It is computed so in calls with
-    `training=True`, as in `fit`.
+    Arguments, weights, configuration and results are those of Keras' layer. A 1x1
+    convolution is a matrix product. Where TensorFlow has no fast kernels for
+    convolutions, training the product takes less than half the time, so calls with
+    `training=True` (as in `fit`) use it there.
     """
 
     _training = False  # whether the present call is in training
@@ -61,16 +61,16 @@ class Conv2D(layers.Conv2D):
 
 @keras.saving.register_keras_serializable(package="resnext_keras")
 class GroupedConv2D(Conv2D):
-    """A `keras.layers.Conv2D` whose groups are fast and clean to export.
+    """A `keras.layers.Conv2D` with fast grouped convolutions that export cleanly.
 
-    Same arguments, weights, configuration and results. On TensorFlow, Keras
-    sends a grouped convolution through XLA: on a CPU its gradient takes tens of times
-    as long as that of a dense one, and exported graphs contain a call of XLA.
-    This layer is TensorFlow's own grouped convolution, with a gradient wherever the
-    convolution runs. Where kernels are slow, it is several dense convolutions of a
-    few groups each, but not in graphs that are exported for prediction. On other
-    backends it is Keras' layer; on JAX under `keras.distribution.DataParallel` each
-    device convolves its own images.
+    Arguments, weights, configuration and results are those of Keras' layer. On
+    TensorFlow, Keras compiles a grouped convolution with XLA: on a CPU its gradient
+    takes tens of times as long as that of a dense convolution, and exported graphs
+    contain a call of XLA. This layer uses TensorFlow's own grouped convolution, and
+    adds the gradient that TensorFlow lacks on some CPUs. Where kernels are slow, it
+    uses several dense convolutions of a few groups each, except in graphs that are
+    exported for prediction. On other backends it is Keras' layer; on JAX under
+    `keras.distribution.DataParallel` each device convolves its own images.
 
     Shapes:
         inputs: (batch, H, W, channels), or (batch, channels, H, W) under
@@ -86,8 +86,8 @@ class GroupedConv2D(Conv2D):
         kernel = tf.convert_to_tensor(kernel)
         channels_first = self.data_format == "channels_first"
         if channels_first:
-            # TensorFlow's CPU kernels know only NHWC; on a GPU its layout
-            # optimiser cancels the transpositions.
+            # TensorFlow's CPU kernels support only NHWC. On a GPU, TensorFlow's
+            # layout optimiser removes the transpositions.
             inputs = tf.transpose(inputs, (0, 2, 3, 1))
         channels = self.groups * kernel.shape[2]
         inputs = tf.ensure_shape(inputs, (None, None, None, channels))
@@ -105,9 +105,9 @@ class GroupedConv2D(Conv2D):
 def _each_its_own(convolution, inputs, kernel):
     """The convolution on JAX; under `DataParallel` each device convolves its images.
 
-    XLA would divide a grouped convolution between devices by its groups and not by
-    its images: each device would gather and convolve the whole batch, forward and
-    backward (openxla/xla#47945).
+    XLA would split a grouped convolution between devices by groups, not by images:
+    each device would gather and convolve the whole batch, forward and backward
+    (openxla/xla#47945).
     """
     distribution = keras.distribution.distribution()
     kernel = keras.ops.convert_to_tensor(kernel)
@@ -127,9 +127,9 @@ def _each_its_own(convolution, inputs, kernel):
 
 @keras.saving.register_keras_serializable(package="resnext_keras")
 class MaxPooling2D(layers.MaxPooling2D):
-    """A `keras.layers.MaxPooling2D` that trains in less memory after a padding.
+    """A `keras.layers.MaxPooling2D` that trains in less memory after padding.
 
-    Same arguments, configuration and results.
+    Arguments, configuration and results are those of Keras' layer.
     """
 
     def call(self, inputs, training=None):
@@ -142,10 +142,10 @@ class MaxPooling2D(layers.MaxPooling2D):
 
 
 def _pads_again(function, training, x, *weights):
-    """`function(x, *weights)`, whose gradients put the border around x once more.
+    """`function(x, *weights)`, with gradients that compute a padding of x again.
 
-    The ReLU before the padding keeps its output for the backward pass. The padded
-    copy would be kept beside it: in ResNeXt-50 10 MB an image.
+    The backward pass keeps the output of the ReLU before the padding anyway. Without
+    this it would also keep the padded copy: in ResNeXt-50 10 MB for each image.
     """
     padding = training and _padding_of(x)
     if not padding:
@@ -154,7 +154,7 @@ def _pads_again(function, training, x, *weights):
     @tf.custom_gradient
     def call(x, *weights):
         def gradients(dy):
-            with tf.control_dependencies([dy]):  # or it would be the first one again
+            with tf.control_dependencies([dy]):  # or TensorFlow would reuse the first
                 again = tf.pad(*padding)
             with tf.GradientTape() as tape:
                 tape.watch((again, *weights))
@@ -167,7 +167,7 @@ def _pads_again(function, training, x, *weights):
 
 
 def _padding_of(x):
-    """The tensor that was padded to x, and the border; None if there is no padding."""
+    """Input and border of the padding that gave x; None if x is not padded."""
     if not tf.is_symbolic_tensor(x):
         return None
     op = x.op
@@ -177,7 +177,7 @@ def _padding_of(x):
 
 
 def _conv(x, kernel, strides, padding, dilations, training):
-    """Grouped convolution, with gradients wherever it runs, by XLA or without."""
+    """Grouped convolution that has gradients on every device, with or without XLA."""
     arguments = strides, padding, dilations
     is_fast = has_fast_kernels()
     if on_accelerator():
@@ -190,8 +190,8 @@ def _conv(x, kernel, strides, padding, dilations, training):
     if not is_fast and (training or not is_exporting()):
         return _dense_conv(x, kernel, *arguments)
 
-    # Exported networks have one operation, for the fast kernels of other machines. Its
-    # own gradient does not run on every CPU.
+    # Exported networks have the single operation, for the fast kernels of other
+    # machines. TensorFlow's gradient of it does not run on every CPU.
     @tf.custom_gradient
     def conv(x, kernel):
         def gradients(dy):
@@ -206,29 +206,30 @@ def _conv(x, kernel, strides, padding, dilations, training):
 
 
 def _plain_conv(x, kernel, strides, padding, dilations):
-    """Grouped convolution as TensorFlow's one operation."""
+    """Grouped convolution as a single operation of TensorFlow."""
     y = tf.nn.conv2d(x, kernel, strides, padding, dilations=dilations)
-    # Keeps TensorFlow from fusing the convolution with a bias or activation that
-    # follows: without oneDNN its fused kernel for CPUs knows no groups.
+    # Keeps TensorFlow from fusing the convolution with a following bias or activation:
+    # without oneDNN its fused kernel for CPUs does not support groups.
     return tf.ensure_shape(y, (None, None, None, kernel.shape[-1]))
 
 
-# Groups of one dense convolution: with fewer there are too many small convolutions,
-# with more too many zeros. Measured with conv2 to conv5 of ResNeXt-50, one image and
-# eight.
+# Limits of one dense convolution: with fewer groups there are too many small
+# convolutions, with more the kernel has too many zeros. Measured with conv2 to conv5
+# of ResNeXt-50, for one image and for eight.
 _MAX_DENSE_GROUPS = 4
 _MAX_DENSE_CHANNELS = 32
 
 
 def _dense_conv(x, kernel, strides, padding, dilations):
-    """Grouped convolution as dense ones of a few groups each.
+    """Grouped convolution as several dense convolutions of a few groups each.
 
-    Without oneDNN they take half the time of the grouped one, and TensorFlow has
-    their gradients.
+    Without oneDNN they take half the time of the grouped convolution, and TensorFlow
+    has their gradients.
     """
     if max(dilations) > 1:
-        # A pixel of the output sees one residue class of the input's pixels: with
-        # the classes as a batch there is no dilation, whose gradients CPUs lack.
+        # TensorFlow has no gradients of dilated convolutions on CPUs. An output pixel
+        # depends on every n-th input pixel only: with these subsets as a batch the
+        # convolution needs no dilation.
         return tf.nn.with_space_to_batch(
             x,
             dilations,
@@ -243,7 +244,8 @@ def _dense_conv(x, kernel, strides, padding, dilations):
     count = max(1, min(_MAX_DENSE_GROUPS, _MAX_DENSE_CHANNELS // depth))
     while groups % count:
         count -= 1
-    # Below each kernel as many copies as its input has groups; the mask keeps one.
+    # Each kernel is repeated for all groups of its dense convolution, and the mask
+    # keeps the copy of its own group.
     own = np.kron(np.eye(count), np.ones((depth, kernel.shape[-1] // groups)))
     mask = tf.constant(np.tile(own, groups // count), kernel.dtype)
     kernels = tf.tile(kernel, (1, 1, count, 1)) * mask

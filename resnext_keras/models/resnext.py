@@ -1,4 +1,4 @@
-"""Builds the networks: from a row of the table to a `keras.Model`."""
+"""Builds a `keras.Model` from a row of the table of architectures."""
 
 import contextlib
 import operator
@@ -43,55 +43,61 @@ def ResNeXt(
     output_stride: int | None = None,
     drop_path_rate: float = 0.0,
 ) -> keras.Model:
-    """Builds a ResNeXt of the table, or one of your own.
+    """Builds a ResNeXt: an architecture of the table, or one of your own.
 
-    Its input are images as `preprocess_input` returns them.
+    Its inputs are images as `preprocess_input` returns them. `output_stride` and
+    `drop_path_rate` are additions to the arguments of `keras.applications.ResNet50`.
 
     Args:
-        model: A name that `list_models()` gives, as in `"resnext50_32x4d"`, or a
-            `ResNeXtSpec`. The other arguments are those of
-            `keras.applications.ResNet50`, and two more.
-        include_top: Whether the classifier, `avg_pool` and `predictions`, stands at
-            the end.
-        weights: None for random weights. The name of a weight set of this
-            architecture, which is downloaded once. The path of a file:
-            `.weights.h5`, `.h5` of keras-applications, or the `state_dict` of
-            torchvision, timm or mmpretrain in `.pth` or `.safetensors`. The folder
-            of a training run. `"imagenet"` is the default set of the architecture:
-            torchvision's second generation where there is one, else the most
-            accurate set that allows commercial use. A classifier for another number
-            of classes is replaced by a new one, and a first convolution for RGB is
-            adapted to other channels, as timm does it.
+        model: A name from `list_models()`, such as `"resnext50_32x4d"`, or a
+            `ResNeXtSpec`.
+        include_top: Whether to add the classifier, the layers `avg_pool` and
+            `predictions`.
+        weights: One of:
+
+            - `"imagenet"`, the default weight set of the architecture: torchvision's
+              second generation if there is one, otherwise the most accurate set that
+              allows commercial use. It is downloaded once.
+            - The name of a weight set of this architecture, from `list_weights()`.
+            - The path of a file: `.weights.h5`, `.h5` of keras-applications, or a
+              `state_dict` of torchvision, timm or mmpretrain in `.pth` or
+              `.safetensors`.
+            - The folder of a training run.
+            - None for random weights.
+
+            If the weights have another number of classes, the classifier is new and
+            untrained. If the images are not RGB, the first convolution is adapted to
+            their channels, as in timm.
         input_tensor: Keras tensor to build the network on, (batch, H, W,
             channels); None for an input of its own.
         input_shape: (H, W, channels), or (channels, H, W) under
             `channels_first`; H and W are 32 or more, or None for any size. None
-            for the size that the architecture was made for, and without the
+            for the size that the architecture was made for, or without the
             classifier for any size.
-        pooling: What follows the last feature maps if there is no classifier: None
-            for the (batch, H / 32, W / 32, channels) maps themselves, `"avg"` or
-            `"max"` for one (batch, channels) vector an image.
+        pooling: Output of a network without classifier: None for the last feature
+            maps, (batch, H / 32, W / 32, channels); `"avg"` or `"max"` for one
+            vector per image, (batch, channels).
         classes: Number of outputs of the classifier.
         classifier_activation: Activation of the classifier; None gives the logits.
             With trained weights only None or `"softmax"`.
         name: Name of the model; None for the architecture's.
-        output_stride: How many times smaller than the images the last feature maps
-            are: 32, 16, 8 or 4, for CIFAR 4, 2 or 1. None for the largest. Below
-            it, strides become dilations: the weights are the same and the maps
-            finer, as with `replace_stride_with_dilation` of torchvision and
+        output_stride: Ratio of the image size to the size of the last feature maps:
+            32, 16, 8 or 4, in CIFAR networks 4, 2 or 1. None for the largest. With a
+            smaller one, strides become dilations: the weights are the same and the
+            maps finer, as with `replace_stride_with_dilation` of torchvision and
             `output_stride` of timm.
         drop_path_rate: Fraction of the images for which training skips the last
-            block, from 0 to below 1. Earlier blocks are skipped less often, the
+            block, at least 0 and below 1. Earlier blocks are skipped less often, the
             first never (stochastic depth, Huang et al., ECCV 2016).
 
     Returns:
-        A functional `keras.Model`. Its layers are named as in
-        keras.applications, as in `conv3_block2_out`.
+        A functional `keras.Model`. Its layers have the names of keras.applications,
+        such as `conv3_block2_out`.
 
     Raises:
         ValueError: An argument is outside what is described above, or the weights
-            do not fit or cannot be downloaded (`WeightsError`). Nothing has been
-            built then.
+            do not fit or cannot be downloaded (`WeightsError`). No model is built
+            then.
 
     Source: Xie et al., "Aggregated Residual Transformations for Deep Neural
     Networks", CVPR 2017, Table 1.
@@ -114,7 +120,8 @@ def ResNeXt(
             x = _classifier(x, classes, classifier_activation)
         elif pooling is not None:
             x = POOLING_LAYERS[pooling](name=f"{pooling}_pool")(x)
-        # The tensor may come from layers of the caller's own; they belong to it.
+        # The input tensor may come from the caller's own layers: the model includes
+        # them.
         sources = keras.utils.get_source_inputs(image)
         inputs = sources[0] if len(sources) == 1 else sources
         network = keras.Model(inputs, x, name=name)
@@ -123,7 +130,7 @@ def ResNeXt(
 
 
 def _classifier(x, classes, activation):
-    """One vector an image, and from it the scores of the classes."""
+    """Adds the classifier: global average pooling and a dense layer."""
     x = layers.GlobalAveragePooling2D(name="avg_pool")(x)
     # Under a mixed policy the scores are computed in the variables' type: half
     # precision would round a softmax over 1000 classes to a few steps.
@@ -175,7 +182,7 @@ def _check_blocks(spec, output_stride, drop_path_rate):
 
 
 def _input_shape(spec, include_top, input_tensor, input_shape):
-    """Shape of one image: the tensor's, the one given, or the default."""
+    """Shape of one image: that of `input_tensor`, `input_shape` or the default."""
     if input_tensor is not None:
         if not keras.backend.is_keras_tensor(input_tensor):
             raise ValueError(
@@ -183,12 +190,13 @@ def _input_shape(spec, include_top, input_tensor, input_shape):
                 f"Received: input_tensor={input_tensor!r}"
             )
         shape = _checked_shape(tuple(input_tensor.shape[1:]), "input_tensor")
-        given = shape
+        expected = shape
         if input_shape is not None:
-            given = _checked_shape(input_shape, "input_shape")
-        if any(a != b for a, b in zip(given, shape, strict=True) if None not in (a, b)):
+            expected = _checked_shape(input_shape, "input_shape")
+        pairs = zip(expected, shape, strict=True)
+        if any(a != b for a, b in pairs if None not in (a, b)):
             raise ValueError(
-                f"Expected `input_shape` to be None or {shape}, that of the "
+                f"Expected `input_shape` to be None or {shape}, the shape of "
                 f"`input_tensor`. Received: input_shape={input_shape!r}"
             )
         return shape
@@ -201,7 +209,7 @@ def _input_shape(spec, include_top, input_tensor, input_shape):
 def _checked_shape(shape, argument):
     layout = "(channels, H, W)" if channels_first() else "(H, W, channels)"
     error = ValueError(
-        f"Expected the shape of one image, {layout} under the present "
+        f"Expected the shape of one image, {layout} under the current "
         f"keras.config.image_data_format(), with H and W of at least {MIN_IMAGE_SIZE} "
         "pixels or None. "
         f"Received: {argument}={shape!r}"
@@ -221,7 +229,7 @@ def _checked_shape(shape, argument):
 
 
 class ResNeXtBuilder(Protocol):
-    """What an editor knows of the functions below; `_builder` makes them."""
+    """Signature and docstring that editors show for the functions below."""
 
     def __call__(
         self,
@@ -240,29 +248,29 @@ class ResNeXtBuilder(Protocol):
         """Builds a ResNeXt; called as `keras.applications.ResNet50`.
 
         Args:
-            include_top: Whether the classifier stands at the end.
+            include_top: Whether to add the classifier.
             weights: `"imagenet"`, the name of a weight set, the path of a file, the
                 folder of a training run, or None for random weights.
             input_tensor: Keras tensor to build the network on.
             input_shape: (H, W, channels), or (channels, H, W) under
                 `channels_first`; H and W are 32 or more, or None for any size.
-            pooling: Without the classifier: None for feature maps, `"avg"` or
-                `"max"` for one vector an image.
+            pooling: Output of a network without classifier: None for feature maps,
+                `"avg"` or `"max"` for one vector per image.
             classes: Number of outputs of the classifier.
             classifier_activation: `"softmax"`, or None for the logits.
             name: Name of the model.
-            output_stride: How many times smaller than the images the last feature
-                maps are; None for 32 (for CIFAR 4).
-            drop_path_rate: Stochastic depth, from 0 to below 1.
+            output_stride: Ratio of the image size to the size of the last feature
+                maps; None for 32 (in CIFAR networks 4).
+            drop_path_rate: Rate of stochastic depth, at least 0 and below 1.
 
         Returns:
-            A functional `keras.Model`. `ResNeXt` describes all of this in full.
+            A functional `keras.Model`. The docstring of `ResNeXt` has the details.
         """
         ...
 
 
 def _builder(function_name: str, architecture: str) -> ResNeXtBuilder:
-    """Makes the public function of one row of the table."""
+    """Makes the public function that builds one architecture of the table."""
     spec, model_name = get_spec(architecture), function_name.lower()
 
     def build(
@@ -295,12 +303,13 @@ def _builder(function_name: str, architecture: str) -> ResNeXtBuilder:
     build.__name__ = build.__qualname__ = function_name
     build.__annotations__ = ResNeXtBuilder.__call__.__annotations__
     # The docstring of `ResNeXt` after its first line, without its first argument.
-    described = (ResNeXt.__doc__ or "").partition("\n")[2]
-    described = re.sub(r" +model:[^:]*?\n(?= +\w+:)", "", described)
+    details = (ResNeXt.__doc__ or "").partition("\n")[2]
+    details = re.sub(r" +model:[^:]*?\n(?= +\w+:)", "", details)
+
     build.__doc__ = (
         f"Builds `{architecture}`; called as `keras.applications.ResNet50`.\n\n"
         f"    Made for images of {spec.image_size} x {spec.image_size} pixels and "
-        f"{spec.classes} classes.\n{described}"
+        f"{spec.classes} classes.\n{details}"
     )
     return build
 

@@ -1,16 +1,14 @@
-"""The device and the kernels that Keras runs on.
+"""The devices and kernels that Keras runs on.
 
-Import this module before TensorFlow and Keras: TensorFlow reads the switch of its
-oneDNN kernels when it is loaded. It leaves them off on processors without AVX-512,
-which makes a training step 1.6 times as long.
+Import this module before TensorFlow and Keras. It turns on TensorFlow's oneDNN
+kernels, and TensorFlow reads that switch when it is loaded. By default they are off on
+processors without AVX-512, where a training step then takes 1.6 times as long.
 """
 
-import contextlib
 import logging
 import os
 import sys
 import traceback
-from pathlib import Path
 
 VARIABLE = "TF_ENABLE_ONEDNN_OPTS"
 
@@ -26,7 +24,7 @@ def warn_if_onednn_is_off(is_on: bool) -> None:
     """Logs how to turn oneDNN on, unless the user has set the switch.
 
     Args:
-        is_on: Whether TensorFlow uses them.
+        is_on: Whether TensorFlow uses oneDNN.
     """
     if not is_on and VARIABLE not in os.environ:
         logger.warning(
@@ -40,7 +38,7 @@ def warn_if_onednn_is_off(is_on: bool) -> None:
 if keras.config.backend() == "tensorflow":
     import tensorflow as tf
 
-    # No public function answers these two questions.
+    # TensorFlow has no public function for these two checks.
     try:  # whether oneDNN's kernels are on
         from tensorflow.python.util._pywrap_util_port import IsMklEnabled
     except ImportError:
@@ -50,7 +48,7 @@ if keras.config.backend() == "tensorflow":
 
     else:
         warn_if_onednn_is_off(IsMklEnabled())
-    try:  # whether what is being traced is for XLA
+    try:  # whether XLA will compile the function that is being traced
         from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
     except ImportError:
 
@@ -63,35 +61,16 @@ def has_onednn() -> bool:
     return keras.config.backend() == "tensorflow" and IsMklEnabled()
 
 
-# Limits of a container, in versions 2 and 1 of Linux' control groups.
-MEMORY_LIMITS = (
-    "/sys/fs/cgroup/memory.max",
-    "/sys/fs/cgroup/memory/memory.limit_in_bytes",
-)
-
-
-def main_memory() -> int | None:
-    """Bytes of memory of this machine or container; None where it is not known."""
-    try:
-        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):  # Windows
-        return None
-    for path in MEMORY_LIMITS:
-        with contextlib.suppress(OSError, ValueError):  # "max" is not a number
-            total = min(total, int(Path(path).read_text()))
-    return total
-
-
 def on_accelerator() -> bool:
     """Whether TensorFlow has a GPU or TPU to run on."""
     return any(d.device_type != "CPU" for d in tf.config.list_logical_devices())
 
 
 def has_fast_kernels() -> bool:
-    """Whether TensorFlow's own operations are fast, gradients too.
+    """Whether TensorFlow's own operations and their gradients are fast.
 
-    They are on a GPU or TPU, and on a CPU with oneDNN. They are not where XLA compiles
-    for a CPU, as with `compile(jit_compile=True)`: XLA does not use oneDNN.
+    True on a GPU or TPU, and on a CPU with oneDNN. False where XLA compiles for a CPU,
+    as with `compile(jit_compile=True)`, since XLA does not use oneDNN.
     """
     if on_accelerator():
         return True
@@ -99,9 +78,9 @@ def has_fast_kernels() -> bool:
     return has_onednn() and not GraphOrParentsInXlaContext(graph)
 
 
-# Modules that trace graphs for elsewhere; no public function finds them out. The
-# graphs of an exporter that is missing here contain the detours for slow CPUs, which
-# give the same results more slowly.
+# Modules that trace graphs for export; there is no public way to detect this. Graphs
+# of an exporter that is not in this list contain the workarounds for slow CPUs: the
+# same results, more slowly.
 _EXPORTERS = (
     "keras.src.export",
     "tensorflow.python.saved_model",
@@ -111,7 +90,7 @@ _EXPORTERS = (
 
 
 def is_exporting() -> bool:
-    """Whether what is being traced is for a file or another runtime."""
+    """Whether the function that is being traced is for a file or another runtime."""
     if tf.executing_eagerly():
         return False
     return any(

@@ -9,11 +9,11 @@ from numbers import Integral
 from resnext_keras.arguments import did_you_mean
 
 SE_REDUCTION = 16
-"""Channels of a block over those within its squeeze-and-excitation."""
+"""Ratio of a block's channels to the channels inside its squeeze-and-excitation."""
 
 STEMS = {"imagenet": (224, 1000, 4), "cifar": (32, 10, 1)}
-"""The two stems of the paper: size in pixels and number of classes of their data
-sets, and how many times the stem reduces the size."""
+"""The two stems of the paper: image size in pixels and number of classes of the data
+set, and the factor by which the stem reduces the size."""
 
 MIN_IMAGE_SIZE = 32
 """Smallest height and width in pixels, as in keras.applications."""
@@ -28,7 +28,7 @@ class ResNeXtSpec:
     output of `256 * 2 ** (s - 1)` channels.
 
     Attributes:
-        name: Name in the paper's `depth_CxD` form, as in `"resnext50_32x4d"`.
+        name: Name in the paper's `depth_CxD` form, such as `"resnext50_32x4d"`.
         depths: Number of bottleneck blocks of each stage; the first stage is
             conv2, and every later one halves the resolution.
         cardinality: Groups of each 3x3 convolution (the paper's C).
@@ -39,7 +39,7 @@ class ResNeXtSpec:
             3x3), or three of 3x3 (ResNet-C of He et al., "Bag of Tricks", CVPR
             2019, Figure 2).
         pooled_shortcut: Whether a strided shortcut averages 2x2 pixels before
-            its projection, so that it uses all of them (ResNet-D, ibid.).
+            its projection, so that it uses all pixels (ResNet-D, same paper).
         squeeze_excite: Whether each block weighs its output channels by
             squeeze-and-excitation (Hu et al., CVPR 2018).
         anti_aliased: Whether averages of 2x2 pixels replace the stride of each
@@ -124,7 +124,7 @@ class ResNeXtSpec:
         filters = self.stem_filters
         if len(filters) == 1:
             return (("conv1", 7 if self.stem == "imagenet" else 3, filters[0]),)
-        # The last keeps the name, so that every stem ends in "conv1_relu".
+        # The last one is named "conv1", so that every stem ends in "conv1_relu".
         return tuple(
             (name, 3, count)
             for name, count in zip(
@@ -134,12 +134,12 @@ class ResNeXtSpec:
 
     @property
     def stages(self) -> range:
-        """Numbers of the stages, in the paper's count: 2 for conv2 and so on."""
+        """Numbers of the stages, counted as in the paper: 2 for conv2 and so on."""
         return range(2, 2 + len(self.depths))
 
     @property
     def strides(self) -> tuple[int, ...]:
-        """How many times smaller than the images the output of each stage is."""
+        """Ratio of the image size to the size of each stage's output."""
         reduction = STEMS[self.stem][2]
         return tuple(reduction * 2 ** (stage - 2) for stage in self.stages)
 
@@ -153,14 +153,14 @@ def _is_count(value) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool) and value > 0
 
 
-# The letters of timm's names: ResNet-D, its tiered stem, squeeze-and-excitation,
-# anti-aliasing.
+# The letters in timm's names: D for ResNet-D, T for its tiered stem, SE for
+# squeeze-and-excitation, AA for anti-aliasing.
 _D = {"stem_filters": (32, 32, 64), "pooled_shortcut": True}
 _T = _D | {"stem_filters": (24, 32, 64)}
 _SE = {"squeeze_excite": True}
 _SE_AA_D = _D | _SE | {"anti_aliased": True}
 
-# Table 1 of the paper, for CIFAR its section 5.3, and the architectures of all
+# The architectures of the paper (Table 1, for CIFAR section 5.3) and those of all
 # published weights, named as in timm. The last row is the small network of the bundled
 # weights.
 ARCHITECTURES = {
@@ -198,26 +198,26 @@ ARCHITECTURES = {
 
 
 def list_models() -> list[str]:
-    """Names of the architectures, each of which `ResNeXt(name, ...)` builds.
+    """Lists the names of the architectures; `ResNeXt(name, ...)` builds one.
 
     Returns:
-        The names in the order of the table, from `"resnext50_32x4d"` on.
+        The names in the order of the table, beginning with `"resnext50_32x4d"`.
     """
     return list(ARCHITECTURES)
 
 
 def get_spec(model: ResNeXtSpec | str) -> ResNeXtSpec:
-    """The row of the table with that name; a spec is returned as it is.
+    """Finds an architecture by its name; a spec is returned as it is.
 
     Args:
-        model: A `ResNeXtSpec`, or a name that `list_models()` gives.
+        model: A `ResNeXtSpec`, or a name from `list_models()`.
 
     Returns:
         The `ResNeXtSpec`.
 
     Raises:
-        ValueError: The argument is neither a spec nor the name of a row; the
-            error names the nearest ones.
+        ValueError: The argument is neither a spec nor a name from the table; the
+            message suggests similar names.
     """
     if isinstance(model, ResNeXtSpec):
         return model

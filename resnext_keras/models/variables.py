@@ -1,7 +1,7 @@
 """Names and shapes of every variable of a spec, without building the network.
 
-Plain Python: weight files are matched with these before Keras allocates anything, and
-the tables of the command line count parameters with them.
+Plain Python: weight files are compared with these shapes before Keras allocates any
+memory, and the tables of the command line count parameters with them.
 """
 
 import math
@@ -22,9 +22,9 @@ def variable_shapes(
         classes: Outputs of the classifier; None for a network without it.
 
     Returns:
-        A dict from `"{layer}/{variable}"`, as in `"conv3_block2_1_conv/kernel"`,
-        to the shape; convolution kernels are (height, width, channels of one
-        group, filters).
+        The shape of each variable by its name, `"{layer}/{variable}"`, such as
+        `"conv3_block2_1_conv/kernel"`. Convolution kernels are (height, width,
+        channels of one group, filters).
     """
     shapes = {}
     for name, kernel_size, filters in spec.stem_convolutions:
@@ -52,7 +52,7 @@ def variable_shapes(
 
 
 def count_parameters(shapes: Shapes) -> int:
-    """Number of parameters with batch-norm statistics, as `count_params()`."""
+    """Number of parameters, batch-norm statistics included, as `count_params()`."""
     return sum(map(math.prod, shapes.values()))
 
 
