@@ -1,1 +1,1 @@
-"""Weights: which sets are published, how files are found, read, checked and loaded."""
+"""Weights: the published sets, downloads, file formats and loading."""

@@ -1,4 +1,4 @@
-"""Whatever `weights=` takes becomes a `Checkpoint`, in one place."""
+"""`Checkpoint`: the single value that every kind of `weights=` argument becomes."""
 
 import contextlib
 import json
@@ -32,7 +32,7 @@ from resnext_keras.weights.registry import (
 from resnext_keras.weights.tensors import LazyTensors, WeightsError
 
 RUN, BEST = "run.json", "best.weights.h5"
-"""The files in the folder of a training run that make it a checkpoint."""
+"""The two files by which the folder of a training run is recognised."""
 
 DEFAULT_MODEL = "resnext50_32x4d"
 
@@ -44,8 +44,8 @@ WITHOUT_DOWNLOAD = (
 class _WeightFile:
     """A weight file that is fetched, verified and opened once, when first needed.
 
-    It stays open from the moment its tensors are listed, which tells its
-    architecture, until they have been read or nobody can read them any more.
+    It stays open from the first listing of its tensors, which identifies the
+    architecture, until they have been read or this object is collected.
     """
 
     def __init__(self, source: Path | WeightSet, remedy: str = ""):
@@ -84,7 +84,7 @@ class _WeightFile:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Trained weights, and all that a network needs to know of them.
+    """Trained weights, with their architecture, preprocessing and class names.
 
     Attributes:
         spec: The architecture.
@@ -110,32 +110,35 @@ class Checkpoint:
 
     @property
     def short_name(self) -> str:
-        """What outputs are named after: the set, the run's folder, or the file."""
+        """A name for output files: that of the set, the run's folder or the file."""
         if self.weight_set is not None:
             return self.name
         return Path(os.path.abspath(self.name)).name.split(".")[0]
 
     def fetch(self) -> Path:
-        """The weight file, downloaded if need be; its hash is verified once.
+        """Downloads the weight file if it is missing, and verifies its hash once.
+
+        Returns:
+            The path of the file.
 
         Raises:
-            WeightsError: As of `resnext_keras.weights.download.fetch`.
+            WeightsError: See `resnext_keras.weights.download.fetch`.
         """
         return self._file.fetch()
 
     @contextlib.contextmanager
     def open(self, shapes: Shapes) -> Iterator[LazyTensors]:
-        """Opens the weights for a network, and downloads them if need be.
+        """Context manager: opens the weights for a network, downloaded if missing.
 
         Args:
             shapes: Name and shape of each variable, from `variable_shapes`.
 
         Yields:
-            The tensors by the names of `shapes`, as `match` gives them. They can be
+            The tensors by the names of `shapes`, as from `match`. They can only be
             read within the context.
 
         Raises:
-            WeightsError: The file cannot be had, is damaged, or does not fit.
+            WeightsError: The file cannot be downloaded, is damaged, or does not fit.
         """
         if self.classes is None and HEAD[0] in shapes:
             raise WeightsError(
@@ -158,34 +161,36 @@ def resolve(
     weights: str | os.PathLike | ResNeXtSpec | Checkpoint | None = None,
     model: ResNeXtSpec | str | None = None,
 ) -> Checkpoint:
-    """Finds the weights that a user named, and what belongs to them.
+    """Finds the weights that a user named, with their preprocessing and class names.
 
-    A weight set is not downloaded here. A file is opened, since its names and shapes
-    tell its architecture, and `Checkpoint.open` goes on with the open file.
+    A weight set is not downloaded here. A file is opened, since the names and shapes
+    of its tensors identify the architecture; `Checkpoint.open` reads from the file
+    that is already open.
 
     Args:
-        weights: One of
-            - the full name of a weight set, or its tag or alias where only one set
-              (of `model`, if that is given) has it;
-            - `"imagenet"`, or in full `"resnext50_32x4d.imagenet"`, for the default
-              set of an architecture, as `default_set` chooses it;
-            - an architecture, for its default set too;
-            - the path of a weight file;
-            - the folder of a training run, for its best weights;
-            - a `Checkpoint`, which is returned;
-            - None for the `"imagenet"` of `model`, or for the bundled digits if
-              that is their architecture.
-        model: The architecture, which may have no weight sets. None for that of the
-            weights, or without any for `"resnext50_32x4d"`.
+        weights: One of:
+
+            - The full name of a weight set, or a tag or alias that only one set has
+              (among those of `model`, if that is given).
+            - `"imagenet"`, or in full `"resnext50_32x4d.imagenet"`: the default set of
+              an architecture, see `default_set`.
+            - An architecture, for its default set.
+            - The path of a weight file.
+            - The folder of a training run, for its best weights.
+            - A `Checkpoint`, which is returned.
+            - None for the default set of `model`, or for the bundled digits if `model`
+              is their architecture.
+        model: The architecture; it may have no weight sets. None for the architecture
+            of the weights, or without weights for `"resnext50_32x4d"`.
 
     Returns:
         The `Checkpoint`. Weights of a file get the class names of ImageNet if they
         have 1000 classes, otherwise the numbers of the classes.
 
     Raises:
-        ValueError: The architecture or the weights are unknown, the name is
-            ambiguous, the two do not belong together (`WeightsError`), or the file
-            is damaged.
+        ValueError: The architecture is unknown. Or `WeightsError`: the weights are
+            unknown, their name is ambiguous, they are of another architecture, or the
+            file is damaged.
     """
     spec = None if model is None else get_spec(model)
     if isinstance(weights, Checkpoint):
@@ -200,28 +205,29 @@ def resolve(
         if spec is None:
             spec, remedy = get_spec(DEFAULT_MODEL), WITHOUT_DOWNLOAD
         weights = BUNDLED.name if spec.name == BUNDLED.architecture else "imagenet"
-    found = _find(weights, spec and spec.name)
-    if isinstance(found, WeightSet):
-        checkpoint = _from_set(found, remedy)
-    elif found == _best_weights(found.parent):
-        checkpoint = _from_run(found.parent)
+    source = _find(weights, spec and spec.name)
+    if isinstance(source, WeightSet):
+        checkpoint = _from_set(source, remedy)
+    elif source == _best_weights(source.parent):
+        checkpoint = _from_run(source.parent)
     else:
-        return _from_file(found, spec)
+        return _from_file(source, spec)
     return _of_spec(checkpoint, spec)
 
 
 def weights_preprocessing(
     weights: str | os.PathLike, size: int | None = None
 ) -> Preprocessing:
-    """How images are read for weights.
+    """Finds how images have to be read for weights.
 
     Args:
-        weights: As of `resolve`.
-        size: Height and width in pixels that the network is to see, one of those
-            that the weight set was evaluated at; None for the best of them.
+        weights: Name of a weight set, path of a weight file or folder of a training
+            run.
+        size: Height and width of the network's input in pixels, one of the sizes that
+            the weight set was evaluated at. None for the most accurate of them.
 
     Returns:
-        The `Preprocessing` that `read_image` takes.
+        The `Preprocessing`, for `read_image`.
 
     Raises:
         WeightsError: There are no such weights, or they were not evaluated at this
@@ -242,7 +248,7 @@ def weights_preprocessing(
 
 
 def _of_spec(checkpoint: Checkpoint, spec: ResNeXtSpec | None) -> Checkpoint:
-    """The checkpoint, if it is of that spec."""
+    """The checkpoint, or an error if it is of another architecture than `spec`."""
     if spec in (None, checkpoint.spec):
         return checkpoint
     if spec == replace(checkpoint.spec, name=spec.name) and not checkpoint.weight_set:
@@ -275,7 +281,7 @@ def _from_set(weight_set: WeightSet, remedy: str = "") -> Checkpoint:
 
 def _best_weights(folder: Path) -> Path | None:
     """The weights of a training run; None for another folder, or before the first."""
-    # Of a path that cannot be, Path.is_file may raise.
+    # Path.is_file may raise for an impossible path; os.path.isfile does not.
     return (
         folder / BEST
         if all(os.path.isfile(folder / name) for name in (BEST, RUN))
@@ -317,7 +323,7 @@ def _from_file(path: Path, spec: ResNeXtSpec | None) -> Checkpoint:
             channels, classes = channels_and_classes(stored)
             channels = channels or 3
             if classes is None and any(name in stored for name in HEAD):
-                classes = spec.classes  # of a damaged classifier, which match names
+                classes = spec.classes  # damaged: `match` then names the tensor
             match(stored, variable_shapes(spec, channels, classes), path)
     except BaseException:
         file.close()
@@ -334,7 +340,7 @@ def _from_file(path: Path, spec: ResNeXtSpec | None) -> Checkpoint:
 
 
 def default_preprocessing(spec: ResNeXtSpec) -> Preprocessing:
-    """How images are read for weights of which only the architecture is known."""
+    """How images are read if nothing but the architecture is known of the weights."""
     size = spec.image_size
     return IMAGENET if size == IMAGENET.size else Preprocessing(size=size, resize=size)
 
@@ -385,15 +391,15 @@ def _default(architecture: str | None, weights: str) -> WeightSet:
     """The set that `"imagenet"` names, or an error with the alternatives."""
     if architecture is None:
         raise WeightsError(
-            "Expected the name of an architecture before it, as in "
-            "'resnext50_32x4d.imagenet': each has a default of its own. "
+            "Expected the name of an architecture with it, as in "
+            "'resnext50_32x4d.imagenet', since each has its own default weights. "
             f"Received: weights={weights!r}"
         )
     if weight_set := default_set(architecture):
         return weight_set
     if sets := sets_of(architecture, labels="imagenet"):
         raise WeightsError(
-            f"Expected a weight set of {architecture!r} by its name: all of them "
+            f"Expected the name of a weight set of {architecture!r}: all of them "
             f"forbid commercial use ({sets[0].licence}), so none is the default. "
             f"There are {_names(sets)}. Received: weights={weights!r}"
         )
@@ -403,7 +409,7 @@ def _default(architecture: str | None, weights: str) -> WeightSet:
     raise WeightsError(
         f"No ImageNet weights of {architecture!r} are published.{hint} Pass the path "
         f"of a file{f', another weight set ({others})' if others else ''}, or None for "
-        f"a random start. Received: weights={weights!r}"
+        f"random weights. Received: weights={weights!r}"
     )
 
 
@@ -412,18 +418,20 @@ def _of_another(weights, sets, architecture) -> WeightsError:
     return WeightsError(
         f"Expected weights of {architecture!r} "
         f"({f'there are {others}' if others else 'no set is published'}); "
-        f"that is the name of {_names(sets)}. Received: weights={weights!r}"
+        f"this is the name of {_names(sets)}. Received: weights={weights!r}"
     )
 
 
 def _unknown(weights, path: Path, architecture: str | None) -> WeightsError:
     received = f"Received: weights={os.fspath(weights)!r}"
-    if _is_meant_as_path(weights, path):
-        found = "no such file"
+    if _looks_like_path(weights, path):
+        problem = "no such file"
         if os.path.isdir(path):
-            found = f"a folder without {BEST} and {RUN} of a training run"
+            problem = f"a folder without {BEST} and {RUN} of a training run"
         hint = did_you_mean(path.name, _files_beside(path))
-        return WeightsError(f"Expected a weight file, found {found}.{hint} {received}")
+        return WeightsError(
+            f"Expected a weight file, found {problem}.{hint} {received}"
+        )
     sets = sets_of(architecture)
     names = [
         n for s in sets or WEIGHT_SETS.values() for n in (s.tag, s.name, *s.aliases)
@@ -440,7 +448,7 @@ def _unknown(weights, path: Path, architecture: str | None) -> WeightsError:
     )
 
 
-def _is_meant_as_path(weights: str | os.PathLike, path: Path) -> bool:
+def _looks_like_path(weights: str | os.PathLike, path: Path) -> bool:
     return (
         not isinstance(weights, str)
         or path.name != weights  # it has folders

@@ -20,14 +20,13 @@ def convert_weights(
     model: ResNeXtSpec | str | None = None,
     overwrite: bool = False,
 ) -> ResNeXtSpec:
-    """Writes weights in the format of the target's suffix.
+    """Writes weights to a file, in the format of its suffix.
 
     Args:
         source: Weights as `ResNeXt` takes them: the name of a weight set, the path
             of a file or the folder of a training run.
-        target: The file to write: `.weights.h5` for Keras, or `.safetensors`,
-            which this package reads and torchvision's and timm's
-            `load_state_dict` too.
+        target: The file to write: `.weights.h5` for Keras, or `.safetensors` with the
+            names of torchvision and timm, for `load_state_dict` and this package.
         model: The architecture; None for that of the weights.
         overwrite: Whether an existing target may be replaced.
 
@@ -35,9 +34,8 @@ def convert_weights(
         The spec of the network.
 
     Raises:
-        WeightsError: The source is not a file of such weights, or of another
-            architecture, or the target exists or has another suffix. The
-            target is then as it was.
+        WeightsError: The source is unknown, damaged or of another architecture, or the
+            target exists or has another suffix. The target is not changed then.
     """
     suffixes = (KERAS_SUFFIX, TORCH_SUFFIX)
     target = output_file(target, suffixes, overwrite, WeightsError)

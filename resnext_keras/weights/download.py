@@ -24,13 +24,15 @@ from resnext_keras.weights.tensors import WeightsError
 
 PACKAGE = Path(str(resources.files("resnext_keras")))
 PACKAGED = PACKAGE / "weights" / "bundled"
-# Only a wheel has that folder. Beside an installed package `weights` is anyone's.
+# Only a wheel has that folder. A folder `weights` beside an installed package is not
+# ours.
 SHIPPED = PACKAGED if PACKAGED.is_dir() else PACKAGE.parent / "weights"
-"""The bundled files: in the installed package, or else `weights/` of a checkout."""
+"""The folder of the bundled files: in the installed package, or `weights/` of a
+checkout."""
 
 CHUNK_SIZE = 2**20
 TIMEOUT = 30
-"""Seconds without a byte after which a connection counts as dead."""
+"""Seconds without data after which a connection counts as broken."""
 
 PAUSES = (1, 4, 16)
 """Seconds to wait before each further try."""
@@ -42,7 +44,7 @@ logger = logging.getLogger(__name__)
 
 
 def cache_folder() -> Path:
-    """The folder of downloads: `RESNEXT_KERAS_HOME`, else the user's cache."""
+    """The folder for downloads: `RESNEXT_KERAS_HOME`, else the user's cache."""
     home = os.environ.get("RESNEXT_KERAS_HOME")
     return Path(os.path.expanduser(home) if home else pooch.os_cache("resnext_keras"))
 
@@ -50,8 +52,8 @@ def cache_folder() -> Path:
 def local_path(weight_set: WeightSet) -> Path | None:
     """The path of a weight set's file on this machine.
 
-    It is looked for in the installed package or in the folder `weights/` of a
-    checkout, and then in the cache. It is not verified.
+    The file is looked for in the installed package or in `weights/` of a checkout,
+    and then in the cache. It is not verified.
 
     Args:
         weight_set: A row of the registry.
@@ -64,12 +66,13 @@ def local_path(weight_set: WeightSet) -> Path | None:
 
 
 def fetch(weight_set: WeightSet) -> Path:
-    """The verified file of a weight set, downloaded if it is missing.
+    """Downloads the file of a weight set if it is missing, and verifies it.
 
-    If several processes ask at once, one downloads. A file gets its name only when
-    it is complete and verified. A connection that breaks is tried again.
-    `RESNEXT_KERAS_OFFLINE=1` forbids downloads. `RESNEXT_KERAS_MIRROR` is the URL of
-    a folder with the files, which is asked instead of the publishers.
+    If several processes need the file at once, one of them downloads it. The file
+    gets its name only when it is complete and verified. After a broken connection the
+    download is tried again. `RESNEXT_KERAS_OFFLINE=1` forbids downloads.
+    `RESNEXT_KERAS_MIRROR` is the URL of a folder with the files, which is used
+    instead of the publishers' servers.
 
     Args:
         weight_set: A row of the registry.
@@ -79,17 +82,17 @@ def fetch(weight_set: WeightSet) -> Path:
 
     Raises:
         WeightsError: The file cannot be downloaded or stored, or its hash is wrong.
-            A file that was there before is never changed.
+            An existing file is never changed.
     """
     _warn_of_licence(weight_set)
     path = local_path(weight_set)
     if path is None:
         return _download(weight_set)
-    check_hash(weight_set, path, "It was left as it is: delete it to download it anew.")
+    check_hash(weight_set, path, "Delete the file to download it again.")
     return path
 
 
-@functools.cache  # once a process; a warning that is raised as an error is not kept
+@functools.cache  # once per process, unless the warning is raised as an error
 def _warn_of_licence(weight_set: WeightSet) -> None:
     """Warns of a licence that forbids commercial use."""
     if weight_set.non_commercial:
@@ -119,14 +122,14 @@ def check_hash(weight_set: WeightSet, path: Path, remedy: str) -> None:
         digest = pooch.file_hash(str(path), alg=algorithm)
     except OSError as error:
         raise WeightsError(
-            f"Expected the weights {weight_set.name} in {path}; found that the file "
-            f"cannot be read: {error.strerror or error}."
+            f"Expected the weights {weight_set.name} in {path}; the file cannot be "
+            f"read: {error.strerror or error}."
         ) from error
-    digest = digest[: len(expected)]  # publishers shorten a SHA-256
+    digest = digest[: len(expected)]  # publishers give only the first digits
     if digest != expected:
         raise WeightsError(
             f"Expected the weights {weight_set.name} in {path}, with the {algorithm} "
-            f"{expected}; found {digest}. {remedy}"
+            f"hash {expected}; found {digest}. {remedy}"
         )
 
 
@@ -141,13 +144,13 @@ def _download(weight_set: WeightSet) -> Path:
             f"forbidden; found no such file. {by_hand} "
             f"Received: RESNEXT_KERAS_OFFLINE={offline!r}"
         )
-    # In a folder of the cache: moving it into place is atomic.
+    # In a subfolder of the cache, so that moving the file to its place is atomic.
     part = path.parent / ".downloads" / path.name
     try:
         part.parent.mkdir(parents=True, exist_ok=True)
         with _locked(part.with_name(f"{part.name}.lock"), path.name):
-            if not os.path.isfile(path):  # no other process was faster
-                part.unlink(missing_ok=True)  # of a download that was killed
+            if not os.path.isfile(path):  # or another process has downloaded it
+                part.unlink(missing_ok=True)  # left by a killed download
                 try:
                     _transfer(url, part, by_hand)
                     _check_download(weight_set, part, by_hand)
@@ -156,9 +159,9 @@ def _download(weight_set: WeightSet) -> Path:
                     part.unlink(missing_ok=True)
     except OSError as error:
         raise WeightsError(
-            f"Expected to store {path.name} in {path.parent}; found that it cannot be "
-            f"written: {error.strerror or error}. Set RESNEXT_KERAS_HOME to a folder "
-            "that can, with room for the file."
+            f"Expected to store {path.name} in {path.parent}, which cannot be written "
+            f"to: {error.strerror or error}. Set RESNEXT_KERAS_HOME to a writable "
+            "folder with room for the file."
         ) from error
     return path
 
@@ -167,7 +170,7 @@ def _check_download(weight_set: WeightSet, part: Path, by_hand: str) -> None:
     """Raises unless a download is the file of the weight set."""
     remedy = f"The download was deleted. {by_hand}"
     check_hash(weight_set, part, remedy)
-    if weight_set.hash is None:  # then at least names and shapes must fit
+    if weight_set.hash is None:  # at least names and shapes must fit
         spec = get_spec(weight_set.architecture)
         try:
             with open_weights(part, variable_shapes(spec, classes=weight_set.classes)):
@@ -180,7 +183,7 @@ def _url(weight_set: WeightSet) -> str:
     if weight_set.url is None:
         raise WeightsError(
             f"Expected {weight_set.file}, which ships with this package, in {SHIPPED}; "
-            "found no such file. Install the package anew."
+            "found no such file. Reinstall the package."
         )
     mirror = os.environ.get("RESNEXT_KERAS_MIRROR")
     return f"{mirror.rstrip('/')}/{weight_set.file}" if mirror else weight_set.url
@@ -188,12 +191,12 @@ def _url(weight_set: WeightSet) -> str:
 
 @contextlib.contextmanager
 def _locked(lock_path: Path, file: str) -> Iterator[None]:
-    """Context manager: holds the lock of a file; logs if another process has it."""
+    """Context manager: holds the lock of a file; logs if it has to wait for it."""
     lock = FileLock(lock_path)
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        logger.warning("Waiting for another process, which downloads %s.", file)
+        logger.warning("Waiting for another process, which is downloading %s.", file)
         lock.acquire()
     try:
         yield
@@ -202,12 +205,12 @@ def _locked(lock_path: Path, file: str) -> Iterator[None]:
 
 
 def _transfer(url: str, part: Path, by_hand: str) -> None:
-    """Downloads; what may succeed the next time is tried again."""
+    """Downloads a file; tries again after an error that may be temporary."""
     for pause in (*PAUSES, None):
         try:
             return _get(url, part)
-        # The errors of requests are OSErrors without a number, and a URL that cannot
-        # be is a ValueError; OSErrors with a number are the disk's.
+        # requests raises OSErrors without errno, and ValueErrors for invalid URLs;
+        # OSErrors with errno come from the disk.
         except (OSError, ValueError) as error:
             if isinstance(error, OSError) and error.errno is not None:
                 raise
@@ -216,7 +219,7 @@ def _transfer(url: str, part: Path, by_hand: str) -> None:
                 mirror = "" if url in by_hand else f" from {url}"
                 raise WeightsError(
                     f"Expected to download {part.name}{mirror}; found {reason}. "
-                    f"{by_hand} RESNEXT_KERAS_MIRROR names another source."
+                    f"{by_hand} Or set RESNEXT_KERAS_MIRROR to another source."
                 ) from None  # the reason is in the message; the trace has 60 lines
             logger.warning("%s: %s. Next try in %s s.", url, reason, pause)
             time.sleep(pause)
@@ -224,7 +227,7 @@ def _transfer(url: str, part: Path, by_hand: str) -> None:
 
 def _get(url: str, part: Path) -> None:
     """Downloads a file; raises if it is shorter than announced."""
-    # A total, since without it a bar has no truth value, which pooch asks for;
+    # pooch tests the bar's truth value, which a bar without total does not have.
     # disable=None shows the bar on a terminal only.
     bar = tqdm(desc=part.name, total=1, unit="B", unit_scale=True, disable=None)
     with contextlib.ExitStack() as stack, bar:
@@ -240,11 +243,11 @@ def _get(url: str, part: Path) -> None:
 
 
 def _reason(error: Exception) -> tuple[str, bool]:
-    """What went wrong, in a line, and whether it may go better the next time."""
+    """The reason of an error in one line, and whether it may be temporary."""
     answer = getattr(error, "response", None)
     if answer is not None:
         status = answer.status_code
-        # Of the server, or a time-out, or too many requests.
+        # An error of the server, a time-out, or too many requests.
         may_pass = status >= 500 or status in (408, 429)
         return f"HTTP status {status} {answer.reason}", may_pass
     first = error

@@ -1,4 +1,4 @@
-"""From a weight file to a model: open it, match its names and shapes, assign it."""
+"""Loads a weight file into a model: opens it, matches its tensors, assigns them."""
 
 import contextlib
 import logging
@@ -44,16 +44,16 @@ RGB = 3
 def open_file(path: str | os.PathLike) -> AbstractContextManager[LazyTensors]:
     """Opens a weight file with the reader of its format.
 
-    Nothing in the file is executed, and no data is read before a tensor is.
+    Nothing in the file is executed. Data are read only when a tensor is read.
 
     Args:
-        path: A `.weights.h5` file that `save_weights` wrote of a model of this
-            package, an `.h5` file of keras-applications, or a `.safetensors`
-            file or one of `torch.save` (`.pth`, `.pt`, `.bin`, `.tar`) with the
-            `state_dict` of a torchvision, timm or mmpretrain model.
+        path: A `.weights.h5` file from `save_weights` of a model of this package; an
+            `.h5` file of keras-applications; or the `state_dict` of a torchvision, timm
+            or mmpretrain model, in a `.safetensors` file or a file of `torch.save`
+            (`.pth`, `.pt`, `.bin`, `.tar`).
 
     Returns:
-        A context manager that yields the tensors by `"{layer}/{variable}"`; they
+        A context manager that yields the tensors by name, `"{layer}/{variable}"`. They
         can be read while the file is open.
 
     Raises:
@@ -71,17 +71,17 @@ def open_file(path: str | os.PathLike) -> AbstractContextManager[LazyTensors]:
 
 @contextlib.contextmanager
 def open_weights(path: str | os.PathLike, expected: Shapes):
-    """Opens a weight file and matches it with a network.
+    """Context manager: opens a weight file and matches it with a network.
 
     Args:
-        path: As of `open_file`.
-        expected: As of `match`.
+        path: See `open_file`.
+        expected: See `match`.
 
     Yields:
-        What `match` returns.
+        The matched tensors, see `match`.
 
     Raises:
-        WeightsError: As of `open_file` and `match`.
+        WeightsError: See `open_file` and `match`.
     """
     with open_file(path) as stored:
         yield match(stored, expected, Path(path))
@@ -90,19 +90,19 @@ def open_weights(path: str | os.PathLike, expected: Shapes):
 def identify(
     stored: LazyTensors, specs: Collection[ResNeXtSpec], path: Path
 ) -> tuple[ResNeXtSpec, int, int | None]:
-    """Finds the one network that has exactly these tensors.
+    """Finds the architecture with exactly these tensors.
 
     Args:
         stored: The tensors of a file.
-        specs: The networks to choose from.
+        specs: The architectures to choose from.
         path: The file, for errors.
 
     Returns:
-        The spec, the number of input channels, and the number of classes, which is
-        None without a classifier.
+        The spec, the number of input channels, and the number of classes (None without
+        a classifier).
 
     Raises:
-        WeightsError: None of the networks fits, or several do.
+        WeightsError: No architecture fits, or several do.
     """
     fits = _fitting(stored, specs)
     if not fits:
@@ -112,13 +112,13 @@ def identify(
         names = " and ".join(spec.name for spec, _, _ in fits)
         raise WeightsError(
             f"Expected the weights of one architecture; {names} have variables of the "
-            f"same shapes. Name the one that it is. Received: {path}"
+            f"same shapes. Give the architecture too. Received: {path}"
         )
     return fits[0]
 
 
 def channels_and_classes(stored: LazyTensors) -> tuple[int | None, int | None]:
-    """Input channels and classes of a file, each None where they cannot be read."""
+    """Numbers of input channels and classes of a file, each None if not known."""
     stem = next((stored[name].shape for name in STEMS if name in stored), ())
     channels = stem[2] if len(stem) == 4 and 0 not in stem else None
     kernel, bias = (stored[name].shape if name in stored else () for name in HEAD)
@@ -129,12 +129,15 @@ def channels_and_classes(stored: LazyTensors) -> tuple[int | None, int | None]:
 
 
 def match(stored: LazyTensors, expected: Shapes, path: Path) -> dict[str, LazyTensor]:
-    """The tensors of a file for a network with these variables.
+    """Matches the tensors of a file with the variables of a network.
 
-    A file may differ from the network in three ways. Its classifier is left out
-    where the network has none, and where the network has another number of
-    classes: that classifier keeps its random start. A first convolution of RGB
-    images is adapted to the network's channels, as timm does it.
+    A file may differ from the network in three ways:
+
+    - The network has no classifier: the file's classifier is left out.
+    - The network has another number of classes: the file's classifier is left out, and
+      the network's keeps its random weights.
+    - The network's images are not RGB: the file's first convolution is adapted to their
+      channels, as in timm.
 
     Args:
         stored: The file's tensors.
@@ -145,8 +148,8 @@ def match(stored: LazyTensors, expected: Shapes, path: Path) -> dict[str, LazyTe
         The tensors by the names of `expected`, without those of a new classifier.
 
     Raises:
-        WeightsError: A tensor is missing, left over, of another shape or of
-            integers.
+        WeightsError: A tensor is missing, not expected, of another shape or not of
+            floating-point numbers.
     """
     taken, wanted = dict(stored), dict(expected)
     has_top = HEAD[0] in expected
@@ -162,16 +165,16 @@ def match(stored: LazyTensors, expected: Shapes, path: Path) -> dict[str, LazyTe
     _check_tensors(taken, wanted, path, hint=lambda: _architecture_hint(stored))
     if new_top:
         logger.warning(
-            "The classifier in %s has %d classes, not %d: the network gets a new one, "
-            "which has yet to be trained.",
+            "The classifier in %s has %d classes, not %d: the network gets a new "
+            "classifier, which is not trained yet.",
             path,
             stored[HEAD[1]].shape[0],
             expected[HEAD[1]][0],
         )
     if adapted:
         logger.warning(
-            "The first convolution in %s is for RGB, not for %d channels: the network "
-            "gets one that was made of it.",
+            "The first convolution in %s is for RGB, not for %d channels: it is "
+            "adapted to them.",
             path,
             wanted[stem][2],
         )
@@ -179,7 +182,7 @@ def match(stored: LazyTensors, expected: Shapes, path: Path) -> dict[str, LazyTe
 
 
 def assign(model, tensors: LazyTensors) -> None:
-    """Sets each variable of a model, once, from the tensor of its name.
+    """Assigns tensors to the variables of a model.
 
     Args:
         model: A `keras.Model` of this package.
@@ -187,8 +190,8 @@ def assign(model, tensors: LazyTensors) -> None:
             from `match`.
 
     Raises:
-        WeightsError: A tensor has values that are not finite, or too large for
-            the variable's dtype; the model is then as it was.
+        WeightsError: A tensor has no variable, or has values that are not finite or
+            too large for the variable's dtype. The model is not changed then.
     """
     variables = {
         f"{layer.name}/{variable.name}": variable
@@ -199,8 +202,8 @@ def assign(model, tensors: LazyTensors) -> None:
     if variables.keys() != tensors.keys():
         unknown = sorted(tensors.keys() - variables.keys())
         raise WeightsError(f"The model {model.name!r} has no {', '.join(unknown)}.")
-    # Each tensor is read twice, the first time to check it: only one is in memory
-    # at any time, and a bad one is found before any variable has changed.
+    # Each tensor is read twice, first to check it. So only one is in memory at a time,
+    # and an error is found before any variable has changed.
     for name, variable in variables.items():
         finite_array(name, tensors[name], variable.dtype)
     for name, variable in variables.items():
@@ -210,7 +213,7 @@ def assign(model, tensors: LazyTensors) -> None:
 def _fitting(
     stored: LazyTensors, specs: Collection[ResNeXtSpec]
 ) -> list[tuple[ResNeXtSpec, int, int | None]]:
-    """The specs that have exactly these tensors, with channels and classes."""
+    """The architectures with exactly these tensors, with channels and classes."""
     channels, classes = channels_and_classes(stored)
     if channels is None:
         return []
@@ -223,7 +226,7 @@ def _fitting(
 
 
 def _architecture_hint(stored: LazyTensors) -> str:
-    """Names the architecture of the table that has the file's tensors."""
+    """A hint for errors: the architecture of the table that the file fits."""
     if fits := _fitting(stored, ARCHITECTURES.values()):
         names = " or ".join(repr(spec.name) for spec, _, _ in fits)
         return f" It is of the architecture {names}, for {fits[0][1]} channels."
@@ -231,14 +234,14 @@ def _architecture_hint(stored: LazyTensors) -> str:
 
 
 def _has_other_classes(stored: LazyTensors, expected: Shapes) -> bool:
-    """Whether the file's classifier differs in its number of classes alone."""
+    """Whether the file's classifier differs only in its number of classes."""
     kernel, bias = (stored[name].shape if name in stored else () for name in HEAD)
     features, classes = expected[HEAD[0]]
     return len(bias) == 1 and bias != (classes,) and kernel == (features, *bias)
 
 
 def _is_of_rgb(stored: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
-    """Whether a first convolution differs in that it takes RGB images."""
+    """Whether a first convolution differs only in that it is for RGB."""
     height, width, channels, filters = wanted
     return channels != RGB and stored == (height, width, RGB, filters)
 
@@ -265,7 +268,7 @@ def _of_channels(kernel: LazyTensor, shape: tuple[int, ...]) -> LazyTensor:
 def _check_tensors(
     stored: LazyTensors, expected: Shapes, path: Path, hint: Callable[[], str]
 ) -> None:
-    """Raises unless the file has exactly these tensors, of floating-point numbers."""
+    """Raises an error unless the file has exactly these tensors, all of floats."""
     missing = [name for name in expected if name not in stored]
     extra = [name for name in stored if name not in expected]
     differing = [
@@ -289,7 +292,7 @@ def _check_tensors(
 
 
 def _first_few(what: str, items: list[str]) -> str:
-    """Names the first few items, and counts them all."""
+    """Lists the first few items and their count, for an error."""
     if not items:
         return ""
     # The names come from the file: no control character may reach a terminal.

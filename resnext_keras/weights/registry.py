@@ -1,7 +1,7 @@
 """The table of weight sets.
 
-The published ones are the rows of `sets.csv`. An entry of its column `evaluations`
-is `size/crop_pct top1/top5 source`, in pixels and percent, one for each size.
+The published sets are the rows of `sets.csv`. Its column `evaluations` has an entry
+for each image size, `size/crop_pct top1/top5 source`, in pixels and percent.
 """
 
 import csv
@@ -23,11 +23,11 @@ class Evaluation:
 
     Attributes:
         preprocessing: How the images are resized and cropped.
-        top1: Top-1 accuracy on ImageNet-1k's validation images (on the held-out
-            ones for a set with other classes), 0 to 1; None if not published.
+        top1: Top-1 accuracy, 0 to 1, on ImageNet-1k's validation images (for a set
+            with other classes on its held-out images); None if not published.
         top5: Top-5 accuracy, likewise.
         source: `"timm"` if timm measured it, in the same way for all sets;
-            `"publisher"` for a claim of the publisher; None without figures.
+            `"publisher"` if the publisher reported it; None without accuracies.
     """
 
     preprocessing: Preprocessing
@@ -41,23 +41,23 @@ class WeightSet:
     """Weights that are loaded by their name.
 
     Attributes:
-        architecture: Name of the row of the architecture table.
-        tag: Name among the sets of this architecture, as timm has it.
+        architecture: Name of the architecture.
+        tag: Name among the sets of this architecture, as in timm.
         format: `"torch"`, `"safetensors"` or `"keras-applications"` as
             published, or `"keras"` for this package's own `.weights.h5`.
-        file: Name of the file here.
+        file: Name of the file in the cache.
         licence: SPDX identifier of the weights' licence.
         evaluations: Its accuracy, one entry for each size, the best last.
         source: Who made it, how, and where that is published.
-        aliases: Other names than the tag, those of torchvision.
-        url: Where it is published; None for the one that ships.
-        hash: `"algorithm:hex digits"` as published, of SHA-256 the first eight
-            digits; None where none is published.
-        size_bytes: Size of the file, None where it is not known.
+        aliases: Other names for the tag, those of torchvision.
+        url: URL of the file; None for the set that ships with the package.
+        hash: Published hash, `"algorithm:hex digits"`; of SHA-256 the first eight
+            digits. None if none is published.
+        size_bytes: Size of the file; None if it is not known.
         classes: Number of classes; None for a file without a classifier.
-        labels: Name of the table of class names, as in `class_names(labels)`;
-            None where the package has none.
-        bn_epsilon: Epsilon of the batch norm that it was trained with.
+        labels: Name of the table of class names, for `class_names(labels)`;
+            None if the package has no such table.
+        bn_epsilon: Epsilon of the batch norm in training.
         note: Anything else that a user should know.
         mean: Mean of red, green and blue that `preprocess_input` subtracts.
         std: Standard deviation that it divides by.
@@ -93,7 +93,7 @@ class WeightSet:
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """How images are read for it: as in the best evaluation."""
+        """How images are read for the weights: as in the best evaluation."""
         return self.best.preprocessing
 
     @property
@@ -132,7 +132,7 @@ def _weight_set(row: dict[str, str]) -> WeightSet:
 
 
 def _file_name(row: dict[str, str]) -> str:
-    """The last part of the URL, or the set's name if that is `model`."""
+    """The last part of the URL; the set's name if that part is `model.*`."""
     last = row["url"].rpartition("/")[2]
     suffix = SUFFIXES[row["format"]]
     if last == f"model{suffix}":
@@ -172,16 +172,16 @@ BUNDLED = WeightSet(
     classes=10,
     labels="digits",
 )
-"""The one that ships with the package."""
+"""The weight set that ships with the package."""
 
 WEIGHT_SETS = {weight_set.name: weight_set for weight_set in (*_published(), BUNDLED)}
 
 
 def list_weights(architecture: str | None = None) -> list[str]:
-    """Names of the weight sets, each of which `weights=` takes.
+    """Lists the names of the weight sets, for the argument `weights`.
 
     Args:
-        architecture: Name of an architecture, for its sets alone.
+        architecture: Name of an architecture, to list only its sets; None for all.
 
     Returns:
         The full names, as in `"resnext50_32x4d.tv2_in1k"`.
@@ -194,7 +194,7 @@ def list_weights(architecture: str | None = None) -> list[str]:
 
 
 def sets_of(architecture: str | None, labels: str | None = None) -> list[WeightSet]:
-    """The sets of an architecture and with these labels; None for any."""
+    """The sets of an architecture with these labels; None for any."""
     return [
         weight_set
         for weight_set in WEIGHT_SETS.values()
@@ -204,10 +204,10 @@ def sets_of(architecture: str | None, labels: str | None = None) -> list[WeightS
 
 
 def default_set(architecture: str) -> WeightSet | None:
-    """The set that `"imagenet"` names, None where no set may be the default.
+    """The set that `"imagenet"` names; None if no set may be the default.
 
-    It is torchvision's second generation where there is one, else the most accurate
-    set; never one that forbids commercial use.
+    It is torchvision's second generation if there is one, otherwise the most accurate
+    set that allows commercial use.
     """
     sets = sets_of(architecture, labels="imagenet")
     permissive = [s for s in sets if not s.non_commercial]
@@ -216,5 +216,5 @@ def default_set(architecture: str) -> WeightSet | None:
 
 
 def _accuracy(weight_set: WeightSet) -> tuple[bool, float]:
-    """Best top-1 accuracy; what was measured goes before what is claimed."""
+    """Best top-1 accuracy; those that timm measured rank before reported ones."""
     return max((e.source == "timm", e.top1 or 0.0) for e in weight_set.evaluations)

@@ -1,4 +1,4 @@
-"""What every reader gives: tensors that are read when they are asked for."""
+"""`LazyTensor`: a tensor of an open file that is read when it is needed."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -22,7 +22,7 @@ class LazyTensor:
 
     Attributes:
         shape: Its shape.
-        dtype: Type of its numbers.
+        dtype: Its dtype in the file.
         path: The file, for errors.
         read: Reads the data, in that shape and dtype.
     """
@@ -46,7 +46,7 @@ def lazy_block(
 ) -> LazyTensor:
     """A tensor that is one block of a file, in C order.
 
-    Only this block is ever in memory, unlike with a mapped file, whose pages stay as
+    Only this block is ever in memory. The pages of a memory-mapped file would stay as
     long as the mapping.
 
     Args:
@@ -63,7 +63,7 @@ def lazy_block(
         if data.size < math.prod(shape):
             raise WeightsError(
                 f"Expected {math.prod(shape)} numbers at byte {offset} of {path}, "
-                f"found {data.size}: the file has been cut off."
+                f"found {data.size}: the file is truncated."
             )
         return data.reshape(shape)
 
@@ -71,12 +71,15 @@ def lazy_block(
 
 
 def finite_array(name: str, tensor: LazyTensor, dtype) -> np.ndarray:
-    """Reads a tensor.
+    """Reads a tensor, converts it, and checks that all numbers are finite.
 
     Args:
         name: Its name, for the error.
         tensor: The tensor, of an open file.
-        dtype: A floating dtype, by its name or NumPy's.
+        dtype: A floating-point dtype, as a string or of NumPy.
+
+    Returns:
+        The numbers, in `dtype`.
 
     Raises:
         WeightsError: A number is not finite, or too large for `dtype`.

@@ -1,4 +1,4 @@
-"""Checks that weights are what their name says, and tries them on a photo."""
+"""Verifies weight sets and weight files, and tries them on a photo."""
 
 import os
 from dataclasses import dataclass
@@ -18,14 +18,14 @@ from resnext_keras.weights.tensors import WeightsError
 
 @dataclass(frozen=True)
 class Verification:
-    """Weights whose hash, names, shapes and numbers are right.
+    """Weights with a correct hash, and correct names, shapes and numbers.
 
     Attributes:
         checkpoint: The weights.
         path: The file.
         parameters: Number of parameters, batch-norm statistics included.
-        outputs: What the network gives for the bundled photo of a cat: logits,
-            (1, classes), or without a classifier feature maps.
+        outputs: Output of the network for the bundled photo of a cat: logits,
+            (1, classes), or feature maps without a classifier.
         top1: Name of the class with the highest logit; empty without a classifier.
     """
 
@@ -39,11 +39,11 @@ class Verification:
 def verify_weights(
     weights: str | os.PathLike | Checkpoint, model: ResNeXtSpec | str | None = None
 ) -> Verification:
-    """Checks weights, and tries them on the bundled photo of a cat.
+    """Verifies weights, and tries them on the bundled photo of a cat.
 
-    A weight set is downloaded where it is missing. Checked are its hash, every name
-    and shape, and that all numbers are finite. `tools/verify_published.py` compares
-    the logits with torchvision's and timm's too.
+    A weight set is downloaded if it is missing, and its hash is checked. Every name
+    and shape is checked, and that all numbers are finite. `tools/verify_published.py`
+    also compares the logits with those of torchvision and timm.
 
     Args:
         weights: Name of a weight set, path of a file or folder of a training run.
@@ -53,8 +53,8 @@ def verify_weights(
         The `Verification`.
 
     Raises:
-        WeightsError: There are no such weights, they cannot be downloaded, or
-            something about them is wrong.
+        WeightsError: There are no such weights, they cannot be downloaded, or a check
+            fails.
     """
     checkpoint = resolve(weights, model)
     path = checkpoint.fetch()
@@ -80,7 +80,7 @@ def verify_weights(
 
 
 def photo_batch(checkpoint: Checkpoint) -> np.ndarray:
-    """The bundled photo as the weights want it, (1, size, size, 3), preprocessed."""
+    """The bundled photo, read and preprocessed for weights, (1, size, size, 3)."""
     with resources.as_file(SAMPLE_PHOTO) as photo:
         image = read_image(photo, checkpoint.preprocessing)
     return preprocess_input(image[np.newaxis], "channels_last")

@@ -48,7 +48,7 @@ def test_data_outside_the_file_are_refused(good_weights, h5, refused, tmp_path):
     (tmp_path / "raw").write_bytes(b"\0" * 4 * CLASSES)
     external = [(str(tmp_path / "raw"), 0, 4 * CLASSES)]
     options = {"shape": (CLASSES,), "dtype": "float32"}
-    refused(h5(lambda f: bias(f, **options, external=external)), "data elsewhere")
+    refused(h5(lambda f: bias(f, **options, external=external)), "data in another file")
 
     layout = h5py.VirtualLayout(**options)
     layout[:] = h5py.VirtualSource(
@@ -59,7 +59,7 @@ def test_data_outside_the_file_are_refused(good_weights, h5, refused, tmp_path):
         del file["layers/dense/vars/1"]
         file["layers/dense/vars"].create_virtual_dataset("1", layout)
 
-    refused(h5(virtual), "data elsewhere")
+    refused(h5(virtual), "data in another file")
 
 
 @pytest.mark.parametrize(

@@ -80,7 +80,7 @@ def test_data_outside_the_file_are_refused(spoilt, tmp_path):
     (tmp_path / "raw").write_bytes(b"\0" * 4 * CLASSES)
     options = {"shape": (CLASSES,), "dtype": "float32"}
     external = [(str(tmp_path / "raw"), 0, 4 * CLASSES)]
-    spoilt(replace(BIAS, **options, external=external), "data elsewhere")
+    spoilt(replace(BIAS, **options, external=external), "data in another file")
     layout = h5py.VirtualLayout(**options)
     layout[:] = h5py.VirtualSource(GOOD, BIAS, (CLASSES,))
 
@@ -88,7 +88,7 @@ def test_data_outside_the_file_are_refused(spoilt, tmp_path):
         del file[BIAS]
         file.create_virtual_dataset(BIAS, layout)
 
-    spoilt(virtual, "data elsewhere")
+    spoilt(virtual, "data in another file")
 
 
 def test_huge_declared_shapes_take_no_memory(spoilt):

@@ -111,7 +111,7 @@ def test_unknown_names_are_refused(written, refused, name):
     module, _, attribute = name.rpartition(".")
     refused(
         written(program(f"c{module}\n{attribute}\n".encode())),
-        "was not imported; where you trust the file and have torch",
+        "was not imported; if you trust the file, load it with torch",
     )
 
 

@@ -109,7 +109,9 @@ def test_a_wrong_hash_deletes_the_download_and_says_so(wanted, server, cache):
 def test_a_file_that_changed_in_the_cache_is_refused_and_left_as_it_is(wanted, server):
     path = fetch(wanted)
     path.write_bytes(CONTENT[::-1])
-    with pytest.raises(WeightsError, match="delete it to download it anew") as error:
+    with pytest.raises(
+        WeightsError, match="Delete the file to download it again"
+    ) as error:
         fetch(wanted)
     assert str(path) in str(error.value)
     assert path.read_bytes() == CONTENT[::-1]
@@ -287,7 +289,7 @@ def test_eight_processes_at_once_download_once(wanted, server, cache, forkserver
     for process in processes:
         process.start()
     waiting = [queue.get(timeout=60) for _ in range(7)]
-    assert waiting == [f"Waiting for another process, which downloads {FILE}."] * 7
+    assert waiting == [f"Waiting for another process, which is downloading {FILE}."] * 7
     server.go_on.set()
     assert [queue.get(timeout=60) for _ in range(8)] == [cache / FILE] * 8
     for process in processes:

@@ -178,9 +178,7 @@ def test_sums_that_are_not_the_constant_change_nothing(legacy_h5, place, value):
         add_sums(file, kernel)
 
     path = legacy_h5(edit)
-    with pytest.raises(
-        WeightsError, match=r"sum up the groups.*conv2_block.*edited.h5"
-    ):
+    with pytest.raises(WeightsError, match=r"sums the groups.*conv2_block.*edited.h5"):
         build(path, KERAS_APPLICATIONS)
 
 

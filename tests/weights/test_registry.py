@@ -186,7 +186,7 @@ def test_sets_are_listed_by_architecture():
 @pytest.mark.parametrize(("architecture", "tag"), DEFAULTS.items())
 def test_imagenet_is_the_best_set_that_permits_commercial_use(architecture, tag):
     if tag is None:
-        with pytest.raises(WeightsError, match="by its name") as error:
+        with pytest.raises(WeightsError, match="the name of a weight set") as error:
             resolve("imagenet", architecture)
         assert "CC-BY-NC-4.0" in str(error.value)
         for weight_set in PUBLISHED:

@@ -137,7 +137,7 @@ def test_a_wrong_file_that_was_there_is_refused_and_left(
     path.write_bytes(b"something else")
     found = hashlib.sha256(b"something else").hexdigest()[:8]
     with pytest.raises(
-        WeightsError, match=f"{SHA256[:8]}.*{found}.*delete it"
+        WeightsError, match=f"{SHA256[:8]}.*{found}.*Delete the file"
     ) as error:
         fetch(wanted)
     assert str(path) in str(error.value)
@@ -156,7 +156,7 @@ def test_a_file_that_may_not_be_read_is_named(wanted, monkeypatch):
 
 def test_a_bundled_file_that_is_missing_has_no_url(cache, monkeypatch):
     monkeypatch.setattr(download, "SHIPPED", cache)
-    with pytest.raises(WeightsError, match="Install the package anew"):
+    with pytest.raises(WeightsError, match="Reinstall the package"):
         fetch(BUNDLED)
 
 

@@ -118,7 +118,9 @@ def test_another_number_of_classes_gets_a_new_classifier(own_file, torch_file, c
         assert_same(found, features(keras_values()))
         (record,) = caplog.records
         assert record.levelname == "WARNING"
-        message = rf"{re.escape(str(path))} has {CLASSES} classes, not 7: .* new one"
+        message = (
+            rf"{re.escape(str(path))} has {CLASSES} classes, not 7: .* new classifier"
+        )
         assert re.search(message, record.message)
 
 
@@ -139,7 +141,7 @@ def test_a_file_for_rgb_serves_other_channels(torch_file, own_file, caplog):
             expected = keras_values()
             del expected["conv1_conv/kernel"]
             assert_same(found, expected)
-            assert caplog.records.pop().message.endswith("one that was made of it.")
+            assert caplog.records.pop().message.endswith("it is adapted to them.")
             assert not caplog.records
 
 

@@ -1,1 +1,1 @@
-"""One reader a format of weight files, and the writer of torch's."""
+"""A reader for each format of weight files, and the writer of safetensors."""

@@ -1,10 +1,10 @@
 """Lists the tensors of an HDF5 weight file, and where their data begin.
 
-The HDF5 library may hang, crash or take any amount of memory at a damaged file, for
-example in its heap of strings (https://github.com/HDFGroup/hdf5/issues/1707), and no
-check finds out in advance. So `keras_h5.py` runs this file as a process of its own,
-within limits, and reads the data itself. It imports h5py and nothing of this package,
-to start in a tenth of a second.
+A damaged file can make the HDF5 library hang, crash or allocate any amount of memory,
+for example in its heap of strings (https://github.com/HDFGroup/hdf5/issues/1707), and
+no check can predict that. So `keras_h5.py` runs this file in a separate process, with
+limits, and reads the data itself. This file imports h5py but nothing of this package,
+so that the process starts in a tenth of a second.
 """
 
 import contextlib
@@ -22,10 +22,10 @@ except ImportError:  # on Windows; time is limited there too, memory is not
     resource = None
 
 SECONDS = 60
-"""Limit of the time that listing a file takes."""
+"""Time limit for listing a file."""
 
-# The process itself takes 0.1 GB. It writes to a pipe and nothing to a disk, not even
-# a core dump. The time limit here is for a process whose parent has been killed.
+# The process itself takes 0.1 GB. It writes to a pipe and nothing to disk, not even a
+# core dump. The CPU limit ends it even if its parent has been killed.
 LIMITS = {
     "RLIMIT_AS": 1 << 30,
     "RLIMIT_CPU": SECONDS,
@@ -53,15 +53,15 @@ class UnfitError(ValueError):
 
 
 def main(path: str) -> None:
-    """Prints the list as JSON, from within the limits."""
+    """Sets the limits, and prints the list as JSON."""
     if resource is not None:
         for name, limit in LIMITS.items():
-            # A limit may be unknown, or a tighter one already set.
+            # The system may not have a limit, or a lower one may be set already.
             with contextlib.suppress(AttributeError, ValueError, OSError):
                 resource.setrlimit(getattr(resource, name), (limit, limit))
     text = json.dumps(index(path))
     if len(text) > MAX_TEXT:
-        text = json.dumps({"error": f"Expected names of sensible length in {path}."})
+        text = json.dumps({"error": f"Expected shorter names of tensors in {path}."})
     print(text)
 
 
@@ -72,10 +72,10 @@ def index(path: str) -> dict:
         path: The file.
 
     Returns:
-        `generation`, the version of Keras that wrote the file, 2 or 3, and
-        `tensors`, each as [layer, variable, shape, dtype, offset in bytes], the
-        dtype as NumPy writes it, or "bfloat16". Only `error`, a message for the
-        user, if the file is not a weight file.
+        A dict with `generation`, the version of Keras that wrote the file (2 or 3),
+        and `tensors`, each [layer, variable, shape, dtype, offset in bytes] with the
+        dtype as NumPy writes it, or "bfloat16". If the file is not a weight file, a
+        dict with `error` only, a message for the user.
     """
     try:
         file = h5py.File(path, "r")
@@ -109,10 +109,10 @@ def _brief(error: Exception) -> str:
 
 
 def _keras3(file: h5py.File, path: str) -> Iterator[list]:
-    """Tensors of `save_weights` in Keras 3: groups of numbered variables.
+    """Lists the tensors in a file of Keras 3's `save_weights`.
 
-    `layers/{class}_{count}/vars` has the layer's name as an attribute, and its
-    variables as datasets 0, 1, ...
+    The group `layers/{class}_{count}/vars` has the layer's name as an attribute, and
+    its variables as datasets 0, 1, ...
     """
     groups = _member(file, "layers", h5py.Group, path)
     for key in groups:
@@ -134,10 +134,10 @@ def _keras3(file: h5py.File, path: str) -> Iterator[list]:
 
 
 def _keras2(file: h5py.File, path: str) -> Iterator[list]:
-    """Tensors of `save_weights` or `save` to .h5 in Keras 2: groups with tables.
+    """Lists the tensors in an .h5 file of Keras 2's `save_weights` or `save`.
 
-    The attribute `layer_names` names a group for each layer, and there the
-    attribute `weight_names` the datasets, as in `conv1_conv/kernel:0`.
+    The attribute `layer_names` lists a group for each layer. Its attribute
+    `weight_names` lists the datasets, such as `conv1_conv/kernel:0`.
     """
     if "model_weights" in file:
         file = _member(file, "model_weights", h5py.Group, path)
@@ -150,7 +150,7 @@ def _keras2(file: h5py.File, path: str) -> Iterator[list]:
 
 
 def _descendant(group: h5py.Group, names: str, kind: type, path: str):
-    """A member of nested groups, none of them behind a link."""
+    """A member of nested groups; links are not followed."""
     *groups, last = names.split("/")
     for name in groups:
         group = _member(group, name, h5py.Group, path)
@@ -158,7 +158,7 @@ def _descendant(group: h5py.Group, names: str, kind: type, path: str):
 
 
 def _member(group: h5py.Group, key: str, kind: type, path: str):
-    """A member that is in this file, not behind a link."""
+    """A member of a group; links are not followed."""
     link = group.get(key, getlink=True)
     if not isinstance(link, h5py.HardLink):
         raise UnfitError(
@@ -175,7 +175,7 @@ def _member(group: h5py.Group, key: str, kind: type, path: str):
 
 
 def _text(item: h5py.Group | h5py.Dataset, attribute: str) -> str:
-    """An attribute as a string, empty for another type; some programs store bytes."""
+    """An attribute as a string, or "" for another type; some programs store bytes."""
     if attribute not in item.attrs:
         return ""
     stored = item.attrs.get_id(attribute)
@@ -186,7 +186,7 @@ def _text(item: h5py.Group | h5py.Dataset, attribute: str) -> str:
 
 
 def _texts(group: h5py.Group, attribute: str, path: str) -> Iterator[str]:
-    """A table of strings, which Keras 2 splits over attributes if it is long."""
+    """A list of strings, which Keras 2 splits into several attributes if it is long."""
     parts = [attribute]
     if attribute not in group.attrs:
         numbered = (f"{attribute}{number}" for number in itertools.count())
@@ -198,7 +198,7 @@ def _texts(group: h5py.Group, attribute: str, path: str) -> Iterator[str]:
         )
     for part in parts:
         stored = group.attrs.get_id(part)
-        if stored.shape == (0,):  # of a layer without weights; then of any type
+        if stored.shape == (0,):  # a layer without weights; any type
             continue
         kind = stored.get_type()
         if (
@@ -214,32 +214,32 @@ def _texts(group: h5py.Group, attribute: str, path: str) -> Iterator[str]:
 
 
 def _decoded(text: str | bytes) -> str:
-    """A stored string; bytes that are not UTF-8 are replaced, for printing."""
+    """A stored string that can be printed: bytes that are not UTF-8 are replaced."""
     data = text if isinstance(text, bytes) else text.encode(errors="surrogateescape")
     return data.decode(errors="replace")
 
 
 def _place(dataset: h5py.Dataset, path: str) -> tuple[list[int], str, int]:
-    """Shape, dtype and offset of a dataset, which has to be one block of numbers."""
+    """Shape, dtype and offset of a dataset; an error unless it is a block of floats."""
     name, dtype = dataset.name, dataset.dtype
     # HDF5 has no bfloat16: Keras stores two opaque bytes and an attribute.
     bfloat16 = dtype == np.dtype("V2") and _text(dataset, "dtype") == "bfloat16"
     if not bfloat16 and (
         dtype.str not in DTYPES
-        # HDF5 knows more types of numbers, and converts them when it reads.
+        # HDF5 has more types of numbers, which it would convert on reading.
         or dataset.id.get_type() != h5py.h5t.py_create(dtype)
     ):
         raise UnfitError(
             f"Expected floating-point numbers in {name!r:.100} of {path}, found "
             f"{dtype!s:.100}."
         )
-    # Chunks may be compressed and so expand to any size; Keras writes none.
+    # Chunks may be compressed, and expand to any size. Keras does not write chunks.
     layout = dataset.id.get_create_plist().get_layout()
     if layout != h5py.h5d.CONTIGUOUS or dataset.external:
         raise UnfitError(
             f"Expected {name!r:.100} of {path} to be one block of data in this file, "
-            "as save_weights writes it; found chunks, or data elsewhere. Load the "
-            "file with the program that wrote it and save it plainly."
+            "as save_weights writes it; found chunks, or data in another file. Load "
+            "the file with the program that wrote it, and save it without compression."
         )
     size = math.prod(dataset.shape or ()) * dtype.itemsize
     stored = dataset.id.get_storage_size()

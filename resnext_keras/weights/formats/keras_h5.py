@@ -1,12 +1,12 @@
 """Reads the HDF5 weight files of Keras 3, and of keras-applications on Keras 2.
 
-The HDF5 library lists a file's tensors in a process of its own, within limits of
-time and memory; the data are read here, block by block. Keras' own loader is not
-used, since it follows links to anywhere.
+The HDF5 library lists a file's tensors in a separate process, with limits of time and
+memory; the data are read here, block by block. Keras' own loader is not used, since it
+follows links to any file.
 
-In keras-applications a grouped convolution is a depthwise one with several outputs a
-channel, which are summed within the group: by a `Lambda` layer, or in the code that
-grew out of it by a 1x1 convolution with a constant kernel of zeros and ones.
+In keras-applications a grouped convolution is a depthwise convolution with several
+outputs per channel, and a sum within each group. The sum is a `Lambda` layer, or in
+later code a 1x1 convolution with a constant kernel of zeros and ones.
 """
 
 import contextlib
@@ -31,8 +31,8 @@ from resnext_keras.weights.tensors import (
     lazy_block,
 )
 
-# Python without the folders that `site` adds and without the PYTHON* variables: the
-# process imports from the standard library, and then from the folders in FOLDERS.
+# Python without the folders that `site` adds and without the PYTHON* variables. The
+# process imports from the standard library and from FOLDERS only.
 PYTHON = ("-I", "-S", "-c")
 START = (
     "import sys; sys.path += sys.argv[2:]; import hdf5_index; "
@@ -50,19 +50,24 @@ FOLDERS = list(
 
 HEADS = {"probs": "predictions"}
 
-# Batch norm of keras-applications has an epsilon of 1.001e-5, and ours of 1e-5. Adding
-# the difference to the variance gives the same outputs, and a file that is saved
-# again needs no epsilon of its own.
+# The epsilon of batch norm is 1.001e-5 in keras-applications and 1e-5 here. Adding the
+# difference to the variance gives the same outputs, also after saving again.
 MORE_EPSILON = 1e-8
 
 
 @contextlib.contextmanager
 def open_keras_h5(path: Path) -> Iterator[LazyTensors]:
-    """Opens an HDF5 weight file; yields its tensors by `"{layer}/{variable}"`.
+    """Context manager: opens an HDF5 weight file.
+
+    Args:
+        path: The file.
+
+    Yields:
+        The tensors by name, `"{layer}/{variable}"`.
 
     Raises:
-        WeightsError: The file is another one, is damaged, or holds a link or
-            data outside itself.
+        WeightsError: The file is not a weight file, is damaged, or refers to other
+            files.
     """
     index = _index(os.fspath(path))
     if "error" in index:
@@ -81,7 +86,7 @@ def open_keras_h5(path: Path) -> Iterator[LazyTensors]:
 
 
 def _once(tensors: Iterable[tuple[str, LazyTensor]], path: Path) -> LazyTensors:
-    """The tensors by name, each of which may come once."""
+    """The tensors by name; an error if a name comes twice."""
     stored = {}
     for name, tensor in tensors:
         if name in stored:
@@ -93,9 +98,10 @@ def _once(tensors: Iterable[tuple[str, LazyTensor]], path: Path) -> LazyTensors:
 
 
 def _index(path: str) -> dict:
-    """The result of `hdf5_index.index`, from a process of its own."""
-    # Frozen programs have no Python to start. Nor have hosts that embed one, such as
-    # uWSGI: there `sys.executable` is the host. Then HDF5 runs here, without limits.
+    """The result of `hdf5_index.index`, computed in a separate process."""
+    # Frozen programs have no Python to start, and neither have programs that embed
+    # Python, such as uWSGI, where `sys.executable` is that program. There HDF5 runs in
+    # this process, without limits.
     host = os.path.basename(sys.executable or "").lower()
     if getattr(sys, "frozen", False) or not ("python" in host or "pypy" in host):
         return hdf5_index.index(path)
@@ -110,48 +116,48 @@ def _index(path: str) -> dict:
         )
     except subprocess.TimeoutExpired as error:
         raise WeightsError(
-            "Expected an intact Keras HDF5 weight file, found a damaged one, with "
-            f"which the HDF5 library was not done after {error.timeout} s: {path}"
+            "Expected an intact Keras HDF5 weight file, found a damaged one: the HDF5 "
+            f"library had not finished after {error.timeout} s: {path}"
         ) from None
     except (OSError, ValueError) as error:
         raise WeightsError(
-            f"Expected to start {sys.executable} to look into {path}, found: {error}"
+            f"Expected to start {sys.executable} to read {path}, found: {error}"
         ) from error
     try:
         return json.loads(done.stdout)
     except ValueError:
         *_, last = done.stderr.decode(errors="replace").splitlines() or ["crashed"]
         raise WeightsError(
-            "Expected an intact Keras HDF5 weight file, found a damaged one, at which "
-            f"the HDF5 library broke off ({done.returncode}, {last:.300}): {path}"
+            "Expected an intact Keras HDF5 weight file, found a damaged one: the HDF5 "
+            f"library failed ({done.returncode}, {last:.300}): {path}"
         ) from None
 
 
 def _environment() -> dict[str, str]:
-    """The environment without what makes HDF5 load plug-ins or other drivers."""
-    kept = {
+    """The environment without variables that make HDF5 load plug-ins or drivers."""
+    environment = {
         name: value
         for name, value in os.environ.items()
         if not name.upper().startswith("HDF5_")
     }
-    return kept | {
+    return environment | {
         "HDF5_PLUGIN_PRELOAD": "::",  # none
         "HDF5_USE_FILE_LOCKING": "FALSE",  # not every file system has locks
-        "OPENBLAS_NUM_THREADS": "1",  # threads take memory, and there is no algebra
+        "OPENBLAS_NUM_THREADS": "1",  # threads take memory and are not needed
     }
 
 
 def _stored(
     file: BinaryIO, path: Path, shape: list[int], dtype: str, offset: int
 ) -> LazyTensor:
-    """A tensor at its place in the file, if the file is long enough."""
+    """A tensor of the file; an error if the file is too short."""
     dtype = BFLOAT16 if dtype == "bfloat16" else np.dtype(dtype)
     end = offset + math.prod(shape) * dtype.itemsize
     size = os.fstat(file.fileno()).st_size
     if end > size:
         raise WeightsError(
-            f"Expected at least {end} bytes in {path}, found {size}: the file has been "
-            "cut off or damaged."
+            f"Expected at least {end} bytes in {path}, found {size}: the file is "
+            "truncated or damaged."
         )
     return lazy_block(file, path, offset, dtype, tuple(shape))
 
@@ -159,7 +165,7 @@ def _stored(
 def _keras_applications_tensors(
     state: LazyTensors, path: Path
 ) -> Iterator[tuple[str, LazyTensor]]:
-    """The tensors of a file of keras-applications, as this package names them.
+    """The tensors of a file of keras-applications by this package's names.
 
     Args:
         state: The tensors of the file, by `"{layer}/{variable}"`, as in
@@ -167,8 +173,8 @@ def _keras_applications_tensors(
         path: The file, for errors.
 
     Yields:
-        Name and tensor, by this package's names: kernels of grouped convolutions
-        instead of the depthwise ones, and no constants.
+        Name and tensor. Kernels of grouped convolutions replace the depthwise kernels
+        and the constant kernels of the sums.
 
     Raises:
         WeightsError: The file is of another network.
@@ -177,7 +183,7 @@ def _keras_applications_tensors(
         raise WeightsError(
             "Expected a file in the HDF5 format of Keras 2 to be a ResNeXt of "
             f"keras-applications; {path} has no depthwise kernel. If it is of a model "
-            "of this package, load it into that and save it with Keras 3: "
+            "of this package, load it into that model and save it with Keras 3: "
             "model.save_weights('model.weights.h5')."
         )
     sums = {name: state[name] for name in state if name.endswith("_gconv/kernel")}
@@ -198,10 +204,10 @@ def _keras_applications_tensors(
 
 
 def _grouped(name: str, depthwise: LazyTensor, total: LazyTensor | None) -> LazyTensor:
-    """The kernel of the grouped convolution that two layers form.
+    """The kernel of a grouped convolution, from a depthwise one and a sum.
 
-    The depthwise kernel is (height, width, filters, channels of a group): input
-    channel i has output m, which goes to filter m of the group of i.
+    The depthwise kernel is (height, width, filters, channels of a group): output m of
+    input channel i goes to filter m of the group of i.
     """
     shape, path = depthwise.shape, depthwise.path
     if len(shape) != 4 or not shape[3] or shape[2] % shape[3]:
@@ -219,7 +225,7 @@ def _grouped(name: str, depthwise: LazyTensor, total: LazyTensor | None) -> Lazy
     def read() -> np.ndarray:
         if total is not None and not _sums_groups(total.read(), channels):
             raise WeightsError(
-                f"Expected constant zeros and ones that sum up the groups after "
+                f"Expected a kernel of zeros and ones that sums the groups after "
                 f"{name!r:.100} of {path}, found other numbers."
             )
         groups = depthwise.read().reshape(height, width, -1, channels, channels)
@@ -230,7 +236,7 @@ def _grouped(name: str, depthwise: LazyTensor, total: LazyTensor | None) -> Lazy
 
 def _sums_groups(kernel: np.ndarray, channels: int) -> bool:
     """Whether a 1x1 kernel sends output m of each channel to filter m of its group."""
-    rows = np.arange(kernel.shape[2])  # channel by channel, all outputs of each
+    rows = np.arange(kernel.shape[2])  # all outputs of channel 0, then of channel 1...
     filters = rows // channels**2 * channels + rows % channels
     ones = kernel[0, 0, rows, filters]
     return bool((ones == 1).all()) and np.count_nonzero(kernel) == rows.size

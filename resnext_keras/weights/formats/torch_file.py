@@ -1,15 +1,15 @@
 """Reads the `state_dict` of a torchvision or timm ResNeXt from torch's own files.
 
 Neither torch nor Python's pickle is used, and nothing in a file is executed, as
-`torch_pickle` explains. A tensor is read from the file when it is asked for, and of
-a storage only the part that the tensor spans is ever in memory.
+`torch_pickle` explains. Each tensor is read from the file only when it is needed, and
+only its own part of a storage.
 
 `torch.save` has two formats:
-- since torch 1.6 a zip file with one folder, which holds the pickle `data.pkl` and
-  for each storage a member `data/{key}`, neither compressed nor encrypted;
-- before, and still on demand, five pickles (a magic number, the version, facts of
-  the system, the object, the keys of its storages) and then for each key the count
-  of its numbers, in 8 bytes, and these numbers.
+- Since torch 1.6, a zip file with one folder. It holds the pickle `data.pkl`, and for
+  each storage a member `data/{key}`, neither compressed nor encrypted.
+- Before, and still as an option, five pickles (a magic number, the version, facts about
+  the system, the object, the keys of its storages). Then follow, for each key, the
+  count of its numbers in 8 bytes, and the numbers.
 """
 
 import contextlib
@@ -32,8 +32,8 @@ from resnext_keras.weights.tensors import (
     lazy_block,
 )
 
-# Keys under which training scripts save the state, averages first, as in timm's
-# `load_state_dict`.
+# Keys under which training scripts save the `state_dict`, in order of preference as in
+# timm's `load_state_dict`: averaged weights first.
 STATES = ("state_dict_ema", "model_ema", "state_dict", "model")
 
 ENCRYPTED = 0x61  # flags: encryption, patches, strong encryption
@@ -44,7 +44,7 @@ VERSION = 1001
 
 
 class Contents(NamedTuple):
-    """What a file holds.
+    """The contents of a file, except for the numbers.
 
     Attributes:
         root: The object that was saved.
@@ -59,14 +59,20 @@ class Contents(NamedTuple):
 
 @contextlib.contextmanager
 def open_torch_file(path: Path) -> Iterator[LazyTensors]:
-    """Opens a file that `torch.save` wrote; yields by `"{layer}/{variable}"`.
+    """Context manager: opens a file that `torch.save` wrote.
+
+    Args:
+        path: The file.
+
+    Yields:
+        The tensors by name, `"{layer}/{variable}"`.
 
     Raises:
-        WeightsError: The file is another one, is damaged, asks for code to be
-            run, or holds tensors that are not a ResNeXt's.
+        WeightsError: The file was not written by `torch.save`, is damaged, needs code
+            to be run, or holds tensors that are not those of a ResNeXt.
     """
     with contextlib.ExitStack() as stack:
-        with _damage_named(path):
+        with _as_weights_error(path):
             file = stack.enter_context(_BoundedReader(path.open("rb", buffering=0)))
             contents = (read_zip if file.peek(2)[:2] == b"PK" else read_legacy)(file)
         state = {
@@ -77,7 +83,7 @@ def open_torch_file(path: Path) -> Iterator[LazyTensors]:
 
 
 class _BoundedReader(io.BufferedReader):
-    """A file whose `read` is bounded, whatever size a file's header claims."""
+    """A file whose `read` returns at most `MAX_BYTES`, whatever its headers claim."""
 
     def read(self, size: int | None = -1) -> bytes:
         if size is None or not 0 <= size <= MAX_BYTES:
@@ -86,8 +92,8 @@ class _BoundedReader(io.BufferedReader):
 
 
 @contextlib.contextmanager
-def _damage_named(path: Path) -> Iterator[None]:
-    """Turns whatever a damaged file raises into the one promised error."""
+def _as_weights_error(path: Path) -> Iterator[None]:
+    """Context manager: turns any error of a damaged file into a `WeightsError`."""
     try:
         yield
     except Exception as error:  # zipfile raises BadZipFile, NotImplementedError, ...
@@ -98,7 +104,7 @@ def _damage_named(path: Path) -> Iterator[None]:
 
 
 def _state(root: object, path: Path) -> dict[str, Tensor]:
-    """The tensors of a file by name: all of it, or what it holds under `STATES`."""
+    """The `state_dict` in a file: under one of `STATES`, or the object itself."""
     state = root
     if type(root) is dict:
         nested = (root[name] for name in STATES if type(root.get(name)) is dict)
@@ -111,9 +117,9 @@ def _state(root: object, path: Path) -> dict[str, Tensor]:
     for key, value in state.items():
         if type(key) is not str or type(value) is not Tensor:
             raise WeightsError(
-                f"Expected tensors alone in the state_dict of {path}, found "
-                f"{key!r:.100} of type {type(value).__name__}. If the state is "
-                "elsewhere, save that alone: torch.save(model.state_dict(), path)."
+                f"Expected only tensors in the state_dict of {path}, found "
+                f"{key!r:.100} of type {type(value).__name__}. Save the state_dict "
+                "by itself: torch.save(model.state_dict(), path)."
             )
     return state
 
@@ -121,7 +127,7 @@ def _state(root: object, path: Path) -> dict[str, Tensor]:
 def _stored(
     tensor: Tensor, contents: Contents, file: BinaryIO, path: Path
 ) -> LazyTensor:
-    """A tensor that is read from its place in the file, in one block."""
+    """A tensor that is read from the file in one block."""
     storage = tensor.storage
     size = storage.dtype.itemsize
     block = lazy_block(
@@ -131,14 +137,14 @@ def _stored(
         storage.dtype,
         (tensor.span,),
     )
-    # Along an axis of length 1, or of an empty tensor, any stride may be saved.
+    # Strides of axes of length 1 and of empty tensors have no meaning.
     strides = tuple(
         stride * size if length > 1 and tensor.span else 0
         for length, stride in zip(tensor.shape, tensor.strides, strict=True)
     )
 
     def read() -> np.ndarray:
-        with _damage_named(path):
+        with _as_weights_error(path):
             contents.check(storage.key)
         return np.ndarray(tensor.shape, storage.dtype, block.read(), strides=strides)
 
@@ -146,11 +152,14 @@ def _stored(
 
 
 def read_zip(file: BinaryIO) -> Contents:
-    """Reads all but the storages of a zip file.
+    """Reads a zip file, except for its storages.
 
     Args:
-        file: The file. Its `read` gives at most `MAX_BYTES`: zipfile reads
+        file: The file. Its `read` returns at most `MAX_BYTES`, since zipfile reads
             the directory at once, and makes far larger objects of it.
+
+    Returns:
+        The `Contents`.
 
     Raises:
         Exception: The file is damaged, or not torch's; zipfile raises many kinds.
@@ -192,7 +201,7 @@ def _plain_member(archive: zipfile.ZipFile, name: str) -> zipfile.ZipInfo:
 
 
 def _small_member(archive: zipfile.ZipFile, name: str) -> bytes:
-    """The bytes of a small member; its checksum is compared."""
+    """The bytes of a small member; zipfile compares its checksum."""
     member = _plain_member(archive, name)
     if member.file_size > MAX_BYTES:
         raise zipfile.BadZipFile(f"{name!r:.100} of {member.file_size} bytes")
@@ -200,7 +209,7 @@ def _small_member(archive: zipfile.ZipFile, name: str) -> bytes:
 
 
 def _offset_in_zip(file: BinaryIO, member: zipfile.ZipInfo, storage: Storage) -> int:
-    """Where the numbers of a storage begin; raises unless all of them are there."""
+    """Offset of a storage's numbers; an error unless all of them are in the file."""
     file.seek(member.header_offset)
     header = file.read(LOCAL_HEADER)
     lengths = header[26:28], header[28:30]  # of the name, and of torch's padding
@@ -217,10 +226,13 @@ def _offset_in_zip(file: BinaryIO, member: zipfile.ZipInfo, storage: Storage) ->
 
 
 def read_legacy(file: BinaryIO) -> Contents:
-    """Reads all but the storages of a file in the older format.
+    """Reads a file in the older format, except for its storages.
 
     Args:
         file: The file.
+
+    Returns:
+        The `Contents`.
 
     Raises:
         UnpicklingError: The file is damaged, or not torch's.
@@ -249,7 +261,7 @@ def read_legacy(file: BinaryIO) -> Contents:
 def _offsets_in_legacy(
     file: BinaryIO, start: int, storages: list[Storage]
 ) -> dict[str, int]:
-    """Where the numbers of each storage begin; raises unless all are there."""
+    """Offsets of the storages' numbers; an error unless all are in the file."""
     offsets = {}
     for storage in storages:
         file.seek(start)

@@ -1,6 +1,6 @@
-"""Renames and transposes between torch's `state_dict` and this package.
+"""Converts names and layouts between torch's `state_dict` and this package.
 
-The names are torchvision's and timm's, for all networks of the family.
+The names in torch are those of torchvision and timm.
 """
 
 import re
@@ -10,10 +10,10 @@ from pathlib import Path
 from resnext_keras.models.specs import ResNeXtSpec
 from resnext_keras.weights.tensors import LazyTensor, WeightsError
 
-# Prefixes of wrappers: DataParallel and compile of torch, mmpretrain.
+# Prefixes from wrappers: torch's DataParallel and compile, and mmpretrain.
 PREFIXES = re.compile(r"(module\.|_orig_mod\.|backbone\.|head\.(?=fc\.))*")
 
-# How many batches torch's batch norm has seen: Keras does not count them.
+# The number of batches that torch's batch norm has seen; Keras has no such counter.
 IGNORED = re.compile(r".*\.num_batches_tracked")
 
 # Layers here and in torch, which counts stages from 1 and blocks from 0.
@@ -33,8 +33,8 @@ LAYERS = {
     "conv{}_block{}_se_expand": "layer{}.{}.se.fc2",
     "predictions": "fc",
 }
-# Torch numbers the layers of the stem and of the shortcut, so the numbers are others
-# where two convolutions or a pooling come first.
+# Torch numbers the layers of the stem and of the shortcut, so the numbers change if two
+# convolutions (True in STEMS) or a pooling (True in SHORTCUTS) come first.
 STEMS = {False: {"conv1_conv": "conv1"}, True: {"conv1_conv": "conv1.6"}}
 SHORTCUTS = {
     False: {
@@ -62,18 +62,18 @@ TORCH_AXES = {4: (3, 2, 0, 1), 2: (1, 0)}
 
 
 def keras_tensors(state: Mapping[str, LazyTensor], path: Path) -> dict[str, LazyTensor]:
-    """A stored `state_dict` by this package's names and in Keras' layout.
+    """Converts a `state_dict` to this package's names and Keras' layout.
 
     Args:
         state: The tensors by torch's names.
         path: The file, for errors.
 
     Returns:
-        The tensors by `"{layer}/{variable}"`; the counters of batches are left
-        out.
+        The tensors by `"{layer}/{variable}"`, without the counters of batches.
 
     Raises:
-        WeightsError: A name is not a ResNeXt's, or means the same as another one.
+        WeightsError: A name is not one of a ResNeXt, or two names are of the same
+            variable.
     """
     keys = {key: PREFIXES.sub("", key, count=1) for key in state}
     layers = LAYERS | STEMS["conv1.6.weight" in keys.values()]
@@ -101,11 +101,14 @@ def keras_tensors(state: Mapping[str, LazyTensor], path: Path) -> dict[str, Lazy
 def torch_tensors(
     tensors: Mapping[str, LazyTensor], spec: ResNeXtSpec
 ) -> dict[str, LazyTensor]:
-    """A network's tensors by torch's names and in its layout.
+    """Converts a network's tensors to torch's names and layout.
 
     Args:
         tensors: The tensors by `"{layer}/{variable}"`.
         spec: The spec of the network.
+
+    Returns:
+        The tensors by the names of a `state_dict`.
     """
     layers = LAYERS | STEMS[len(spec.stem_filters) > 1]
     layers |= SHORTCUTS[spec.pooled_shortcut]
@@ -120,12 +123,12 @@ def torch_tensors(
 
 
 def _pattern(template: str, stage: str, block: str) -> str:
-    """The pattern of a layer's name, with groups for stage and block."""
+    """A regular expression for a layer's name, with groups for stage and block."""
     return re.escape(template).replace(r"\{\}", stage, 1).replace(r"\{\}", block)
 
 
 def _keras_name(key: str, patterns) -> str | None:
-    """`"layer2.0.conv3.weight"` is `"conv3_block1_3_conv/kernel"`."""
+    """`"conv3_block1_3_conv/kernel"` for `"layer2.0.conv3.weight"`."""
     layer_key, _, variable_key = key.rpartition(".")
     for pattern, ours in patterns:
         if match := pattern.fullmatch(layer_key):
@@ -138,7 +141,7 @@ def _keras_name(key: str, patterns) -> str | None:
 
 
 def _torch_name(name: str, patterns) -> str:
-    """`"conv3_block1_3_conv/kernel"` is `"layer2.0.conv3.weight"`."""
+    """`"layer2.0.conv3.weight"` for `"conv3_block1_3_conv/kernel"`."""
     layer, _, variable = name.partition("/")
     for pattern, theirs in patterns:
         if match := pattern.fullmatch(layer):
@@ -148,7 +151,7 @@ def _torch_name(name: str, patterns) -> str:
 
 
 def _transposed(name: str, tensor: LazyTensor, kernel_axes) -> LazyTensor:
-    """A tensor; the axes of a kernel are put in the other layout's order."""
+    """A tensor with its axes in the order of the other layout, if it is a kernel."""
     axes = kernel_axes.get(len(tensor.shape)) if name.endswith("/kernel") else None
     if axes is None:
         return tensor

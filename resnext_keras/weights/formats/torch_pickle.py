@@ -1,13 +1,13 @@
 """Reads the pickles that `torch.save` writes, and executes nothing.
 
 A pickle is a program for a stack machine, and Python's own machine imports and
-calls whatever the program names. The machine here knows only the opcodes and names
-that a `state_dict` needs: names are looked up in a table, and what they make are
-descriptions of tensors. It is bounded, too: Python's machine takes memory for any
-place in its memo that a pickle mentions.
+calls whatever the program names. The machine here supports only the opcodes and names
+that a `state_dict` needs: it looks names up in a table, and they create descriptions
+of tensors. Its memory and time are bounded, too; Python's machine would allocate any
+memo size that a pickle asks for.
 
-Sources: CPython's `pickletools`, on what the opcodes do; torch's `serialization.py`
-and `_utils.py`, on what the names mean.
+Sources: CPython's `pickletools` for the opcodes; torch's `serialization.py` and
+`_utils.py` for the names.
 """
 
 import io
@@ -21,19 +21,19 @@ import numpy as np
 
 from resnext_keras.weights.tensors import BFLOAT16
 
-# The network with most layers, with its average and the state of AdamW, needs 0.5 MB
-# and 180,000 operations.
+# The largest pickle of the family (ResNeXt-201 with averaged weights and the state of
+# AdamW) has 0.5 MB and 180,000 operations.
 MAX_BYTES = 2**22
 MAX_OPERATIONS = 2**20
 
-# What an operation raises that makes no sense at its place.
+# Exceptions of operations in a damaged pickle.
 DAMAGE = (IndexError, KeyError, TypeError, ValueError, struct.error)
 
 # The limit of NumPy before 2.0.
 MAX_AXES = 32
 
-# Size of a tensor that repeats the numbers of its storage: enough for a vector of
-# equal numbers, and little memory.
+# Largest size of a tensor that repeats numbers of its storage (stride 0): enough for a
+# vector of equal numbers, and little memory.
 MAX_REPEATED = 2**20
 
 DTYPES = {
@@ -51,7 +51,7 @@ DTYPES = {
 
 
 class Storage(NamedTuple):
-    """Numbers of one type that lie in the file under a key."""
+    """The numbers of one type that the file stores under a key."""
 
     key: str
     dtype: np.dtype
@@ -64,7 +64,7 @@ class Storage(NamedTuple):
 
 
 class StorageView(NamedTuple):
-    """A storage, or the part of one that older files name by a key of its own."""
+    """A storage, or a part of one; in older files a part can have its own key."""
 
     storage: Storage
     start: int
@@ -81,7 +81,7 @@ class Tensor(NamedTuple):
 
     @property
     def span(self) -> int:
-        """How many numbers there are from its first to its last."""
+        """Count of numbers in the storage from its first element to its last."""
         if 0 in self.shape:
             return 0
         pairs = zip(self.shape, self.strides, strict=True)
@@ -89,9 +89,9 @@ class Tensor(NamedTuple):
 
 
 def part_of_storage(reference: object) -> StorageView:
-    """What a persistent id refers to: `("storage", type, key, device, numel)`.
+    """The storage of a persistent id, `("storage", type, key, device, numel)`.
 
-    Files of the older format have `(key, start, numel)` or None behind these.
+    In files of the older format `(key, start, numel)` or None follows.
     """
     if type(reference) is not tuple or len(reference) not in (5, 6):
         raise TypeError("not a reference")
@@ -108,10 +108,10 @@ def part_of_storage(reference: object) -> StorageView:
 
 
 def fill(target: dict, pairs: Iterable) -> None:
-    """Adds pairs to a dictionary; no key may come twice."""
+    """Adds pairs to a dictionary; an error if a key comes twice."""
     for key, value in pairs:
-        # A tuple may be nested too deeply to be hashed, and large numbers may be
-        # chosen to have the same hash.
+        # Other keys could be an attack: tuples nested too deeply to be hashed, or
+        # large numbers with equal hashes.
         if type(key) is not str and not (type(key) is int and abs(key) < 2**60):
             raise TypeError("not a key")
         if key in target:
@@ -120,7 +120,7 @@ def fill(target: dict, pairs: Iterable) -> None:
 
 
 def _ordered_dict(pairs: Iterable = ()) -> dict:
-    """An empty dictionary, which is filled later; Python 2 passes the pairs."""
+    """A dictionary; empty unless Python 2 wrote the pickle, which passes the pairs."""
     filled = {}
     fill(filled, pairs)
     return filled
@@ -179,11 +179,11 @@ def load(data: io.BytesIO, storages: dict[str, Storage]) -> object:
 
     Args:
         data: The pickle; its position moves to the end of the pickle.
-        storages: Gets each storage that the pickle mentions, by its key.
+        storages: A dict, to which each storage of the pickle is added by its key.
 
     Returns:
-        What the pickle describes: dictionaries, lists, tuples, strings, numbers and
-        `Tensor`s within their storages. It may contain itself.
+        The object: dictionaries, lists, tuples, strings, numbers and `Tensor`s within
+        their storages. It may contain itself.
 
     Raises:
         UnpicklingError: The pickle is damaged, or is not of a `state_dict`.
@@ -197,7 +197,7 @@ def load(data: io.BytesIO, storages: dict[str, Storage]) -> object:
 
 
 class _Machine:
-    """A stack machine: its stack, the stacks that marks have put aside, its memo."""
+    """A stack machine with a stack, the stacks that marks put aside, and a memo."""
 
     def __init__(self, data: io.BytesIO, storages: dict[str, Storage]):
         self.data = data
@@ -236,7 +236,7 @@ class _Machine:
         return number
 
     def raw(self, layout: str) -> bytes:
-        """As many bytes as the number before them says."""
+        """Reads a length, then that many bytes."""
         length = self.number(layout)
         data = self.data.read(length)
         if len(data) < length:
@@ -246,7 +246,7 @@ class _Machine:
     def line(self) -> str:
         return self.data.readline().removesuffix(b"\n").decode()
 
-    # What operations do
+    # Operations
 
     def push(self, value: object) -> None:
         self.stack.append(value)
@@ -267,7 +267,7 @@ class _Machine:
         return items
 
     def find(self, module: str, name: str) -> None:
-        """Pushes what a name means, by the tables alone."""
+        """Pushes the object of a name, looked up in the tables only."""
         if type(module) is not str or type(name) is not str:
             raise TypeError("not a name")
         if module in ("torch", "torch.cuda") and name in DTYPES:
@@ -277,8 +277,8 @@ class _Machine:
         else:
             raise pickle.UnpicklingError(
                 f"{f'{module}.{name}'!r:.100}, which a state_dict does not need and "
-                "which was not imported; where you trust the file and have torch, "
-                "load it there and torch.save the model's state_dict() alone"
+                "which was not imported; if you trust the file, load it with torch and "
+                "torch.save only the model's state_dict()"
             )
 
     def find_storage(self) -> None:
@@ -293,12 +293,12 @@ class _Machine:
         constructor, arguments = self.pop(2)
         if not callable(constructor) or type(arguments) is not tuple:
             raise TypeError("not a call")
-        # A list may be named again and again, and is copied each time.
+        # The same list may be an argument of many calls, and is copied each time.
         self.count(sum(len(a) for a in arguments if type(a) in (dict, list)))
         self.push(constructor(*arguments))
 
     def build(self) -> None:
-        """Drops an object's attributes: torch's versions of modules, options."""
+        """Ignores an object's attributes, such as torch's module versions."""
         target, _ = self.pop(2)
         if type(target) is not dict:
             raise TypeError("not an object with attributes")

@@ -1,4 +1,4 @@
-"""Reads and writes the `state_dict` of a ResNeXt, as torch has it, in safetensors."""
+"""Reads and writes `.safetensors` files with the `state_dict` of a torch ResNeXt."""
 
 import contextlib
 import json
@@ -39,11 +39,17 @@ NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 @contextlib.contextmanager
 def open_torch_safetensors(path: Path) -> Iterator[LazyTensors]:
-    """Opens a `.safetensors` file; yields its tensors by `"{layer}/{variable}"`.
+    """Context manager: opens a `.safetensors` file.
+
+    Args:
+        path: The file.
+
+    Yields:
+        The tensors by name, `"{layer}/{variable}"`.
 
     Raises:
-        WeightsError: The file is another one, is damaged, or holds tensors
-            that are not a ResNeXt's.
+        WeightsError: The file is not a safetensors file, is damaged, or holds tensors
+            that are not those of a ResNeXt.
     """
     _check_size(path)
     try:
@@ -60,7 +66,7 @@ def open_torch_safetensors(path: Path) -> Iterator[LazyTensors]:
         header.pop("__metadata__", None)
         state = {}
         for key, entry in header.items():
-            # The library accepts other spellings of an entry too.
+            # The library also accepts entries in other forms.
             dtype = entry.get("dtype") if isinstance(entry, dict) else None
             if not isinstance(dtype, str) or dtype not in DTYPES:
                 raise WeightsError(
@@ -78,7 +84,7 @@ def open_torch_safetensors(path: Path) -> Iterator[LazyTensors]:
 
 
 def _check_size(path: Path) -> None:
-    """Raises for a header whose parsing could take much memory."""
+    """Raises an error for a header that is too large to parse safely."""
     try:
         with path.open("rb") as file:
             size = int.from_bytes(file.read(8), "little")
@@ -95,7 +101,7 @@ def _check_size(path: Path) -> None:
 
 
 def _parsed(header: bytes, path: Path) -> dict:
-    """The header; a name that comes twice is an error, unlike in safetensors."""
+    """The header as a dict; unlike safetensors, refuses a name that comes twice."""
 
     def check(pairs):
         if len(dict(pairs)) < len(pairs):
@@ -108,22 +114,22 @@ def _parsed(header: bytes, path: Path) -> dict:
 def write_torch_safetensors(
     path: Path, tensors: LazyTensors, spec: ResNeXtSpec
 ) -> None:
-    """Writes tensors for torch's `load_state_dict`, in the types they have.
+    """Writes tensors for torch's `load_state_dict`, without changing their dtypes.
 
     The file is written tensor by tensor: the functions of safetensors would hold all
-    of them in memory twice, and mix up those that are not contiguous
+    tensors in memory twice, and write non-contiguous ones in the wrong order
     (https://github.com/huggingface/safetensors/issues/825).
 
     Args:
         path: The file to be written.
-        tensors: All variables of a network, from `open_weights`.
+        tensors: All variables of a network, from `Checkpoint.open`.
         spec: The network's spec.
 
     Raises:
         WeightsError: A number is not finite; the file is then incomplete.
     """
     state = torch_tensors(tensors, spec)
-    # Other loaders look for the entry "format".
+    # Other loaders require the entry "format".
     header = {"__metadata__": {"format": "pt", "architecture": spec.name}}
     end = 0
     for key, tensor in state.items():
@@ -134,7 +140,7 @@ def write_torch_safetensors(
             "data_offsets": (start, end),
         }
     text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)  # so that the data begin at a multiple of 8
+    text += b" " * (-len(text) % 8)  # the data have to begin at a multiple of 8
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for key, tensor in state.items():
