@@ -1,1 +1,1 @@
-"""Images: files found, read, preprocessed, labelled and drawn."""
+"""Images: listing, reading, preprocessing, class names and drawing."""

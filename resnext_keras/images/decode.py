@@ -9,27 +9,27 @@ from PIL import Image
 from resnext_keras.images.preprocessing import Preprocessing
 from resnext_keras.images.read import MAX_ASPECT
 
-# Since Pillow 13 the height is resized first if it loses over twice as many pixels as
-# the width, https://github.com/python-pillow/Pillow/pull/9549; before, it never was.
+# Pillow 13 and later resize the height first if it shrinks by more than twice as many
+# pixels as the width (https://github.com/python-pillow/Pillow/pull/9549).
 VERTICAL_FIRST = int(PIL.__version__.split(".")[0]) >= 13
 
 KERNELS = {"bilinear": "triangle", "bicubic": "keyscubic"}  # as TensorFlow calls them
 
 MAX_PIXELS = 2 * Image.MAX_IMAGE_PIXELS  # more is an error in Pillow too
-HEADER = 34  # bytes; they contain the format and, except for JPEG, the image size
+HEADER = 34  # bytes; they hold the format and, except in JPEG, the image size
 
 
 def decode_images(image_bytes, preprocessing: Preprocessing):
-    """Decodes and preprocesses image files as `read_image` does, in a graph.
+    """Decodes, resizes and crops image files like `read_image`, in a graph.
 
-    It uses TensorFlow's own operations alone, for functions that are exported. A file
-    that cannot be read affects only its own row.
+    It uses only TensorFlow's own operations, so that it can be exported. A file that
+    cannot be read affects only its own row.
 
     The formats are JPEG, PNG, uncompressed BMP of 8, 24 or 32 bits, and WebP if the
-    TensorFlow that runs the function decodes it (2.19 does not). Not supported are
-    GIF, because TensorFlow would decode all frames at once, TIFF and PPM. EXIF
-    rotation is not applied. Pixels differ from `read_image` by at most 1 or 2, on
-    average by 0.01, because of rounding; by 0.3 for CMYK, which TensorFlow truncates.
+    TensorFlow that runs the function decodes it (2.19 does not). TIFF and PPM are not
+    supported, nor is GIF, because TensorFlow would decode all frames at once. EXIF
+    rotation is not applied. Because of rounding, pixels differ from `read_image` by at
+    most 1 or 2, on average by 0.01 (for CMYK, which TensorFlow truncates, by 0.3).
 
     Args:
         image_bytes: Contents of image files, strings of shape (batch,).
@@ -45,33 +45,33 @@ def decode_images(image_bytes, preprocessing: Preprocessing):
 
     def read(row, contents):
         rgb = decode_image(contents)
-        found = tf.size(rgb) > 0
+        valid = tf.size(rgb) > 0
         pixels = tf.cond(
-            found,
+            valid,
             lambda: resize_and_crop(rgb, preprocessing),
             lambda: tf.zeros(square, tf.uint8),
         )
-        return row, pixels, found
+        return row, pixels, valid
 
-    # A graph cannot catch an error, but a dataset drops the element that caused it.
-    # One more row makes sure that the dataset is not empty.
-    beyond = tf.data.Dataset.from_tensors((rows, tf.zeros(square, tf.uint8), False))
-    index, pixels, found = (
+    # A graph cannot catch an error, but a dataset can drop the element that caused it.
+    # An extra row at the end makes sure that the dataset is not empty.
+    extra = tf.data.Dataset.from_tensors((rows, tf.zeros(square, tf.uint8), False))
+    index, pixels, valid = (
         tf.data.Dataset.from_tensor_slices((tf.range(rows), image_bytes))
         .map(read, num_parallel_calls=tf.data.AUTOTUNE)
         .ignore_errors()
-        .concatenate(beyond)
+        .concatenate(extra)
         .batch(tf.cast(rows, tf.int64) + 1)
         .get_single_element()
     )
     index = index[:, tf.newaxis]
     pixels = tf.scatter_nd(index, pixels, [rows + 1, *square])
-    valid = tf.scatter_nd(index, tf.cast(found, tf.int32), [rows + 1]) > 0
+    valid = tf.scatter_nd(index, tf.cast(valid, tf.int32), [rows + 1]) > 0
     return pixels[:-1], valid[:-1]
 
 
 def resize_and_crop(rgb, preprocessing: Preprocessing):
-    """`resnext_keras.images.read.resize_and_crop` in a graph.
+    """Resizes and crops like `resnext_keras.images.read.resize_and_crop`, in a graph.
 
     Args:
         rgb: One image, uint8, of shape (height, width, 3).
@@ -89,9 +89,9 @@ def resize_and_crop(rgb, preprocessing: Preprocessing):
 
 
 def _resize(rgb, short, kernel: str, size: int | None = None):
-    """Resizes the short side, and then cuts out the centre if there is a size.
+    """Resizes the short side to `short`; with `size`, then crops the centre.
 
-    One axis after the other, each rounded, in the order of Pillow.
+    One axis is resized after the other, each rounded, in the order of Pillow.
     """
     before = tf.shape(rgb, tf.int64)[:2]
     after = tf.cast(short, tf.int64) * before // tf.reduce_min(before)
@@ -101,7 +101,7 @@ def _resize(rgb, short, kernel: str, size: int | None = None):
         return tf.transpose(rgb, [1, 0, 2])
 
     def resized(rgb, first, second):
-        """The second axis first."""
+        """Resizes the second axis, then the first."""
         rgb = _resample(transposed(rgb), first, kernel, size)
         return _resample(transposed(rgb), second, kernel, size)
 
@@ -116,10 +116,10 @@ def _resize(rgb, short, kernel: str, size: int | None = None):
 
 
 def _resample(rgb, length, kernel: str, size: int | None):
-    """Resizes the first axis; with `size` only the centre is computed.
+    """Resizes the first axis; with `size`, only the centre is computed.
 
-    The other axes become the channels of an image one pixel wide: resizing the last
-    axis would be half as fast, and copy the image in float32.
+    The other axes become the channels of an image that is one pixel wide. Resizing the
+    last axis would be half as fast, and copy the image in float32.
     """
     before, others, _ = tf.unstack(tf.shape(rgb))
     begin = 0.0
@@ -142,10 +142,10 @@ def _resample(rgb, length, kernel: str, size: int | None):
 
 
 def decode_image(contents):
-    """Decodes an image.
+    """Decodes an image file.
 
     Args:
-        contents: A string scalar.
+        contents: Contents of the file, a string scalar.
 
     Returns:
         RGB, uint8, of shape (height, width, 3). Height and width are 0 for another
@@ -179,14 +179,14 @@ def _no_pixels():
 
 
 def _unless_huge(height, width, pixels: Callable):
-    """The pixels, unless there are too many of them."""
+    """The pixels, or none if the image is too large or too long."""
     short, long = tf.minimum(height, width), tf.maximum(height, width)
     sane = (long <= MAX_ASPECT * short) & (short <= MAX_PIXELS // tf.maximum(long, 1))
     return tf.cond(sane & (short > 0), pixels, _no_pixels)
 
 
 def _over_white(pixels):
-    """RGB of RGB or RGBA, as Pillow pastes it on white: a / 255 is rounded."""
+    """RGB from RGB or RGBA, pasted on white with Pillow's rounding."""
     pixels = tf.ensure_shape(pixels, [None, None, None])
 
     def blend():
@@ -195,9 +195,9 @@ def _over_white(pixels):
         sums = colour * alpha + 255 * (255 - alpha) + 128
         return tf.cast(_high_byte(sums + _high_byte(sums)), tf.uint8)
 
-    # Without an alpha channel the minimum of nothing is 255.
-    is_clear = tf.reduce_min(pixels[..., 3:]) < 255
-    return tf.cond(is_clear, blend, lambda: pixels[..., :3])
+    # Without an alpha channel, the minimum of an empty tensor is 255.
+    is_transparent = tf.reduce_min(pixels[..., 3:]) < 255
+    return tf.cond(is_transparent, blend, lambda: pixels[..., :3])
 
 
 def _high_byte(values):
@@ -233,7 +233,7 @@ def _png(contents, header):
         return tf.repeat(tf.cast(grey, tf.uint8), 3, axis=-1)
 
     def palette():
-        return tf.io.decode_png(contents, channels=0)  # 3, or 4 where some is clear
+        return tf.io.decode_png(contents, channels=0)  # 3, or 4 with transparency
 
     def grey_of_few_bits():
         # Without transparency libpng sets alpha to the largest value of the bit depth.
@@ -272,8 +272,8 @@ def _webp(contents, header):
     )
 
     def with_alpha():
-        # The frames of an animation are written with alpha into what has room for it
-        # only where the file says so: here it always does.
+        # TensorFlow decodes the frames of an animation with alpha, but allocates room
+        # for alpha only if this flag is set in the file. So it is always set here.
         flags = tf.constant([bytes([flags | 0x10]) for flags in range(256)])
         parts = (
             tf.strings.substr(contents, 0, 20),

@@ -42,27 +42,28 @@ def contact_sheet(
     columns: int = 10,
     size: int = 64,
 ) -> Image.Image:
-    """Draws images in rows, each over its caption.
+    """Draws images in rows, each with a caption below it.
 
     Args:
         images: uint8 arrays, (H, W) grey or (H, W, 3) RGB, 0 to 255.
-        captions: A short text for each. It is cut off where it would overlap its
-            neighbour.
-        marks: For each True (caption in green), False (red, with a frame) or
-            None (black); None for all black.
-        columns: Number of images in a row.
-        size: Width and height in pixels that each is scaled to.
+        captions: A short text for each image. It is cut off if it is wider than the
+            image.
+        marks: For each image True (green caption), False (red caption and frame) or
+            None (black caption); None for all black.
+        columns: Number of images in a row, at least 1.
+        size: Width and height in pixels that each image is scaled to, at least 1.
 
     Returns:
-        The sheet, an RGB image on white.
+        The sheet, a `PIL.Image` of mode RGB with a white background.
 
     Raises:
-        ValueError: There are no images, or not as many captions or marks.
+        ValueError: There are no images, the numbers of captions or marks differ from
+            that of the images, or `columns` or `size` is below 1.
     """
     marks = [None] * len(images) if marks is None else marks
     if not len(images) or not len(images) == len(captions) == len(marks):
         raise ValueError(
-            "Expected at least one image, and as many captions and marks. Received: "
+            "Expected at least one image, with as many captions and marks. Received: "
             f"{len(images)} images, {len(captions)} captions, {len(marks)} marks"
         )
     if min(columns, size) < 1:
@@ -100,13 +101,13 @@ def overlay(image: np.ndarray, heat: np.ndarray, size: int | None = None):
 
     Args:
         image: RGB, 0 to 255, uint8, (H, W, 3), as `read_image` gives it.
-        heat: Values from 0 to 1, (h, w), of any size, as `grad_cam` gives for it.
-        size: Length in pixels of the shorter side of what is drawn; None for that
-            of `image`.
+        heat: The heat map of the image from `grad_cam`: values from 0 to 1, (h, w), of
+            any size.
+        size: Length in pixels of the drawing's shorter side; None for that of `image`.
 
     Returns:
-        A `PIL.Image`, RGB, of the shape of `image`: the hotter, the brighter and
-        the more opaque.
+        A `PIL.Image`, RGB, with the aspect of `image`. Higher values are brighter and
+        more opaque.
 
     Raises:
         ValueError: An array has another shape or type.
@@ -136,7 +137,7 @@ def overlay(image: np.ndarray, heat: np.ndarray, size: int | None = None):
 
 
 def _font() -> ImageFont.FreeTypeFont:
-    """Matplotlib's font where it is installed: Pillow's has Latin letters alone."""
+    """Matplotlib's font if it is installed; Pillow's has only Latin letters."""
     size = CAPTION_HEIGHT - 5
     try:
         import matplotlib
@@ -146,7 +147,7 @@ def _font() -> ImageFont.FreeTypeFont:
 
 
 def _shortened(caption: str, font: ImageFont.FreeTypeFont, width: int) -> str:
-    """A caption on one line of at most `width` pixels, cut off with an ellipsis."""
+    """A caption in one line of at most `width` pixels, cut off with an ellipsis."""
     caption = " ".join(caption.split())
     if font.getlength(caption) <= width:
         return caption

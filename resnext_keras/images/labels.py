@@ -1,8 +1,8 @@
-"""Class names, and the names of predictions.
+"""Class names, and the decoding of predictions.
 
-The table `data/imagenet_classes.csv` has one class a line, in the order of
-the columns: WordNet id and name. `tests/golden/make_imagenet_classes.py`
-wrote it and names its sources.
+The table `data/imagenet_classes.csv` has one line for each class, in the order of a
+network's outputs: WordNet id and name. `tests/golden/make_imagenet_classes.py` wrote
+it, and gives its sources.
 """
 
 import difflib
@@ -29,18 +29,18 @@ TABLES = {
 
 
 def class_names(table: str = "imagenet") -> tuple[str, ...]:
-    """Names of the classes of a data set, in the order of the output columns.
+    """The class names of a data set, in the order of a network's outputs.
 
     Args:
         table: `"imagenet"`, the 1000 classes of ImageNet-1k, or `"digits"`,
             the ten handwritten digits.
 
     Returns:
-        The names; those of ImageNet have underscores for spaces, as in
-        `"great_white_shark"`. No two are the same.
+        The names, without duplicates. Those of ImageNet have underscores for spaces,
+        as in `"great_white_shark"`.
 
     Raises:
-        ValueError: The table is unknown; the error lists the tables.
+        ValueError: The table is unknown; the message lists the tables.
     """
     if not isinstance(table, str) or table not in TABLES:
         near = difflib.get_close_matches(str(table).lower(), TABLES, n=1)
@@ -53,29 +53,29 @@ def class_names(table: str = "imagenet") -> tuple[str, ...]:
 
 
 def wordnet_ids() -> tuple[str, ...]:
-    """WordNet ids of the classes of ImageNet-1k, in the order of the columns."""
+    """WordNet ids of ImageNet-1k's classes, in the order of a network's outputs."""
     return tuple(wordnet_id for wordnet_id, _ in _imagenet_classes())
 
 
 def decode_predictions(
     preds, top: int = 5, *, class_names: Sequence[str] | None = None
 ) -> list[list[tuple[str, str, float]]]:
-    """Names the classes with the highest scores, as keras.applications does.
+    """Finds the classes with the highest scores, as keras.applications does.
 
-    Reads a packaged table and needs no network.
+    It needs no download: the class names are in the package.
 
     Args:
         preds: Scores, an array or tensor of shape (batch, classes):
             probabilities or logits, of any numeric dtype.
-        top: Number of classes to name for each row, at least 1; more than
-            there are classes names them all.
-        class_names: Name of each column. None for the 1000 classes of
-            ImageNet-1k, which `preds` must then have as columns.
+        top: Number of classes for each row, at least 1. A number above that of the
+            classes gives all of them.
+        class_names: Name of each column. None for the 1000 classes of ImageNet-1k;
+            `preds` must then have 1000 columns.
 
     Returns:
-        One list for each row, of tuples `(id, name, score)` by falling score;
-        among equal scores the lower column comes first. The id is the
-        WordNet id, or with `class_names` the number of the column as a string.
+        For each row a list of tuples `(id, name, score)`, highest score first; of
+        equal scores the lower column first. The id is the WordNet id, or with
+        `class_names` the number of the column as a string.
 
     Raises:
         ValueError: The shape is not as described, `top` is not a positive
@@ -97,9 +97,9 @@ def decode_predictions(
     broken = np.flatnonzero(np.isnan(scores).any(axis=1))
     if broken.size:
         raise ValueError(
-            "Expected `preds` to hold numbers. "
+            "Expected `preds` without NaN. "
             f"Received: NaN in {broken.size} of {len(scores)} rows, "
-            f"the first of them preds[{broken[0]}]"
+            f"the first is preds[{broken[0]}]"
         )
     order = np.argsort(-scores, axis=1, kind="stable")[:, :top]
     return [
@@ -109,7 +109,7 @@ def decode_predictions(
 
 
 def _classes_of(names, columns) -> Sequence[tuple[str, str]]:
-    """Id and name of each column, after a check that there are as many."""
+    """Id and name of each column, or a `ValueError` if their number differs."""
     if names is None:
         classes = _imagenet_classes()
         if columns != len(classes):

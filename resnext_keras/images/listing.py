@@ -1,4 +1,4 @@
-"""Image files in folders, found in a fixed order."""
+"""Lists the image files in folders, in a fixed order."""
 
 import os
 import re
@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
 
 CIRCLE = "a link to a folder that contains it; not followed"
-IRREGULAR = "not a regular file"  # a pipe, say, which could block for ever
+IRREGULAR = "not a regular file"  # such as a pipe, which could block for ever
 
 
 def list_images(
@@ -15,14 +15,14 @@ def list_images(
 ) -> Iterator[tuple[str, str | None]]:
     """Lists the images in folders and their subfolders, in the order of their names.
 
-    Links are followed, except to a folder that contains them. Memory holds only the
-    names in the folders on the way to the current image.
+    Links are followed, except for a link to a folder that contains it. Memory holds
+    only the names in the folders above the current image.
 
     Args:
-        roots: Folders; and files, whatever their names.
+        roots: Folders, and files with any suffix.
 
     Yields:
-        The path of a file with the suffix of an image, and None; or a path that
+        The path of each file with the suffix of an image, and None; or a path that
         cannot be listed or read, and the reason.
     """
     for root in map(os.fspath, roots):
@@ -33,15 +33,15 @@ def list_images(
 
 
 def _in_folder(root: str) -> Iterator[tuple[str, str | None]]:
-    """Not recursive, since folders can be deeper than Python's calls."""
-    way = []  # of each open folder: its identity, and the entries yet to come
-    folders = [root]  # to be opened next, at most one
+    """Lists one folder, not recursively: folders can be deeper than Python's stack."""
+    way = []  # for each open folder its identity and the remaining entries
+    folders = [root]  # the folder to open next, if any
     while folders or way:
         if folders:
             path = folders.pop()
             try:
-                found = os.stat(path)
-                identity = found.st_dev, found.st_ino
+                status = os.stat(path)
+                identity = status.st_dev, status.st_ino
                 if any(identity == above for above, _ in way):
                     yield path, CIRCLE
                     continue
@@ -62,7 +62,7 @@ def _in_folder(root: str) -> Iterator[tuple[str, str | None]]:
 
 
 def _backwards(entries) -> list[os.DirEntry]:
-    """Entries by falling name, compared as bytes, whatever the locale."""
+    """Entries in reverse order of their names, compared as bytes in any locale."""
     return sorted(entries, key=lambda e: os.fsencode(e.name), reverse=True)
 
 
@@ -74,7 +74,7 @@ def _is_folder(entry: os.DirEntry) -> bool:
 
 
 def _is_irregular(entry: os.DirEntry) -> bool:
-    """Whether it exists and is not a file; a broken link does not exist."""
+    """Whether an entry exists and is not a regular file; broken links do not exist."""
     try:
         return not entry.is_file() and os.path.exists(entry.path)
     except OSError:
@@ -87,10 +87,10 @@ def readable(path: str | os.PathLike) -> str:
 
 
 def spellings(path: str) -> list[str]:
-    """The paths for which `readable` gives this text, the likelier first."""
+    """The paths for which `readable` gives this text, the more likely first."""
     raw = re.sub(
         rb"\\x([89a-f][0-9a-f])",
-        lambda found: bytes.fromhex(found[1].decode()),
+        lambda match: bytes.fromhex(match[1].decode()),
         os.fsencode(path),
     )
     # The name itself may hold a backslash.

@@ -1,8 +1,8 @@
-"""From an image file to the numbers that the networks of this family expect.
+"""Preprocessing of images for the networks of this family.
 
-Every published weight set expects RGB scaled to [0, 1], less ImageNet's mean,
-over its standard deviation (`mode="torch"` of keras.applications). Sets differ
-in how an image is resized and cropped before; that is a `Preprocessing`.
+Every published weight set expects RGB that is scaled to [0, 1] and normalised with
+ImageNet's mean and standard deviation (`mode="torch"` of keras.applications). Sets
+differ in how an image is resized and cropped before; that is a `Preprocessing`.
 """
 
 from dataclasses import dataclass
@@ -29,11 +29,11 @@ class Preprocessing:
     """How the images for a weight set are resized and cropped.
 
     Attributes:
-        size: Height and width in pixels of the square that is cut from the centre.
+        size: Height and width in pixels of the square that is cropped from the centre.
         resize: Length in pixels that the short side is resized to before the crop,
-            at least `size`. A tuple is carried out in turn: the bundled digits take
-            `(8, 32)`, because their network was trained on images of 8 x 8 pixels
-            and does not know sharper edges.
+            at least `size`. A tuple gives several resizes in turn: the bundled digits
+            need `(8, 32)`, because their network was trained on images of 8 x 8 pixels
+            and has never seen sharper edges.
         interpolation: `"bilinear"` or `"bicubic"`, both with antialiasing.
 
     Raises:
@@ -45,7 +45,7 @@ class Preprocessing:
     interpolation: str = "bilinear"
 
     def __post_init__(self):
-        # NumPy's integers go into no JSON, and JSON gives a tuple back as a list.
+        # JSON does not take NumPy's integers, and turns tuples into lists.
         object.__setattr__(self, "size", _pixels("size", self.size))
         if isinstance(self.resize, (list, tuple)) and self.resize:
             resize = tuple(_pixels("resize", short) for short in self.resize)
@@ -69,7 +69,7 @@ class Preprocessing:
         return self.resize if isinstance(self.resize, tuple) else (self.resize,)
 
     def as_json(self) -> dict:
-        """The fields for JSON, from which `Preprocessing(**fields)` is the same."""
+        """The fields as JSON types; `Preprocessing(**fields)` restores the object."""
         resize = self.resize if isinstance(self.resize, int) else list(self.resize)
         return {
             "size": self.size,
@@ -88,24 +88,24 @@ def _pixels(field: str, value) -> int:
 
 
 IMAGENET = Preprocessing(size=224, resize=256)
-"""How the first generation of weight sets was evaluated."""
+"""Preprocessing for the evaluation of the first generation of weight sets."""
 
 
 def preprocess_input(x, data_format=None):
     """Scales RGB to [0, 1], then normalises with ImageNet's mean and deviation.
 
-    Serves arrays and tensors, inside a functional model and a `tf.data` map
-    too. The caller's array stays as it is.
+    It takes arrays and tensors, and works inside a functional model and in a `tf.data`
+    map. The caller's array is not changed.
 
     Args:
         x: RGB, 0 to 255, of any integer or float dtype: one image (3D) or a
-            batch (4D). A `PIL.Image` or nested list counts as a NumPy array.
+            batch (4D). A `PIL.Image` or a nested list is converted to a NumPy array.
         data_format: `"channels_last"` or `"channels_first"`; None for
             `keras.config.image_data_format()`.
 
     Returns:
-        `(x / 255 - mean) / std` in the shape of `x`, a NumPy array where `x`
-        is one; in the dtype of `x` if that is a float, otherwise in
+        `(x / 255 - mean) / std` in the shape of `x`: a NumPy array for an array, a
+        tensor for a tensor. The dtype is that of `x` if it is a float dtype, otherwise
         `keras.config.floatx()`.
 
     Raises:
@@ -143,7 +143,7 @@ def preprocess_input(x, data_format=None):
         return x
     ops = keras.ops
     if type(x).__module__.startswith("tensorflow."):
-        import tensorflow as ops  # of `tf.data`, whatever backend Keras runs on
+        import tensorflow as ops  # for `tf.data`, on any backend of Keras
     if not is_float:
         x = ops.cast(x, dtype)
     mean = ops.convert_to_tensor(mean, dtype=dtype)

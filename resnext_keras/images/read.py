@@ -1,4 +1,4 @@
-"""Image files read as upright RGB pixels, by Pillow."""
+"""Reads image files with Pillow, as upright RGB pixels."""
 
 import contextlib
 import io
@@ -13,7 +13,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from resnext_keras.images.preprocessing import IMAGENET, INTERPOLATIONS, Preprocessing
 
-# Pillow's other decoders start programs (EPS runs Ghostscript) or are rarely tested.
+# Pillow's other decoders are rarely tested, or start programs (EPS runs Ghostscript).
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 
 # Resized to a short side of 256, an image of this aspect takes 26 MB.
@@ -33,8 +33,8 @@ def read_image(
 ) -> np.ndarray:
     """Reads an image, resized and cropped as a weight set expects it.
 
-    The pixels equal torchvision's `Resize(resize)` and `CenterCrop(size)` on a
-    Pillow image. EXIF rotation is applied, transparency becomes white, 16-bit grey
+    The pixels equal those of torchvision's `Resize(resize)` and `CenterCrop(size)` on
+    a Pillow image. EXIF rotation is applied, transparency becomes white, 16-bit grey
     is scaled to 8 bits, and the first frame of an animation is taken.
 
     Args:
@@ -71,7 +71,7 @@ def read_rgb(path: str | os.PathLike, digest=None) -> Image.Image:
         A `PIL.Image` of mode RGB.
 
     Raises:
-        ImageError: As of `read_image`.
+        ImageError: See `read_image`.
     """
     try:
         return _read_rgb(path, digest)
@@ -79,10 +79,10 @@ def read_rgb(path: str | os.PathLike, digest=None) -> Image.Image:
     # struct.error, zlib.error, OverflowError, MemoryError, ...
     except Exception as error:
         own = isinstance(error, ImageError)
-        found = str(error) if own else f"{type(error).__name__}: {error}"
+        reason = str(error) if own else f"{type(error).__name__}: {error}"
         raise ImageError(
             f"Expected an image ({', '.join(FORMATS)}) at {os.fspath(path)!r}. "
-            f"Found: {found}"
+            f"Found: {reason}"
         ) from error
 
 
@@ -90,13 +90,13 @@ def decode_rgb(contents: bytes) -> Image.Image:
     """Decodes the contents of an image file, as `read_rgb` does.
 
     Args:
-        contents: Of a JPEG, PNG, WebP, BMP, GIF, TIFF or PPM file.
+        contents: Contents of a JPEG, PNG, WebP, BMP, GIF, TIFF or PPM file.
 
     Returns:
         A `PIL.Image` of mode RGB.
 
     Raises:
-        ImageError: As of `read_image`; the message gives only the reason.
+        ImageError: See `read_image`; the message gives only the reason.
     """
     try:
         return _decode(io.BytesIO(contents))
@@ -199,9 +199,9 @@ _quiet_readers = 0
 def _quiet_pillow():
     """Hides Pillow's warnings (odd metadata, large images) while a file is read.
 
-    `warnings.catch_warnings` puts back a saved list of filters: threads that
-    end in another order than they began would put back each other's. Here the
-    first reader puts one filter in, and the last takes it out.
+    `warnings.catch_warnings` restores a saved list of filters, so threads that end in
+    another order than they began would restore each other's. Here the first reader
+    adds one filter, and the last reader removes it.
     """
     global _quiet_readers
     with _quiet_lock:
