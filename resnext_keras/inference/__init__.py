@@ -1,1 +1,1 @@
-"""Networks for prediction alone: folded batch norm, int8, and the engines."""
+"""Prediction: folded batch norm, int8 quantization, and the engines."""

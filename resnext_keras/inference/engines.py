@@ -24,9 +24,9 @@ CARD_FILE = "model.json"
 if keras.config.backend() == "tensorflow":
     import tensorflow as tf
 
-INPUT_NAME = "images"  # in exported networks
+INPUT_NAME = "images"  # the input of exported networks
 
-Source = keras.Model | Path  # a model, or an exported one: a folder or a file
+Source = keras.Model | Path  # a model, or the folder or file of an exported one
 
 FILES = {
     ".onnx": ("openvino", "onnxruntime"),
@@ -74,7 +74,8 @@ def only_input(inputs: list):
 def engines_for(source: Source) -> list[str]:
     """The engines that can run a network, installed or not, fastest first.
 
-    All but TensorFlow compute in float32 only, and an ONNX file holds under 2 GB.
+    All engines except TensorFlow compute in float32 only, and an ONNX file can hold
+    less than 2 GB.
     """
     if isinstance(source, Path):
         # A SavedModel with a card decodes images, which OpenVINO cannot.
@@ -91,8 +92,8 @@ def check_fits(model: keras.Model, engine: str) -> None:
     """Raises a `ValueError` if an engine cannot run a network's size or dtype."""
     if engine not in engines_for(model):
         raise ValueError(
-            "Expected a model in float32 and, but for OpenVINO's format, of less than "
-            f"2 GB. Received: model={model.name!r} in {model.compute_dtype} "
+            "Expected a model in float32 and, except for OpenVINO, of less than 2 GB. "
+            f"Received: model={model.name!r} in {model.compute_dtype} "
             f"of {4 * model.count_params() / 1e9:.2f} GB"
         )
 
@@ -109,6 +110,9 @@ def build_engine(engine: str, source: Source) -> Engine:
         engine: One of `engines_for(source)`.
         source: A functional model, the folder of a SavedModel from Keras or
             `export_saved_model`, or a file with a suffix of `FILES`; with one input.
+
+    Returns:
+        The `Engine`.
 
     Raises:
         ImportError: A package of the engine is missing.
@@ -134,10 +138,10 @@ def build_engine(engine: str, source: Source) -> Engine:
         exported(source, engine) as path,
     ):
         built = ENGINES[engine](path)
-    # Without the tensors, which would keep all of the model's weights in memory.
+    # Keeping the tensors would keep all of the model's weights in memory.
     structure = keras.tree.map_structure(lambda tensor: 0, source.output)
     if isinstance(structure, (list, tuple)) and len(structure) == 1:
-        (structure,) = structure  # Keras unpacks it, unlike a dict of one
+        (structure,) = structure  # Keras unpacks a list of one, but not a dict
 
     def run(images):
         outputs = keras.tree.flatten(built.run(images))
@@ -176,13 +180,13 @@ optional = functools.partial(extras.optional, extra="fast")
 def output_names(model: keras.Model) -> list[str]:
     """A unique name for each output, different from the input's.
 
-    It is the key in a dict of outputs, else the name of the output's layer.
+    It is the key in a dict of outputs, otherwise the name of the output's layer.
     """
-    found = [source_of(tensor)[0].name for tensor in model.outputs]
-    if isinstance(model.output, dict) and len(model.output) == len(found):
-        found = keras.tree.flatten({key: str(key) for key in model.output})
+    wanted = [source_of(tensor)[0].name for tensor in model.outputs]
+    if isinstance(model.output, dict) and len(model.output) == len(wanted):
+        wanted = keras.tree.flatten({key: str(key) for key in model.output})
     names = []
-    for number, name in enumerate(found):
+    for number, name in enumerate(wanted):
         names.append(f"{name}_{number}" if name in (INPUT_NAME, *names) else name)
     return names
 
@@ -191,16 +195,24 @@ def output_names(model: keras.Model) -> list[str]:
 def exported(
     model: keras.Model, engine: str, names: list[str] | None = None
 ) -> Iterator[Path]:
-    """Context manager: a temporary file of a model for an engine.
+    """Context manager: exports a model to a temporary file for an engine.
 
     The input is named `INPUT_NAME`. The outputs are a list, or with `names` a dict.
-    Errors of tf2onnx and ONNX are raised on unchanged.
+    Errors of tf2onnx and ONNX are raised unchanged.
+
+    Args:
+        model: A functional model with one input.
+        engine: `"onnxruntime"` for an ONNX file; others for a SavedModel.
+        names: A name for each output; None for a list of outputs.
+
+    Yields:
+        The path of the file or folder.
     """
     outputs = dict(zip(names, model.outputs, strict=True)) if names else model.outputs
     flat = keras.Model(model.inputs, outputs, name=model.name)
     image = only_input(model.inputs)
     signature = [keras.InputSpec(shape=image.shape, dtype=image.dtype, name=INPUT_NAME)]
-    # Keras' own export for OpenVINO turns all grouped convolutions into outputs.
+    # Not Keras' export for OpenVINO, which makes all grouped convolutions outputs.
     name, kind = ("model", "tf_saved_model")
     if engine == "onnxruntime":
         name, kind = ("model.onnx", "onnx")
@@ -222,12 +234,12 @@ def exported(
 def _frequent_collections() -> Iterator[None]:
     """Context manager: frees tf2onnx's copies of the graph after each of its steps.
 
-    The copies are cyclic, and too few objects to trigger a collection. For ResNeXt-50
-    they would add up to 4 GB, which takes 10 seconds to page in.
+    The copies are reference cycles of few objects, which do not trigger a garbage
+    collection. For ResNeXt-50 they would add up to 4 GB, and take 10 seconds.
     """
     frozen, thresholds = gc.get_freeze_count(), gc.get_threshold()
     if not frozen:
-        gc.freeze()  # TensorFlow's half a million objects are not searched each time.
+        gc.freeze()  # or each collection would search TensorFlow's 500,000 objects
     gc.set_threshold(700, 1, 1)
     try:
         yield
@@ -247,12 +259,12 @@ def _tensorflow(source: Source) -> Engine:
             )
         spec = only_input(loaded.serve.input_signature)
 
-        def function(images):  # unlike `serve` itself it keeps the variables alive
+        def function(images):  # keeps the variables alive, unlike `serve` itself
             return loaded.serve(images)
 
     else:
         spec = tf.TensorSpec(source.inputs[0].shape, source.inputs[0].dtype)
-        # One graph for all sizes, so that nothing is traced again.
+        # One graph for all sizes, so that no call traces again.
         function = tf.function(
             lambda images: source(images, training=False), input_signature=[spec]
         )
@@ -290,7 +302,7 @@ def _openvino(path: Path) -> Engine:
     options = {"INFERENCE_PRECISION_HINT": "f32"}
     if threads := _threads():
         options["INFERENCE_NUM_THREADS"] = threads
-        # Otherwise each process would pin its threads to the same first cores.
+        # Otherwise all processes would pin their threads to the same first cores.
         options["ENABLE_CPU_PINNING"] = False
     compiled = openvino.Core().compile_model(path, "CPU", options)
     image = only_input(compiled.inputs)
@@ -315,7 +327,7 @@ def _openvino(path: Path) -> Engine:
 def _name(output) -> str:
     """The name of an output of OpenVINO.
 
-    A tensor that is several outputs, or also the input, has all of their names.
+    If a tensor is used for several outputs, or is also the input, it has all names.
     """
     name = output.node.friendly_name.removesuffix("/sink_port_0")  # as in ONNX files
     return name if name in output.names else output.any_name
@@ -336,10 +348,10 @@ def _litert(path: Path) -> Engine:
 
 
 def _in_order(outputs: dict):
-    """A single output, or a list if Keras numbered them, or a dict by name."""
+    """The only output; or a list if Keras numbered the outputs; or a dict by name."""
     if len(outputs) == 1:
         return next(iter(outputs.values()))
-    # The runtimes sort the tenth before the second.
+    # The runtimes sort names as text: "output_10" comes before "output_2".
     numbered = [f"output_{number}" for number in range(len(outputs))]
     if outputs.keys() == set(numbered):
         return [outputs[name] for name in numbered]
@@ -347,7 +359,7 @@ def _in_order(outputs: dict):
 
 
 def _threads() -> int:
-    """Number of threads that the user set; 0 for one per core."""
+    """Number of threads that the user has set; 0 for one per core."""
     count = tf.config.threading.get_intra_op_parallelism_threads()
     first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
     return count or (int(first) if first.isdecimal() else 0)

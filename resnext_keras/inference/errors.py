@@ -4,14 +4,14 @@ import contextlib
 import re
 from collections.abc import Iterator
 
-# Places in the sources of OpenVINO and TensorFlow's compiler, and line ends after
-# which the message goes on.
+# Source locations in messages of OpenVINO and TensorFlow's compiler, and line breaks
+# within a message.
 PLACES = (
     r"Check '.*' failed at .*\n"
     r"|<unknown>:0: error: loc\(.*\): "
     r"|(?<=with a message:)\n"
 )
-# First lines of OpenVINO that do not say what is wrong.
+# First lines of OpenVINO's messages that do not say what is wrong.
 PREAMBLE = (
     "Exception from ",
     "FrontEnd API failed",
@@ -21,7 +21,7 @@ PREAMBLE = (
 
 
 class NetworkError(ValueError):
-    """An error of this package, which is raised on unchanged."""
+    """An error of this package, which `errors_in_one_line` does not change."""
 
 
 @contextlib.contextmanager
@@ -31,11 +31,14 @@ def errors_in_one_line(
     """Context manager: turns any exception into a `ValueError` of one line.
 
     Args:
-        source: Name of what raises the exceptions.
+        source: Name of the engine or converter that raises the exceptions.
         expected: What it expects.
         received: What it received.
-        others: Exceptions that are raised on unchanged, as are `NetworkError`,
-            `ImportError` and `MemoryError`.
+        others: Exceptions that are not changed; nor are `NetworkError`, `ImportError`
+            and `MemoryError`.
+
+    Raises:
+        ValueError: For any other exception.
     """
     try:
         yield
@@ -49,7 +52,7 @@ def errors_in_one_line(
 
 
 def first_line(error: Exception) -> str:
-    """The first line of an error that says what is wrong, or else its type."""
+    """The first line of an error that says what is wrong, otherwise its type."""
     lines = re.sub(PLACES, " ", str(error)).splitlines()
     trimmed = (" ".join(line.split()).removeprefix("-- ") for line in lines)
     useful = (line for line in trimmed if line and not line.startswith(PREAMBLE))

@@ -1,4 +1,4 @@
-"""Batch norm folded into convolutions, for prediction."""
+"""Folds batch norm into convolutions, for prediction."""
 
 import inspect
 from collections import Counter
@@ -16,20 +16,20 @@ def fold_batch_norm(model: keras.Model) -> keras.Model:
     """Builds the same network with batch norm folded into its convolutions.
 
     In prediction, batch norm scales and shifts each channel, which the kernel and
-    bias of the convolution before it can do as well. A norm is folded if it is the
-    only consumer of a `Conv2D` or `GroupedConv2D` without activation, in nested
-    models too.
+    bias of the convolution before it can do as well. A batch norm is folded if it is
+    the only layer that uses the output of a `Conv2D` or `GroupedConv2D` without
+    activation. Nested models are folded too.
 
-    The result is for prediction and export, and all of its weights are frozen. It
-    can serve as a frozen backbone below trainable layers.
+    The result is for prediction and export, and all of its weights are frozen. It can
+    be a frozen backbone under trainable layers.
 
     Args:
         model: A functional or built `Sequential` model with any inputs and outputs.
             It is not changed.
 
     Returns:
-        A functional `keras.Model` with its own weights, not compiled. Inputs,
-        outputs and layer names are the model's, without the folded batch norms.
+        A functional `keras.Model` with its own weights, not compiled. Inputs, outputs
+        and layer names are those of the model, without the folded batch norms.
 
     Raises:
         ValueError: The model is neither functional nor a built `Sequential`.
@@ -48,12 +48,12 @@ def fold_batch_norm(model: keras.Model) -> keras.Model:
         if is_folded(layer):
             return fold_batch_norm(layer)
         config = layer.get_config()
-        if isinstance(layer, layers.Lambda):  # Not every function can be read back.
+        if isinstance(layer, layers.Lambda):  # Not every function is serializable.
             return layers.Lambda(**config | {"function": layer.function})
         if layer.name in norms:
             # Zeros, since random numbers for 25 million kernel values take time.
             config |= {"use_bias": True, "kernel_initializer": "zeros"}
-            config.pop("lora_rank", None)  # The folded kernel is the merged one.
+            config.pop("lora_rank", None)  # LoRA is merged into the folded kernel.
         return type(layer).from_config(config)
 
     def call(layer, *args, **kwargs):
@@ -68,11 +68,11 @@ def fold_batch_norm(model: keras.Model) -> keras.Model:
             layer.set_weights(_folded_weights(source, norms[layer.name]))
         elif not is_folded(source):
             layer.set_weights(source.get_weights())
-            if hasattr(source, "lora_alpha"):  # which Keras forgets of a dense layer
+            if hasattr(source, "lora_alpha"):  # not in the config of a dense layer
                 layer.lora_alpha = source.lora_alpha
         if isinstance(layer, layers.Normalization):
             layer.finalize_state()  # Only this call makes it use new weights.
-        # A frozen batch norm predicts, even where it is called as in training.
+        # A frozen batch norm uses its moving statistics even with `training=True`.
         if not _always_trains(calls[layer.name]):
             layer.trainable = False
     return folded
@@ -98,7 +98,7 @@ def plain_graph(model: keras.Model) -> keras.Model:
 
 
 def _new_inputs(graph):
-    """Inputs like a model's; `clone_model` alone would rename them."""
+    """New inputs like those of a model; `clone_model` alone would rename them."""
     configs = {
         id(layer.output): layer.get_config()
         for layer in graph.layers
@@ -119,7 +119,7 @@ def _calls_and_norms(graph):
     config = graph.get_config()
     calls = {layer["name"]: layer["inbound_nodes"] for layer in config["layers"]}
     uses = Counter(_sources([*calls.values(), config["output_layers"]]))
-    found = {layer.name: layer for layer in graph.layers}  # without operations
+    by_name = {layer.name: layer for layer in graph.layers}  # without operations
     norms = {}
     for norm in graph.layers:
         if type(norm) not in (layers.BatchNormalization, BatchNormalization):
@@ -130,16 +130,16 @@ def _calls_and_norms(graph):
             len(sources) == len(calls[name]) == uses[name] == 1
             and calls[norm.name][0]["args"]
             and not _always_trains(calls[norm.name])
-            and _fits(found.get(name), norm)
+            and _fits(by_name.get(name), norm)
         ):
             norms[name] = norm
     return calls, norms
 
 
 def _sources(part) -> Iterator[str]:
-    """Names of the layers whose outputs appear in a part of a configuration.
+    """Names of the layers that a part of a configuration refers to.
 
-    There an output is a list of the layer's name and two numbers.
+    It refers to an output by a list of the layer's name and two numbers.
     """
     if isinstance(part, dict):
         part = list(part.values())
@@ -158,10 +158,10 @@ def _always_trains(calls) -> bool:
 
 
 def _predicting(layer, args, kwargs) -> dict:
-    """The keyword arguments of a call, with `training=False` unless it is given.
+    """The keyword arguments of a call, with `training=False` unless it is set.
 
-    An export passes no `training`. Keras' augmentation layers have True as their
-    default, and would augment in the exported model.
+    An exported model is called without `training`. The default of Keras' augmentation
+    layers is True, so they would augment images in the exported model.
     """
     training = inspect.signature(layer.call).parameters.get("training")
     if training is None or len(args) > 1:
@@ -176,7 +176,7 @@ def _fits(layer, norm) -> bool:
         return False
     channels = 1 if layer.data_format == "channels_first" else 3
     if channels == 1 and type(layer) is layers.Conv2D:
-        return False  # Keras adds a bias along the wrong axis of some images.
+        return False  # Keras adds the bias along the wrong axis for some image sizes.
     return (
         norm.axis % 4 == channels
         and layer.activation is keras.activations.linear

@@ -1,4 +1,4 @@
-"""The classes of image files, and images and networks that are given by name."""
+"""Predicts the classes of image files, and reads sample images."""
 
 import os
 from collections.abc import Iterable, Sequence
@@ -16,8 +16,8 @@ from resnext_keras.models.data_format import to_data_format
 from resnext_keras.models.specs import ResNeXtSpec
 
 MAX_IMAGES = 128
-"""How many images `sample_images` reads: more calibrate no better, and each takes a
-third of a second."""
+"""Largest number of images that `sample_images` reads. More do not improve the
+calibration, and each takes a third of a second."""
 
 
 @dataclass(frozen=True)
@@ -25,11 +25,11 @@ class FilePredictions:
     """The predictions for image files.
 
     Attributes:
-        weights: Name of the weight set, or path of the weight file.
-        predictions: Path and predictions of each image, in the order given. The
-            predictions are tuples `(id, name, score)`, highest score first, as
-            `decode_predictions` gives them.
-        skipped: The errors of files that are not images. Each names its file.
+        weights: Name of the weight set, path of the weight file or folder of the run.
+        predictions: Path and predictions of each image, in the order of `images`. The
+            predictions are tuples `(id, name, score)`, highest score first, as from
+            `decode_predictions`.
+        skipped: The errors of files that are not images. Each message names its file.
     """
 
     weights: str
@@ -48,16 +48,18 @@ def predict_files(
     """Predicts the classes of image files.
 
     ```python
-    found = rk.predict_files(["cat.jpg", "dog.jpg"], weights="imagenet")
+    result = rk.predict_files(["cat.jpg", "dog.jpg"], "resnext50_32x4d")
     ```
 
     Args:
-        images: Path of an image file, or several.
-        model: Architecture, a name or spec; None for that of the weights.
-        weights: Weight set, weight file or run folder, as `ResNeXt` takes it; None
-            for the default weights of the model.
+        images: Path of an image file, or several paths.
+        model: The architecture, a name from `list_models()` or a `ResNeXtSpec`. None
+            for the architecture of the weights, or without weights for
+            `"resnext50_32x4d"`.
+        weights: Name of a weight set, path of a weight file or folder of a training
+            run. None for the default weights of the architecture.
         top: Number of classes for each image, at least 1.
-        batch_size: Number of images that are read and run at once, at least 1.
+        batch_size: Number of images in memory at once, at least 1.
 
     Returns:
         The predictions, and the errors of files that are not images.
@@ -97,13 +99,13 @@ def sample_images(
     """Reads images to calibrate a network with, or to compare two.
 
     Args:
-        paths: Image files; and folders, which are searched as `extract` does it. Of
-            more than `MAX_IMAGES` images an even choice is read.
-        preprocessing: How the network expects them.
+        paths: Image files, and folders that are searched with their subfolders. Of
+            more than `MAX_IMAGES` images an evenly spaced selection is read.
+        preprocessing: How the images are read.
 
     Returns:
-        A batch as `preprocess_input` gives it, float32 (images, size, size, 3) or
-        channels first, and a message for each file that was skipped.
+        A batch from `preprocess_input`, float32, (images, size, size, 3) or channels
+        first; and a message for each file that was skipped.
 
     Raises:
         ValueError: There are no images, or none can be read.
@@ -116,9 +118,10 @@ def sample_images(
         else:
             skipped.append(f"{readable(path)}: {reason}")
     if not files:
-        why = f"; {skipped[0]}" if skipped else ""
+        reason = f"; {skipped[0]}" if skipped else ""
         raise ValueError(
-            f"Expected folders with images in them. Received: {_listed(paths)}{why}"
+            f"Expected images or folders with images. Received: "
+            f"{_listed(paths)}{reason}"
         )
     count = min(len(files), MAX_IMAGES)
     files = [files[number * len(files) // count] for number in range(count)]

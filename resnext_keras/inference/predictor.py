@@ -1,4 +1,4 @@
-"""A network as a function, on the fastest engine that is installed."""
+"""`Predictor`: runs a network on the fastest engine that is installed."""
 
 import logging
 import os
@@ -39,28 +39,28 @@ class Predictor:
     ```
 
     Args:
-        model_or_path: A functional or `Sequential` model of one input; or the path
-            of a `.keras` file, a SavedModel's folder from Keras or
-            `export_saved_model`, or an `.onnx`, `.xml` (OpenVINO) or `.tflite` file.
-            A model's batch norm is folded. Later changes of its weights have no
-            effect.
+        model_or_path: A functional or `Sequential` model with one input; or the path
+            of a `.keras` file, of the folder of a SavedModel from Keras or
+            `export_saved_model`, or of an `.onnx`, `.xml` (OpenVINO) or `.tflite`
+            file. Batch norm of a model is folded, and later changes of its weights
+            have no effect.
         engine: `"openvino"`, `"onnxruntime"`, `"tensorflow"`, or `"litert"` for
-            `.tflite` files. `"auto"` takes TensorFlow if it has a GPU, else the
-            first in this order, the fastest, that is installed and can run the
+            `.tflite` files. `"auto"` takes TensorFlow if it has a GPU, otherwise the
+            first engine in this order (the fastest) that is installed and can run the
             network.
-        batch_size: Number of images that are run at once, at least 1. A network
-            with a fixed batch length is run with that.
+        batch_size: Number of images that are run at once, at least 1. A network with a
+            fixed batch size is run with that size.
 
     Attributes:
         engine: The engine that runs the network.
         batch_size: Number of images that are run at once.
 
-    All engines compute in float32 on all cores of the processor, or in the number of
+    All engines compute in float32 on all cores of the processor, or with the number of
     threads set by `tf.config.threading` or `OMP_NUM_THREADS` (TensorFlow itself reads
-    only the former). Only TensorFlow runs models of other dtypes, and runs on a GPU.
-    OpenVINO and ONNX Runtime come with the extra `fast`. They take some seconds to
-    convert a model; an exported file needs no conversion. A predictor may be used by
-    one thread at a time.
+    only the former). Only TensorFlow runs models of other dtypes, and uses a GPU. The
+    other engines come with the extra `fast`. OpenVINO and ONNX Runtime take some
+    seconds to convert a model; an exported file needs no conversion. Only one thread
+    at a time may use a predictor.
 
     Raises:
         ValueError: The model, the file or another argument is not as described, the
@@ -88,16 +88,16 @@ class Predictor:
         logger.info("The network runs on the engine %s.", self.engine)
 
     def __call__(self, images: np.ndarray) -> Any:
-        """Predicts.
+        """Runs the network on a batch of images.
 
         Args:
-            images: A batch as the model takes it, mostly (batch, height, width, 3)
-                from `preprocess_input`, with any number of rows, 0 included.
+            images: A batch for the model, usually (batch, height, width, 3) from
+                `preprocess_input`, with any number of images, even 0.
 
         Returns:
-            The outputs, NumPy arrays of (batch, ...), in the structure of the model's
-            outputs. Files keep no structure: with several outputs an `.onnx` file
-            gives a list, the others a dict by name.
+            The outputs, NumPy arrays of shape (batch, ...), in the structure of the
+            model's outputs. Files do not keep this structure: for several outputs an
+            `.onnx` file gives a list, other files a dict by name.
 
         Raises:
             ValueError: The shape does not fit the model.
@@ -112,7 +112,7 @@ class Predictor:
 
     def _run(self, images):
         """The outputs for one batch."""
-        # The graphs run batches of any length without another compilation, and a
+        # The graphs run batches of any length without being compiled again, and a
         # shorter batch is faster than a padded one.
         rows = len(images)
         if missing := (self._fixed_size or max(rows, 1)) - rows:
@@ -121,10 +121,10 @@ class Predictor:
         return keras.tree.map_structure(lambda array: array[:rows], outputs)
 
     def _check(self, images):
-        expected, found = self._engine.input_shape[1:], images.shape[1:]
-        if len(found) != len(expected) or any(
+        expected, received = self._engine.input_shape[1:], images.shape[1:]
+        if len(received) != len(expected) or any(
             size not in (None, length)
-            for size, length in zip(expected, found, strict=True)
+            for size, length in zip(expected, received, strict=True)
         ):
             rest = ", ".join(str(size or "any") for size in expected)
             raise ValueError(
@@ -144,9 +144,8 @@ def _source(model_or_path) -> Source:
             return path
         if path.suffix == ".keras" and path.is_file():
             with errors_in_one_line("Keras", "a whole .keras file", str(path)):
-                if not zipfile.is_zipfile(
-                    path
-                ):  # Keras would say that it does not exist
+                # Keras would say that the file does not exist.
+                if not zipfile.is_zipfile(path):
                     raise ValueError("It is not a zip archive.")
                 model = keras.models.load_model(path, compile=False)
     if not isinstance(model, keras.Model):

@@ -1,4 +1,4 @@
-"""Networks in int8: a quarter of the file size, and faster on processors."""
+"""Quantizes networks to int8: a quarter of the file size, and faster on CPUs."""
 
 import contextlib
 import io
@@ -44,9 +44,9 @@ class Comparison:
     """Predictions of two networks for the same images.
 
     Attributes:
-        top1: Share of the images with the same best class, 0 to 1.
+        top1: Share of the images with the same top-1 class, 0 to 1.
         correlation: Correlation of the logits over all images and classes. Softmax
-            scores are turned back into logits first.
+            scores are converted back into logits first.
         seconds: Time for one image in a batch of up to 8, for each network.
     """
 
@@ -57,11 +57,11 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Quantization:
-    """An int8 network and how it compares with float32.
+    """An int8 network, compared with the same network in float32.
 
     Attributes:
         path: The `.onnx` file.
-        weights: Name of the weight set, or path of the weight file.
+        weights: Name of the weight set, path of the weight file or folder of the run.
         images: Number of images for calibration and comparison.
         engine: The engine that ran both for the comparison.
         size_bytes: Size of the weights in float32, and of the file.
@@ -87,19 +87,20 @@ def quantize_model(
 ) -> Quantization:
     """Writes a network with trained weights in int8, and compares it with float32.
 
-    For a network and images of your own there is `quantize`.
+    For a Keras model of your own, use `quantize`.
 
     Args:
-        model: Architecture, whose default weights are taken; or weights, as
-            `ResNeXt` takes them.
-        images: Image files and folders like those to come, best some hundred. They
-            set the ranges of the numbers in the network.
-        output: The `.onnx` file; None for a name after the weights, in the current
-            folder.
+        model: An architecture, for its default weights; or weights, as `ResNeXt` takes
+            them.
+        images: Image files and folders for the calibration, which sets the ranges of
+            the numbers in the network. About a hundred images or more that resemble
+            those in later use are best.
+        output: The `.onnx` file; None for a file in the current folder that is named
+            after the weights.
         overwrite: Whether an existing file may be replaced.
 
     Returns:
-        The file and the comparison.
+        The `Quantization`, with the file and the comparison.
 
     Raises:
         ImportError: A package of the extra `fast` is missing.
@@ -141,15 +142,15 @@ def quantize(
     ```
 
     Batch norm is folded. Weights are rounded to 8 bits with a scale for each filter,
-    activations with a scale for each tensor, taken from the images. The first
-    convolution and everything behind the last layer with weights stay in float32.
+    activations with a scale for each tensor, computed from the images. The first
+    convolution and everything after the last layer with weights stay in float32.
 
     Args:
-        model: A functional or `Sequential` model of one input, in float32, under
+        model: A functional or `Sequential` model with one input, in float32, under
             2 GB, for batches of any length. It is not changed.
-        images: A batch as the model takes it, mostly float32 (batch, height, width,
-            3) from `preprocess_input`, at least one image. Some hundred that
-            resemble those to come are enough.
+        images: A batch for the model, usually float32 (batch, height, width, 3) from
+            `preprocess_input`, at least one image. About a hundred images or more that
+            resemble those in later use are enough.
         path: The file; its name ends in `.onnx`.
         overwrite: Whether an existing file may be replaced.
 
@@ -160,7 +161,7 @@ def quantize(
 
     Source: Wu et al., "Integer Quantization for Deep Learning Inference: Principles
     and Empirical Evaluation", 2020: a scale for each filter, and ranges of
-    activations without their outermost values.
+    activations without the most extreme values.
     """
     check_backend()
     path = output_file(path, SUFFIXES, overwrite)
@@ -178,15 +179,22 @@ def quantize(
 
 
 def quantize_file(float32: Path, images: np.ndarray, target: Path) -> None:
-    """Quantizes an ONNX file, with images that `checked_images` gave."""
+    """Quantizes an ONNX file.
+
+    Args:
+        float32: The file to quantize.
+        images: Images for calibration, from `checked_images`.
+        target: The file to write.
+    """
     quantization = optional("onnxruntime.quantization")
-    # Finds the shapes of all tensors. The symbolic step needs sympy and adds nothing.
+    # Infers the shapes of all tensors. The symbolic step would need sympy, and finds
+    # no more shapes.
     optional("onnxruntime.quantization.shape_inference").quant_pre_process(
         float32, target, skip_symbolic_shape=True
     )
     graph = optional("onnx").load(target).graph
     with (
-        contextlib.redirect_stdout(io.StringIO()),  # It prints what it does.
+        contextlib.redirect_stdout(io.StringIO()),  # It prints its progress.
         tqdm(
             desc="calibrating",
             total=len(images),
@@ -200,18 +208,18 @@ def quantize_file(float32: Path, images: np.ndarray, target: Path) -> None:
             target,
             _Calibration(graph.input[0].name, images, bar),
             per_channel=True,
-            # The fast types on x86: int8 activations take 2.4 times as long.
+            # The fast types on x86: with int8 activations it takes 2.4 times as long.
             activation_type=quantization.QuantType.QUInt8,
             weight_type=quantization.QuantType.QInt8,
             nodes_to_exclude=list(_float32_nodes(graph)),
-            # At least as accurate as the extremes on our networks, and one odd image
-            # does not stretch all scales.
+            # On our networks at least as accurate as minimum and maximum, and a single
+            # unusual image does not stretch all scales.
             calibrate_method=quantization.CalibrationMethod.Percentile,
             extra_options={
                 "CalibPercentile": 99.999,
                 # Keeps the activations of one image in memory, not of all.
                 "CalibStridedMinMax": 1,
-                # Inputs of operations are rounded, and not their outputs once more.
+                # Only the inputs of operations are rounded, not their outputs too.
                 "OpTypesToExcludeOutputQuantization": [n.op_type for n in graph.node],
             },
         )
@@ -242,12 +250,14 @@ class _Calibration:
 def _float32_nodes(graph) -> Iterator[str]:
     """Names of the nodes that stay in float32.
 
-    The first convolution, 3 % of ResNeXt-50's work, sees pixels, all far from 0.
-    Processors without VNNI add two products of 8-bit numbers in 16 bits and saturate
-    there: with it in int8 the bundled network falls from 99 to 77 % top-1 on an
-    emulated Haswell. Behind a ReLU, where few numbers are large, nothing is lost.
+    The first is the first convolution, 3 % of ResNeXt-50's work. Its inputs are pixels,
+    which are mostly large numbers. Processors without VNNI add two products of 8-bit
+    numbers in 16 bits, which then saturates: with this convolution in int8 the top-1 of
+    the bundled network falls from 99 to 77 % on an emulated Haswell. After a ReLU few
+    numbers are large, and nothing is lost.
 
-    Scores in 8 bits would be 0 for everything below 0.2 %.
+    The others are those after the last layer with weights: in 8 bits all scores below
+    0.2 % would be 0.
     """
     convolutions = [node.name for node in graph.node if node.op_type == "Conv"]
     yield from convolutions[:1]
@@ -261,21 +271,24 @@ def _float32_nodes(graph) -> Iterator[str]:
 
 
 def check_packages() -> None:
-    """Raises an `ImportError` that names the extra if a package is missing."""
+    """Raises an `ImportError` with the name of the extra if a package is missing."""
     for package in PACKAGES:
         optional(package)
 
 
 def checked_images(images, expected) -> np.ndarray:
-    """Images for calibration, in the dtype of the network's input.
+    """Checks images for calibration, and casts them to the dtype of the input.
 
     Args:
         images: The images.
         expected: The network's input, a symbolic tensor.
 
+    Returns:
+        The images.
+
     Raises:
-        ValueError: Their shape or dtype does not fit, one is not finite, or the
-            network takes batches of one fixed length only.
+        ValueError: Their shape or dtype does not fit, a number is not finite, or the
+            network only takes batches of a fixed length.
     """
     length, *sizes = expected.shape
     if length not in (None, 1):  # Calibration runs the images one by one.
@@ -348,7 +361,7 @@ def seconds_per_image(predict: Predictor, images: np.ndarray) -> float:
 
 
 def _logits(scores: np.ndarray) -> np.ndarray:
-    """Logits; of softmax scores up to a constant for each image."""
+    """Logits; computed from softmax scores, up to a constant for each image."""
     scores = scores.astype("float64")
     if scores.min() < 0 or not np.allclose(scores.sum(-1), 1, atol=1e-3):
         return scores
