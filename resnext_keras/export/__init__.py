@@ -1,1 +1,1 @@
-"""Models in files that run without this package."""
+"""Exports models to files that run without this package."""

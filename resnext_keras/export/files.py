@@ -1,4 +1,4 @@
-"""Networks in files for ONNX Runtime, OpenVINO and LiteRT."""
+"""Exports networks to files for ONNX Runtime, OpenVINO and LiteRT."""
 
 import json
 import os
@@ -37,9 +37,9 @@ if keras.config.backend() == "tensorflow":
 
 PRECISIONS = ("float32", "float16", "int8")
 
-CARD = "model_card"  # name of the card in a file
+CARD = "model_card"  # name of the model card in a file
 
-BESIDE = {".xml": (".bin",)}  # files with the weights of another
+BESIDE = {".xml": (".bin",)}  # suffixes of files that belong to another, by its suffix
 
 
 def export_file(
@@ -60,35 +60,37 @@ def export_file(
     export_file(model, "flowers.tflite", "float16", class_names=["daisy", "tulip"])
     ```
 
-    Batch norm is folded. The input is named `images` and each output after its layer.
-    Input and outputs have the model's dtype in every precision, and batches any
-    length. The file contains the `ModelCard` as JSON under the name `model_card`: in
-    ONNX's `metadata_props`, in OpenVINO's `rt_info`, and as `model_card.json` in a
-    `.tflite` file, which is a zip archive as well.
+    Batch norm is folded. The input is named `images`, and each output after its layer.
+    In every precision, input and outputs have the model's dtype, and batches can have
+    any length. The file contains a model card (preprocessing, class names, licence) as
+    JSON under the name `model_card`: in ONNX's `metadata_props`, in OpenVINO's
+    `rt_info`, and as `model_card.json` in a `.tflite` file, which is a zip archive too.
 
     Args:
-        model: A functional or built `Sequential` model for the output of
-            `preprocess_input`: square RGB images, in float32 and, except for
-            OpenVINO, under 2 GB. It is not changed.
-        path: The file. Its name ends in `.onnx`; in `.xml` for OpenVINO, with the
-            weights in a `.bin` file beside it; or in `.tflite` for LiteRT.
+        model: A functional or built `Sequential` model that takes square RGB images
+            from `preprocess_input`, in float32 and, except for OpenVINO, under 2 GB.
+            It is not changed.
+        path: The file. Its name ends in `.onnx`; in `.xml` for OpenVINO, which also
+            writes a `.bin` file with the weights; or in `.tflite` for LiteRT.
         precision: `"float32"`; `"float16"`, with weights of half the size and
-            float32 computation on processors; or `"int8"`, with weights of a quarter
-            and int8 computation (LiteRT's classifier layer stays in float32).
-        images: Images for int8, as `quantize` takes them, from -2.2 to 2.7; else
-            None.
-        weights: As `export_saved_model` takes it, like the next three.
-        preprocessing: How images are read.
-        class_names: Name of each class.
-        licence: SPDX identifier.
+            float32 computation on CPUs; or `"int8"`, with weights of a quarter of the
+            size and int8 computation (in LiteRT files the classifier stays in float32).
+        images: For int8, a batch for calibration as `quantize` takes it, from
+            `preprocess_input`; otherwise None.
+        weights: The weights that the model was built with, as `ResNeXt` takes them,
+            for the defaults of the next three; None for other weights.
+        preprocessing: How images are read; see `export_saved_model`.
+        class_names: Name of each class; see `export_saved_model`.
+        licence: SPDX identifier of the weights' licence; None for that of `weights`.
         overwrite: Whether existing files may be replaced.
 
     Raises:
         ImportError: A package of the extra `fast` is missing.
         ValueError: An argument is not as described, a file exists, or the format
             does not support an operation of the model. Nothing is written then.
-        OSError: Writing failed, as on a full disk. No half file is left. A killed
-            process leaves a folder `.writing-...` beside, which may be removed.
+        OSError: Writing failed, as on a full disk. No partial file is left. A killed
+            process leaves a folder `.writing-...` beside the file, which may be
+            removed.
     """
     check_backend()
     path = output_model(path, precision, overwrite)
@@ -96,7 +98,7 @@ def export_file(
     parts = [path.with_suffix(suffix) for suffix in BESIDE.get(path.suffix, ())]
     if (images is None) == (precision == "int8"):
         raise ValueError(
-            "Expected `images` where the precision is int8, and only there. "
+            "Expected `images` if the precision is int8, and only then. "
             f"Received: precision={precision!r}, "
             f"images={'None' if images is None else '...'}"
         )
@@ -106,7 +108,7 @@ def export_file(
         images = checked_images(images, only_input(graph.inputs))
         if np.abs(images).max() > 10:
             raise ValueError(
-                "Expected `images` as `preprocess_input` gives them, from -2.2 to 2.7. "
+                "Expected `images` from `preprocess_input`, from -2.2 to 2.7. "
                 f"Received: numbers from {images.min():.3g} to {images.max():.3g}"
             )
     is_openvino = path.suffix == ".xml" and precision != "int8"
@@ -125,7 +127,7 @@ def export_file(
 
 
 def output_model(path: str | os.PathLike, precision: str, overwrite: bool) -> Path:
-    """Checks precision and path of `export_file`, and gives the path."""
+    """Checks precision and path of `export_file`, and returns the path."""
     if precision not in PRECISIONS:
         raise ValueError(
             f"Expected `precision` to be one of {', '.join(PRECISIONS)}. "
@@ -136,8 +138,8 @@ def output_model(path: str | os.PathLike, precision: str, overwrite: bool) -> Pa
 
 
 def check_writer(suffix: str, precision: str) -> None:
-    """Raises an `ImportError` if a package is missing that writes such a file."""
-    # OpenVINO has no quantizer of its own, and reads what ONNX Runtime's wrote.
+    """Raises an `ImportError` if a package that writes such a file is missing."""
+    # OpenVINO has no quantizer; it reads the file that ONNX Runtime quantized.
     if suffix == ".onnx" or (suffix == ".xml" and precision == "int8"):
         check_packages()
     if suffix == ".xml":
@@ -156,7 +158,7 @@ def _write_onnx(model, target: Path, precision, images, card: str) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of weights near 0
             network = float16.convert_float_to_float16(network, keep_io_types=True)
-        # The conversion appends casts at the end, an order that ONNX forbids.
+        # The conversion appends casts at the end, but ONNX requires topological order.
         sorting = optional("onnxruntime.transformers.onnx_model")
         sorting.OnnxModel(network).topological_sort()
     graph = network.graph
@@ -169,7 +171,7 @@ def _write_onnx(model, target: Path, precision, images, card: str) -> None:
         value.name = names.get(value.name, value.name)
     for value in (*graph.input, *graph.output):
         value.type.tensor_type.shape.dim[0].dim_param = "batch"
-    # The converters leave notes, and names of unused operator sets.
+    # The converters leave comments, and operator sets that are not used.
     graph.doc_string = ""
     del network.metadata_props[:]
     used = {node.domain for node in graph.node}
@@ -191,7 +193,7 @@ def _write_openvino(model, target: Path, precision, images, card: str) -> None:
             raise OSError(error) from error
 
     if precision == "int8":
-        onnx = target.with_suffix(".onnx")  # in a folder that is then removed
+        onnx = target.with_suffix(".onnx")  # in the temporary folder of `atomic_write`
         _write_onnx(model, onnx, precision, images, card)
         save(onnx)
     else:
@@ -210,17 +212,18 @@ def _write_litert(model, target: Path, precision, images, card: str) -> None:
             _int8(converter, images) if images is not None else converter.convert()
         )
     target.write_bytes(network)
-    # A .tflite file carries other files in a zip archive at its end, see
+    # A .tflite file can hold other files in a zip archive at its end, see
     # https://ai.google.dev/edge/litert/conversion/tensorflow/metadata.
     with zipfile.ZipFile(target, "a") as archive:
         archive.writestr(f"{CARD}.json", card)
 
 
 def _int8(converter, images) -> bytes:
-    """A LiteRT network in int8, but for the classifier.
+    """A LiteRT network in int8, except for the classifier.
 
-    In 8 bits the logits of close classes would be equal, and scores below 0.2 % be 0:
-    the bundled network's logits would correlate with float32 by 0.9988 and not 0.9999.
+    In 8 bits the logits of close classes would be equal, and scores below 0.2 % would
+    be 0. The logits of the bundled network would have a correlation of 0.9988 with
+    float32, instead of 0.9999.
     """
 
     def samples() -> Iterator[list[np.ndarray]]:
@@ -229,7 +232,7 @@ def _int8(converter, images) -> bytes:
             yield [image[None]]
 
     converter.representative_dataset = samples
-    # The only public way to leave out operations.
+    # This is the only public way to exclude operations.
     debugger = tf.lite.experimental.QuantizationDebugger(
         converter=converter,
         debug_options=tf.lite.experimental.QuantizationDebugOptions(

@@ -1,4 +1,4 @@
-"""A network with trained weights in any format, tried in the format's own runtime."""
+"""Exports a network with trained weights in any format, and tests each export."""
 
 import os
 from collections.abc import Iterable
@@ -28,7 +28,7 @@ class Format:
     """How the files of a format are named, written and run.
 
     Attributes:
-        ending: What follows the name of the model; nothing for a folder.
+        ending: Ending of the file name, after the name of the model; "" for a folder.
         precision: As `export_file` takes it.
         engine: As `Predictor` takes it.
     """
@@ -58,10 +58,10 @@ FORMATS = {
 
 @dataclass(frozen=True)
 class ExportedModel:
-    """One exported file or folder, and how it compares with Keras.
+    """An exported file or folder, compared with the Keras model.
 
     Attributes:
-        path: What `Predictor` takes.
+        path: The file or folder, for `Predictor`.
         size_bytes: Size of all its files.
         difference: Largest difference of an output from Keras, divided by the
             largest output; None if the format's runtime is not installed.
@@ -79,9 +79,9 @@ class ExportReport:
     """The exported files of a network.
 
     Attributes:
-        models: For each format, by name, its `ExportedModel`.
-        images: Number of images that they were compared on; None for the bundled
-            photo of a cat.
+        models: The `ExportedModel` of each format, by the format's name.
+        images: Number of images for the comparison; None for the bundled photo of a
+            cat.
         skipped: A message for each image file that could not be read.
     """
 
@@ -101,32 +101,34 @@ def export_model(
     top: int = 5,
     overwrite: bool = False,
 ) -> ExportReport:
-    """Writes a network with trained weights in one format or several, and tries each.
+    """Exports a network with trained weights in one or more formats, and tests each.
 
     ```python
     rk.export_model("resnext50_32x4d", ["photos"], formats=["onnx", "onnx-int8"])
     ```
 
-    For a Keras model of your own there are `export_saved_model` and `export_file`.
+    For a Keras model of your own, use `export_saved_model` and `export_file`.
 
     Args:
-        model: Architecture, whose default weights are taken; or weights, as
-            `ResNeXt` takes them.
-        images: Image files and folders, to compare each format with Keras; and to
-            calibrate int8, for which some hundred like those to come are best.
-            Without them a bundled photo is used, and int8 is not possible.
-        formats: Names from `FORMATS`, or "all".
-        output: Name of the files without their endings, which is the folder of a
-            saved_model; or an existing folder to write into. None for the name of
-            the weights, in the current folder.
+        model: An architecture, for its default weights; or weights, as `ResNeXt` takes
+            them.
+        images: Image files and folders, to compare each format with Keras and to
+            calibrate int8, for which about a hundred images or more that resemble
+            those in later use are best. Without images the comparison uses a bundled
+            photo, and int8 is not possible.
+        formats: `"saved_model"`, `"onnx"`, `"openvino"` or `"litert"`; all but the
+            first also with `-float16` or `-int8`, as in `"onnx-int8"`. Or `"all"`.
+        output: Path of the files without their endings; for a saved_model this is its
+            folder. Or an existing folder to write into. None for files in the current
+            folder that are named after the weights.
         backbone: Whether to leave out the classifier.
-        any_size: Whether tensors of any size are accepted, and not only of the size
+        any_size: Whether the network takes images of any size, not only of the size
             that the weights were made for.
-        top: Number of classes that a saved_model gives for each image.
+        top: Number of classes that a saved_model gives for each image, at least 1.
         overwrite: Whether earlier exports may be replaced.
 
     Returns:
-        The files and how they compare with Keras.
+        The `ExportReport`, with the files and their comparison with Keras.
 
     Raises:
         ImportError: A package of the extra `fast` is missing.
@@ -149,7 +151,7 @@ def export_model(
             output_directory(format_.path(base), overwrite, EARLIER)
     images = [images] if isinstance(images, (str, os.PathLike)) else list(images)
     if not images and any(f.precision == "int8" for f in chosen.values()):
-        raise ValueError("Expected images like those to come for int8. Received: none")
+        raise ValueError("Expected images to calibrate int8 with. Received: none")
     samples, skipped = sample_images(images or [SAMPLE_PHOTO], checkpoint.preprocessing)
     network = load_classifier(
         weights=checkpoint, include_top=not backbone, any_size=any_size
@@ -178,7 +180,7 @@ def _formats(names: Iterable[str]) -> dict[str, Format]:
 
 
 def _base(output, name: str, formats: Iterable[Format]) -> str | Path:
-    """The name of all files without their endings."""
+    """The path of all files without their endings."""
     if output is None:
         return name
     folder = Path(output).expanduser()
@@ -212,7 +214,7 @@ def _write(
 
 
 def _try(format_: Format, path: Path, images: np.ndarray, expected) -> ExportedModel:
-    """Runs an exported model, if its runtime is installed."""
+    """Runs an exported model if its runtime is installed, and compares the outputs."""
     files = path.rglob("*") if path.is_dir() else (path, *_beside(path))
     size = sum(file.stat().st_size for file in files if file.is_file())
     if not is_installed(format_.engine, path):
@@ -231,7 +233,7 @@ def _beside(path: Path) -> list[Path]:
 
 
 def _largest_difference(outputs, expected) -> float:
-    """Largest difference of two models' outputs, divided by the largest expected."""
+    """Largest difference of two models' outputs, relative to the largest expected."""
     pairs = zip(keras.tree.flatten(outputs), keras.tree.flatten(expected), strict=True)
     return max(
         float(np.abs(np.subtract(a, b, dtype="float64")).max() / np.abs(b).max())

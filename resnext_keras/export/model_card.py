@@ -1,4 +1,4 @@
-"""What an exported model says about itself: preprocessing, classes, licence."""
+"""The model card in an exported model: preprocessing, class names, licence."""
 
 import os
 from collections.abc import Sequence
@@ -24,20 +24,20 @@ READING = (
     "by 255, subtract `mean` and divide by `std`, for red, green and blue each. The "
     "model takes float32 of shape (batch, {axes})."
 )
-"""`read_image` and `preprocess_input` in words."""
+"""Description of `read_image` and `preprocess_input` for users without this package."""
 
 
 @dataclass(frozen=True)
 class ModelCard:
-    """What users of an exported model need to know, readable without this package.
+    """Facts about an exported model, readable without this package.
 
     Attributes:
         name: Name of the model.
-        preprocessing: How images are read for it.
-        class_names: Name of each class; None for a backbone, which has none.
-        weights: Name of the weight set, or of the file or the training run; None if
-            it is not known.
-        licence: SPDX identifier of the weights' licence, None where not known.
+        preprocessing: How images are read for the model.
+        class_names: Name of each class; None for a backbone.
+        weights: Name of the weight set, the file or the training run; None if it is
+            not known.
+        licence: SPDX identifier of the weights' licence; None if it is not known.
     """
 
     name: str
@@ -65,22 +65,26 @@ def make_model_card(
     """Makes the card of a model.
 
     Args:
-        model: A functional model for the output of `preprocess_input`: square RGB
-            images, in batches of any length.
-        weights: The weights that the model was built with, as `resolve` takes them;
-            they give the defaults of the rest. None for other weights. It is not
+        model: A functional model that takes square RGB images from `preprocess_input`,
+            in batches of any length.
+        weights: The weights that the model was built with, as `resolve` takes them,
+            for the defaults of the other arguments; None for other weights. It is not
             checked that the model has these weights.
-        preprocessing: How images are read; None for that of the weights at the
-            model's size, or without weights for `IMAGENET`, and for models of
-            another size the whole short side in their size.
-        class_names: Name of each class; None for those of the weights, or without
-            weights for ImageNet's if there are 1000 classes, else their numbers.
+        preprocessing: How images are read. None for the preprocessing of the weights
+            at the model's size. Without weights it is then `IMAGENET`, or for a model
+            of another size the whole short side, resized to that size.
+        class_names: Name of each class. None for those of the weights. Without weights
+            these are then ImageNet's if there are 1000 classes, otherwise the numbers
+            of the classes.
         licence: SPDX identifier; None for that of the weights.
 
+    Returns:
+        The `ModelCard`.
+
     Raises:
-        ValueError: The model is not as described, the weight set is unknown, was
-            not evaluated at the model's size or has other classes, or the sizes or
-            the number of names do not fit.
+        ValueError: The model is not as described; the weights are unknown, were not
+            evaluated at the model's size or have other classes; or the size or the
+            number of names does not fit.
     """
     checkpoint = None if weights is None else resolve(weights)
     size = _size(model)
@@ -106,7 +110,7 @@ def make_model_card(
 
 
 def _size(model) -> int | None:
-    """Height and width of a model's images, None for those of any size."""
+    """Height and width of a model's images; None for any size."""
     shapes = [tuple(image.shape) for image in model.inputs]
     if len(shapes) == 1:
         length, *shape = shapes[0]
@@ -118,10 +122,10 @@ def _size(model) -> int | None:
             and keras.backend.is_float_dtype(model.inputs[0].dtype)
         ):
             return sides[0]
-    found = [f"{image.dtype} {tuple(image.shape)}" for image in model.inputs]
+    inputs = [f"{image.dtype} {tuple(image.shape)}" for image in model.inputs]
     raise ValueError(
         "Expected a model for square RGB images from `preprocess_input`, in batches "
-        f"of any length. Received: a model of {' and '.join(found)}"
+        f"of any length. Received: a model for {' and '.join(inputs)}"
     )
 
 

@@ -1,4 +1,4 @@
-"""SavedModels for TF Serving: encoded images in, named classes out."""
+"""Exports SavedModels for TF Serving, from encoded images to named classes."""
 
 import json
 import os
@@ -20,10 +20,10 @@ from resnext_keras.weights.checkpoint import Checkpoint
 if keras.config.backend() == "tensorflow":
     import tensorflow as tf
 
-VERSION = "1"  # a folder; TF Serving serves the highest number
+VERSION = "1"  # name of a folder; TF Serving serves the highest number
 
 EARLIER = Path(VERSION, "assets", CARD_FILE)
-"""The file that marks an earlier export, relative to its folder."""
+"""A file that identifies an earlier export, relative to its folder."""
 
 
 def export_saved_model(
@@ -43,53 +43,54 @@ def export_saved_model(
     export_saved_model(model, "flowers", class_names=["daisy", "rose", "tulip"])
     ```
 
-    writes `flowers/1`, the layout that TF Serving expects. Batch norm is folded. The
-    signatures take batches of any length from 1:
+    This writes `flowers/1`, the layout that TF Serving expects. Batch norm is folded.
+    The signatures take batches of one or more images:
 
     - `serving_default`: `image_bytes`, encoded image files, (batch,). A classifier
       gives `classes`, `indices` and `scores` of the best classes, (batch, top),
       highest score first; a backbone gives `features`. `valid`, bool (batch,), is
       False for a row that cannot be decoded: its classes are empty, its indices -1
-      and its numbers 0. `scores` are the model's outputs, so logits if it gives logits.
-    - `predict`: `images`, float32 as `preprocess_input` gives them. It gives
-      `predictions`, or each output by its key or the name of its layer.
-    - `predict_uint8`: `pixels`, RGB, uint8 (batch, height, width, 3), as `read_image`
-      gives them. It gives the same.
+      and its other numbers 0. `scores` are the model's outputs: logits if it gives
+      logits.
+    - `predict`: `images`, float32 from `preprocess_input`. It gives `predictions`, or
+      each output by its key or the name of its layer.
+    - `predict_uint8`: `pixels`, RGB, uint8 (batch, height, width, 3), as from
+      `read_image`. It gives the same as `predict`.
     - `features`: `images`. It gives `features`, (batch, channels): the input of the
-      classifier, or the average of a backbone's last map.
-    - `pyramid`, for a backbone: `images`. It gives the last map of each stage, or
-      each of the model's outputs if there are several, by key or layer name.
+      classifier, or the average of a backbone's last feature maps.
+    - `pyramid`, for a backbone: `images`. It gives the last feature maps of each stage,
+      or each of the model's outputs if there are several, by key or layer name.
 
-    Files are decoded as by `read_image`, except that EXIF rotation is not applied:
+    Files are decoded like `read_image` does, except that EXIF rotation is not applied:
     the client has to send upright images. The formats are JPEG, PNG, BMP of 8, 24 or
     32 bits and, from TensorFlow 2.20 on, WebP. The endpoint `serve`, which
     `keras.layers.TFSMLayer` and `Predictor` use, is the network itself.
     `assets/model.json` describes preprocessing, classes, weights and licence.
 
     Args:
-        model: A functional or built `Sequential` model for the output of
-            `preprocess_input`: square RGB images, of any size or a fixed one. If its
-            only output comes from a dense layer, it is a classifier. It is not
-            changed.
+        model: A functional or built `Sequential` model that takes square RGB images
+            from `preprocess_input`, of any size or a fixed one. It is a classifier if
+            its only output comes from a dense layer. It is not changed.
         path: The folder to write. Its name is the model's name in TF Serving.
         weights: The weights that the model was built with, as `ResNeXt` takes them,
             for the defaults of preprocessing, class names and licence; None for
-            other weights. Whether the model has these weights is not checked.
-        preprocessing: How images are read; None for that of the weights, or else
-            `IMAGENET`, or a square of the model's size.
+            other weights. It is not checked that the model has these weights.
+        preprocessing: How images are read. None for the preprocessing of the weights.
+            Without weights it is then that of ImageNet at 224 pixels, or for a model of
+            another size the whole short side, resized to that size.
         class_names: Name of each class, for any model with one output (batch,
-            classes); None for those of the weights, or ImageNet's for 1000
-            classes, or else the numbers of the classes.
-        licence: SPDX identifier of the weights' licence; None for the weight set's.
+            classes). None for those of the weights. Without weights these are then
+            ImageNet's for 1000 classes, otherwise the numbers of the classes.
+        licence: SPDX identifier of the weights' licence; None for that of `weights`.
         top: Number of classes that `serving_default` gives, at least 1.
         overwrite: Whether an earlier export may be replaced.
 
     Raises:
         ValueError: An argument is not as described, or the folder exists. Nothing is
             written then.
-        OSError: Writing failed, as on a full disk. An earlier export is still there.
-            A killed process leaves a folder `.writing-...` beside, which may be
-            removed.
+        OSError: Writing failed, as on a full disk. An earlier export is not changed. A
+            killed process leaves a folder `.writing-...` beside the export, which may
+            be removed.
     """
     check_backend()
     target = output_directory(path, overwrite, EARLIER)

@@ -16,10 +16,17 @@ if keras.config.backend() == "tensorflow":
 
 
 def with_features(model: keras.Model, card: ModelCard) -> keras.Model:
-    """A model whose outputs are those of all signatures, in a dict.
+    """A model with the outputs of all signatures, in a dict by signature.
 
-    `predict` has the model's outputs, `features` one vector for each image, if there
-    is one, and `pyramid` the maps of a backbone.
+    `predict` has the model's outputs; `features` one vector for each image, if the
+    model has one; `pyramid` the feature maps of a backbone.
+
+    Args:
+        model: A functional model.
+        card: The model's card.
+
+    Returns:
+        A functional model with the same weights.
     """
     outputs = {"predict": _named_outputs(model, card)}
     features = _features(model, card)
@@ -39,7 +46,7 @@ def _named_outputs(model, card) -> dict:
 
 
 def _features(model, card):
-    """What a classifier's last layer sees, or a backbone's last map, averaged."""
+    """The input of a classifier's last layer, or a backbone's last maps, averaged."""
     if card.class_names is not None:
         head = classifier_head(model)
         return head[1] if head and head[0] in model.layers else None
@@ -56,7 +63,7 @@ def _maps(model) -> list:
 
 
 def _stages(model) -> dict:
-    """The last map of each stage of a network of this family."""
+    """The last feature maps of each stage of a network of this family."""
     return {layer.name: layer.output for layer in stage_outputs(model).values()}
 
 
@@ -69,22 +76,22 @@ def build_signatures(network: keras.Model, card: ModelCard, top: int):
         top: Number of classes for each image.
 
     Returns:
-        A `tf.Module` with the variables and the endpoint `serve` of
-        `keras.Model.export`; and the signatures by name.
+        A `tf.Module` with the variables and the endpoint `serve`, as
+        `keras.Model.export` has it; and the signatures by name.
     """
     module = tf.Module()
-    # Keras' variables stay trainable for TensorFlow even in frozen layers. A
-    # `TFSMLayer` would then train copies that nothing reads.
+    # For TensorFlow, Keras' variables stay trainable even in frozen layers. A
+    # `TFSMLayer` would then train copies that are never used.
     module.frozen, module.others = (
         [tf.Variable(v, trainable=False, name=v.name) for v in variables]
         for variables in (network.trainable_variables, network.non_trainable_variables)
     )
     image = network.inputs[0]
 
-    # One graph of the network, which all signatures call.
+    # All signatures call one graph of the network.
     @tf.function(input_signature=[tf.TensorSpec(image.shape, tf.float32, "images")])
     def run(images):
-        # With too few axes oneDNN would end the process, and with it a server.
+        # With too few axes oneDNN would abort the process of the server.
         images = tf.ensure_shape(images, image.shape)
         outputs, _ = network.stateless_call(
             module.frozen, module.others, tf.cast(images, image.dtype), training=False
@@ -111,29 +118,29 @@ def build_signatures(network: keras.Model, card: ModelCard, top: int):
         pixels, valid = decode_images(image_bytes, card.preprocessing)
         outputs = run(_normalised(pixels))
         if card.class_names is None:
-            found = outputs.get("features", outputs["predict"])
+            results = outputs.get("features", outputs["predict"])
         else:
-            found = _named(outputs["predict"]["predictions"], card.class_names, top)
+            results = _named(outputs["predict"]["predictions"], card.class_names, top)
         return {
             name: tf.where(
                 tf.reshape(valid, [-1] + [1] * (len(values.shape) - 1)),
                 values,
                 tf.constant(_NOTHING.get(name, 0), values.dtype),
             )
-            for name, values in found.items()
+            for name, values in results.items()
         } | {"valid": valid}
 
     module.serve = tf.function(
         lambda images: _only(run(images)["predict"]),
         input_signature=run.input_signature,
     )
-    found = {"predict_uint8": of_pixels("predict")}
-    found |= {name: of_images(name) for name in network.output}
-    found["serving_default"] = of_files
-    return module, found
+    signatures = {"predict_uint8": of_pixels("predict")}
+    signatures |= {name: of_images(name) for name in network.output}
+    signatures["serving_default"] = of_files
+    return module, signatures
 
 
-_NOTHING = {"indices": -1, "classes": ""}  # for a row that is not an image; else zeros
+_NOTHING = {"indices": -1, "classes": ""}  # for rows that are not images; others are 0
 
 
 def _named(scores, names, top: int):
@@ -152,5 +159,5 @@ def _normalised(pixels):
 
 
 def _only(outputs: dict):
-    """The one tensor of a dict, or all of several."""
+    """The tensor of a dict with one entry; a dict with several as it is."""
     return outputs if len(outputs) > 1 else next(iter(outputs.values()))

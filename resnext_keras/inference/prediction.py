@@ -120,7 +120,7 @@ def sample_images(
     if not files:
         reason = f"; {skipped[0]}" if skipped else ""
         raise ValueError(
-            f"Expected images or folders with images. Received: "
+            "Expected images or folders with images. Received: "
             f"{_listed(paths)}{reason}"
         )
     count = min(len(files), MAX_IMAGES)

@@ -146,7 +146,7 @@ def test_a_missing_package_is_named_before_anything_is_built(
         (["digits", "empty"], "folders with images in them. Received: 'empty'"),
         (
             ["digits", "--format", "litert-int8"],
-            "Expected images like those to come for int8",
+            "Expected images to calibrate int8 with",
         ),
         (["digits", "-o", "no/folder"], "existing folder"),
         (["digits", "--format", "litert", "-o", "no/"], "existing folder"),
