@@ -1,9 +1,10 @@
 """The chunks of a run of `extract` on disk, from which a stopped run continues.
 
-The folder `features.parquet.chunks` holds `listing`, the paths of all images, each
-ended by a zero byte; `plan.json`, the arguments of the run, written once the listing
-is complete; and a Parquet file for each finished chunk of the listing, with the
-errors of the chunk in its metadata.
+The folder `features.parquet.chunks` holds
+
+- `listing`, the paths of all images, each followed by a zero byte,
+- `plan.json`, the arguments of the run, written when the listing is complete,
+- a Parquet file for each finished chunk, with the chunk's errors in its metadata.
 """
 
 import csv
@@ -45,10 +46,11 @@ class Plan:
 
     Attributes:
         provenance: Where the features come from.
-        folders: As the user named them; the paths in the rows begin with them.
+        folders: The folders as the user gave them; the paths in the rows begin with
+            them.
         places: Their absolute paths.
-        shard: `[i, n]`: the i-th of n shares of the listing, from 1 on.
-        engine: What runs the network.
+        shard: `[i, n]`: the i-th of n shares of the listing, i from 1 to n.
+        engine: The engine that runs the network.
         batch_size: Number of images that are run at once.
         chunk_size: Number of images of a chunk.
     """
@@ -63,7 +65,7 @@ class Plan:
 
     @property
     def run(self) -> dict:
-        """The arguments that choose the images."""
+        """The arguments that select the images."""
         return {"folders": self.folders, "shard": self.shard}
 
 
@@ -71,7 +73,7 @@ class Chunks:
     """The chunks of one run.
 
     Args:
-        folder: Where they are.
+        folder: The folder of the chunks.
     """
 
     def __init__(self, folder: Path):
@@ -92,11 +94,11 @@ class Chunks:
             )
 
     def has_begun(self) -> bool:
-        """Whether there is a run that has not finished its file."""
+        """Whether there is a run that has not written its file yet."""
         return any((self.folder / name).is_file() for name in (PLAN, LISTING))
 
     def begin(self, plan: Plan, folders: list[str]) -> None:
-        """Begins a run: writes the listing, then the plan."""
+        """Begins a run: removes earlier files, writes the listing, then the plan."""
         (self.folder / PLAN).unlink(missing_ok=True)
         for path in self.folder.iterdir():
             if path.is_dir():
@@ -127,10 +129,16 @@ class Chunks:
             path.write_text(json.dumps(content, indent=1), "utf-8")
 
     def resume(self, plan: Plan) -> bool:
-        """Continues the run in the folder; returns whether there is one.
+        """Continues the run in the folder.
+
+        Args:
+            plan: The plan; it has to be that of the earlier run.
+
+        Returns:
+            Whether there is a run.
 
         Raises:
-            ValueError: Its plan is another one.
+            ValueError: The earlier run has another plan.
         """
         if not (self.folder / PLAN).is_file():
             return False
@@ -156,16 +164,16 @@ class Chunks:
         return -(-self.count // self.plan.chunk_size)
 
     def paths(self, first_chunk: int) -> Iterator[bytes]:
-        """Paths of all images from a chunk on."""
+        """Paths of all images, beginning with those of a chunk."""
         return self._paths(first_chunk * self.plan.chunk_size, self.count)
 
     def write(self, number: int, files: list[ImageFile], features: np.ndarray) -> None:
         """Writes a finished chunk.
 
         Args:
-            number: Of the chunk, from 0 on.
+            number: Number of the chunk, from 0.
             files: All files of the chunk.
-            features: Of those that are images.
+            features: Features of the files that are images.
         """
         errors = [(file.path, file.reason) for file in files if file.reason]
         images = [file for file in files if not file.reason]
@@ -176,7 +184,11 @@ class Chunks:
             optional("pyarrow.parquet").write_table(table, path, compression="none")
 
     def join(self, target: Path, errors: Path) -> int:
-        """Joins all chunks into the two files of the result, and removes them.
+        """Joins all chunks into the two files of the result, and removes the chunks.
+
+        Args:
+            target: The file of features.
+            errors: The CSV file of errors.
 
         Returns:
             Number of errors.
@@ -199,14 +211,14 @@ class Chunks:
             write_tables(features_file, self.plan.provenance, tables(), self.plan.run)
         os.replace(errors_file, errors)
         os.replace(features_file, target)
-        # In this order, so that a run stopped here counts as finished.
+        # In this order, so that a run that is stopped here counts as finished.
         (self.folder / LISTING).unlink(missing_ok=True)
         (self.folder / PLAN).unlink()
         self.remove()
         return skipped + len(self._unlisted)
 
     def remove(self) -> None:
-        """Removes the folder of a run that has finished its file."""
+        """Removes the folder of chunks."""
         if self.folder.is_dir():
             shutil.rmtree(self.folder)
 
@@ -235,11 +247,12 @@ def _records(file) -> Iterator[bytes]:
 
 
 def check_same(expected: dict, received: dict) -> None:
-    """Raises a `ValueError` that names the arguments in which two runs differ."""
+    """Raises a `ValueError` with the arguments that differ between two runs, if any."""
     if names := [name for name in received if received[name] != expected.get(name)]:
         raise ValueError(
-            "Expected the arguments of the earlier run, or overwrite=True, to start "
-            f"again: {_listed(expected, names)}. Received: {_listed(received, names)}"
+            "Expected the arguments of the earlier run, "
+            f"{_listed(expected, names)}; or overwrite=True, to start again. "
+            f"Received: {_listed(received, names)}"
         )
 
 

@@ -26,26 +26,27 @@ def grad_cam(
     classes: int | Sequence[int] | None = None,
     layer: str | None = None,
 ) -> np.ndarray:
-    """Shows which places of images are evidence for a class.
+    """Computes which places of images are evidence for a class, by Grad-CAM.
 
-    Each feature map of a layer is weighted with the mean gradient of the class'
-    logit (the score before any softmax) with respect to it, and the positive part of
-    the sum is the evidence. Only one thread may call this at once, since it replaces
-    the `call` method of two layers for the time of a forward pass.
+    Each feature map of a layer is weighted with the mean gradient of the class's logit
+    (the score before any softmax) with respect to this map. The evidence is the
+    positive part of the weighted sum. Only one thread may call this function at a
+    time, since it replaces the `call` method of two layers during a forward pass.
 
     Args:
-        model: A classifier that ends in a dense layer, with any activation. The rest
-            may be inside other models, as in `Sequential([backbone, Dense(5)])`.
+        model: A classifier that ends in a dense layer, with any activation. The other
+            layers may be inside nested models, as in `Sequential([backbone,
+            Dense(5)])`.
         images: A batch from `preprocess_input`, (batch, H, W, channels).
-        classes: Number of the class, or one for each image; None for the class with
-            the highest score in each.
-        layer: Name of the layer whose feature maps are used; None for the last that
-            has some, `conv5_block3_out` in ResNeXt-50.
+        classes: Number of the class, or a number for each image; None for the class
+            with the highest score in each image.
+        layer: Name of a layer that outputs feature maps; None for the last such layer,
+            `conv5_block3_out` in ResNeXt-50.
 
     Returns:
         Heat maps, (batch, h, w), float32, 0 to 1, with the height and width of the
-        layer's maps. The strongest evidence in an image is 1; without any evidence
-        all are 0.
+        layer's maps. The strongest evidence in each image is 1. If there is no
+        evidence, all values are 0.
 
     Raises:
         ValueError: The model is not such a classifier, the layer is unknown, has no
@@ -73,7 +74,7 @@ def grad_cam(
             seen["maps"] = outputs
 
         def keep_logits(inputs, _):
-            # The bias has no gradient here, but counts in the ranking of classes.
+            # The bias does not change the gradient, but the ranking of the classes.
             bias = dense.bias if dense.use_bias else 0.0
             inputs = tf.cast(inputs, "float32")
             seen["logits"] = inputs @ tf.cast(dense.kernel, "float32") + bias
@@ -82,12 +83,12 @@ def grad_cam(
             model(images, training=False)
         logits = seen["logits"]
         chosen = tf.argmax(logits, axis=1) if classes is None else classes
-        # Images do not depend on each other: the gradient of the sum has all theirs.
+        # Images are independent, so the gradient of the sum holds all their gradients.
         logit = tf.reduce_sum(tf.gather(logits, chosen, axis=1, batch_dims=1))
     gradients = tape.gradient(logit, seen["maps"])
     if gradients is None:
         raise ValueError(
-            "Expected a layer that leads to the classifier. "
+            "Expected a layer that the classifier depends on. "
             f"Received: layer={target.name!r}"
         )
     return _heat(seen["maps"], gradients)
@@ -108,8 +109,8 @@ def _heat(maps, gradients) -> np.ndarray:
 def _listening(layer: keras.Layer, listener: Callable) -> Iterator[None]:
     """Context manager: passes input and output of a layer to a function.
 
-    A new model with another output would not do: the layer may be inside a model
-    that is inside this one, and its output there is not part of the graph.
+    A new model with another output would not work: the layer may be in a nested
+    model, and its output there is not part of the outer graph.
     """
     call = layer.call
 
@@ -137,14 +138,17 @@ def classifier_of(model: keras.Model) -> keras.layers.Dense:
 
 
 def layer_with_maps(model: keras.Model, name: str | None = None) -> keras.Layer:
-    """A layer of a model, or of a model inside it, whose output has height and width.
+    """Finds a layer that outputs feature maps, in a model or in nested models.
 
     Args:
         model: A functional or `Sequential` model.
         name: Name of the layer; None for the last one.
 
+    Returns:
+        The layer.
+
     Raises:
-        ValueError: There is none; the message lists similar names.
+        ValueError: There is no such layer; the message lists similar names.
     """
     layers = {layer.name: layer for layer in _layers(model)}
     names = [layer.name for layer in layers.values() if _has_maps(layer)]
@@ -159,7 +163,7 @@ def layer_with_maps(model: keras.Model, name: str | None = None) -> keras.Layer:
     if name in layers:
         shape = getattr(getattr(layers[name], "output", None), "shape", "unknown")
         raise ValueError(
-            "Expected a layer whose output has height and width, as the last one, "
+            "Expected a layer with feature maps, (batch, H, W, channels), such as "
             f"{names[-1]!r}. Received: layer={name!r}, with the output shape {shape}"
         )
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
@@ -171,7 +175,7 @@ def layer_with_maps(model: keras.Model, name: str | None = None) -> keras.Layer:
 
 
 def _layers(model) -> Iterator[keras.Layer]:
-    """All layers, and after a model the layers inside it."""
+    """All layers; a nested model is followed by its own layers."""
     for layer in model.layers:
         yield layer
         if isinstance(layer, keras.Model):

@@ -1,4 +1,4 @@
-"""Explanations: which places of an image are evidence for a class."""
+"""Explains predictions: which places of an image are evidence for a class."""
 
 import difflib
 import os
@@ -22,7 +22,7 @@ from resnext_keras.models.specs import ResNeXtSpec
 from resnext_keras.weights.checkpoint import resolve
 
 SIDE = 256
-"""Smallest side of a drawn image, in pixels; images of 32 pixels are enlarged."""
+"""Smallest side of a drawn image, in pixels; smaller images are enlarged."""
 
 
 @dataclass(frozen=True)
@@ -55,12 +55,12 @@ class Explanation:
     """An image, and the evidence in it for classes.
 
     Attributes:
-        image: The image's file.
-        pixels: What the network sees of it, RGB, uint8, (size, size, 3).
-        weights: Name of the weight set, or path of the file.
-        layer: Name of the layer whose feature maps were used.
+        image: Path of the image.
+        pixels: The image as the network sees it, RGB, uint8, (size, size, 3).
+        weights: Name of the weight set, path of the file or folder of the run.
+        layer: Name of the layer that the feature maps are from.
         classes: The `Evidence` for each class.
-        files: The files that were drawn.
+        files: The files that were written.
     """
 
     image: str | os.PathLike
@@ -75,7 +75,7 @@ class Explanation:
         return [self._overlay(evidence.heat) for evidence in self.classes]
 
     def sheet(self) -> Image.Image:
-        """Draws the image, and beside it the overlays with names and scores."""
+        """Draws the image and the overlays side by side, with names and scores."""
         plain = self._overlay(np.zeros((1, 1)))
         return contact_sheet(
             [plain, *self.overlays()],
@@ -85,7 +85,7 @@ class Explanation:
         )
 
     def page(self) -> str:
-        """Draws the same as an HTML page."""
+        """Draws the same as an HTML page, and returns the HTML."""
         drawn = zip(self.classes, self.overlays(), strict=True)
         return render(
             "explanation.html",
@@ -114,21 +114,23 @@ def explain(
     html: bool = False,
     overwrite: bool = False,
 ) -> Explanation:
-    """Shows which places of an image are evidence for a class, with Grad-CAM.
+    """Shows which places of an image are evidence for a class, by Grad-CAM.
 
     Args:
-        image: The image's file.
-        model: Name of an architecture, or a spec; None for that of the weights.
-        weights: Name of a weight set, or path of a file or of a training run's
-            folder, as `load_classifier` takes it.
-        classes: Names or numbers of classes; None for those with the highest scores.
-            A name may be in any case, with spaces for underscores.
-        top: Number of classes, if `classes` is None.
-        layer: Name of the layer whose feature maps are used, as
-            `"conv4_block6_out"`: earlier ones are finer, and mean less. None for the
-            last.
-        output: A .png file to draw the image and the overlays into; None for none.
-        html: Whether to write an .html page of the same name too.
+        image: Path of the image.
+        model: The architecture, a name from `list_models()` or a `ResNeXtSpec`. None
+            for the architecture of the weights, or without weights for
+            `"resnext50_32x4d"`.
+        weights: Name of a weight set, path of a weight file or folder of a training
+            run. None for the default weights of the architecture.
+        classes: Names or numbers of classes; None for the classes with the highest
+            scores. Names may be in any case, and may have spaces for underscores.
+        top: Number of classes if `classes` is None.
+        layer: Name of a layer that outputs feature maps, such as
+            `"conv4_block6_out"`; None for the last. Maps of earlier layers are finer,
+            but less specific to the class.
+        output: A .png file to draw the image and the overlays into; None for no file.
+        html: Whether to also write an .html page with the same name.
         overwrite: Whether to replace existing files.
 
     Returns:
@@ -136,8 +138,9 @@ def explain(
 
     Raises:
         ImageError: The file is not an image.
-        ValueError: A class, the layer or the weights are unknown, or an output
-            cannot be written.
+        ValueError: A class, the layer, the architecture or the weights are unknown, or
+            an output cannot be written.
+        ImportError: `html` is set, and the extra `train` is not installed.
     """
     top = positive_integer("top", top)
     files = checked_outputs(output, html, overwrite)
@@ -168,12 +171,15 @@ def explain(
 
 
 def class_number(name: int | str, class_names: Sequence[str]) -> int:
-    """Number of a class.
+    """Finds the number of a class.
 
     Args:
-        name: Its name, in any case and with spaces for underscores too; or its
-            number, as a string too where no class has this name.
+        name: Name of the class, in any case, with underscores or spaces; or its
+            number. A number may be a string if no class has this name.
         class_names: Names of all classes.
+
+    Returns:
+        The number.
 
     Raises:
         ValueError: There is no such class; the message lists similar names.

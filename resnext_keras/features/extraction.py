@@ -1,4 +1,4 @@
-"""Features of whole collections of images, in a Parquet file."""
+"""Extracts the features of whole collections of images into a Parquet file."""
 
 import contextlib
 import csv
@@ -31,7 +31,7 @@ from resnext_keras.io import exclusive_lock, output_file
 from resnext_keras.models.specs import ResNeXtSpec
 
 CHUNK = 1024
-"""Images of a chunk, rounded up to whole batches: what a stopped run loses at most."""
+"""Images in a chunk, rounded up to whole batches; a stopped run loses at most one."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,12 +40,12 @@ class Extraction:
 
     Attributes:
         output: The file of features.
-        errors: The file that lists what was left out, with the reasons.
-        images: Number of rows.
-        skipped: Number of files and folders that were left out.
-        read: Number of files that this run has read; the rest was read by the run
+        errors: The CSV file of the files and folders that were skipped, with reasons.
+        images: Number of images, the rows of `output`.
+        skipped: Number of files and folders that were skipped.
+        read: Number of files that this run has read; the others were read by the run
             that it continued.
-        seconds: Duration of reading, without loading the network.
+        seconds: Time for reading and computing, without loading the network.
     """
 
     output: Path
@@ -57,12 +57,12 @@ class Extraction:
 
 
 def chunks_folder(output: str | os.PathLike) -> Path:
-    """Where a run writes its chunks until the file is complete."""
+    """The folder for the chunks of a run, until its file is complete."""
     return Path(f"{os.fspath(output)}.chunks")
 
 
 def errors_file(output: str | os.PathLike) -> Path:
-    """Where a run lists what it leaves out."""
+    """The CSV file of the files and folders that a run skips."""
     return Path(output).with_suffix(".errors.csv")
 
 
@@ -82,34 +82,35 @@ def extract(
 ) -> Extraction:
     """Writes the features of all images in folders into a Parquet file.
 
-    A row has the image's path, the SHA-256 of its file, width and height of the
+    A row has the path of an image, the SHA-256 of its file, width and height of the
     upright image in pixels, and its features: the mean of the network's last feature
-    maps. The provenance of the features is in the file's metadata
-    (`read_provenance`). A file that is not an image or may not be read is left out
-    and listed with the reason in `features.errors.csv`; so is a folder that cannot
-    be listed.
+    maps. The file's metadata hold the provenance of the features (`read_provenance`).
+    Files that are not images or cannot be read, and folders that cannot be listed, are
+    skipped, and listed with the reason in `features.errors.csv`.
 
-    The run writes chunks into `features.parquet.chunks`, and joins them into the file
-    at the end. A run that was stopped continues with `resume=True`, to the same file
-    as one that was not. It also stops when a disk, a network or a machine fails:
-    no image is left out for that.
+    The run writes chunks into the folder `features.parquet.chunks`, and joins them into
+    the file at the end. With `resume=True` a stopped run continues, and gives the same
+    file as a run that was not stopped. If a disk, a network or a machine fails, the run
+    stops with an error instead of skipping images.
 
     Args:
-        folders: Folders, which are searched with all folders in them, and files.
+        folders: Folders, which are searched with their subfolders, and files.
         output: The file to write; its name ends in `.parquet`.
-        model: Name of an architecture, or a spec; None for that of the weights.
-        weights: Name of a weight set, or path of a file or of a training run's
-            folder, as `load_classifier` takes it.
-        dtype: Type of the features, `"float32"`, or `"float16"` for half the size.
-        engine: What runs the network, as `Predictor` takes it; or `"ray"` for the
-            workers of a Ray cluster, in that of `RAY_ADDRESS` or else on this
-            machine. They all use the engine that is the fastest here.
-        batch_size: Number of images that are run at once.
-        shard: `(i, n)`: only the i-th of n shares of all images, from 1 on. The rows
-            of all shards, in their order, are those of one run.
-        workers: Number of processes for `"ray"`; None for one on each 4 cores.
+        model: The architecture, a name from `list_models()` or a `ResNeXtSpec`. None
+            for the architecture of the weights, or without weights for
+            `"resnext50_32x4d"`.
+        weights: Name of a weight set, path of a weight file or folder of a training
+            run. None for the default weights of the architecture.
+        dtype: Dtype of the features, `"float32"`, or `"float16"` for half the size.
+        engine: The engine that runs the network, as `Predictor` takes it. Or `"ray"`
+            for the workers of a Ray cluster, that of `RAY_ADDRESS` or one on this
+            machine; all workers use the engine that is the fastest here.
+        batch_size: Number of images that are run at once, at least 1.
+        shard: `(i, n)`: only the i-th of n shares of all images, i from 1 to n. The
+            rows of all shards, in this order, are those of a single run.
+        workers: Number of processes for `"ray"`; None for one per 4 cores.
         resume: Whether to continue a run that was stopped, if there is one. A
-            finished file stays as it is, unless all images were left out.
+            finished file is not changed, unless it has no images.
         overwrite: Whether to start again and replace earlier files.
 
     Returns:
@@ -118,11 +119,11 @@ def extract(
     Raises:
         ValueError: An argument is wrong, there are no images, files exist and
             neither `resume` nor `overwrite` is set, or the run to continue had
-            other arguments. Nothing was written.
+            other arguments. Nothing is written then.
         ImportError: pyarrow, Ray or the engine is not installed.
-        ConnectionError: The Ray cluster is missing, or its workers die.
-        OSError: A disk is full, or images cannot be read since a disk or a network
-            fails. Finished chunks stay for `resume`.
+        ConnectionError: There is no Ray cluster, or its workers die.
+        OSError: A disk is full, or images cannot be read because a disk or a network
+            fails. The finished chunks remain, for `resume`.
     """
     _check_options(dtype, batch_size, shard, engine, workers)
     output = _checked_output(output, resume, overwrite)
@@ -160,7 +161,7 @@ def extract(
 
 
 def _checked_output(output, resume: bool, overwrite: bool) -> Path:
-    """The path of the file, if neither it nor what belongs to it is in the way."""
+    """The path of the file, or a `ValueError` if earlier files may not be replaced."""
     if resume and overwrite:
         raise ValueError(
             "Expected `resume` or `overwrite`, not both. "
@@ -200,7 +201,7 @@ def _check_options(dtype, batch_size, shard, engine, workers) -> None:
 
 
 def _checked_folders(folders) -> list[str]:
-    """The paths as strings, if there are images in them."""
+    """The paths as strings, or a `ValueError` if there are no images in them."""
     if isinstance(folders, (str, os.PathLike)):
         folders = [folders]
     folders = [os.fsdecode(folder) for folder in folders]
@@ -230,8 +231,8 @@ def _plan(extractor: Extractor, folders: list[str], shard) -> Plan:
         shard=list(shard),
         engine=extractor.predictor.engine,
         batch_size=batch_size,
-        # Whole batches, so that a run that continues has the batches of one that
-        # was not stopped.
+        # Whole batches, so that a continued run has the same batches as a run that was
+        # not stopped.
         chunk_size=-(-CHUNK // batch_size) * batch_size,
     )
 
@@ -255,7 +256,7 @@ def _finished(output: Path, plan: Plan) -> Extraction:
 
 @contextlib.contextmanager
 def _full_disk(output: Path, chunks: Chunks) -> Iterator[None]:
-    """Context manager: says how to continue after an error of a full disk."""
+    """Context manager: explains in the error of a full disk how to continue."""
     try:
         yield
     except OSError as error:
@@ -263,21 +264,21 @@ def _full_disk(output: Path, chunks: Chunks) -> Iterator[None]:
             raise
         raise OSError(
             f"No space left on the disk of {readable(output)!r}. Make room, "
-            "then continue with resume=True: finished chunks stay in "
+            "then continue with resume=True: the finished chunks are in "
             f"{chunks.folder.name!r}."
         ) from error
 
 
 def _write_chunks(chunks: Chunks, batches: Iterator[Batch], first: int) -> int:
-    """Writes all chunks from one on.
+    """Writes the remaining chunks.
 
     Args:
-        chunks: Those of the run.
-        batches: The files of those chunks, with their features.
-        first: Number of the first chunk.
+        chunks: The chunks of the run.
+        batches: The files of the remaining chunks, with their features.
+        first: Number of the first chunk to write.
 
     Returns:
-        Number of files.
+        Number of files in the chunks that were written.
     """
     plan, finished = chunks.plan, min(first * chunks.plan.chunk_size, chunks.count)
     bar = tqdm(

@@ -19,27 +19,27 @@ from resnext_keras.models.specs import ResNeXtSpec
 from resnext_keras.weights.checkpoint import resolve
 
 Batch = tuple[list[ImageFile], np.ndarray]
-"""Files, and the features of those that are images."""
+"""Files, and the features of the files that are images."""
 
 
 class Extractor:
-    """A network without its classifier: the mean of its last feature maps.
+    """A network without its classifier, which outputs the mean of its last maps.
 
     Args:
-        model: Name of an architecture, or a spec; None for that of the weights.
-        weights: Name of a weight set, or path of a file or of a training run's
-            folder, as `load_classifier` takes it.
-        dtype: Type of the features, `"float32"` or `"float16"`.
-        engine: What runs the network, as `Predictor` takes it.
-        batch_size: Number of images that are run at once.
+        model: The architecture, a name or a spec; None for that of the weights.
+        weights: Name of a weight set, path of a weight file or folder of a training
+            run; None for the default weights of the architecture.
+        dtype: Dtype of the features, `"float32"` or `"float16"`.
+        engine: The engine that runs the network, as `Predictor` takes it.
+        batch_size: Number of images that are run at once, at least 1.
 
     Attributes:
-        predictor: Runs the network on images from `preprocess_input`.
-        preprocessing: How images are read for it.
-        provenance: Is written beside its features.
+        predictor: A `Predictor` for images from `preprocess_input`.
+        preprocessing: How images are read for the network.
+        provenance: The `Provenance` of the features.
 
     Raises:
-        ValueError: As `load_classifier` and `Predictor` raise it.
+        ValueError: See `load_classifier` and `Predictor`.
         ImportError: The engine is not installed.
     """
 
@@ -75,10 +75,10 @@ class Extractor:
         """Computes the features of images.
 
         Args:
-            images: RGB, 0 to 255, (batch, size, size, 3), as `read_image` returns.
+            images: RGB, 0 to 255, (batch, size, size, 3), as from `read_image`.
 
         Returns:
-            (batch, length), of the `dtype` of the extractor.
+            The features, (batch, length), in the extractor's `dtype`.
 
         Raises:
             ValueError: A feature is NaN or infinite.
@@ -92,10 +92,10 @@ class Extractor:
 
         Args:
             paths: The files.
-            threads: Number of threads that read them; None for one on each core.
+            threads: Number of threads that read them; None for one per core.
 
         Yields:
-            As `read_batches`, with features in the place of images.
+            The files of each batch, and the features of the files that are images.
         """
         size = self.predictor.batch_size
         batches = read_batches(paths, self.preprocessing, size, threads)
@@ -112,8 +112,8 @@ class Extractor:
             features = self.predictor(images).astype(dtype)
         if not np.isfinite(features).all():
             raise ValueError(
-                f"Expected weights with features that {dtype} can hold; float32 holds "
-                "larger ones than float16. Received: NaN or infinity from "
+                f"Expected weights with features in the range of {dtype} (float32 has "
+                "a larger range than float16). Received: NaN or infinity from "
                 f"weights={self.provenance.weights!r}"
             )
         return features

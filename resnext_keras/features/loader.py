@@ -26,8 +26,8 @@ FAULTS_OF_FILES = frozenset(
         *(errno.EINVAL, errno.EOVERFLOW),  # an offset that no file can have
     )
 )
-"""The `errno` of an `OSError` that is the fault of one file. Any other means that a
-disk, a network or the machine fails, and the next files would fail too."""
+"""The `errno` of an `OSError` that concerns one file only. With any other a disk, a
+network or the machine has failed, and the next files would fail too."""
 
 
 @dataclass(frozen=True)
@@ -35,10 +35,10 @@ class ImageFile:
     """A file that was read.
 
     Attributes:
-        path: As UTF-8; other bytes of the name in hexadecimal.
+        path: Path as text; bytes that are not UTF-8 are in hexadecimal.
         sha256: SHA-256 of the file, in hexadecimal.
-        width: Of the upright image, in pixels.
-        height: Of the upright image, in pixels.
+        width: Width of the upright image, in pixels.
+        height: Height of the upright image, in pixels.
         reason: Why the file could not be read as an image; empty for an image.
     """
 
@@ -57,18 +57,18 @@ def read_batches(
 ) -> Iterator[tuple[list[ImageFile], np.ndarray]]:
     """Reads files in threads, some batches ahead of the consumer.
 
-    Threads run in parallel here, since Pillow, hashlib and NumPy release the GIL.
-    `tf.data` copies its tensors in and out, which costs 3 to 4 % of the speed.
+    The threads run in parallel, since Pillow, hashlib and NumPy release the GIL.
+    `tf.data` would be 3 to 4 % slower, since it copies tensors in and out.
 
     Args:
-        paths: The files, from an iterator that need not fit into memory.
+        paths: The files; the iterable does not have to fit into memory.
         preprocessing: How images are read.
-        batch_size: Number of files of a batch; the last may be shorter.
-        threads: Number of threads; None for one on each core.
+        batch_size: Number of files in a batch; the last may be shorter.
+        threads: Number of threads; None for one per core.
 
     Yields:
-        In the order of `paths` the files of a batch, and an array of those that are
-        images, as `preprocess_input` returns it.
+        The files of each batch, in the order of `paths`, and an array from
+        `preprocess_input` of the files that are images.
 
     Raises:
         OSError: A disk, a network or the machine fails.
@@ -92,9 +92,9 @@ def in_threads(
 
     Args:
         function: Takes one item.
-        items: An iterable that need not fit into memory.
+        items: The items; the iterable does not have to fit into memory.
         ahead: Number of results that are ready or being computed.
-        threads: Number of threads; None for one on each core.
+        threads: Number of threads; None for one per core.
 
     Yields:
         The results in the order of the items.
@@ -128,7 +128,7 @@ def _read(
         if getattr(cause, "errno", None) not in (None, *FAULTS_OF_FILES):
             raise OSError(
                 f"Expected to be able to read {name!r}. Found: {readable(reason)}. "
-                "Mend the disk or remove the file, then continue with resume=True."
+                "Repair the disk or remove the file, then continue with resume=True."
             ) from error
         return ImageFile(name, "", 0, 0, readable(reason)), None
     pixels = resize_and_crop(rgb, preprocessing)

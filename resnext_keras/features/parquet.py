@@ -1,4 +1,4 @@
-"""Parquet files of image features, and where the features come from."""
+"""Parquet files of image features, and the provenance of the features."""
 
 import dataclasses
 import functools
@@ -31,12 +31,12 @@ class Provenance:
 
     Attributes:
         architecture: Name of the network's spec.
-        weights: Full name of the weight set, or absolute path of the file.
+        weights: Full name of the weight set, or absolute path of the weight file.
         weights_sha256: SHA-256 of the file, in hexadecimal; None for a weight set.
         preprocessing: The fields of a `Preprocessing`.
-        pooling: How the last feature maps became a vector, `"avg"`.
+        pooling: Pooling of the last feature maps, `"avg"`.
         length: Number of features of an image.
-        dtype: Type of the stored features, `"float32"` or `"float16"`.
+        dtype: Dtype of the stored features, `"float32"` or `"float16"`.
         version: Version of this package.
     """
 
@@ -51,7 +51,7 @@ class Provenance:
 
     @property
     def network(self) -> dict:
-        """What two files must have in common for their features to be compared."""
+        """The fields that two files must share for their features to be comparable."""
         return {
             "architecture": self.architecture,
             "weights": self.weights_sha256 or self.weights,  # a file may have moved
@@ -62,17 +62,17 @@ class Provenance:
 
 
 def read_provenance(path: str | os.PathLike) -> Provenance:
-    """Reads where the features in a file come from.
+    """Reads the provenance of the features in a file.
 
     Args:
-        path: A file that `extract` has written.
+        path: A file from `extract`.
 
     Returns:
-        The network, its weights and the preprocessing.
+        The `Provenance`: the network, its weights and the preprocessing.
 
     Raises:
         ImportError: pyarrow is not installed.
-        ValueError: `extract` has not written the file; the message says what it is.
+        ValueError: The file is not from `extract`; the message says what it is.
     """
     file, provenance = _open(path)
     file.close()
@@ -80,13 +80,13 @@ def read_provenance(path: str | os.PathLike) -> Provenance:
 
 
 def count_rows(path: str | os.PathLike) -> int:
-    """Number of images in a file; raises as `read_provenance` does."""
+    """Number of images in a file; raises the errors of `read_provenance`."""
     with _open(path)[0] as file:
         return file.metadata.num_rows
 
 
 def read_run(path: str | os.PathLike) -> dict:
-    """Folders and shard that a file was made of; raises as `read_provenance` does."""
+    """Folders and shard of a file's run; raises the errors of `read_provenance`."""
     with _open(path)[0] as file:
         return json.loads(file.schema_arrow.metadata.get(RUN, b"{}"))
 
@@ -94,18 +94,18 @@ def read_run(path: str | os.PathLike) -> dict:
 def read_features(
     path: str | os.PathLike,
 ) -> Iterator[tuple[list[str], np.ndarray]]:
-    """Reads a file of features, at most 1024 rows at once.
+    """Reads a file of features, at most 1024 rows at a time.
 
     Args:
-        path: A file that `extract` has written.
+        path: A file from `extract`.
 
     Yields:
-        Paths of images, and their features of shape (images, length), float32 or
-        float16 as they are stored.
+        Paths of images, and their features, (images, length), float32 or float16 as
+        stored.
 
     Raises:
         ImportError: pyarrow is not installed.
-        ValueError: `extract` has not written the file, or it is damaged.
+        ValueError: The file is not from `extract`, or is damaged.
     """
     file, provenance = _open(path)
     with file:
@@ -146,8 +146,8 @@ def table_of(files: Sequence[ImageFile], features: np.ndarray, provenance: Prove
 
     Args:
         files: The images.
-        features: Of the images, in their order, (images, length).
-        provenance: Where the features come from.
+        features: Features of the images, in their order, (images, length).
+        provenance: Provenance of the features.
     """
     pyarrow = optional("pyarrow")
     schema = schema_of(provenance)
@@ -170,12 +170,12 @@ def write_tables(
 
     Args:
         path: The file.
-        provenance: Where the features come from.
-        tables: From `table_of`.
-        run: What `read_run` returns.
+        provenance: Provenance of the features.
+        tables: Tables from `table_of`.
+        run: Folders and shard of the run, for `read_run`.
     """
     parquet = optional("pyarrow.parquet")
-    # Hashes and features seldom repeat: a dictionary of them would take more space.
+    # Hashes and features rarely repeat, so dictionary encoding would take more space.
     options = {"compression": "zstd", "use_dictionary": False}
     schema = schema_of(provenance)
     metadata = {**schema.metadata, RUN: json.dumps(run or {}).encode()}
@@ -188,13 +188,13 @@ def write_tables(
 
 
 def _open(path):
-    """Opens a Parquet file; returns it and its provenance, both checked."""
+    """Opens a file of features and checks it; returns it and its provenance."""
     parquet = optional("pyarrow.parquet")
     path = os.fspath(path)
     if os.path.isdir(path):
         raise _not_features(path, "a folder")
     try:
-        # With pre_buffer Arrow would keep every row group that it has read.
+        # With pre_buffer, Arrow would keep every row group in memory after reading it.
         file = parquet.ParquetFile(path, pre_buffer=False)
     except FileNotFoundError:
         raise _not_features(path, "no such file") from None
@@ -216,27 +216,27 @@ def _provenance_in(schema) -> Provenance:
     try:
         provenance = Provenance(**json.loads(metadata))
         schema_of(provenance)
-    # Whatever is wrong with them: names, types or values of fields.
+    # Any error in the metadata: names, types or values of fields.
     except (ValueError, TypeError) as error:
         raise ValueError(f"metadata that cannot be read, {metadata[:100]!r}") from error
     return provenance
 
 
-def _check_columns(found, expected):
+def _check_columns(schema, expected):
     for field in expected:
-        index = found.get_field_index(field.name)
+        index = schema.get_field_index(field.name)
         if index < 0:
             raise ValueError(f"no column {field.name!r}")
-        if found.field(index).type != field.type:
+        if schema.field(index).type != field.type:
             raise ValueError(
-                f"a column {field.name!r} of {found.field(index).type}, "
+                f"a column {field.name!r} of {schema.field(index).type}, "
                 f"not of {field.type}"
             )
 
 
-def _not_features(path, found: str) -> ValueError:
-    first, *_ = found.splitlines()
+def _not_features(path, problem: str) -> ValueError:
+    first, *_ = problem.splitlines()
     return ValueError(
-        "Expected a .parquet file that `resnext-keras extract` has written at "
+        "Expected a .parquet file from `resnext-keras extract` at "
         f"{os.fspath(path)!r}. Found: {first}"
     )

@@ -1,9 +1,9 @@
-"""Features computed by the workers of a Ray cluster, in the order of the files.
+"""Computes features with the workers of a Ray cluster, in the order of the files.
 
 The workers are plain actors, not a `ray.data.Dataset`. A dataset needs all of its
 blocks before it begins, so the driver would hold a hundred million paths in memory;
-here workers ask for paths, which come from the listing. A dataset also gives neither
-the order nor the chunks.
+here workers get their paths from the listing. A dataset would also give neither the
+order nor the chunks.
 """
 
 import contextlib
@@ -27,14 +27,15 @@ if keras.config.backend() == "tensorflow":
 logger = logging.getLogger(__name__)
 
 CORES = 4
-"""Cores of a worker, at most: more workers use a machine better than larger ones."""
+"""Largest number of cores of a worker: more workers use a machine better than larger
+ones."""
 
 UNIT = 8
-"""Batches that a worker gets at once: whole ones, as in a run without Ray, and
-several, since it reads ahead of the network only within a unit."""
+"""Number of batches that a worker gets at a time. They are whole batches, as in a run
+without Ray, and several, since a worker reads ahead only within a unit."""
 
 TRIES = 4
-"""How often a unit is tried whose worker dies."""
+"""Number of times that a unit is tried if its worker dies."""
 
 
 def check_ray(workers: int | None) -> None:
@@ -50,24 +51,24 @@ def ray_reader(
 ) -> Iterator[Callable[[Iterable[bytes]], Iterator[Batch]]]:
     """Context manager: starts workers, and stops them at the end.
 
-    They run in the cluster that this process has joined, or that `RAY_ADDRESS`
-    names, or else in one of this machine, which stops with them. They open the files
+    They run in the cluster that this process has joined, or in that of `RAY_ADDRESS`,
+    or in a new one on this machine, which stops with them. The workers open the files
     themselves, at the same paths.
 
     Args:
         load: Positional and keyword arguments of `Extractor`.
         batch_size: Number of images that are run at once.
-        folders: Folders that each worker must see.
-        workers: Number of workers; None for one on each 4 cores, and at least one.
+        folders: Folders that each worker must be able to open.
+        workers: Number of workers; None for one per 4 cores, but at least one.
 
     Yields:
         A function like `Extractor.read`.
 
     Raises:
-        ValueError: There are more workers than cores, or a worker does not see the
-            folders or cannot load the network.
+        ValueError: There are more workers than cores, or a worker cannot open the
+            folders or load the network.
         ImportError: Ray is not installed.
-        ConnectionError: The cluster is missing, or workers die again and again.
+        ConnectionError: There is no cluster, or workers die repeatedly.
     """
     ray = optional("ray", "ray")
     with _joined(ray):
@@ -94,14 +95,14 @@ def ray_reader(
 
 
 def share_cores(machines: Sequence[int], workers: int | None) -> tuple[int, int]:
-    """Divides machines among workers; a worker is on one machine.
+    """Divides the cores of machines among workers; each worker is on one machine.
 
     Args:
-        machines: Number of cores of each.
-        workers: Number of workers; None for as many as there is room for.
+        machines: Number of cores of each machine.
+        workers: Number of workers; None for as many as fit.
 
     Returns:
-        Number of workers, and of the cores of each, at most `CORES`.
+        Number of workers, and number of cores of each worker, at most `CORES`.
 
     Raises:
         ValueError: There are more workers than cores.
@@ -117,7 +118,7 @@ def share_cores(machines: Sequence[int], workers: int | None) -> tuple[int, int]
 
 
 class _Worker:
-    """A network in a process of its own, on some of a machine's cores."""
+    """A network in a separate process, on some of a machine's cores."""
 
     def __init__(self, cores, load, place):
         self._cores, self._load, self._place = cores, load, place
@@ -129,13 +130,13 @@ class _Worker:
     def read(self, paths: list[bytes]) -> list[Batch]:
         return list(self._extractor.read(paths, self._cores))
 
-    @functools.cached_property  # a process that replaces a dead one loads it again
+    @functools.cached_property  # loaded again in a process that replaces a dead one
     def _extractor(self) -> Extractor:
         here, folders = self._place
         if missing := [path for path in (here, *folders) if not os.path.exists(path)]:
             raise ValueError(
                 "Expected a file system that all machines of the cluster share. "
-                f"Received: {readable(missing[0])!r}, which one of them does not have"
+                f"Received: {readable(missing[0])!r}, which a machine does not have"
             )
         os.chdir(here)  # where relative paths begin
         # All engines use this setting; it works before TensorFlow's first operation.
@@ -146,13 +147,13 @@ class _Worker:
 
 
 def _in_order(ray, running: dict, units: Iterator[list[bytes]]) -> Iterator:
-    """Results of the units in their order, computed by the actors that are free.
+    """Yields the results of the units in order; free actors compute them.
 
     Args:
         ray: The package.
-        running: The running task of each actor: at first, its start.
-        units: Paths, taken when an actor becomes free. Few units are ahead of the
-            slowest, since their results wait in memory.
+        running: The actor of each running task; at first the tasks start the actors.
+        units: The paths of each unit, taken when an actor becomes free. Only a few
+            units are ahead of the slowest, since their results wait in memory.
     """
     ahead_at_most = 4 * len(running)
     starting = set(running)
@@ -171,7 +172,7 @@ def _in_order(ray, running: dict, units: Iterator[list[bytes]]) -> Iterator:
         actor = running.pop(done)
         if done in starting:
             _get(ray, done)
-            free.append(actor)  # twice, so that the next unit waits at the worker
+            free.append(actor)  # twice, so that each worker has a unit waiting
         free.append(actor)
 
 
@@ -183,8 +184,8 @@ def _get(ray, reference):
     except ray.exceptions.RayError as error:
         first, *_ = str(error).splitlines()
         raise ConnectionError(
-            "Expected workers that stay alive: with enough memory for the network, and "
-            "with this package installed. Finished chunks stay for resume=True. "
+            "Expected workers that stay alive, with enough memory for the network and "
+            "this package installed. The finished chunks remain, for resume=True. "
             f"Received: {first}"
         ) from error
 
@@ -195,9 +196,8 @@ def _joined(ray) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    os.environ.setdefault(
-        "RAY_USAGE_STATS_ENABLED", "0"
-    )  # or Ray reports to its makers
+    # Otherwise Ray would send usage statistics to its developers.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     address = os.environ.get("RAY_ADDRESS") or "local"
     options = {"include_dashboard": False} if address == "local" else {}
     try:
@@ -205,7 +205,7 @@ def _joined(ray) -> Iterator[None]:
     except (RuntimeError, OSError) as error:
         first, *_ = str(error).splitlines()
         raise ConnectionError(
-            "Expected RAY_ADDRESS to be that of a cluster, or not to be set. "
+            "Expected RAY_ADDRESS to be the address of a cluster, or not set. "
             f"Received: RAY_ADDRESS={address!r}; {first}"
         ) from error
     try:

@@ -1,4 +1,4 @@
-"""Search: the images of a collection that a network sees as most like an image."""
+"""Searches a collection for the images that are most similar to an image."""
 
 import dataclasses
 import itertools
@@ -33,7 +33,7 @@ SIDE = 192
 GREY = np.full((SIDE, SIDE, 3), 208, "uint8")
 
 ROUNDING = 1e-5
-"""More than faiss' float32 similarities can be off."""
+"""An upper bound for the rounding error of faiss' float32 similarities."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Match:
     """An image of a collection.
 
     Attributes:
-        path: Its file, as the feature file names it.
+        path: Path of the image in the feature file.
         similarity: Cosine of the angle between the features, -1 to 1.
         index: The feature file.
     """
@@ -53,14 +53,14 @@ class Match:
 
 @dataclasses.dataclass(frozen=True)
 class Search:
-    """An image, and the images like it.
+    """An image, and the images that are most similar to it.
 
     Attributes:
-        image: The image's file.
-        weights: Name of the weight set of the network, or path of the file.
+        image: Path of the image.
+        weights: Name of the network's weight set, or path of its weight file.
         rows: Number of images that were compared.
-        matches: The most similar of them, by falling similarity.
-        files: The files that were drawn.
+        matches: The most similar images, highest similarity first.
+        files: The files that were written.
     """
 
     image: str | os.PathLike
@@ -72,7 +72,7 @@ class Search:
     def sheet(self) -> Image.Image:
         """Draws the image, then the matches with ranks and similarities.
 
-        A match that cannot be read any more is a grey tile that says so.
+        A match that can no longer be read is a grey tile with a note.
         """
         images, captions = [_read(self.image)], ["query"]
         for rank, match in enumerate(self.matches, 1):
@@ -82,7 +82,7 @@ class Search:
         return contact_sheet(images, captions, columns=6, size=SIDE)
 
     def page(self) -> str:
-        """Draws the same as an HTML page."""
+        """Draws the same as an HTML page, and returns the HTML."""
         matches = []
         for match in self.matches:
             image, note = _drawn(match)
@@ -113,17 +113,18 @@ def search(
     html: bool = False,
     overwrite: bool = False,
 ) -> Search:
-    """Finds the images of a collection that are most like an image.
+    """Finds the images of a collection that are most similar to an image.
 
-    The network that the features of the collection come from sees the image too. All
-    images of the collection are compared, in memory that does not grow with it.
+    The features of the image are computed with the network of the collection's
+    features. All images of the collection are compared; the memory does not grow with
+    their number.
 
     Args:
-        image: The image's file.
-        indexes: Feature files that `extract` has written, all with one network.
-        top: Number of images to find.
-        output: A .png file to draw the image and the matches into; None for none.
-        html: Whether to write an .html page of the same name too.
+        image: Path of the image.
+        indexes: Feature files from `extract`, all of the same network.
+        top: Number of images to find, at least 1.
+        output: A .png file to draw the image and the matches into; None for no file.
+        html: Whether to also write an .html page with the same name.
         overwrite: Whether to replace existing files.
 
     Returns:
@@ -131,10 +132,10 @@ def search(
 
     Raises:
         ImageError: The file is not an image.
-        ValueError: `extract` has not written a feature file, two of them are from
-            different networks, they hold no images, the network's weights are gone
-            or have changed, or an output cannot be written.
-        ImportError: pyarrow or faiss is not installed.
+        ValueError: A file is not from `extract`, two files are from different networks,
+            they hold no images, the network's weights are missing or have changed, or
+            an output cannot be written.
+        ImportError: pyarrow or faiss is not installed, or jinja2 for `html`.
     """
     optional("pyarrow")
     optional("faiss")
@@ -166,9 +167,9 @@ def nearest(
         top: Number of rows to find.
 
     Returns:
-        The matches by falling similarity. Of equal ones the row of the earlier file
-        comes first, then the earlier row. A vector of zeros has similarity 0, one
-        with NaN or infinity is left out.
+        The matches, highest similarity first; of equal ones the row of the earlier
+        file first, then the earlier row. A vector of zeros has similarity 0. Vectors
+        with NaN or infinity are left out.
     """
     faiss = optional("faiss")
     query = np.array(query, "float32")[np.newaxis]
@@ -185,7 +186,7 @@ def nearest(
                 flat.add(vectors)
                 threshold = best[-1].similarity if len(best) == top else -2
                 _, _, near = flat.range_search(query, threshold - ROUNDING)
-                # faiss rounds equal rows differently, which would decide their order.
+                # faiss may round equal rows differently, and so change their order.
                 exact = (vectors[near].astype("float64") * query).sum(axis=1)
                 best += [
                     Match(paths[row], float(similarity), index)
@@ -214,7 +215,7 @@ def _common_provenance(indexes: Sequence[str | os.PathLike]) -> Provenance:
 
 
 def _extractor_of(provenance: Provenance) -> Extractor:
-    """The network that features come from; a `ValueError` if it is another one now."""
+    """The network of the features; a `ValueError` if its weights have changed."""
     weights, expected = provenance.weights, provenance.weights_sha256
     remedy = "Put the weights back, or extract the features again."
     if expected is not None:
@@ -225,10 +226,10 @@ def _extractor_of(provenance: Provenance) -> Extractor:
                 f"Expected the weights of the features at {weights!r}, with SHA-256 "
                 f"{expected}. Found: {sha256}. {remedy}"
             )
-    # The spec of a training run is beside its weights, and may not be in the table.
+    # A training run may have a spec that is not in the table; its folder has the spec.
     known = provenance.architecture in ARCHITECTURES
     model = provenance.architecture if known else None
-    # TensorFlow, since other engines take longer to load than one image takes.
+    # For a single image TensorFlow is the fastest: other engines take long to load.
     extractor = Extractor(model, weights, engine="tensorflow")
     for name, value in extractor.provenance.network.items():
         if value != provenance.network[name]:
@@ -240,9 +241,9 @@ def _extractor_of(provenance: Provenance) -> Extractor:
 
 
 def _drawn(match: Match) -> tuple[np.ndarray | None, str]:
-    """The image of a match, or None and why it is missing."""
-    # A relative path is looked for here, then beside the feature file, since the
-    # folder in which `extract` ran is unknown.
+    """The image of a match and "", or None and the reason why it is missing."""
+    # The folder that `extract` ran in is not known. So a relative path is looked for in
+    # the current folder, then in that of the feature file.
     for folder, name in itertools.product(
         (Path(), Path(match.index).parent), spellings(match.path)
     ):
