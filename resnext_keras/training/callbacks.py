@@ -20,33 +20,33 @@ CHECKPOINT, HISTORY = "checkpoint.safetensors", "history.csv"
 
 
 class TrainingError(ValueError):
-    """A run cannot continue; the message says why, and which state is left."""
+    """A run cannot continue; the message gives the reason and the last checkpoint."""
 
 
 class NotFiniteError(TrainingError):
-    """A state is NaN or infinite, and not worth saving."""
+    """A value of the training state is NaN or infinite, so it is not saved."""
 
 
 class EMA(keras.callbacks.Callback):
     """Exponential moving average of a network's weights and batch-norm statistics.
 
-    Keras' optimizers average trainable weights alone. The moving statistics of batch
-    norm belong to the weights of the last steps, and do not fit an average over a
-    thousand; torchvision averages them too (`use_buffers=True`).
+    Keras' optimizers average only trainable weights. But the moving statistics of batch
+    norm fit the weights of the last steps, not an average over a thousand steps, so
+    this callback averages them too, like torchvision (`use_buffers=True`).
 
-    Validation runs on the average. It starts as the plain mean of all steps, so that
-    nothing is left of the random weights. If several steps run in one execution, the
-    weights of the last count for all of them.
+    Validation uses the average. The average begins as the plain mean of all steps, so
+    that the random weights do not count. If several steps run in one execution, the
+    weights after the last step count for all of them.
 
     Args:
         network: The network.
-        decay: Of a step, 0 to 1.
+        decay: Decay of the average in one step, 0 to 1.
     """
 
     def __init__(self, network: keras.Model, decay: float):
         super().__init__()
         self.weights, self.decay = network.weights, decay
-        # In memory of their own, as a step of JAX takes that of the weights.
+        # Copies, since a step of JAX reuses the memory of the weights.
         self.averages = [
             keras.Variable(keras.ops.copy(weight), trainable=False, name="average")
             for weight in self.weights
@@ -83,7 +83,7 @@ class EMA(keras.callbacks.Callback):
 
     @contextlib.contextmanager
     def in_place(self) -> Iterator[None]:
-        """Context manager in which the network has the average as its weights."""
+        """Context manager: the network has the averages as its weights."""
         self._swap()
         try:
             yield
@@ -101,28 +101,28 @@ def new_progress() -> dict:
     """The progress of a run that has not started.
 
     Returns:
-        `"phase"` and `"step"`, the numbers of finished phases and of finished steps of
-        the current one; `"history"`, a row of numbers for each epoch; and `"best"`,
-        the row of the epoch with the best weights.
+        A dict: `"phase"`, the number of finished phases; `"step"`, the number of
+        finished steps in the current phase; `"history"`, a row of numbers for each
+        epoch; and `"best"`, the row of the epoch with the best weights.
     """
     return {"phase": 0, "step": 0, "history": [], "best": None}
 
 
 class TrainingState(keras.callbacks.Callback):
-    """Saves and restores checkpoints, keeps the best weights, stops on NaN.
+    """Saves and restores checkpoints, saves the best weights, stops on NaN.
 
-    The best weights are those of the highest validation accuracy; of equal ones, which
-    few images often give, those of the lowest validation loss.
+    The best weights are those with the highest validation accuracy; if several epochs
+    have it, as often with few images, those with the lowest validation loss.
 
     Args:
-        folder: Of the run.
-        network: The part of the model whose best weights are saved.
-        progress: As of `new_progress`; is updated.
-        steps_per_epoch: Of this phase.
-        steps: Of this phase in all.
-        metrics: The metrics whose state is part of a checkpoint.
-        ema: The moving average; the best weights are its own then.
-        seconds: Time between two checkpoints; each epoch ends with one too.
+        folder: The folder of the run.
+        network: The part of the model that the best weights are saved of.
+        progress: The progress, see `new_progress`; it is updated.
+        steps_per_epoch: Number of steps of an epoch in this phase.
+        steps: Number of all steps in this phase.
+        metrics: The metrics to save in checkpoints.
+        ema: The moving average, or None. With it the averaged weights are saved.
+        seconds: Time between two checkpoints; there is also one after each epoch.
         resume: Whether to restore the checkpoint in the folder first.
         writes: Whether this process writes files.
     """
@@ -152,7 +152,7 @@ class TrainingState(keras.callbacks.Callback):
         if self.resume:
             restore(self.folder / CHECKPOINT, self._variables())
             if self.progress["step"] % self.steps_per_epoch == 0:
-                for metric in self.metrics:  # their state is that of a validation
+                for metric in self.metrics:  # their state is from the validation
                     metric.reset_state()
             self.resume = False
         self._began = self._saved = time.monotonic()
@@ -163,7 +163,7 @@ class TrainingState(keras.callbacks.Callback):
         self.progress["step"] = self._first + batch + 1
         if not math.isfinite((logs or {}).get("loss", 0.0)):
             raise self._stopped("the loss is NaN or infinite")
-        # An epoch ends with a checkpoint of its own, after the validation.
+        # After the last step of an epoch, `on_epoch_end` saves a checkpoint.
         is_last = self.progress["step"] % self.steps_per_epoch == 0
         if time.monotonic() - self._saved >= self.seconds and not is_last:
             self._save()
@@ -211,14 +211,14 @@ class TrainingState(keras.callbacks.Callback):
         step, steps = self.progress["step"], self.steps_per_epoch
         path = self.folder / CHECKPOINT
         last = (
-            f"the last good state, of step {read_progress(path)['step']}, is in {path}"
+            f"the last checkpoint, of step {read_progress(path)['step']}, is {path}"
             if path.exists()
             else "no checkpoint has been saved yet"
         )
         return TrainingError(
             f"Step {step}, in epoch {(step - 1) // steps + 1} of phase "
             f"{self.progress['phase'] + 1}: {reason}; {last}. "
-            "A new run with a lower learning rate or in float32 helps in most cases"
+            "In most cases a new run with a lower learning rate or in float32 helps"
         )
 
 
@@ -240,13 +240,13 @@ def checkpoint_variables(model: keras.Model, metrics: list, ema: EMA | None) -> 
 
     Args:
         model: A compiled model with a built optimizer.
-        metrics: The metrics whose state counts. `model.metrics_variables` lacks some
-            before the first step.
-        ema: The moving average of the weights.
+        metrics: The metrics to include; `model.metrics_variables` does not have all of
+            them before the first step.
+        ema: The moving average of the weights, or None.
 
     Returns:
-        Weights, statistics and states of random layers, then the variables of the
-        optimizer, of the metrics, and of the average.
+        The variables of the model (weights, statistics, random seeds), of the
+        optimizer, of the metrics and of the average.
     """
     return [
         *model.variables,
@@ -261,8 +261,8 @@ def save_checkpoint(path: Path, variables: list, progress: dict) -> None:
 
     Args:
         path: The `.safetensors` file.
-        variables: From `checkpoint_variables`.
-        progress: Is saved beside them, as JSON.
+        variables: The variables, from `checkpoint_variables`.
+        progress: The progress, which is saved as JSON.
 
     Raises:
         NotFiniteError: A value is NaN or infinite; nothing is written.
@@ -277,7 +277,13 @@ def save_checkpoint(path: Path, variables: list, progress: dict) -> None:
 
 
 def read_progress(path: Path) -> dict:
-    """The progress in a checkpoint.
+    """Reads the progress from a checkpoint.
+
+    Args:
+        path: The `.safetensors` file.
+
+    Returns:
+        The progress, see `new_progress`.
 
     Raises:
         TrainingError: The file is not a checkpoint.
@@ -294,13 +300,14 @@ def restore(path: Path, variables: list) -> None:
         variables: All variables that were saved, or the first of them.
 
     Raises:
-        TrainingError: The file is not a checkpoint of these variables; none is changed.
+        TrainingError: The file is not a checkpoint of these variables. No variable is
+            changed then.
     """
     with _opened(path) as file:
         keys = [_key(*item) for item in enumerate(variables)]
         if sorted(file.keys())[: len(keys)] != keys:
             raise TrainingError(
-                "Expected the checkpoint of the same network and optimizer, written by "
+                "Expected a checkpoint of the same network and optimizer, written by "
                 f"the same version of Keras. Received: {path}"
             )
         arrays = [file.get_tensor(key) for key in keys]
@@ -309,7 +316,7 @@ def restore(path: Path, variables: list) -> None:
 
 
 def _key(number: int, variable) -> str:
-    # Without the prefixes that Keras numbers anew in each process, as in "sgd_1/".
+    # Without prefixes such as "sgd_1/": their numbers change between processes.
     name, shape = variable.path.split("/")[-1], "x".join(map(str, variable.shape))
     return f"{number:05} {name} {shape}"
 

@@ -46,13 +46,14 @@ class Evaluation:
     """The result of an evaluation.
 
     Attributes:
-        predictions: Of each image.
+        predictions: The prediction for each image.
         dataset: The images that were read, with the classes of the network.
         preprocessing: How they were read.
-        skipped: Name of each file that cannot be read, and why.
-        weights: Name of the weight set, or path of the file.
-        label_mapping: How the images were matched with the classes, in a few words.
-        report: Path of `report.html`; None before it is written.
+        skipped: Name of each file that cannot be read, and the reason.
+        weights: Name of the weight set, path of the file or folder of the run.
+        label_mapping: How the images were matched with the network's classes, such as
+            `"by names"`.
+        report: Path of `report.html`; None if there is no report.
     """
 
     predictions: Predictions
@@ -65,8 +66,8 @@ class Evaluation:
 
     @property
     def figures(self) -> dict[str, float]:
-        """The figures by their names: `top_1`, `top_5` for more than five classes,
-        `cross_entropy` and `calibration_error`; accuracies are 0 to 1.
+        """The metrics by name: `top_1`, `top_5` (if there are more than five classes),
+        `cross_entropy` and `calibration_error`. Accuracies are 0 to 1.
         """
         top5 = len(self.dataset.class_names) > 5
         return {
@@ -78,10 +79,10 @@ class Evaluation:
 
     @property
     def classes(self) -> list[dict]:
-        """A row for each class with images, those of the lowest recall first.
+        """A dict for each class with images, lowest recall first.
 
-        Each has `class`, its name; `images`, their number; and `recall` and
-        `precision`, 0 to 1, which is None for a class that was never predicted.
+        It has `class`, the name; `images`, the number of images; `recall`, 0 to 1; and
+        `precision`, 0 to 1, or None for a class that was never predicted.
         """
         names = self.dataset.class_names
         table = class_table(confusion_matrix(self.predictions, len(names)))
@@ -116,23 +117,26 @@ def evaluate(
     engine: str = "auto",
     overwrite: bool = False,
 ) -> Evaluation:
-    """Evaluates a network on the images in a folder, and writes a report.
+    """Evaluates a network on the images of a data set, and writes a report.
 
     Args:
-        data: As `train` takes it; the validation split counts, or all images where
-            there is none. Or a folder of images without class folders, with `labels`
-            or named as those of ILSVRC2012's validation set.
-        model: Name of an architecture, or a spec; None for that of the weights.
-        weights: Weight set, file or folder of a run, as `resolve` takes it.
-        labels: A CSV file of the name of an image and its class in each line.
-        output: The folder to create for the report; None for one named after the
-            weights, in the working directory.
-        batch_size: Number of images that are run at once.
-        engine: What runs the network, as `Predictor` takes it.
+        data: A data set, see `train`; its validation split is used, or all images if
+            it has none. Or a folder of images without class folders, with `labels` or
+            with the file names of ILSVRC2012's validation set.
+        model: The architecture, a name from `list_models()` or a `ResNeXtSpec`. None
+            for the architecture of the weights, or without weights for
+            `"resnext50_32x4d"`.
+        weights: Name of a weight set, path of a weight file or folder of a training
+            run. None for the default weights of the architecture.
+        labels: A CSV file; each line has the name of an image and its class.
+        output: The folder to create for the report; None for a folder in the current
+            folder that is named after the weights.
+        batch_size: Number of images that are run at once, at least 1.
+        engine: The engine that runs the network, as `Predictor` takes it.
         overwrite: Whether to replace an earlier report.
 
     Returns:
-        The evaluation, with the path of the report.
+        The `Evaluation`, with the path of the report.
 
     Raises:
         ValueError: An argument or the data are not as expected, or no image can be
@@ -169,15 +173,15 @@ def open_evaluation(
     """Opens the images of a data set, with the classes of a network.
 
     Args:
-        data: As of `evaluate`.
-        names: Of the network's classes.
-        labels: As of `evaluate`.
+        data: See `evaluate`.
+        names: Class names of the network.
+        labels: See `evaluate`.
 
     Returns:
-        The images, and how they were matched with the classes, in a few words.
+        The images, and how they were matched with the classes, such as `"by names"`.
 
     Raises:
-        ValueError: There are no images, or their classes are not the network's.
+        ValueError: There are no images, or their classes are not those of the network.
     """
     if not names:
         raise ValueError("Expected the weights of a classifier. Received: no classes")
@@ -196,21 +200,21 @@ def evaluate_images(
     engine: str = "auto",
     batch_size: int = 32,
 ) -> Evaluation:
-    """Evaluates a classifier on opened images, without a report.
+    """Evaluates a classifier on a data set, without writing a report.
 
     Args:
         classifier: The network, and how it reads images.
-        dataset: With the classes of the network, from `open_evaluation`.
-        skipped: Files that were left out before, for the report.
-        engine: As `Predictor` takes it; Keras runs the network where it is on another
-            backend than TensorFlow.
+        dataset: The images, with the network's classes, from `open_evaluation`.
+        skipped: Name and reason of files that were skipped earlier, for the report.
+        engine: See `Predictor`. On other backends than TensorFlow, Keras runs the
+            network.
         batch_size: Number of images that are run at once.
 
     Returns:
         The evaluation of the images that can be read, with the names of the others.
 
     Raises:
-        ValueError: None of them can be read.
+        ValueError: No image can be read.
     """
     predict = _predictor(classifier.model, engine, batch_size)
     preprocessing, skipped = classifier.preprocessing, list(skipped)
@@ -256,9 +260,9 @@ def _images(
 ) -> Iterator[np.ndarray | ImageError]:
     """Pixels of each image, or the error of reading it.
 
-    Pillow reads them, as it does in the libraries that publish weights: the resizing
-    of `evaluation_batches` rounds some pixels differently, which changes some of a
-    thousand predictions that the network is unsure of.
+    Pillow reads the images, as in the libraries that publish weights. The resizing of
+    `evaluation_batches` rounds some pixels differently, which changes a few of a
+    thousand predictions.
     """
 
     def read(number):

@@ -1,7 +1,7 @@
 """Accuracy, confusion and calibration of a classifier.
 
-A row of `Predictions` is kept for each image, not its scores: those of 50,000 images
-and 1000 classes would be 200 MB.
+`Predictions` has a few numbers for each image instead of all scores, which would take
+200 MB for 50,000 images and 1000 classes.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ import numpy as np
 from resnext_keras.arguments import positive_integer
 
 SUM_TOLERANCE = 0.02
-"""How far the scores of an image may add up to other than 1: float16 rounds."""
+"""Largest difference from 1 of the sum of an image's scores: float16 rounds them."""
 
 
 @dataclass(frozen=True)
@@ -21,10 +21,10 @@ class Predictions:
 
     Attributes:
         labels: int32 (n,), the true classes.
-        predicted: int32 (n,), the classes of the highest scores.
+        predicted: int32 (n,), the classes with the highest scores.
         confidence: float64 (n,), those scores, 0 to 1.
-        ranks: int32 (n,), how many classes are ranked before the true one.
-        losses: float64 (n,), cross-entropy, minus the logarithm of the true class'
+        ranks: int32 (n,), number of classes that rank before the true class.
+        losses: float64 (n,), cross-entropy: minus the logarithm of the true class's
             score.
     """
 
@@ -38,15 +38,14 @@ class Predictions:
         return len(self.labels)
 
     def accuracy(self, top: int = 1) -> float:
-        """Share of the images whose true class is among the `top` best.
+        """Top-k accuracy: share of the images with the true class among the `top` best.
 
-        Among equal scores the class of the lower number is ranked before, as in
-        `decode_predictions`.
+        Of equal scores the lower class number ranks first, as in `decode_predictions`.
         """
         return float(np.mean(self.ranks < positive_integer("top", top)))
 
     def worst(self, most: int) -> np.ndarray:
-        """Numbers of the images of the highest losses, the highest first."""
+        """Numbers of the images with the highest losses, highest first."""
         return np.argsort(-self.losses, kind="stable")[:most]
 
 
@@ -169,9 +168,12 @@ def calibration(predictions: Predictions, bins: int = 15) -> Calibration:
     """The expected calibration error and what a reliability diagram shows.
 
     Args:
-        predictions: Of at least one image.
-        bins: Number of intervals of confidence, of the same length, each without its
-            lower end.
+        predictions: Predictions for at least one image.
+        bins: Number of intervals of confidence, all of the same length, each without
+            its lower end.
+
+    Returns:
+        The `Calibration`.
 
     Source: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017,
     equations 2 and 3; 15 bins as in its section 5.

@@ -1,4 +1,4 @@
-"""The folder of a training run: opened, described, resumed."""
+"""The folder of a training run: checks it, creates it, resumes the run in it."""
 
 import contextlib
 import csv
@@ -43,7 +43,7 @@ class Run:
         folder: Its folder.
         training: The images to train on.
         validation: The images to validate on.
-        skipped: Name of each file that is left out, and why.
+        skipped: Name of each file that is skipped, and the reason.
         preprocessing: How images are read for evaluation.
         resume: Whether it resumes.
         devices: The devices that it runs on.
@@ -59,15 +59,16 @@ class Run:
     devices: Devices
 
     def steps(self, phase: Phase) -> int:
-        """Number of steps of an epoch: those of its whole batches, at least one."""
+        """Number of steps of an epoch: its whole batches, but at least one step."""
         batches = max(len(self.training) // phase.recipe.batch_size, 1)
         return batches * self.settings.accumulate
 
     @property
     def evaluation_rows(self) -> int:
-        """Images that a device evaluates at once, in no more memory than a step.
+        """Number of images that a device evaluates at once.
 
-        Evaluation needs an eighth of the memory of training.
+        Evaluation needs an eighth of the memory of training, so this needs no more
+        memory than a training step.
         """
         settings = self.settings
         step = min(map(settings.step_size, settings.phases)) // self.devices.replicas
@@ -80,18 +81,20 @@ def open_run(
     *,
     resume: bool = False,
 ) -> Run:
-    """Checks all that a run needs, and creates its folder.
+    """Checks everything that a run needs, and creates its folder.
 
     Args:
-        settings: Of the run.
+        settings: The settings of the run.
         folder: The folder to create.
         resume: Whether to resume the run in the folder, if there is one.
 
+    Returns:
+        The `Run`.
+
     Raises:
-        ValueError: The folder exists, or holds another run; or as of `find_devices`,
-            the checks of `Devices`, `check_deterministic`, `open_dataset` and
-            `Checkpoint.fetch`.
-            Nothing is written then.
+        ValueError: The folder exists, or holds another run; or see `find_devices`, the
+            checks of `Devices`, `check_deterministic`, `open_dataset` and
+            `Checkpoint.fetch`. Nothing is written then.
     """
     folder, devices = Path(folder).expanduser(), find_devices()
     if settings.deterministic:
@@ -107,7 +110,7 @@ def open_run(
     skipped = _read_skipped(folder, settings.data) if resume else []
 
     def keep(dataset):
-        # After the quick checks of the data set, before the long one.
+        # Download after the quick checks of the data set, before the slow one.
         if settings.weights:
             settings.weights.fetch()
         if resume:
@@ -161,13 +164,13 @@ def _evaluation_preprocessing(settings: Settings) -> Preprocessing:
         else default_preprocessing(settings.spec)
     )
     size = settings.size or preprocessing.size
-    # Without the first resize of the digits, which fits their tiny images alone.
+    # Without the first resize of the digits' weights, which is only for their images.
     resize = round(size * preprocessing.short_sides[-1] / preprocessing.size)
     return dataclasses.replace(preprocessing, size=size, resize=resize)
 
 
 def _check_executions(run: Run) -> None:
-    """One execution has no more steps than an epoch."""
+    """Raises an error if one execution has more steps than an epoch."""
     per_execution = run.settings.steps_per_execution
     steps = min(map(run.steps, run.settings.phases))
     if per_execution > steps:
@@ -179,7 +182,7 @@ def _check_executions(run: Run) -> None:
 
 
 def _describe(run: Run) -> dict:
-    """What has to be equal for one run to resume another."""
+    """The content of `run.json` that has to be equal for a run to be resumed."""
     digest = hashlib.sha256()
     for split in (run.training, run.validation):
         digest.update(np.ascontiguousarray(split.labels, "<i4"))
@@ -212,15 +215,15 @@ def _write_run(run: Run) -> None:
 
 
 def _check_same(run: Run) -> None:
-    found = json.loads((run.folder / RUN).read_text())
-    wanted = json.loads(json.dumps(_describe(run)))
-    for content in (found, wanted):  # the same images may have been moved
+    earlier = json.loads((run.folder / RUN).read_text())
+    current = json.loads(json.dumps(_describe(run)))
+    for content in (earlier, current):  # the images may have been moved
         del content["settings"]["data"]
-    for what, value in wanted.items():
-        if found[what] != value:
+    for key, value in current.items():
+        if earlier[key] != value:
             raise ValueError(
-                f"Expected the {what} of the run in {run.folder}, to resume it. "
-                f"Received: {_difference(found[what], value)}"
+                f"Expected the {key} of the run in {run.folder}, to resume it. "
+                f"Received: {_difference(earlier[key], value)}"
             )
 
 
@@ -234,7 +237,7 @@ def _without(dataset: ImageDataset, skipped: list[tuple[str, str]]) -> ImageData
 
 
 def _read_skipped(folder: Path, data: str) -> list[tuple[str, str]]:
-    """The files that were left out when the run began, by their names of now."""
+    """The files that were skipped when the run began, by their current names."""
     before = json.loads((folder / RUN).read_text())["settings"]["data"]
     before, now = (readable(path).rstrip(os.sep) for path in (before, data))
     with (folder / SKIPPED).open(newline="", encoding="utf-8") as file:
@@ -242,14 +245,14 @@ def _read_skipped(folder: Path, data: str) -> list[tuple[str, str]]:
     return [(now + name.removeprefix(before), reason) for name, reason in rows]
 
 
-def _difference(found, received, name: str = "") -> str:
-    """The first difference of two values of JSON."""
-    if isinstance(found, dict) and isinstance(received, dict):
+def _difference(earlier, received, name: str = "") -> str:
+    """The first difference between two JSON values."""
+    if isinstance(earlier, dict) and isinstance(received, dict):
         for key in received:
-            if found.get(key) != received[key]:
-                return _difference(found.get(key), received[key], key)
-    if isinstance(found, list) and isinstance(received, list):
-        for one, other in zip(found, received, strict=False):
+            if earlier.get(key) != received[key]:
+                return _difference(earlier.get(key), received[key], key)
+    if isinstance(earlier, list) and isinstance(received, list):
+        for one, other in zip(earlier, received, strict=False):
             if one != other:
                 return _difference(one, other, name)
-    return f"{name}={received!r} instead of {found!r}"
+    return f"{name}={received!r} instead of {earlier!r}"

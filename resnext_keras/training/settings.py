@@ -1,4 +1,4 @@
-"""The settings of a training run: enough to repeat it."""
+"""The settings of a training run, with which it can be repeated."""
 
 import dataclasses
 import os
@@ -19,12 +19,12 @@ PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 
 @dataclass(frozen=True)
 class Phase:
-    """A part of a run: one recipe from its first to its last epoch.
+    """A part of a run that trains with one recipe.
 
     Attributes:
-        recipe: How it trains.
-        frozen: The last stage that keeps its weights, `"conv1"` to `"conv5"`, which
-            is all but the classifier; None to train all layers.
+        recipe: The recipe.
+        frozen: The last frozen stage, `"conv1"` to `"conv5"` (then only the classifier
+            is trained); None to train all layers.
     """
 
     recipe: Recipe
@@ -40,16 +40,17 @@ class Settings:
         spec: The architecture.
         weights: The checkpoint to start from; None for random weights.
         phases: The phases, one after the other.
-        size: Height and width of the images of evaluation, in pixels; None for the
-            size of the weights, or without them of the architecture.
+        size: Height and width of the images for evaluation, in pixels; None for the
+            size of the weights, or without weights for that of the architecture.
         validation_share: Share of the images to validate on, if the data have no
-            split of their own.
-        seed: Of the split, the random weights, the order and the augmentation.
+            validation split.
+        seed: Seed of the split, the random weights, the order and the augmentation.
         precision: A Keras dtype policy, one of `PRECISIONS`.
-        accumulate: Number of steps whose gradients are averaged for one update; the
-            batch of the recipe is split into that many.
-        steps_per_execution: As Keras' `compile` takes it.
-        deterministic: Whether the same run gives the same bits, which is slower.
+        accumulate: Number of parts that the recipe's batch is split into; the gradients
+            of that many steps are averaged for one update.
+        steps_per_execution: Argument of Keras' `compile`.
+        deterministic: Whether the same run gives exactly the same weights, which is
+            slower.
 
     Raises:
         ValueError: A value is outside its range.
@@ -115,18 +116,21 @@ def finetune_phases(
     learning_rate: float | None = None,
     **changes,
 ) -> tuple[Phase, ...]:
-    """The phases of fine-tuning: a new classifier, then the last two stages too.
+    """The phases of fine-tuning: first a new classifier, then the last two stages too.
 
     Args:
         spec: The architecture.
-        epochs: Of both phases, a third of them for the classifier; None for those of
-            the recipes.
-        learning_rate: Of the classifier; the stages learn at a tenth of it. None for
-            those of the recipes.
-        **changes: Of both recipes, as `adjusted` takes them.
+        epochs: Epochs of both phases together, a third of them for the classifier;
+            None for those of the recipes.
+        learning_rate: Learning rate of the classifier; the stages are trained at a
+            tenth of it. None for the rates of the recipes.
+        **changes: Changes of both recipes, see `adjusted`.
+
+    Returns:
+        The phases; only the first if `epochs` is 1.
 
     Raises:
-        ValueError: As of `adjusted`.
+        ValueError: See `adjusted`.
     """
     last = 1 + len(spec.depths)
     head_epochs = (

@@ -1,4 +1,4 @@
-"""Training and fine-tuning: from images in a folder to a network in another."""
+"""Training and fine-tuning of a network on a data set of images."""
 
 import contextlib
 import os
@@ -53,17 +53,17 @@ DEFAULT = "resnext50_32x4d"
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What training left behind.
+    """The result of training.
 
     Attributes:
-        history: A row of numbers for each epoch, as `history.csv` has them: `epoch`,
+        history: A dict of numbers for each epoch, the rows of `history.csv`: `epoch`,
             `phase`, `loss`, `accuracy`, `val_loss`, `val_accuracy`, `learning_rate`,
             `seconds`, and for more than five classes `top5` and `val_top5`.
-        folder: The folder of the run, which `weights=` takes.
+        folder: The folder of the run, for arguments `weights`.
         files: Path of each file by its name: `best.weights.h5`, `model.keras`,
             `report.html`, `history.csv`, `run.json`, `skipped.csv`,
-            `checkpoint.safetensors`, and `saved_model` if it was asked for.
-        evaluation: Of the best weights on the validation images.
+            `checkpoint.safetensors`, and with `export` also `saved_model`.
+        evaluation: The `Evaluation` of the best weights on the validation images.
     """
 
     history: list[dict]
@@ -96,46 +96,55 @@ def train(
     on_start: Callable[[Run], None] | None = None,
     verbose: int | str = "auto",
 ) -> TrainingResult | None:
-    """Trains a network from random weights on the images in a folder.
+    """Trains a network from random weights on the images of a data set.
 
     Args:
-        data: The images: a folder with a folder of images for each class, or with two
-            or three of those named `train` and `val` or `test`; a directory of
-            TensorFlow Datasets; or TFRecord files of encoded images.
-        output: The folder to create, outside of `data`.
-        model: Name of an architecture, as `list_models()` gives it, or a spec.
+        data: Path of the images, one of:
+
+            - An image folder, with a folder of images for each class; or with folders
+              `train` and `val`, `validation` or `test` that have class folders.
+            - A directory of TensorFlow Datasets.
+            - A TFRecord file, or a folder of TFRecord files, with encoded images.
+        output: The folder to create for the run; it may not be inside `data`.
+        model: The architecture, a name from `list_models()` or a `ResNeXtSpec`.
         recipe: `"paper"`, `"torchvision2"`, `"cifar"`, `"digits"` or a `Recipe`; None
-            for `"cifar"` if the network is for 32 pixels, else `"paper"`.
-        epochs: None for that of the recipe.
+            for `"cifar"` if the network is for 32 pixels, otherwise `"paper"`.
+        epochs: Passes over the images; None for those of the recipe.
         batch_size: Images per update, over all devices; None for that of the recipe.
-        learning_rate: The highest. None for that of the recipe, which is scaled with
-            `batch_size`.
-        recipe_changes: Other fields of the recipe and their values.
-        size: Height and width of the images, in pixels; None for that of the network.
+        learning_rate: The highest learning rate. None for that of the recipe, scaled in
+            proportion to `batch_size`.
+        recipe_changes: Other fields of the recipe and their values, such as
+            `{"mixup": 0.2}`.
+        size: Height and width of the images in pixels, at least 32; None for the size
+            that the network was made for.
         validation_share: Share of the images to validate on, between 0 and 1, if
-            `data` has no split of its own.
+            `data` has no validation split.
         precision: `"float32"`, `"mixed_bfloat16"` or `"mixed_float16"`.
-        accumulate: Number of parts that a batch is split into, which need less memory.
-        steps_per_execution: As Keras' `compile` takes it; more is faster for small
-            networks.
-        seed: Of the split, the random weights, the order and the augmentation.
-        deterministic: Whether the same run gives the same bits; slower on a GPU.
-        checkpoint_seconds: Time between two checkpoints; each epoch ends with one too.
-        export: Whether to write a SavedModel too.
-        callbacks: Keras callbacks that run in every phase, in every process, on a
-            model that takes uint8 pixels. One that sets `stop_training` ends the phase.
-        resume: Whether to continue the run in `output`, if there is one. It ends with
-            the bits of an uninterrupted one if `deterministic` is set.
-        on_start: Is called with the opened `Run` before training starts.
-        verbose: As Keras' `fit` takes it.
+        accumulate: Number of parts that each batch is split into, to need less memory;
+            their gradients are averaged.
+        steps_per_execution: Argument of Keras' `compile`; a larger number is faster for
+            small networks.
+        seed: Seed of the split, the random weights, the order and the augmentation.
+        deterministic: Whether the same run gives exactly the same weights; slower on a
+            GPU.
+        checkpoint_seconds: Time between two checkpoints; there is also one after each
+            epoch.
+        export: Whether to also write a SavedModel.
+        callbacks: Keras callbacks, which run in every phase and every process. Their
+            model takes uint8 pixels. A callback that sets `stop_training` ends the
+            phase.
+        resume: Whether to continue the run in `output`, if there is one. With
+            `deterministic` the result equals that of an uninterrupted run.
+        on_start: Function that is called with the opened `Run` before training starts.
+        verbose: Argument of Keras' `fit`.
 
     Returns:
-        The result; None in processes other than the first of several.
+        The `TrainingResult`. If there are several processes, None in all but the first.
 
     Raises:
-        ValueError: An argument, the data or the folder is not as expected; nothing has
-            been built, downloaded or written then. Or `TrainingError`: the loss became
-            NaN, or a step does not fit in memory; the last good checkpoint stays.
+        ValueError: An argument, the data or the folder is not as expected; nothing is
+            built, downloaded or written then. Or `TrainingError`: the loss became NaN,
+            or a step does not fit in memory; the last checkpoint remains.
         ImportError: The extra `train` is not installed.
     """
     spec = get_spec(model)
@@ -195,23 +204,25 @@ def finetune(
     on_start: Callable[[Run], None] | None = None,
     verbose: int | str = "auto",
 ) -> TrainingResult | None:
-    """Trains a network that has trained weights on the classes of other images.
+    """Trains a network with trained weights on new images and their classes.
 
-    A new classifier learns first, on frozen stages; then the last two stages learn
-    too, at a tenth of the rate.
+    First a new classifier is trained on frozen stages. Then the last two stages are
+    trained too, at a tenth of the learning rate.
 
     Args:
-        data: As of `train`.
-        output: As of `train`.
-        model: Name of an architecture, or a spec; None for that of the weights, or
-            without weights for `"resnext50_32x4d"`.
-        weights: Weight set, file or folder of a run to start from; None for the
-            ImageNet weights of the architecture.
-        epochs: Of both phases; None for those of the recipes.
-        batch_size: As of `train`.
-        learning_rate: Of the classifier.
-        recipe_changes: As of `train`, for both phases.
-        size: This and all other arguments as of `train`.
+        data: See `train`.
+        output: See `train`.
+        model: The architecture, a name from `list_models()` or a `ResNeXtSpec`. None
+            for the architecture of the weights, or without weights for
+            `"resnext50_32x4d"`.
+        weights: The weights to start from: name of a weight set, path of a weight file
+            or folder of a training run. None for the default weights of the
+            architecture.
+        epochs: Epochs of both phases together; None for those of the recipes.
+        batch_size: See `train`.
+        learning_rate: Learning rate of the classifier; None for that of the recipe.
+        recipe_changes: See `train`; for both phases.
+        size: See `train`; None for the size of the weights.
         validation_share: See `train`.
         precision: See `train`.
         accumulate: See `train`.
@@ -226,10 +237,11 @@ def finetune(
         verbose: See `train`.
 
     Returns:
-        As of `train`.
+        See `train`.
 
     Raises:
-        ValueError: As of `train`.
+        ValueError: See `train`. Or the weights are unknown or not for RGB images.
+        ImportError: The extra `train` is not installed.
     """
     checkpoint = resolve(weights, model)
     if checkpoint.channels != 3:
@@ -351,7 +363,7 @@ def _finish(run: Run, export: bool) -> TrainingResult:
 def build_network(
     settings: Settings, classes: int, preprocessing: Preprocessing
 ) -> keras.Model:
-    """The network that a run starts with, from preprocessed images to logits."""
+    """Builds the network of a run, from preprocessed images to logits."""
     recipes = [phase.recipe for phase in settings.phases]
     sizes = {recipe.train_size or preprocessing.size for recipe in recipes}
     size = preprocessing.size if sizes == {preprocessing.size} else None
@@ -371,13 +383,13 @@ def build_network(
 
 
 def with_preprocessing(network: keras.Model) -> keras.Model:
-    """Puts `preprocess_input` before a network, so that uint8 goes to the device.
+    """Adds `preprocess_input` to a network, so that only uint8 is sent to the device.
 
     Args:
-        network: From preprocessed images to logits.
+        network: A model from preprocessed images to logits.
 
     Returns:
-        A model of the same weights, from uint8 (batch, H, W, 3) to float32 logits.
+        A model with the same weights, from uint8 (batch, H, W, 3) to float32 logits.
     """
     pixels = keras.Input((None, None, 3), dtype="uint8", name="pixels")
     images = preprocess_input(pixels, "channels_last")
@@ -389,14 +401,14 @@ def with_preprocessing(network: keras.Model) -> keras.Model:
 
 @dataclass(frozen=True)
 class Batches:
-    """The batches of the phases of a run.
+    """The batches for the phases of a run.
 
     Attributes:
-        training: From the number of a phase and of its first step to a
+        training: Function from the number of a phase and of its first step to a
             `tf.data.Dataset` of uint8 pixels (batch, H, W, 3) and float32 soft labels
-            (batch, classes), step by step to the end of the phase.
-        validation: Such a dataset of each validation image.
-        steps: From the number of a phase to that of its steps per epoch.
+            (batch, classes), for the steps to the end of the phase.
+        validation: Such a dataset of the validation images.
+        steps: Function from the number of a phase to the number of steps per epoch.
     """
 
     training: Callable
@@ -451,24 +463,24 @@ def run_phases(
     """Trains a network in phases, and saves its best weights.
 
     Args:
-        network: From preprocessed images to logits.
-        settings: Of the run.
-        batches: What to train on.
-        folder: Where `checkpoint.safetensors`, `best.weights.h5` and `history.csv`
-            are written.
-        devices: The network was built in their scope.
+        network: A model from preprocessed images to logits.
+        settings: The settings of the run.
+        batches: The images to train on and to validate on.
+        folder: The folder for `checkpoint.safetensors`, `best.weights.h5` and
+            `history.csv`.
+        devices: The devices; the network was built in their scope.
         callbacks: Other Keras callbacks, for each phase.
         resume: Whether to continue from the checkpoint in the folder, if there is one.
-        seconds: Time between two checkpoints; each epoch ends with one too.
-        verbose: As Keras' `fit` takes it.
+        seconds: Time between two checkpoints; there is also one after each epoch.
+        verbose: Argument of Keras' `fit`.
 
     Returns:
-        The progress, as of `new_progress`.
+        The progress, see `new_progress`.
 
     Raises:
         TrainingError: The loss became NaN, or a step does not fit in memory; the last
-            good checkpoint stays.
-        ValueError: As of `Devices.check_progress`.
+            checkpoint remains.
+        ValueError: See `Devices.check_progress`.
     """
     with devices.scope():
         model = with_preprocessing(network)
@@ -493,8 +505,8 @@ def run_phases(
                 progress,
                 steps_per_epoch=steps_per_epoch,
                 steps=steps,
-                # Each of several processes counts its own share, and the chief alone
-                # writes: a resumed epoch counts its metrics from the restart there.
+                # With several processes, each has metrics of its own share, and only
+                # the chief writes: there a resumed epoch starts its metrics again.
                 metrics=metrics if devices.workers == 1 else [],
                 ema=ema,
                 seconds=seconds,
@@ -541,7 +553,7 @@ def _compile(model, network, settings, phase, steps_per_epoch):
 
 
 def _fit(model, phase, batches, progress, callbacks, devices, verbose):
-    """Trains to the end of a phase; what is left of an epoch has a `fit` of its own."""
+    """Trains to the end of a phase; the rest of a resumed epoch is a separate `fit`."""
     number, epochs = progress["phase"], phase.recipe.epochs
     steps = batches.steps(number)
     while progress["step"] < epochs * steps:
@@ -578,7 +590,7 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 @contextlib.contextmanager
 def _dtype_policy(name: str):
-    """Context manager in which layers are built with a Keras dtype policy."""
+    """Context manager: layers are built with a Keras dtype policy."""
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(name)
     try:

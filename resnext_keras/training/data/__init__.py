@@ -1,1 +1,1 @@
-"""Data sets: where images and their labels come from, and batches of them."""
+"""Data sets: formats of images with labels, and batches for training."""

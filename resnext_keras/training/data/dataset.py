@@ -1,4 +1,4 @@
-"""The images of a data set and their classes, in whichever format they are."""
+"""Opens data sets of images with classes, in any of the supported formats."""
 
 import os
 import re
@@ -13,7 +13,7 @@ from resnext_keras.images.decode import decode_image
 from resnext_keras.images.listing import SUFFIXES, readable
 
 TRAINING = ("train", "training")
-VALIDATION = ("validation", "val", "valid", "test")  # the first there is is taken
+VALIDATION = ("validation", "val", "valid", "test")  # the first that exists is used
 SPLITS = TRAINING + VALIDATION
 
 NO_FORMAT = "not JPEG, PNG, BMP or WebP, or too many pixels or too long"
@@ -25,11 +25,11 @@ class ImageDataset:
 
     Attributes:
         class_names: Name of each class.
-        labels: int32 (n,), each image's class.
-        names: Name of each image for messages: a path, or the file and number of
-            a record.
-        read: From an image's number, a scalar int64 tensor, to its encoded bytes,
-            a scalar string tensor; in a graph of `tf.data`.
+        labels: int32 (n,), the class of each image.
+        names: Name of each image for messages: its path, or the file and number of
+            its record.
+        read: Function from the number of an image, a scalar int64 tensor, to its
+            encoded bytes, a scalar string tensor. It works in a graph of `tf.data`.
     """
 
     class_names: tuple[str, ...]
@@ -41,7 +41,7 @@ class ImageDataset:
         return len(self.labels)
 
     def subset(self, numbers: np.ndarray) -> "ImageDataset":
-        """Some of the images, in the order of their numbers as given."""
+        """A data set of some of the images, in the order of `numbers`."""
         numbers = np.asarray(numbers, "int64")
         chosen = tf.constant(numbers)
         return replace(
@@ -53,7 +53,7 @@ class ImageDataset:
 
 
 class Names(Sequence):
-    """Names that are computed on access: a million take no memory."""
+    """A sequence of names that are computed on access, which takes no memory."""
 
     def __init__(self, name: Callable[[int], str], count: int):
         self._name, self._count = name, count
@@ -70,13 +70,14 @@ class Names(Sequence):
 
 @dataclass(frozen=True)
 class Layout:
-    """The files of a data set on disk, before its images are read.
+    """The files of a data set, before its images are read.
 
     Attributes:
-        path: Of the whole, for messages.
-        splits: The files or the folder of each split, by its name as in `SPLITS`; a
-            data set without splits has one, named "".
-        open: From some of `splits` to their images, all with the same classes.
+        path: Path of the data set, for messages.
+        splits: The files or the folder of each split, by its name in `SPLITS`; a data
+            set without splits has one split, named "".
+        open: Function from some of `splits` to their images, all with the same
+            classes.
     """
 
     path: str
@@ -85,7 +86,7 @@ class Layout:
 
 
 def few(names, most: int = 3) -> str:
-    """The first of some names, for a message, and how many there are."""
+    """The first few names and the number of the others, for a message."""
     names = list(names)
     listed = ", ".join(map(repr, names[:most]))
     return listed if len(names) <= most else f"{listed} and {len(names) - most} more"
@@ -97,18 +98,21 @@ def open_dataset(
     seed: int = 0,
     keep: Callable[[ImageDataset], ImageDataset] = lambda dataset: dataset,
 ) -> tuple[ImageDataset, ImageDataset]:
-    """The images of a data set to train on, and those to validate with.
+    """Opens a data set, and splits it into training and validation images.
 
     Args:
-        path: An image folder: one folder per class with its images, however deep, or
-            `train` and `val`, `validation` or `test` with those. A TFDS directory. A
-            folder of TFRecord files of `tf.train.Example` with `image/encoded` and
-            `image/class/label`, or `image` and `label`, and their split in their
-            names; or one such file.
-        validation_share: Between 0 and 1, the share of each class to validate on, at
-            least one image, of a data set without a validation split.
-        seed: Decides which images those are, 0 to 2**32 - 1.
-        keep: Removes images that are not to be used, before the split.
+        path: One of:
+
+            - An image folder: a folder for each class with its images, at any depth;
+              or folders `train` and `val`, `validation` or `test` with such folders.
+            - A TFDS directory.
+            - A folder of TFRecord files of `tf.train.Example` with `image/encoded` and
+              `image/class/label`, or with `image` and `label`. The names of the files
+              contain the split. Or one such file.
+        validation_share: Share of each class to validate on, at least one image, if
+            the data set has no validation split; between 0 and 1.
+        seed: Seed of that split, 0 to 2**32 - 1.
+        keep: Function that removes images that cannot be used, before the split.
 
     Returns:
         The images to train on and those to validate on, with the same classes.
@@ -144,16 +148,16 @@ def open_dataset(
 
 
 def open_split(path: str | os.PathLike) -> ImageDataset:
-    """The images of a data set to evaluate on.
+    """Opens the images of a data set to evaluate on.
 
     Args:
-        path: As `open_dataset` takes it.
+        path: See `open_dataset`.
 
     Returns:
         The images of its validation split, or all images if it has none.
 
     Raises:
-        ValueError: There are none, an image has no class, or a file is broken.
+        ValueError: There are no images, an image has no class, or a file is broken.
     """
     layout = _find(path)
     split = _first(layout, VALIDATION) or _first(layout, TRAINING) or ""
@@ -162,22 +166,22 @@ def open_split(path: str | os.PathLike) -> ImageDataset:
 
 
 def class_counts(dataset: ImageDataset) -> np.ndarray:
-    """How many images each class has, int64 (classes,)."""
-    # Not by name: two classes of ImageNet are called "crane".
+    """Number of images of each class, int64 (classes,)."""
+    # Not by name: two classes of ImageNet may have the same name, "crane".
     return np.bincount(dataset.labels, minlength=len(dataset.class_names))
 
 
 def decodable(dataset: ImageDataset) -> tuple[ImageDataset, list[tuple[str, str]]]:
-    """The images that can be decoded, after one pass over all that shows progress.
+    """Finds the images that can be decoded, in one pass with a progress bar.
 
     Args:
-        dataset: The images, some of them perhaps broken.
+        dataset: The images.
 
     Returns:
-        Those that can be decoded; and name and reason of each of the others.
+        The images that can be decoded; and name and reason of each of the others.
 
     Raises:
-        ValueError: None can be decoded, or none of a class that had some.
+        ValueError: No image can be decoded, or none of a class.
     """
     numbers = np.fromiter(_decoded(dataset), "int64")
     left_out = np.setdiff1d(np.arange(len(dataset)), numbers)
@@ -196,7 +200,7 @@ def decodable(dataset: ImageDataset) -> tuple[ImageDataset, list[tuple[str, str]
 
 
 def _find(path: str | os.PathLike) -> Layout:
-    # Here, since these modules import the types above.
+    # Imported here, since these modules import the classes above.
     from resnext_keras.training.data.image_folder import find_image_folder
     from resnext_keras.training.data.tfds import find_tfds
     from resnext_keras.training.data.tfrecord import find_tfrecords
@@ -212,13 +216,13 @@ def _find(path: str | os.PathLike) -> Layout:
             f"Expected an image folder, not one image. Received: {readable(path)!r}"
         )
     try:
-        found = (os.path.isdir(path) and find_tfds(path)) or find_tfrecords(path)
+        layout = (os.path.isdir(path) and find_tfds(path)) or find_tfrecords(path)
     except OSError as error:
         raise ValueError(
             "Expected a folder that can be listed. Received: "
             f"{readable(path)!r}: {error.strerror or error}"
         ) from error
-    return found or find_image_folder(path)
+    return layout or find_image_folder(path)
 
 
 def _first(layout: Layout, names: tuple[str, ...]) -> str | None:
@@ -226,7 +230,7 @@ def _first(layout: Layout, names: tuple[str, ...]) -> str | None:
 
 
 def _opened(layout: Layout, *splits: str) -> tuple[ImageDataset, ...]:
-    """Some splits of a data set, all with images."""
+    """Opens some splits of a data set; an error if one has no images."""
     known = {split: layout.splits[split] for split in splits if split in layout.splits}
     opened = layout.open(known) if len(known) == len(splits) else {}
     for split in splits:
@@ -239,12 +243,12 @@ def _opened(layout: Layout, *splits: str) -> tuple[ImageDataset, ...]:
 
 
 def _check(training: ImageDataset, path: str):
-    """Checks that there are classes to learn."""
+    """Raises a `ValueError` unless there are at least two classes to learn."""
     counts = class_counts(training)
     if np.count_nonzero(counts) < 2:
         raise ValueError(
             f"Expected images of two classes or more. Received: {readable(path)!r} "
-            f"with images of {few(_selected(training, counts > 0))} alone"
+            f"with images of {few(_selected(training, counts > 0))} only"
         )
     if len(counts) > len(training):
         raise ValueError(
@@ -254,7 +258,7 @@ def _check(training: ImageDataset, path: str):
 
 
 def _selected(dataset: ImageDataset, selected: np.ndarray) -> list[str]:
-    """The names of some classes."""
+    """The names of the selected classes."""
     names = zip(dataset.class_names, selected, strict=True)
     return [name for name, is_selected in names if is_selected]
 
@@ -262,7 +266,7 @@ def _selected(dataset: ImageDataset, selected: np.ndarray) -> list[str]:
 def _split(
     whole: ImageDataset, share: float, seed: int
 ) -> tuple[ImageDataset, ImageDataset]:
-    """Holds out the share of each class for validation."""
+    """Holds out a share of each class for validation."""
     single = class_counts(whole) == 1
     if single.any():
         raise ValueError(
@@ -270,8 +274,8 @@ def _split(
             f"validation. Received: one image of {few(_selected(whole, single))}; add "
             "some, or remove the class"
         )
-    # The one generator of NumPy that draws the same in every version: a run that is
-    # resumed elsewhere must not validate on what it was trained on.
+    # The only generator of NumPy that draws the same numbers in every version: a run
+    # that is resumed elsewhere must not validate on its training images.
     draw = np.random.RandomState(seed)
     order = np.argsort(whole.labels, kind="stable")
     held_out = np.zeros(len(whole), bool)
@@ -285,7 +289,7 @@ def _split(
 
 
 def _decoded(dataset: ImageDataset) -> Iterator[int]:
-    """Numbers of the images that training can decode."""
+    """Yields the numbers of the images that training can decode."""
 
     def pixels(number):
         return number, tf.size(decode_image(dataset.read(number)), tf.int64)

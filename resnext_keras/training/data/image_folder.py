@@ -27,18 +27,24 @@ from resnext_keras.training.data.dataset import (
 
 
 def find_image_folder(path: str) -> Layout:
-    """The layout of an image folder, with or without splits.
+    """Finds the layout of an image folder, with or without splits.
 
-    Folders whose names begin with a dot are ignored, as by Keras'
+    Folders with names that begin with a dot are ignored, as by Keras'
     `image_dataset_from_directory`.
 
+    Args:
+        path: The folder.
+
+    Returns:
+        The `Layout`.
+
     Raises:
-        ValueError: There are no folders, or images beside them.
+        ValueError: There are no folders in it, or there are images beside them.
     """
     folders = _folders(path)
     splits = {name for name in folders if name.lower() in SPLITS}
     kinds = {name.lower() for name in splits}
-    # A class may be named "train", as in vehicles; it holds images, no folders.
+    # A class may be named "train" (the vehicle); then it holds images, not folders.
     both = kinds & set(TRAINING) and kinds & set(VALIDATION)
     if splits and (
         both
@@ -47,7 +53,7 @@ def find_image_folder(path: str) -> Layout:
     ):
         if len(kinds) < len(splits):
             raise ValueError(
-                "Expected one folder a split. Received: "
+                "Expected one folder per split. Received: "
                 f"{readable(path)!r} with {few(sorted(splits))}; rename or remove one"
             )
         parts = {name.lower(): os.path.join(path, name) for name in splits}
@@ -61,15 +67,17 @@ def files_dataset(
     labels: np.ndarray,
     class_names: tuple[str, ...],
 ) -> ImageDataset:
-    """The data set of some image files.
+    """Makes a data set of image files.
 
     Args:
-        paths: The files, of any bytes.
-        labels: (n,), the class of each.
+        paths: The files; their names may contain any bytes.
+        labels: (n,), the class of each file.
         class_names: Name of each class.
+
+    Returns:
+        The `ImageDataset`.
     """
-    # One tensor, which `tf.data` refers to; neither the paths nor their names are
-    # Python objects that stay.
+    # The paths are in a single tensor, so that no Python objects stay in memory.
     tensor = tf.constant([os.fsencode(path) for path in paths], tf.string)
     return ImageDataset(
         class_names,
@@ -107,9 +115,9 @@ def _open_one(folder: str) -> ImageDataset:
         )
     paths, counts = [], []
     for name in tqdm(classes, "listing", unit=" classes", disable=None, leave=False):
-        found = images_within(os.path.join(folder, name))
-        paths += found
-        counts.append(len(found))
+        images = images_within(os.path.join(folder, name))
+        paths += images
+        counts.append(len(images))
     empty = [readable(name) for name, n in zip(classes, counts, strict=True) if not n]
     if len(empty) == len(classes):
         raise ValueError(
@@ -127,30 +135,36 @@ def _open_one(folder: str) -> ImageDataset:
 
 
 def images_within(folder: str | os.PathLike) -> list[bytes]:
-    """Paths of the images in a folder, however deep, in the order of their names.
+    """Lists the images in a folder, at any depth, in the order of their names.
+
+    Args:
+        folder: The folder.
+
+    Returns:
+        The paths.
 
     Raises:
         ValueError: A folder cannot be listed, or an image is not a regular file.
     """
     paths = []
-    for path, trouble in list_images([folder]):
-        if trouble is None:
+    for path, reason in list_images([folder]):
+        if reason is None:
             paths.append(os.fsencode(path))
-        elif trouble == IRREGULAR:
+        elif reason == IRREGULAR:
             raise ValueError(
                 "Expected images that are files. Received: "
-                f"{readable(path)!r}, {trouble}; remove it"
+                f"{readable(path)!r}, {reason}; remove it"
             )
-        elif trouble != CIRCLE:
+        elif reason != CIRCLE:
             raise ValueError(
                 "Expected folders that can be listed. Received: "
-                f"{readable(path)!r}, {trouble}; see its permissions"
+                f"{readable(path)!r}, {reason}; check its permissions"
             )
     return paths
 
 
 def _holds_folders(path: str) -> bool:
-    # If it cannot be listed, opening it raises the error.
+    # If the folder cannot be listed, opening it raises the error later.
     with contextlib.suppress(OSError), os.scandir(path) as entries:
         return any(
             os.path.isdir(entry.path) and not entry.name.startswith(".")
@@ -160,8 +174,8 @@ def _holds_folders(path: str) -> bool:
 
 
 def _folders(path: str) -> list[str]:
-    """Names of the folders in one, sorted by their bytes; no image lies beside."""
-    folders, dataset = [], []
+    """Names of the folders in a folder, sorted by bytes; an error if it has images."""
+    folders, images = [], []
     try:
         with os.scandir(path) as entries:
             for entry in entries:
@@ -169,23 +183,23 @@ def _folders(path: str) -> list[str]:
                     if not entry.name.startswith("."):
                         folders.append(entry.name)
                 elif entry.name.lower().endswith(SUFFIXES):
-                    dataset.append(entry.name)
+                    images.append(entry.name)
     except OSError as error:
         raise ValueError(
             "Expected a folder that can be listed. Received: "
             f"{readable(path)!r}: {error.strerror or error}"
         ) from error
-    if dataset:
+    if images:
         beside = "beside the class folders" if folders else "and no class folders"
         raise ValueError(
             "Expected each image in the folder of its class. Received: "
-            f"{readable(path)!r} with {len(dataset)} images {beside}: "
-            f"{few(map(readable, sorted(dataset, key=os.fsencode)))}; move or remove "
+            f"{readable(path)!r} with {len(images)} images {beside}: "
+            f"{few(map(readable, sorted(images, key=os.fsencode)))}; move or remove "
             "them"
         )
     if not folders:
         raise ValueError(
             "Expected an image folder, a TFDS directory or TFRecord files. Received: "
-            f"{readable(path)!r}, where none of these is"
+            f"{readable(path)!r}, which contains none of these"
         )
     return sorted(folders, key=os.fsencode)

@@ -1,4 +1,4 @@
-"""Label mapping: from the classes of a data set to those of a network."""
+"""Maps the classes of a data set to those of a network."""
 
 import csv
 import functools
@@ -24,17 +24,17 @@ def map_labels(
     """Maps the labels of a data set to the classes of a network.
 
     Args:
-        dataset: With classes as the data set names them.
-        names: Of the network's classes, in the order of its outputs.
+        dataset: The images, with the class names of the data set.
+        names: Class names of the network, in the order of its outputs.
 
     Returns:
-        The images with the network's classes, and how they were matched: `"by names"`,
-        `"by WordNet ids"` or `"by numbers"`, from 0.
+        The images with the network's classes, and how these were matched:
+        `"by names"`, `"by WordNet ids"` or `"by numbers"` (from 0).
 
     Raises:
-        ValueError: A class with images is none of the network's, or ambiguous.
+        ValueError: A class with images is not a class of the network, or is ambiguous.
     """
-    if dataset.class_names == names:  # two classes of ImageNet are named "crane"
+    if dataset.class_names == names:  # even if two classes have the same name
         return dataset, "by names"
     used = [dataset.class_names[n] for n in np.unique(dataset.labels).tolist()]
     unknown = {}
@@ -54,7 +54,7 @@ def map_labels(
             return mapped, f"by {kind}"
     raise ValueError(
         f"Expected classes of the network, which has {len(names)}: {few(names)}. "
-        f"Received: {len(dataset.class_names)} classes, with the unknown "
+        f"Received: {len(dataset.class_names)} classes, of these unknown: "
         f"{few(min(unknown.values(), key=len))}; rename their folders, or remove them"
     )
 
@@ -62,14 +62,17 @@ def map_labels(
 def flat_images(
     folder: str | os.PathLike, labels: str | os.PathLike | None, names: tuple[str, ...]
 ) -> ImageDataset:
-    """The images in a folder that has no class folders.
+    """Opens the images in a folder without class folders.
 
     Args:
-        folder: Of the images.
-        labels: A CSV file: a line for each image with its name and its class, by name,
-            WordNet id or number from 0, with or without a header. None for images with
-            the names of ILSVRC2012's validation set, whose classes are known.
-        names: Of the network's classes.
+        folder: The folder of the images.
+        labels: A CSV file, with or without a header. Each line has the name of an image
+            and its class: a name, a WordNet id or a number from 0. None for images
+            with the names of ILSVRC2012's validation set; their classes are known.
+        names: Class names of the network.
+
+    Returns:
+        The images with the network's classes.
 
     Raises:
         ValueError: The file does not match the images or the classes.
@@ -91,12 +94,15 @@ def is_flat(folder: str | os.PathLike) -> bool:
 
 
 def _plain(name: str) -> str:
-    """What "Great white shark, man-eater" and "great_white_shark" share."""
+    """`"great_white_shark"` for `"Great white shark, man-eater"`."""
     return name.partition(",")[0].strip().lower().replace(" ", "_")
 
 
 def _spellings(names) -> dict[str, dict]:
-    """For each way to write the classes their numbers by exact and by plain name."""
+    """Numbers of the classes by exact and by plain name, for each way to write them.
+
+    The ways are names, numbers and, for ImageNet, WordNet ids.
+    """
     spellings = {"names": names, "numbers": map(str, range(len(names)))}
     if names == class_names("imagenet"):
         spellings["WordNet ids"] = wordnet_ids()
@@ -114,7 +120,7 @@ def _matches(name: str, classes: dict) -> list[int]:
 
 
 def _number(name: str, classes: dict) -> int | None:
-    """The number of a class; None if there is none of this name."""
+    """The number of a class; None if no class has this name."""
     numbers = _matches(name, classes)
     if len(numbers) > 1:
         raise ValueError(
@@ -131,7 +137,8 @@ def _validation_labels() -> tuple[int, ...]:
 
 
 def _validation_classes(paths, names) -> list[int]:
-    # A network that was trained on folders named by WordNet ids has the same order.
+    # A network trained on folders with WordNet ids as names has its classes in the same
+    # order.
     if names not in (class_names("imagenet"), wordnet_ids()):
         raise ValueError(
             "Expected a network of ImageNet's classes for images with the names of "
@@ -165,14 +172,14 @@ def _csv_classes(labels, paths, names) -> list[int]:
                 f"Expected a class of the network, such as {few(names)}. Received: "
                 f"{row[-1]!r} in the line {','.join(row)!r} of {readable(labels)!r}"
             )
-    found = [classes.get(_name(p), classes.get(_stem(p))) for p in paths]
-    if None in found:
-        missing = [_name(p) for p, n in zip(paths, found, strict=True) if n is None]
+    numbers = [classes.get(_name(p), classes.get(_stem(p))) for p in paths]
+    if None in numbers:
+        missing = [_name(p) for p, n in zip(paths, numbers, strict=True) if n is None]
         raise ValueError(
             "Expected a line for each image with its name and its class. Received: "
             f"none for {few(missing)} in {readable(labels)!r}"
         )
-    return found
+    return numbers
 
 
 def _name(path: bytes) -> str:

@@ -1,7 +1,7 @@
 """Batches of images and labels for training and evaluation, by `tf.data`.
 
-The batch of a step is a function of the seed and the number of the step alone, not of
-the steps before it or the number of threads or workers.
+The batch of a step depends only on the seed and the number of the step, not on earlier
+steps or on the number of threads or workers.
 """
 
 from collections.abc import Callable
@@ -27,7 +27,7 @@ from resnext_keras.training.transforms.crops import (
 )
 from resnext_keras.training.transforms.mixup import mix
 
-LIMIT = 2**40  # of seeds and steps, whose products with small numbers fit into int64
+LIMIT = 2**40  # of seeds and steps; products with small numbers still fit into int64
 
 
 def training_batches(
@@ -42,35 +42,36 @@ def training_batches(
     worker: int = 0,
     workers: int = 1,
 ) -> tf.data.Dataset:
-    """Batches to train on, each a function of the seed and the number of its step.
+    """Batches to train on, which depend only on the seed and the number of the step.
 
-    The images follow each other in passes without a gap, each pass in an order of its
-    own: step k takes places k * `batch_size` to (k + 1) * `batch_size`. So no image is
-    left out if `batch_size` does not divide their number, and there may be fewer.
+    Passes over the images follow each other without a gap, each in another order: step
+    k takes the images at places k * `batch_size` to (k + 1) * `batch_size`. So no image
+    is left out if `batch_size` does not divide their number, and `batch_size` may be
+    larger than their number.
 
-    Each of several workers gets its share of a batch; together they get the batch of
-    one, mixed alike.
+    Each of several workers gets its share of a batch. Together they get the same batch
+    as a single worker, with the same mixing.
 
     Args:
-        dataset: What to train on; all can be decoded.
+        dataset: The images to train on; all of them can be decoded.
         recipe: How images are cropped, augmented and mixed.
-        preprocessing: Size and interpolation of the images, and the crop of
-            `"center"` and `"pad"`.
-        seed: Of order, crops, augmentation and mixing.
+        preprocessing: Size and interpolation of the images, and the resizing for the
+            crops `"center"` and `"pad"`.
+        seed: Seed of order, crops, augmentation and mixing.
         steps: Number of batches.
         first_step: Number of the first batch.
-        batch_size: Images of a step, of all workers; None for that of the recipe.
+        batch_size: Images per step, over all workers; None for that of the recipe.
         worker: Number of this worker, from 0.
-        workers: How many there are; a divisor of the batch size.
+        workers: Number of workers; a divisor of the batch size.
 
     Returns:
         A dataset of images, RGB, 0 to 255, uint8, of shape (rows, size, size, 3), and
-        soft labels, float32, of shape (rows, classes). There are `batch_size` /
-        `workers` rows.
+        soft labels, float32, of shape (rows, classes), with rows = `batch_size` /
+        `workers`.
 
     Raises:
-        ValueError: There are no images, the batch cannot be shared out, or a value is
-            outside what is described above.
+        ValueError: There are no images, `workers` does not divide the batch, or a
+            value is out of range.
     """
     batch_size = recipe.batch_size if batch_size is None else batch_size
     _check(dataset, seed, first_step, batch_size, worker, workers)
@@ -79,7 +80,7 @@ def training_batches(
     places = np.arange(worker * rows, (worker + 1) * rows)
     is_mixed = bool(recipe.mixup or recipe.cutmix)
     if is_mixed and workers > 1:
-        # The image that this worker's first is mixed with is another's last.
+        # This worker's first image is mixed with the last image of another worker.
         places = np.append((places[0] - 1) % batch_size, places)
     read = _reader(dataset, recipe, preprocessing, seed)
 
@@ -105,12 +106,12 @@ def training_batches(
 def evaluation_batches(
     dataset: ImageDataset, preprocessing: Preprocessing, batch_size: int
 ) -> tf.data.Dataset:
-    """All images once, in their order, as `read_image` reads them.
+    """Batches of all images once, in their order, read like `read_image` does.
 
     Args:
-        dataset: What to evaluate on; all can be decoded.
+        dataset: The images to evaluate on; all of them can be decoded.
         preprocessing: Sizes and interpolation.
-        batch_size: Images of a batch; the last has what is left.
+        batch_size: Images per batch; the last batch may have fewer.
 
     Returns:
         A dataset of images, RGB, 0 to 255, uint8, of shape (batch, size, size, 3), and
@@ -131,7 +132,7 @@ def evaluation_batches(
 
 
 def _reader(dataset, recipe, preprocessing, seed: int) -> Callable:
-    """From a place in all passes to an image and its label."""
+    """A function from a place in the sequence of passes to an image and its label."""
     count = len(dataset)
     labels = tf.constant(dataset.labels, tf.int32)
     size = recipe.train_size or preprocessing.size
@@ -165,7 +166,7 @@ def _reader(dataset, recipe, preprocessing, seed: int) -> Callable:
 
 
 def _seed_of(purpose: str, seed: int, number):
-    """The seed of one pass, place or step; no two share one."""
+    """The seed of one pass, place or step; no two have the same."""
     purposes = ("order", "image", "mix")
     first = len(purposes) * seed + purposes.index(purpose)
     return tf.stack([tf.constant(first, tf.int64), number])
@@ -178,7 +179,7 @@ def _mapped(data, function, threads=tf.data.AUTOTUNE):
 
 
 def _finished(data):
-    """Prefetched, and not sharded by TensorFlow's strategies: it is a share already."""
+    """Adds prefetching, and stops TensorFlow's strategies from sharding it again."""
     options = tf.data.Options()
     options.experimental_distribute.auto_shard_policy = (
         tf.data.experimental.AutoShardPolicy.OFF
