@@ -1,8 +1,7 @@
 """The command `resnext-keras`.
 
-A package beside the library, since importing anything of the library loads
-TensorFlow: each command imports what it needs when it runs, so that `--help`
-answers at once.
+It is a separate package, since importing any part of the library loads TensorFlow.
+Each command imports what it needs when it runs, so that `--help` is fast.
 """
 
 from resnext_keras_cli.main import main

@@ -1,4 +1,4 @@
-"""`python -m resnext_keras_cli`: the command, where no script was installed."""
+"""`python -m resnext_keras_cli`: the command without an installed script."""
 
 from resnext_keras_cli.main import main
 

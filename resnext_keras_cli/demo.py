@@ -1,4 +1,4 @@
-"""`resnext-keras demo`: the bundled network, on images it has never seen."""
+"""`resnext-keras demo`: the bundled network on images from outside its training."""
 
 import click
 
@@ -23,12 +23,12 @@ What to try next:
     "-o",
     "--output",
     type=click.Path(dir_okay=False),
-    help=f"The .png file for the contact sheet. Without it: {SHEET} in this folder, "
-    "which is replaced.",
+    help=f"The .png file for the contact sheet. Default: {SHEET} in the current "
+    "folder, which is replaced.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace an --output that exists.")
 def demo(output, overwrite):
-    """Classify handwritten digits that training never saw.
+    """Classify handwritten digits that were not used in training.
 
     Prints predictions and the accuracy, and draws all images with their predictions
     on a contact sheet. Needs no download.

@@ -1,4 +1,4 @@
-"""`resnext-keras evaluate`: how often a network is right, and where it is wrong."""
+"""`resnext-keras evaluate`: the accuracy of a network, and its worst predictions."""
 
 import json
 
@@ -8,9 +8,9 @@ from resnext_keras_cli.options import model_option, weights_option
 from resnext_keras_cli.start import quiet_start
 from resnext_keras_cli.tables import print_table, table
 
-WORST_CLASSES = 10  # that are printed; the report has all
+WORST_CLASSES = 10  # number of classes to print; the report has all
 
-SKIPPED_FILES = 5  # that are named; the report has more
+SKIPPED_FILES = 5  # number of skipped files to print; the report has more
 
 
 @click.command()
@@ -20,8 +20,8 @@ SKIPPED_FILES = 5  # that are named; the report has more
 @click.option(
     "--labels",
     type=click.Path(exists=True, dir_okay=False),
-    help="CSV file with the name of an image and its class in each line, for a folder "
-    "without class folders.",
+    help="CSV file for images without class folders: each line has the name of an "
+    "image and its class.",
 )
 @click.option(
     "-o",
@@ -29,7 +29,7 @@ SKIPPED_FILES = 5  # that are named; the report has more
     metavar="REPORT",
     type=click.Path(file_okay=False),
     help="The folder to create for the report. Default: named after the weights, in "
-    "the working directory.",
+    "the current folder.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace an earlier report.")
 @click.option(
@@ -38,27 +38,28 @@ SKIPPED_FILES = 5  # that are named; the report has more
     type=click.IntRange(min=1),
     default=32,
     show_default=True,
-    help="Images that are run at once.",
+    help="Number of images that are run at once.",
 )
 @click.option(
     "--engine",
     type=click.Choice(["auto", "tensorflow", "onnxruntime", "openvino"]),
     default="auto",
     show_default=True,
-    help="What runs the network; auto takes the fastest that is installed.",
+    help="Engine that runs the network; auto: the fastest that is installed.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, not tables.")
 def evaluate(as_json, **options):
     """Compare the predictions of a network for the images in DATA with their classes.
 
-    DATA is as of `resnext-keras finetune`; the validation split counts, or all images
-    if there is none. Or it is ImageNet's validation set, in class folders or flat,
-    with its original file names. Images are read as the weights need it.
+    DATA is a data set, see `resnext-keras train --help`; its validation split is used,
+    or all images if it has none. It may also be ImageNet's validation set, in class
+    folders or in one folder with the original file names. Images are resized and
+    cropped as the weights expect it.
 
-    Prints top-1 and top-5 accuracy, calibration and the classes of the lowest recall,
-    and writes a folder with report.html, the confusion matrix, the worst predictions,
-    and CSV files of all classes and predictions. A file that cannot be read is named
-    and left out; the exit code is then 1.
+    Prints top-1 and top-5 accuracy, calibration error and the classes with the lowest
+    recall, and writes a folder with report.html, the confusion matrix, the worst
+    predictions, and CSV files of all classes and predictions. Files that cannot be
+    read are named and skipped; the exit code is then 1.
     """
     with quiet_start():
         from resnext_keras.training.evaluation import evaluate
@@ -86,7 +87,7 @@ def evaluate(as_json, **options):
 
 
 def print_evaluation(evaluation):
-    """Prints the figures of an evaluation, and the classes of the lowest recall."""
+    """Prints the metrics of an evaluation, and the classes with the lowest recall."""
     from resnext_keras.training.report import in_words
 
     rows = table("", "", right=("",))
@@ -101,7 +102,7 @@ def print_evaluation(evaluation):
         rows.add_row(row["class"], str(row["images"]), *percent)
     print_table(rows)
     if (more := len(classes) - WORST_CLASSES) > 0:
-        click.echo(f"... {more} more classes, of higher recall.")
+        click.echo(f"... {more} more classes, with higher recall.")
 
 
 def _percent(value):

@@ -15,7 +15,7 @@ from resnext_keras_cli.start import quiet_start
     "classes",
     metavar="NAME|NUMBER",
     multiple=True,
-    help="Class to explain; may be repeated. Default: the most probable.",
+    help="Class to explain; may be given several times. Default: the most probable.",
 )
 @click.option(
     "--top",
@@ -27,8 +27,8 @@ from resnext_keras_cli.start import quiet_start
 @click.option(
     "--layer",
     metavar="NAME",
-    help="Layer whose feature maps are used, as conv4_block6_out: earlier ones are "
-    "finer, and mean less. Default: the last.",
+    help="Layer that outputs feature maps, such as conv4_block6_out. Maps of earlier "
+    "layers are finer, but less specific to the class. Default: the last.",
 )
 @model_option
 @weights_option
@@ -36,7 +36,8 @@ from resnext_keras_cli.start import quiet_start
 def explain(image, classes, output, **options):
     """Draw which places of IMAGE are evidence for a class.
 
-    The places are bright over the image, by Grad-CAM (Selvaraju et al., 2017).
+    Draws a heat map over the image, by Grad-CAM (Selvaraju et al., 2017): the places
+    with the strongest evidence are the brightest.
     """
     with quiet_start():
         import resnext_keras as rk

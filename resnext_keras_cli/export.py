@@ -1,4 +1,4 @@
-"""`resnext-keras export`: a network for TF Serving, ONNX, OpenVINO or LiteRT."""
+"""`resnext-keras export`: writes a network for TF Serving, ONNX, OpenVINO, LiteRT."""
 
 from contextlib import nullcontext
 
@@ -6,7 +6,7 @@ import click
 
 from resnext_keras_cli.start import quiet_start
 
-FORMAT_NAMES = (  # of resnext_keras.export.formats, which loads TensorFlow
+FORMAT_NAMES = (  # as in resnext_keras.export.formats, whose import loads TensorFlow
     "saved_model",
     "onnx",
     "onnx-float16",
@@ -41,16 +41,16 @@ FORMAT_NAMES = (  # of resnext_keras.export.formats, which loads TensorFlow
     "-o",
     "--output",
     metavar="NAME",
-    help="Name of the files without their endings, which is the folder of a "
-    "saved_model; or an existing folder to write into. Without it: the name of the "
-    "weights, here.",
+    help="Path of the files without their endings; for a saved_model its folder. Or an "
+    "existing folder to write into. Default: named after the weights, in the current "
+    "folder.",
 )
 @click.option("--backbone", is_flag=True, help="Leave out the classifier.")
 @click.option(
     "--any-size",
     is_flag=True,
-    help="Accept tensors of any size, not only of the size that the weights were "
-    "made for.",
+    help="Make a network for images of any size, not only of the size that the weights "
+    "were made for.",
 )
 @click.option(
     "--top",
@@ -63,25 +63,25 @@ FORMAT_NAMES = (  # of resnext_keras.export.formats, which loads TensorFlow
 def export(model, images, formats, **options):
     """Write a network to files that run without this package.
 
-    MODEL is a name from `resnext-keras list`, whose default weights are taken.
-    WEIGHTS is a name from `resnext-keras weights list`, a weight file, or the folder
-    of a training run.
+    MODEL is a name from `resnext-keras list`, for its default weights. WEIGHTS is a
+    name from `resnext-keras weights list`, a weight file, or the folder of a training
+    run.
 
-    A saved_model takes image files and gives class names; it is a folder as TF
-    Serving expects it. Files of the other formats take what preprocess_input gives,
-    and contain a description of the preprocessing and the class names.
+    A saved_model takes image files and gives class names; it is a folder for TF
+    Serving. The other formats take images from preprocess_input; the files contain a
+    description of the preprocessing and the class names.
 
-    Each file is then run in its own runtime and compared with Keras, on the IMAGEs
-    or else on a photo of a cat. int8 needs IMAGEs for calibration, best some hundred
-    like those to come.
+    Each export is then run in its own runtime and compared with Keras, on the IMAGEs
+    or, without any, on a photo of a cat. int8 needs IMAGEs for calibration, best about
+    a hundred or more that resemble those in later use.
 
     onnx and openvino need the extra `fast`, and so does the comparison of litert.
-    For a Keras model of your own use export_saved_model and export_file in Python.
+    For a Keras model of your own, use export_saved_model and export_file in Python.
     """
     with quiet_start():
         from resnext_keras.export.formats import export_model
 
-    # LiteRT's libraries write their steps to stderr.
+    # LiteRT's libraries log to stderr.
     litert = any(name == "all" or name.startswith("litert") for name in formats)
     with quiet_start() if litert else nullcontext():
         report = export_model(model, images, formats=formats, **options)

@@ -12,7 +12,7 @@ class Shard(click.ParamType):
     name = "i/n"
 
     def convert(self, value, param, ctx):
-        """Reads it; a default is a tuple already."""
+        """Parses the text; the default is a tuple already."""
         if isinstance(value, tuple):
             return value
         number, _, shards = value.partition("/")
@@ -44,20 +44,20 @@ class Shard(click.ParamType):
     type=click.Choice(["float32", "float16"]),
     default="float32",
     show_default=True,
-    help="Type of the features; float16 halves the file.",
+    help="Dtype of the features; float16 halves the size of the file.",
 )
 @click.option(
     "--engine",
     type=click.Choice(["auto", "openvino", "onnxruntime", "tensorflow", "ray"]),
     default="auto",
     show_default=True,
-    help="What runs the network. auto: the fastest that is installed. ray: workers "
-    "with that engine, in the cluster of RAY_ADDRESS or on this machine.",
+    help="Engine that runs the network. auto: the fastest that is installed. ray: "
+    "workers with that engine, in the cluster of RAY_ADDRESS or on this machine.",
 )
 @click.option(
     "--workers",
     type=click.IntRange(min=1),
-    help="Processes of --engine ray. Default: one on each 4 cores.",
+    help="Number of processes for --engine ray. Default: one per 4 cores.",
 )
 @click.option(
     "--batch",
@@ -72,7 +72,7 @@ class Shard(click.ParamType):
     type=Shard(),
     default=(1, 1),
     metavar="I/N",
-    help="Only the I-th of N shares of all images.",
+    help="Extract only the I-th of N shares of all images.",
 )
 @click.option("--resume", is_flag=True, help="Continue a run that was stopped.")
 @click.option("--overwrite", is_flag=True, help="Start again, and replace OUTPUT.")
@@ -80,23 +80,23 @@ def extract(folders, output, **options):
     """Write the features of all images in FOLDERs into a Parquet file.
 
     A row has path, sha256, width and height of an image, and features: the mean of
-    the network's last feature maps. Folders are searched with all folders in them,
-    and links are followed. A file that is not an image, or may not be read, is left
-    out and listed in OUTPUT's .errors.csv. If all are, the exit code is 1, and
-    --resume tries them again.
+    the network's last feature maps. Folders are searched with their subfolders, and
+    links are followed. Files that are not images or cannot be read are skipped, and
+    listed in a file that ends in .errors.csv. If all files are skipped, the exit code
+    is 1, and --resume tries them again.
 
-    A run that was stopped continues with --resume and the same arguments, to the
-    same file; until the end its chunks are in OUTPUT.chunks. With --resume a
-    finished run stays as it is, so a scheduler may start each job with it.
+    The same command with --resume continues a run that was stopped, and gives the same
+    file. Until the end of the run its chunks are in OUTPUT.chunks. --resume does not
+    change a finished run, so a scheduler may always pass it.
 
-    On N machines that see the same folders, give job I, from 1 on, `--shard I/N
-    -o features-I.parquet --resume`. The rows of all N files, one after the other,
-    are those of a single run.
+    To use N machines with the same folders, start job I (1 to N) with `--shard I/N -o
+    features-I.parquet --resume`. The rows of all N files, one after the other, are
+    those of a single run.
 
     With --engine ray the machines of a Ray cluster do the work. They open the images
     themselves, so FOLDERs and a --weights file must be on a shared file system, at
-    the same paths. A worker that dies is replaced. A run may change to or from ray
-    with --resume, if auto chooses the same engine.
+    the same paths. A worker that dies is replaced. A run may be continued with or
+    without ray if auto chooses the same engine.
 
     Needs the extra `features`, and `ray` for --engine ray; with `fast` the network
     runs faster.
@@ -106,26 +106,26 @@ def extract(folders, output, **options):
     from resnext_keras_cli.tables import counted
 
     try:
-        done = rk.extract(folders, output, **options)
+        result = rk.extract(folders, output, **options)
     except KeyboardInterrupt:
         click.echo(
             "Stopped; the same command with --resume (and without --overwrite) "
-            "continues.",
+            "continues the run.",
             err=True,
         )
         raise click.exceptions.Exit(130) from None
     speed = "finished before"
-    if done.seconds:
-        rate = done.read / done.seconds
-        speed = f"in {done.seconds:.1f} s, {rate:.1f} a second"
-    skipped = f", {done.skipped} skipped" if done.skipped else ""
-    separator = " " if done.seconds else ", "
+    if result.seconds:
+        rate = result.read / result.seconds
+        speed = f"in {result.seconds:.1f} s, {rate:.1f} a second"
+    skipped = f", {result.skipped} skipped" if result.skipped else ""
+    separator = " " if result.seconds else ", "
     click.echo(
-        f"{counted(done.images, 'image')}{skipped}{separator}{speed}: "
-        f"{click.format_filename(done.output)}"
+        f"{counted(result.images, 'image')}{skipped}{separator}{speed}: "
+        f"{click.format_filename(result.output)}"
     )
-    if done.skipped:
-        errors = click.format_filename(done.errors)
+    if result.skipped:
+        errors = click.format_filename(result.errors)
         click.echo(f"Skipped, with reasons: {errors}", err=True)
-        if not done.images:
+        if not result.images:
             raise click.exceptions.Exit(1)

@@ -1,4 +1,4 @@
-"""`resnext-keras finetune`: a trained network, for classes of one's own."""
+"""`resnext-keras finetune`: trains a trained network on other classes."""
 
 import click
 
@@ -20,11 +20,12 @@ from resnext_keras_cli.start import quiet_start
 def finetune(**options):
     """Train a network with trained weights on the classes in DATA.
 
-    A new classifier learns on the frozen network first, then the last two stages
-    learn too, at a tenth of the rate. Some hundred images per class are enough in most
-    cases.
+    First a new classifier is trained on the frozen network. Then the last two stages
+    are trained too, at a tenth of the learning rate. In most cases about a hundred
+    images per class are enough.
 
-    DATA and RUN are as of `resnext-keras train`, which starts from random weights.
+    For DATA and RUN see `resnext-keras train --help`. That command starts from random
+    weights.
     """
     with quiet_start():
         from resnext_keras.training.trainer import finetune

@@ -1,4 +1,4 @@
-"""The group of all commands, which prints errors in one line."""
+"""The group of all commands, which prints each error in one line."""
 
 import warnings
 
@@ -22,14 +22,14 @@ from resnext_keras_cli.weights import weights
 
 
 class ErrorsInOneLine(click.Group):
-    """Turns any error of a command into one line, unless a trace is asked for."""
+    """Prints any error of a command in one line, unless --traceback is given."""
 
     def invoke(self, ctx):
         try:
             return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
-        except BrokenPipeError:  # as of `| head`; click then ends quietly
+        except BrokenPipeError:  # as with `| head`; click then exits silently
             raise
         except Exception as error:
             if ctx.meta.get("traceback"):
@@ -46,7 +46,7 @@ TRACEBACK = click.Option(
     is_flag=True,
     expose_value=False,
     callback=_keep_traceback,
-    help="Show the trace of an error.",
+    help="Show the traceback of an error.",
 )
 
 

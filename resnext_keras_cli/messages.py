@@ -1,4 +1,4 @@
-"""The library's error messages, in the words of the command line."""
+"""Rewrites the library's error messages for the command line."""
 
 import re
 
@@ -14,7 +14,7 @@ WORDS = (
 
 
 def in_one_line(error: BaseException) -> str:
-    """The message of an error, if it is one line for users; else its kind too."""
+    """The message of an error in one line, with its type if it is not for users."""
     lines = str(error).splitlines() or [""]
     is_for_users = isinstance(error, (ValueError, OSError, ImportError))
     if is_for_users and len(lines) == 1 and lines[0]:

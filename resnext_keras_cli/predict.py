@@ -28,37 +28,37 @@ def predict(images, model, weights, top, as_json):
     with quiet_start():
         from resnext_keras.inference.prediction import predict_files
 
-    found = predict_files(images, model, weights, top=top)
+    result = predict_files(images, model, weights, top=top)
     if as_json:
-        click.echo(json.dumps(_as_json(found), indent=2))
-    elif found.predictions:
-        _print_table(found)
-    for error in found.skipped:
+        click.echo(json.dumps(_as_json(result), indent=2))
+    elif result.predictions:
+        _print_table(result)
+    for error in result.skipped:
         click.echo(f"Skipped: {error}", err=True)
-    if found.skipped:
-        click.echo(f"{len(found.skipped)} of {len(images)} files skipped.", err=True)
+    if result.skipped:
+        click.echo(f"{len(result.skipped)} of {len(images)} files skipped.", err=True)
         raise click.exceptions.Exit(1)
 
 
-def _as_json(found):
+def _as_json(result):
     return [
         {
             "file": path,
-            "weights": found.weights,
+            "weights": result.weights,
             "predictions": [
                 {"id": id_, "name": name, "score": score}
                 for id_, name, score in predictions
             ],
         }
-        for path, predictions in found.predictions
+        for path, predictions in result.predictions
     ]
 
 
-def _print_table(found):
+def _print_table(result):
     from resnext_keras_cli.tables import print_table, table
 
-    rows = table("image", "class", "score", right=("score",), title=found.weights)
-    for path, predictions in found.predictions:
+    rows = table("image", "class", "score", right=("score",), title=result.weights)
+    for path, predictions in result.predictions:
         for rank, (_, name, score) in enumerate(predictions):
             rows.add_row(
                 "" if rank else click.format_filename(path), name, f"{score:.1%}"

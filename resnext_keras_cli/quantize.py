@@ -1,4 +1,4 @@
-"""`resnext-keras quantize`: a network in int8, in a file."""
+"""`resnext-keras quantize`: writes a network in int8."""
 
 import click
 
@@ -18,20 +18,22 @@ from resnext_keras_cli.start import quiet_start
     "-o",
     "--output",
     type=click.Path(dir_okay=False),
-    help="The .onnx file to write. Without it: named after the weights, here.",
+    help="The .onnx file to write. Default: named after the weights, in the current "
+    "folder.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace an --output that exists.")
 def quantize(model, images, output, overwrite):
     """Write a network in int8, a quarter of its size, to an .onnx file.
 
-    MODEL is a name from `resnext-keras list`, whose default weights are taken.
-    WEIGHTS is a name from `resnext-keras weights list`, a weight file, or the folder
-    of a training run.
+    MODEL is a name from `resnext-keras list`, for its default weights. WEIGHTS is a
+    name from `resnext-keras weights list`, a weight file, or the folder of a training
+    run.
 
-    The IMAGEs set the ranges of the numbers in the network: best some hundred like
-    those to come; of more than 128 an even choice is taken. Afterwards the
-    predictions for them are compared with those in float32. Files that are not
-    images are named and skipped.
+    The IMAGEs are for the calibration, which sets the ranges of the numbers in the
+    network: best about a hundred or more that resemble those in later use. Of more
+    than 128 an evenly spaced selection is used. Then the predictions for these images
+    are compared with those in float32. Files that are not images are named and
+    skipped.
 
     In Python, resnext_keras.Predictor runs the file. Needs the extra `fast`.
     """
@@ -58,6 +60,6 @@ def _print(result):
     )
     print_table(rows)
     click.echo(
-        f"The same best class for {result.comparison.top1:.1%} of {result.images} "
-        f"images; logits correlate by {result.comparison.correlation:.4f}."
+        f"The same top-1 class for {result.comparison.top1:.1%} of {result.images} "
+        f"images; correlation of the logits {result.comparison.correlation:.4f}."
     )

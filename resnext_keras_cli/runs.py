@@ -10,17 +10,17 @@ import click
 from resnext_keras_cli.evaluate import print_evaluation
 from resnext_keras_cli.tables import counted, print_table, table
 
-MOST_CLASSES = 20  # with a row each
-BAR = 30  # characters of the largest class
+MOST_CLASSES = 20  # number of classes to print
+BAR = 30  # characters in the bar of the largest class
 
 
 class Change(click.ParamType):
-    """`FIELD=VALUE`, as a pair of the field and what Python reads in the value."""
+    """`FIELD=VALUE`, as a pair of the field and the value."""
 
     name = "FIELD=VALUE"
 
     def convert(self, value, param, ctx):
-        """Reads a literal of Python, or else text."""
+        """Parses the value as a Python literal, otherwise as text."""
         field, equals, text = value.partition("=")
         if not equals or not field:
             self.fail(f"{value!r} is not FIELD=VALUE, as in mixup=0.2.")
@@ -43,25 +43,30 @@ OPTIONS = (
     click.option(
         "--resume", is_flag=True, help="Continue the run in RUN, if there is one."
     ),
-    click.option("--epochs", type=click.IntRange(min=1), help="Of all phases."),
+    click.option(
+        "--epochs",
+        type=click.IntRange(min=1),
+        help="Number of epochs, of all phases together. Default: that of the recipe.",
+    ),
     click.option(
         "--batch",
         "batch_size",
         type=click.IntRange(min=1),
-        help="Images per update, over all devices. The learning rate scales with it, "
-        "unless --learning-rate is given.",
+        help="Images per update, over all devices. The learning rate is scaled in "
+        "proportion, unless --learning-rate is given.",
     ),
     click.option(
         "--learning-rate",
         type=click.FloatRange(min=0, min_open=True),
-        help="The highest.",
+        help="The highest learning rate. Default: that of the recipe.",
     ),
     click.option(
         "--set",
         "recipe_changes",
         type=Change(),
         multiple=True,
-        help="Changes a field of the recipe, as in --set mixup=0.2.",
+        help="Change a field of the recipe, as in --set mixup=0.2; may be given "
+        "several times.",
     ),
     click.option(
         "--size",
@@ -74,7 +79,7 @@ OPTIONS = (
         type=click.FloatRange(0, 1, min_open=True, max_open=True),
         default=0.2,
         show_default=True,
-        help="Share of the images to validate on, if DATA has no split of its own.",
+        help="Share of the images to validate on, if DATA has no validation split.",
     ),
     click.option(
         "--precision",
@@ -87,19 +92,25 @@ OPTIONS = (
         "--accumulate",
         type=click.IntRange(min=1),
         default=1,
-        help="Number of parts that a batch is split into, which need less memory.",
+        help="Number of parts that each batch is split into, to need less memory.",
     ),
     click.option(
         "--steps-per-execution",
         type=click.IntRange(min=1),
         default=1,
-        help="As Keras has it; more is faster for small networks.",
+        help="As in Keras' compile; a larger number is faster for small networks.",
     ),
-    click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True),
+    click.option(
+        "--seed",
+        type=click.IntRange(min=0),
+        default=0,
+        show_default=True,
+        help="Seed of the split, the random weights, the order and the augmentation.",
+    ),
     click.option(
         "--deterministic",
         is_flag=True,
-        help="The same bits in each run; slower on a GPU.",
+        help="Give exactly the same weights in each run; slower on a GPU.",
     ),
     click.option(
         "--checkpoint-every",
@@ -107,9 +118,9 @@ OPTIONS = (
         type=click.FloatRange(min=0),
         default=60,
         show_default=True,
-        help="Seconds between two checkpoints; each epoch ends with one too.",
+        help="Seconds between two checkpoints; there is also one after each epoch.",
     ),
-    click.option("--export", is_flag=True, help="Write a SavedModel too."),
+    click.option("--export", is_flag=True, help="Also write a SavedModel."),
 )
 
 
@@ -124,7 +135,7 @@ def print_run(function, options):
     """Calls `train` or `finetune`, and prints the plan and the result.
 
     Args:
-        function: One of the two.
+        function: `train` or `finetune`.
         options: Its arguments.
     """
     options["recipe_changes"] = dict(options["recipe_changes"])
@@ -133,14 +144,16 @@ def print_run(function, options):
             **options, on_start=print_plan, verbose=1 if sys.stdout.isatty() else 2
         )
     except KeyboardInterrupt:
-        click.echo("Stopped; the same command with --resume continues.", err=True)
+        click.echo(
+            "Stopped; the same command with --resume continues the run.", err=True
+        )
         raise click.exceptions.Exit(130) from None
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise click.ClickException(
             f"No space left on the disk of {click.format_filename(options['output'])}. "
-            "The files in it are whole; make room, then continue with --resume."
+            "Its files are complete; make room, then continue with --resume."
         ) from error
     if result:  # of the first process
         print_evaluation(result.evaluation)
@@ -154,7 +167,7 @@ def print_plan(run):
     settings = run.settings
     names = run.training.class_names
     splits = [class_counts(split) for split in (run.training, run.validation)]
-    skipped = f", {len(run.skipped)} left out (skipped.csv)" * bool(run.skipped)
+    skipped = f", {len(run.skipped)} skipped (skipped.csv)" * bool(run.skipped)
     click.echo(
         f"{len(names)} classes, {counted(len(run.training), 'image')} to train on, "
         f"{len(run.validation)} to validate on{skipped}."
@@ -196,12 +209,12 @@ def _in_words(phase, stages):
     recipe = phase.recipe
     last = f"conv{stages + 1}"
     if phase.frozen is None:
-        learns = "all layers learn"
+        trained = "trains all layers"
     elif phase.frozen == last:
-        learns = "only the classifier learns"
+        trained = "trains only the classifier"
     else:
         first = int(phase.frozen.removeprefix("conv")) + 1
-        learns = f"the layers from conv{first} on learn"
+        trained = f"trains the layers from conv{first} on"
     fall = "in steps" if recipe.milestones else "along a cosine"
     changes = [
         name
@@ -217,20 +230,20 @@ def _in_words(phase, stages):
     ]
     return (
         f"{counted(recipe.epochs, 'epoch')} by the recipe {recipe.name}, batches of "
-        f"{recipe.batch_size}, {learns}; learning rate {recipe.learning_rate:.3g}, "
-        f"which falls {fall}; {', '.join(changes) or 'unchanged images'}"
+        f"{recipe.batch_size}, {trained}; learning rate {recipe.learning_rate:.3g}, "
+        f"which falls {fall}; {', '.join(changes) or 'no augmentation'}"
     )
 
 
 def print_files(result):
-    """Prints the files of a run for its user, and what each is for."""
+    """Prints the main files of a run, and what each is for."""
     folder = click.format_filename(result.folder)
     quoted = shlex.quote(folder)
     uses = {
         "report.html": "learning curves, confusion matrix, the worst predictions",
         "best.weights.h5": f"for `resnext-keras predict IMAGE --weights {quoted}`",
-        "model.keras": "the same as a Keras model",
-        "saved_model": "the same for TF Serving: image files in, names out",
+        "model.keras": "the same network as a Keras model",
+        "saved_model": "the same network for TF Serving: image files in, names out",
     }
     click.echo(f"In {folder}:")
     rows = table("file", "")

@@ -1,4 +1,4 @@
-"""`resnext-keras search`: the images of a collection that are like an image."""
+"""`resnext-keras search`: the images of a collection most similar to an image."""
 
 import json
 from pathlib import Path
@@ -18,7 +18,7 @@ from resnext_keras_cli.start import quiet_start
     type=click.Path(),
     multiple=True,
     required=True,
-    help="Features that `resnext-keras extract` has written; may be repeated.",
+    help="File from `resnext-keras extract`; may be given several times.",
 )
 @click.option(
     "--top",
@@ -31,15 +31,15 @@ from resnext_keras_cli.start import quiet_start
     "--json",
     "as_json",
     is_flag=True,
-    help="Print JSON in place of a table, and draw only with -o or --html.",
+    help="Print JSON, not a table, and draw only with -o or --html.",
 )
 @sheet_options
 def search(image, indexes, top, as_json, output, html, overwrite):
-    """Find the images of a collection that are most like IMAGE.
+    """Find the images of a collection that are most similar to IMAGE.
 
-    First run `resnext-keras extract FOLDER -o features.parquet`, once for a
-    collection. Its network sees IMAGE too. Similarity is the cosine of the angle
-    between features, 1 for the same image.
+    First run `resnext-keras extract FOLDER -o features.parquet` once for the
+    collection. The features of IMAGE are computed with the same network. Similarity is
+    the cosine of the angle between features, 1 for the same image.
 
     Prints a table, and draws IMAGE and the matches on a contact sheet. Needs the
     extra `features`.

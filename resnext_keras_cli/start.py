@@ -10,9 +10,9 @@ from collections.abc import Iterator
 def ready_streams() -> None:
     """Opens stdout and stderr if they are closed, and lets stdout print any name.
 
-    A stream that is closed, as by `2>&-`, is None, and the next file that is opened
-    would get its number. A letter that stdout's encoding lacks is printed as `?`; it
-    would end the command with an error.
+    A closed stream, as with `2>&-`, is None, and the next file that is opened would
+    get its number. Letters that are not in stdout's encoding are printed as `?`;
+    otherwise they would end the command with an error.
     """
     for number, name in ((1, "stdout"), (2, "stderr")):
         if getattr(sys, name) is None:
@@ -30,7 +30,7 @@ def quiet_start() -> Iterator[None]:
     """Context manager: hides stderr while the library imports TensorFlow.
 
     TensorFlow prints lines about processor and GPUs before its own setting can stop
-    it. What was hidden is printed if the import fails.
+    it. If the import fails, the hidden lines are printed.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     sys.stderr.flush()

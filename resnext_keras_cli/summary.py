@@ -12,12 +12,12 @@ from resnext_keras_cli.start import quiet_start
 @click.option(
     "--classes",
     type=click.IntRange(min=1),
-    help="Number of classes. Without it: that of the network's data set.",
+    help="Number of classes. Default: that of the network's data set.",
 )
 def summary(model, size, classes):
     """Print shapes, parameters and multiply-adds of MODEL, stage by stage.
 
-    MODEL is a name that `resnext-keras list` prints.
+    MODEL is a name from `resnext-keras list`.
     """
     with quiet_start():
         from resnext_keras.models.flops import stage_costs

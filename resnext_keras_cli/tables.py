@@ -33,9 +33,12 @@ def table(
     """An empty table.
 
     Args:
-        columns: The headings; only the cells of the last are wrapped.
+        columns: The headings; only cells of the last column are wrapped.
         right: The columns that are aligned to the right.
         title: The line above the table.
+
+    Returns:
+        The table; `add_row` adds a row of strings.
     """
     title = title and escaped(title)
     empty = _Rows(box=None, padding=(0, 2, 0, 0), title=title, title_justify="left")
@@ -54,15 +57,15 @@ def counted(number: int, noun: str) -> str:
 
 
 def terminal_width() -> int:
-    """Columns of the terminal; `ANY_WIDTH` in a file or a pipe."""
+    """Width of the terminal in columns; `ANY_WIDTH` for a file or a pipe."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else ANY_WIDTH
 
 
 def print_table(rows: Table, width: int = ANY_WIDTH) -> None:
     """Prints a table, each row on one line unless a width is given.
 
-    The terminal wraps lines that are too long, so that names can be copied. rich's
-    markup is off: a file's name may look like it.
+    Long lines are wrapped by the terminal only, so that names can be copied. rich's
+    markup is off, since a file's name may look like markup.
     """
     out = Console(markup=False, emoji=False, highlight=False, width=width)
     with out.capture() as printed:

@@ -16,17 +16,17 @@ def weights():
 
 
 @weights.command("list")
-@click.option("--model", metavar="NAME", help="Only those of this architecture.")
+@click.option("--model", metavar="NAME", help="Only the sets of this architecture.")
 @click.option(
-    "--permissive", is_flag=True, help="Only those that allow commercial use."
+    "--permissive", is_flag=True, help="Only the sets that allow commercial use."
 )
-@click.option("--local", is_flag=True, help="Only those that are on this machine.")
+@click.option("--local", is_flag=True, help="Only the sets that are on this machine.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, not a table.")
 def list_(model, permissive, local, as_json):
-    """Print the weight sets; an asterisk marks the "imagenet" of an architecture.
+    """Print the weight sets; an asterisk marks the default of an architecture.
 
-    Each accuracy was published for images of the size beside it, in pixels;
-    `weights show` prints it for other sizes too.
+    The top-1 accuracy was published for images of the size in the column "at", in
+    pixels; `weights show` prints the accuracy for other sizes too.
     """
     with quiet_start():
         from resnext_keras.weights.download import local_path
@@ -122,8 +122,8 @@ def show(name, as_json):
 def fetch(names):
     """Download weight sets into the cache, and print the paths of their files.
 
-    RESNEXT_KERAS_HOME is the folder of the cache, RESNEXT_KERAS_MIRROR the URL of a
-    folder with the files that is asked instead of the publishers.
+    RESNEXT_KERAS_HOME is the folder of the cache. RESNEXT_KERAS_MIRROR is the URL of a
+    folder with the files, which is used instead of the publishers' servers.
     RESNEXT_KERAS_OFFLINE=1 forbids downloads.
     """
     with quiet_start():
@@ -139,14 +139,14 @@ def fetch(names):
 @click.option(
     "--model",
     metavar="NAME",
-    help="Architecture of files. Without it: found by their names and shapes.",
+    help="Architecture of files. Default: identified by their tensors.",
 )
 def verify(names, every, model):
     """Check weight sets or files, and try them on the bundled photo of a cat.
 
-    A set is downloaded where it is missing, and its hash is checked. Of any file
-    every name and shape is checked, and that all numbers are finite. The exit code
-    is 1 if one fails.
+    A set is downloaded if it is missing, and its hash is checked. In any file all names
+    and shapes are checked, and that all numbers are finite. The exit code is 1 if a
+    check fails.
     """
     if bool(names) == every:
         raise click.UsageError("Expected names of weight sets or files, or --all.")
@@ -159,7 +159,7 @@ def verify(names, every, model):
     for name in names:
         try:
             verified = verify_weights(name, model)
-        except Exception as error:  # the others are verified all the same
+        except Exception as error:  # continue with the others
             click.echo(f"FAILED  {name}: {in_one_line(error)}")
             failed += 1
             continue
@@ -177,14 +177,14 @@ def verify(names, every, model):
 @click.option(
     "--model",
     metavar="NAME",
-    help="Architecture. Without it: found by the names and shapes in the file.",
+    help="Architecture. Default: identified by the tensors in the file.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace a TARGET that exists.")
 def convert(source, target, model, overwrite):
     """Write weights into TARGET, in the format of its suffix.
 
     .weights.h5 is for Keras, .safetensors for load_state_dict of torchvision and
-    timm.
+    timm models.
     """
     with quiet_start():
         from resnext_keras.weights.convert import convert_weights
@@ -195,7 +195,7 @@ def convert(source, target, model, overwrite):
 
 
 def _find_set(name):
-    """The row of a weight set; a file has none."""
+    """The weight set of a name; an error for a file or a run."""
     from resnext_keras.weights.checkpoint import resolve
 
     weight_set = resolve(name).weight_set

@@ -68,7 +68,7 @@ def test_the_page_is_one_file_and_odd_names_harm_nothing(collection):
     ("arguments", "message"),
     [
         (["2.png", "--index", "gone.parquet"], "no such file"),
-        (["2.png", "--index", "1.png"], "`resnext-keras extract` has written"),
+        (["2.png", "--index", "1.png"], "a .parquet file from `resnext-keras extract`"),
         (["2.png", "--index", "empty.parquet"], "none in 'empty.parquet'"),
         (["gone.png", "--index", "features.parquet"], "no such file"),
         (["features.parquet", "--index", "features.parquet"], "an image"),

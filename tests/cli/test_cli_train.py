@@ -70,7 +70,7 @@ def test_the_plan_is_printed_first_then_progress_figures_and_files(trained):
     folder, result = trained
     lines = result.stdout.splitlines()
     assert lines[0] == (
-        "2 classes, 24 images to train on, 6 to validate on, 1 left out (skipped.csv)."
+        "2 classes, 24 images to train on, 6 to validate on, 1 skipped (skipped.csv)."
     )
     assert [line.split() for line in lines[2:4]] == [
         ["Dark", "Room", "12", "3", "#" * 30],
@@ -78,7 +78,7 @@ def test_the_plan_is_printed_first_then_progress_figures_and_files(trained):
     ]
     assert lines[4] == "tiny from random weights, images of 40 x 40 pixels."
     assert lines[5] == (
-        "Phase 1: 2 epochs by the recipe cifar, batches of 8, all layers learn; "
+        "Phase 1: 2 epochs by the recipe cifar, batches of 8, trains all layers; "
         "learning rate 0.02, which falls in steps; pad crops, flips."
     )
     assert lines[6] == "Epoch 1/2"
@@ -160,7 +160,7 @@ def test_a_run_is_the_start_of_another(trained, data, tmp_path):
     weights = folder / "best.weights.h5"
     assert f"tiny from {weights}, images of 40 x 40 pixels." in result.stdout
     assert "Phase 1: 1 epoch by the recipe head" in result.stdout
-    assert "only the classifier learns" in result.stdout
+    assert "trains only the classifier" in result.stdout
     assert {path.name for path in (tmp_path / "second").iterdir()} == FILES
 
 

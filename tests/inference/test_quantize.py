@@ -326,7 +326,7 @@ def test_the_command_writes_a_file_and_says_what_it_is_like(folder, tmp_path):
     assert done.stdout.startswith(f"{target}\n")
     assert "3.9 MB" in done.stdout
     assert "1.1 MB" in done.stdout
-    assert "The same best class for 100.0% of 9 images" in done.stdout
+    assert "The same top-1 class for 100.0% of 9 images" in done.stdout
     assert float(done.stdout.rstrip(".\n").rpartition(" ")[2]) > 0.99
     assert "Skipped: Expected an image" in done.stderr
     assert "broken.png" in done.stderr

@@ -200,7 +200,7 @@ def test_a_full_disk_is_an_error_and_the_run_resumes_when_there_is_room(
     output, _ = process.communicate()
     assert process.returncode == 1, output
     assert output.splitlines()[-1] == (
-        f"Error: No space left on the disk of {folder}. The files in it are whole; "
+        f"Error: No space left on the disk of {folder}. Its files are complete; "
         "make room, then continue with --resume."
     )
     assert step(folder) >= 2
