@@ -1,9 +1,9 @@
-"""Training on several devices and machines, by what TensorFlow and JAX have for it.
+"""Training on several devices and machines, with the means of TensorFlow and JAX.
 
-A replica is a copy of the network on one device. Under TensorFlow one process uses all
-GPUs of its machine. Under JAX several processes, on one machine or many, form one
-training: each reads its own share of a batch, all replicas apply the same sum of
-gradients, and the first process alone writes files.
+A replica is a copy of the network on one device. On TensorFlow one process uses all
+GPUs of its machine. On JAX several processes, on one machine or many, train together:
+each reads its own share of a batch, all replicas apply the same sum of gradients, and
+only the first process writes files.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ elif keras.config.backend() == "torch":
     import torch
 
 
-# What `keras.distribution.initialize` reads in the environment.
+# Environment variables that `keras.distribution.initialize` reads.
 PROCESSES = tuple(
     f"KERAS_DISTRIBUTION_{name}"
     for name in ("JOB_ADDRESSES", "NUM_PROCESSES", "PROCESS_ID")
@@ -61,7 +61,7 @@ class Devices:
 
     @contextlib.contextmanager
     def scope(self) -> Iterator[None]:
-        """Context manager in which a network is built and compiled."""
+        """Context manager: networks are built and compiled for these devices."""
         with (
             contextlib.nullcontext() if self.strategy is None else self.strategy.scope()
         ):
@@ -88,7 +88,7 @@ class Devices:
         per execution fail in `MirroredStrategy` too.
 
         Raises:
-            ValueError: One of them does not.
+            ValueError: An option does not work.
         """
         if self.replicas == 1 or keras.config.backend() != "tensorflow":
             return
@@ -105,7 +105,7 @@ class Devices:
         """Checks that all processes begin at the same step.
 
         Raises:
-            ValueError: They do not; it is raised in all of them.
+            ValueError: They do not; the error is raised in all processes.
         """
         if self.workers == 1:
             return
@@ -125,7 +125,7 @@ class Devices:
         replica has its own dropout seeds.
 
         Args:
-            model: Built and compiled in `scope`.
+            model: A model that was built and compiled in `scope`.
             batches: A `tf.data.Dataset` of this process' share of each batch, without
                 partial batches.
             **options: As Keras' `fit` takes them; `validation_data` comes from
@@ -153,11 +153,11 @@ class Devices:
         )
 
     def pad_last_batch(self, batches: Any, images: int, rows: int) -> Any:
-        """Pads validation batches so that all replicas get equally many, equally long.
+        """Pads validation batches, so that all replicas get as many full batches.
 
-        Padding is images of zeros with weight 0. The weight of the others makes up
-        for it in Keras' mean of the losses, so that it and all `weighted_metrics`
-        equal those of the images alone.
+        The padding is images of zeros with weight 0. The weight of the real images
+        compensates for them in Keras' mean of the losses, so that the loss and all
+        `weighted_metrics` equal those of the real images.
 
         Args:
             batches: A `tf.data.Dataset` of images and labels of this process' `share`;
@@ -203,14 +203,17 @@ class Devices:
 def find_devices() -> Devices:
     """Finds the devices to train on, before anything is built.
 
-    Under TensorFlow all GPUs that are visible are used by `MirroredStrategy`. Under JAX
+    On TensorFlow `MirroredStrategy` uses all visible GPUs. On JAX
     `keras.distribution.DataParallel` uses all devices, and those of several processes
     if a variable of `PROCESSES` is in the environment. A single device is used without
     a strategy.
 
+    Returns:
+        The `Devices`.
+
     Raises:
-        ValueError: The environment describes several processes for another backend
-            than JAX, or several workers of TensorFlow.
+        ValueError: The environment describes several processes, and the backend is not
+            JAX; or it describes several workers of TensorFlow.
     """
     backend = keras.config.backend()
     names = ", ".join(name for name in PROCESSES if os.environ.get(name))
@@ -226,7 +229,7 @@ def find_devices() -> Devices:
             "the environment; set KERAS_BACKEND=jax or unset it"
         )
     if backend != "tensorflow":
-        # TensorFlow only reads the images then, and would take the GPUs' memory.
+        # TensorFlow only reads the images, but would allocate the GPUs' memory.
         tf.config.set_visible_devices([], "GPU")
     if backend == "jax":
         if names:
@@ -245,10 +248,10 @@ def find_devices() -> Devices:
 
 
 def check_deterministic() -> None:
-    """Checks that `make_deterministic` can do what it promises.
+    """Checks that training can be deterministic.
 
     Raises:
-        ValueError: JAX runs on a GPU without the flag of XLA that this needs.
+        ValueError: JAX runs on a GPU, without the flag of XLA that this needs.
     """
     if keras.config.backend() != "jax" or jax.default_backend() != "gpu":
         return
@@ -261,9 +264,10 @@ def check_deterministic() -> None:
 
 
 def make_deterministic() -> None:
-    """Makes this process compute the same bits in each run.
+    """Makes this process compute exactly the same numbers in each run.
 
-    JAX does so on processors anyway. An operation of torch that cannot raises.
+    JAX does so on CPUs anyway. On torch, an operation that is not deterministic raises
+    an error.
     """
     tf.config.experimental.enable_op_determinism()  # reads images on all backends
     if keras.config.backend() == "torch":
@@ -287,10 +291,10 @@ def _synchronise_batch_norm(model: keras.Model) -> None:
 
 
 def _seed_replicas(model: keras.Model, strategy) -> None:
-    """Gives each replica its own dropout seeds; Keras starts all with the same.
+    """Gives each replica its own dropout seeds; in Keras all start with the same.
 
-    Checkpoints hold those of the first replica, from which the others follow, so that
-    a run that is resumed draws the same.
+    The seeds are computed from those of the first replica, which are in checkpoints, so
+    that a resumed run draws the same numbers.
     """
     states = [
         variable.value

@@ -43,7 +43,7 @@ class SGD(keras.optimizers.SGD):
     """
 
     def exclude_from_weight_decay(self, var_list=None, var_names=None):
-        """As Keras has it."""
+        """Excludes variables from weight decay, as in Keras; saves the names."""
         super().exclude_from_weight_decay(var_list, var_names)
         self._not_decayed = tuple(var_names or ())
 
@@ -100,10 +100,10 @@ class SGD(keras.optimizers.SGD):
 
 
 def _after(gradient):
-    """Context manager in which TensorFlow waits for a gradient.
+    """Context manager: TensorFlow's operations wait for a gradient.
 
-    Otherwise it would multiply all weights at the start of a step, and hold a copy of
-    them all through it.
+    Otherwise TensorFlow would multiply all weights at the start of a step, and keep a
+    copy of them during the step.
     """
     if keras.config.backend() == "tensorflow":
         return tf.control_dependencies([gradient])
@@ -150,13 +150,13 @@ def build_optimizer(
     """The optimizer of a recipe.
 
     Args:
-        recipe: A row of the table. Its rate is that of an update.
-        steps_per_epoch: Batches of an epoch, at least 1.
-        gradient_accumulation_steps: Batches of an update, at least 2; None for one.
+        recipe: The recipe.
+        steps_per_epoch: Batches per epoch, at least 1.
+        gradient_accumulation_steps: Batches per update, at least 2; None for one.
 
     Returns:
-        An `SGD` that is not built yet. Its rate is a function of the updates it has
-        made. The moving average of the weights is the callback `EMA`.
+        An `SGD` that is not built yet. Its learning rate depends on the number of
+        updates. For the moving average of the weights see the callback `EMA`.
     """
     parts = gradient_accumulation_steps or 1
     optimizer = SGD(

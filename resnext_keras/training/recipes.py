@@ -15,20 +15,21 @@ AUGMENTATIONS = ("trivial", "ink")
 
 @dataclass(frozen=True)
 class Recipe:
-    """One row of the table of recipes.
+    """A training recipe.
 
     Attributes:
-        name: Of the row.
-        source: Where its numbers come from.
+        name: Name of the recipe.
+        source: Source of its numbers.
         epochs: Passes over the training images.
         batch_size: Images per update, over all devices.
-        learning_rate: The highest, for updates of `batch_size` images.
+        learning_rate: The highest learning rate, for updates of `batch_size` images.
         milestones: Shares of all epochs at which the rate falls to a tenth; without
             any it falls along a cosine to zero.
         warmup: Share of all epochs in which the rate rises from nearly zero.
-        momentum: Of SGD.
-        nesterov: Whether the momentum is Nesterov's.
-        weight_decay: As of PyTorch's SGD: times the weight, added to its gradient.
+        momentum: Momentum of SGD.
+        nesterov: Whether to use Nesterov momentum.
+        weight_decay: Weight decay as in PyTorch's SGD: the decay times the weight is
+            added to the gradient.
         norm_weight_decay: Whether scales and shifts of batch norm decay too.
         label_smoothing: Share of each label that is spread over all classes.
         mixup: Alpha of mixup (Zhang et al., 2018); 0 for none.
@@ -235,10 +236,10 @@ FINETUNE_STAGES = Recipe(
 
 
 def get_recipe(name: str) -> Recipe:
-    """The row of the table with that name.
+    """Finds a recipe by its name.
 
     Raises:
-        ValueError: It does not exist; the error lists the nearest names.
+        ValueError: There is no such recipe; the message suggests names.
     """
     if name not in RECIPES:
         near = difflib.get_close_matches(str(name).lower(), RECIPES, n=3)
@@ -251,16 +252,19 @@ def get_recipe(name: str) -> Recipe:
 
 
 def adjusted(recipe: Recipe, /, **changes) -> Recipe:
-    """A recipe with other values.
+    """Changes fields of a recipe.
 
     Args:
         recipe: The recipe.
-        **changes: Fields and their values; None for those that stay. With another
-            `batch_size` and no `learning_rate` the rate grows or falls with it
+        **changes: Fields and their values; None keeps the value. With a `batch_size`
+            but no `learning_rate`, the rate is scaled in proportion to the batch size
             (Goyal et al., 2017, section 2.1).
 
+    Returns:
+        The changed recipe.
+
     Raises:
-        ValueError: The field does not exist, or the value is outside its range.
+        ValueError: A field does not exist, or a value is out of range.
     """
     changes = {field: value for field, value in changes.items() if value is not None}
     fields = [field.name for field in dataclasses.fields(Recipe)][2:]

@@ -160,7 +160,7 @@ def empty(path):
     [
         (cut, "record 99: .*write or fetch"),
         (flip, "record 50: corrupted record.*write or fetch"),
-        (pack, "record 0: .*unpack it"),
+        (pack, "record 0: .*decompress it"),
         (last_without_label, "record 1: .*label"),
         (no_example, "record 0: "),
         (other_features, "with 'audio', 'label'"),

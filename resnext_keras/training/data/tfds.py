@@ -15,10 +15,14 @@ TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
 
 
 def find_tfds(path: str) -> Layout | None:
-    """The layout of a TFDS directory: that of a version, or with one version in it.
+    """Finds the layout of a TFDS directory.
+
+    Args:
+        path: The directory of a version of a data set, or one that contains a single
+            version.
 
     Returns:
-        The layout; None if there is no `features.json` in either.
+        The `Layout`; None if there is no `features.json`.
 
     Raises:
         ValueError: There are several versions, files are missing, or the features
@@ -42,7 +46,7 @@ def find_tfds(path: str) -> Layout | None:
         raise ValueError(
             f"Expected {INFO} and {FEATURES} as TensorFlow Datasets writes them. "
             f"Received: {readable(folder)!r}, where {error} is not as expected; "
-            "prepare it again"
+            "prepare the data set again"
         ) from error
     files = {split: list(lengths) for split, lengths in splits.items()}
     lengths = {file: n for some in splits.values() for file, n in some.items()}
@@ -67,26 +71,26 @@ def _json(folder: str, name: str) -> dict:
 
 
 def _form(folder: str, features: dict, info: dict) -> Form:
-    """Which features are the image and its class: those that are supervised."""
-    found = features["featuresDict"]["features"]
+    """Finds the features of the image and of its class, among the supervised keys."""
+    known = features["featuresDict"]["features"]
     items = info.get("supervisedKeys", {}).get("tuple", {}).get("items", [])
     supervised = [item.get("featureKey") for item in items]
     kinds = {
-        name: each["pythonClassName"].split(".")[-1] for name, each in found.items()
+        name: each["pythonClassName"].split(".")[-1] for name, each in known.items()
     }
     keys = []
     for kind in ("Image", "ClassLabel"):
-        of_kind = [name for name in found if kinds[name] == kind]
+        of_kind = [name for name in known if kinds[name] == kind]
         chosen = [name for name in of_kind if name in supervised] or of_kind
         if len(chosen) != 1:
-            listed = ", ".join(f"{name}: {kinds[name]}" for name in sorted(found))
+            listed = ", ".join(f"{name}: {kinds[name]}" for name in sorted(known))
             raise ValueError(
                 "Expected features of images in classes, one Image and one "
                 f"ClassLabel. Received: {readable(folder)!r} with {{{listed}}}"
             )
         keys += chosen
     image, label = keys
-    count = int(found[label]["classLabel"]["numClasses"])
+    count = int(known[label]["classLabel"]["numClasses"])
     return Form(image, label, class_names=_class_names(folder, label, count))
 
 
@@ -105,7 +109,7 @@ def _class_names(folder: str, label: str, count: int) -> tuple[str, ...]:
 
 
 def _splits(folder: str, info: dict) -> dict[str, dict[str, int]]:
-    """The files of each split that is one of ours, each with its number of records."""
+    """The files of each split in `SPLITS`, with their numbers of records."""
     kind = info.get("fileFormat", "tfrecord")
     if kind != "tfrecord":
         raise ValueError(
@@ -143,7 +147,7 @@ def _splits(folder: str, info: dict) -> dict[str, dict[str, int]]:
 
 def _open(parts: dict, form: Form, lengths: dict[str, int]) -> dict[str, ImageDataset]:
     opened = open_tfrecords(parts, form)
-    # A file that is cut between two records has no broken one.
+    # In a file that is truncated between two records, no record is broken.
     for split, files in parts.items():
         count, wanted = len(opened[split]), sum(lengths[file] for file in files)
         if count != wanted:

@@ -1,7 +1,7 @@
-"""Data sets in TFRecord files: each record a `tf.train.Example` with an image.
+"""Data sets in TFRecord files: each record is a `tf.train.Example` with an image.
 
-One pass over the records finds their offsets and labels; images are then read by their
-number, from anywhere in the files.
+One pass over the records finds their offsets and labels. Then images can be read in
+any order.
 """
 
 import os
@@ -40,11 +40,11 @@ class Form:
     """The names of the features of an example, and the meaning of its labels.
 
     Attributes:
-        image: Feature of the encoded image.
-        label: Feature of the number of its class.
-        text: Features of the name of the class, the best first.
-        first: Number of the first class; None for 1 unless there is a label 0.
-        class_names: Name of each class, where there is a list of them.
+        image: Name of the feature with the encoded image.
+        label: Name of the feature with the number of the class.
+        text: Names of features with the name of the class, the best first.
+        first: Number of the first class; None for 0 if there is a label 0, else 1.
+        class_names: Name of each class; None if there is no list of them.
     """
 
     image: str
@@ -55,8 +55,8 @@ class Form:
 
 
 FORMS = (
-    # Of the scripts for ImageNet, whose 0 is "background"; those for smaller sets
-    # that share this form begin at 0.
+    # From the scripts for ImageNet, in which label 0 is "background". Scripts for
+    # smaller data sets use the same features, but their labels begin at 0.
     Form(
         "image/encoded",
         "image/class/label",
@@ -70,16 +70,19 @@ FORMS = (
 def open_tfrecords(
     splits: dict[str, Sequence[str]], form: Form | None = None
 ) -> dict[str, ImageDataset]:
-    """The images of some splits, numbered alike in all.
+    """Opens the images of some splits, all with the same class numbers.
 
     Args:
-        splits: The files of each.
-        form: The form of the examples; None, or one without features, for that of
+        splits: The files of each split.
+        form: The form of the examples; None, or a form without features, for that of
             the first example.
 
+    Returns:
+        The images of each split.
+
     Raises:
-        ValueError: A record is broken or cut, an example has no image or label, a
-            label is out of range, or there are no records.
+        ValueError: A record is broken or truncated, an example has no image or label,
+            a label is out of range, or there are no records.
     """
     files = [file for some in splits.values() for file in some]
     form = _form_of(files, form)
@@ -139,7 +142,7 @@ def _features(form: Form) -> dict:
 
 
 def _scan(files: Sequence[str], form: Form) -> tuple[np.ndarray, dict[int, str]]:
-    """Where each record is, with its label, file by file; and names of labels."""
+    """Place and label of each record, file by file; and names of labels."""
 
     def parse(number, records):
         found = tf.io.parse_example(records, _features(form))
@@ -190,7 +193,7 @@ def _text(name: bytes) -> str:
 
 
 def _first_broken(files, form: Form, error: Exception) -> ValueError:
-    """Reads the records one by one, for the error that the fast pass hides."""
+    """Finds the first broken record, reading one by one; the fast pass does not."""
     for file in files:
         number = 0
         try:
@@ -209,7 +212,7 @@ def _broken(file: str, number: int, error: Exception) -> ValueError:
     try:
         with open(file, "rb") as opened:
             if number == 0 and opened.read(2) == b"\x1f\x8b":
-                remedy = "unpack it: in a compressed file nothing can be read by place"
+                remedy = "decompress it: a compressed file has no random access"
     except OSError:
         pass  # `reason` has it
     return ValueError(
@@ -236,8 +239,8 @@ def _classes(files, places, texts, form: Form) -> tuple[int, tuple[str, ...]]:
         raise ValueError(
             f"Expected labels from {first} to {first + count - 1}, of {count} classes. "
             f"Received: label={place['label']} in {readable(files[place['file']])!r}, "
-            f"record {place['number']}, and {outside.sum() - 1} more; mend the names "
-            "of the classes or the labels"
+            f"record {place['number']}, and {outside.sum() - 1} more; correct the "
+            "labels or the names of the classes"
         )
     names = form.class_names
     if names is None:
@@ -268,8 +271,8 @@ def _images(files, places, first: int, class_names, form: Form) -> ImageDataset:
 
 
 def _read(path, offset, length) -> bytes:
-    # Bytes in a graph, an array without one. Opened each time: a data set may have
-    # more files than a process can have open.
+    # `path` is bytes in a graph, otherwise an array. The file is opened each time: a
+    # data set may have more files than a process can have open.
     with open(np.asarray(path).item(), "rb", buffering=0) as file:
         file.seek(offset)
         return file.read(length)
@@ -281,18 +284,21 @@ def _is_record_file(name: str) -> bool:
 
 
 def find_tfrecords(path: str) -> Layout | None:
-    """The layout of a folder of TFRecord files, or of one such file.
+    """Finds the layout of a folder of TFRecord files, or of one such file.
 
-    Its name or its folder gives the split of a file: `train-...`,
-    `set-validation.tfrecord`. Beside them `labels.txt` may name the classes, one a
-    line, or `0:name`.
+    The split of a file is in its name (`train-...`, `set-validation.tfrecord`) or is
+    the name of its folder. A file `labels.txt` beside them may name the classes, one
+    per line, as `name` or `0:name`.
+
+    Args:
+        path: The folder or the file.
 
     Returns:
-        The layout; None if there are no such files in the folder.
+        The `Layout`; None if there are no such files in the folder.
 
     Raises:
-        ValueError: A file is of no split while others are, or one of a numbered row
-            of files is missing.
+        ValueError: Some files have a split and others have none, or a file of a
+            numbered series is missing.
     """
     if not os.path.isdir(path):
         return Layout(path, {"": [path]}, open_tfrecords)
@@ -317,7 +323,7 @@ def find_tfrecords(path: str) -> Layout | None:
 
 
 def _check_shards(files: Sequence[str]):
-    """Raises `ValueError` if one of a numbered row of files is missing."""
+    """Raises a `ValueError` if a file of a numbered series is missing."""
     rows = defaultdict(set)
     for file in files:
         if found := SHARD.fullmatch(file):
