@@ -188,6 +188,6 @@ def test_weights_of_a_run_are_of_its_architecture_alone(trained, data, tmp_path)
     image = data / CLASSES[0] / "0.png"
     for command in (["predict", image], ["finetune", data, "-o", tmp_path / "run"]):
         result = run(*command, *other, code=1)
-        assert result.stderr.startswith("Error: Expected the weights of resnext11_8x4d")
+        assert result.stderr.startswith("Error: Expected weights of 'resnext11_8x4d'")
         assert len(result.stderr.splitlines()) == 1
     assert not list(tmp_path.iterdir())

@@ -138,7 +138,12 @@ def test_bombs_and_strange_files_are_left_out_with_the_reason(folder, tmp_path, 
     done = extract([folder], tmp_path / "f.parquet", engine="tensorflow")
     assert done.images == 2
     errors = done.errors.read_text()
-    for found in ("DecompressionBomb", "500 x 2 pixels", "no regular", "no such file"):
+    for found in (
+        "DecompressionBomb",
+        "500 x 2 pixels",
+        "not a regular",
+        "no such file",
+    ):
         assert found in errors
 
 
