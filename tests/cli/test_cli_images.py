@@ -83,7 +83,11 @@ def test_a_file_without_permission_is_left_out_alone(monkeypatch, command):
         return opened(path, *arguments, **options)
 
     monkeypatch.setattr("builtins.open", guarded)
-    result = run(command, "one.png", "secret.png", code=command == "predict")
+    result = run(
+        command,
+        *("one.png", "secret.png", "--weights", "digits"),
+        code=command == "predict",
+    )
     assert "kipped" in result.stderr
     assert "Usage" not in result.stderr
 
