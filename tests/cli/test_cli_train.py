@@ -157,8 +157,7 @@ def test_a_run_is_the_start_of_another(trained, data, tmp_path):
     result = run(
         "finetune", data, "-o", tmp_path / "second", "--weights", folder, *QUICK[2:]
     )
-    weights = folder / "best.weights.h5"
-    assert f"tiny from {weights}, images of 40 x 40 pixels." in result.stdout
+    assert f"tiny from {folder}, images of 40 x 40 pixels." in result.stdout
     assert "Phase 1: 1 epoch by the recipe head" in result.stdout
     assert "only the classifier learns" in result.stdout
     assert {path.name for path in (tmp_path / "second").iterdir()} == FILES
