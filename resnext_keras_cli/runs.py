@@ -174,7 +174,7 @@ def print_plan(run):
     )
     _print_balance(names, *splits)
     size = run.preprocessing.size
-    start = settings.weights or "random weights"
+    start = settings.weights.name if settings.weights else "random weights"
     click.echo(f"{settings.spec.name} from {start}, images of {size} x {size} pixels.")
     devices = run.devices
     if devices.replicas > 1:

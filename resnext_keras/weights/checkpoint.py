@@ -437,7 +437,9 @@ def _unknown(weights, path: Path, architecture: str | None) -> WeightsError:
         n for s in sets or WEIGHT_SETS.values() for n in (s.tag, s.name, *s.aliases)
     ]
     listed = "list_weights() gives the names"
-    if architecture and sets:
+    if architecture is None:
+        names += ARCHITECTURES
+    elif sets:
         listed = f"of {architecture!r} there are {_names(sets)}"
         if default_set(architecture):
             names = ["imagenet", f"{architecture}.imagenet", *names]

@@ -153,7 +153,7 @@ def test_only_an_earlier_report_is_replaced(digits):
     assert "overwrite" in result.stderr
     Path("report", "thesis.txt").write_text("years")
     result = evaluate(*arguments, "--overwrite", code=1)
-    assert "earlier report alone" in result.stderr
+    assert "an earlier report and nothing else" in result.stderr
     assert Path("report", "thesis.txt").read_text() == "years"
     assert Path("report", REPORT).read_text() == "an earlier one"
     Path("report", "thesis.txt").unlink()
@@ -166,7 +166,7 @@ def test_only_an_earlier_report_is_replaced(digits):
     ("arguments", "message"),
     [
         (["gone"], "does not exist"),
-        (["digits", "--weights", "gone"], "Received: weights='gone'"),
+        (["digits", "--weights", "gone"], "Received: 'gone'"),
         (["flat", "--labels", "short.txt"], "none for '00.png'"),
         (["flat"], "each image in the folder of its class"),
         (["mixed"], "the unknown 'cat'"),

@@ -84,7 +84,7 @@ def test_a_backbone_of_any_size_from_a_file(tmp_path):
         (tmp_path / "features/mine.backbone/1/assets/model.json").read_text()
     )
     assert card["class_names"] is None
-    assert card["weights"] is None
+    assert card["weights"] == "mine"
 
 
 def test_the_number_of_classes_is_the_users(images):
@@ -142,7 +142,7 @@ def test_a_missing_package_is_named_before_anything_is_built(
     ("arguments", "told"),
     [
         (["resnext50"], "Did you mean resnext50_32x4d"),
-        (["nothing"], "`resnext-keras weights list` prints the names"),
+        (["nothing"], "`resnext-keras weights list` gives the names"),
         (["digits", "empty"], "folders with images in them. Received: 'empty'"),
         (
             ["digits", "--format", "litert-int8"],

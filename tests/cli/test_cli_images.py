@@ -9,11 +9,12 @@ from helpers import SMALL
 from PIL import Image
 
 from resnext_keras import predict_files
-from resnext_keras.classifier import find_preprocessing, load_classifier
+from resnext_keras.classifier import load_classifier
 from resnext_keras.digits import held_out_digits
 from resnext_keras.images.listing import list_images
 from resnext_keras.inference import prediction
 from resnext_keras.inference.prediction import sample_images
+from resnext_keras.weights.checkpoint import resolve
 
 pytestmark = pytest.mark.tensorflow
 
@@ -62,7 +63,7 @@ def test_how_images_are_read_is_known_before_the_network(weights):
     model = load_classifier(weights="digits").model
     model.save_weights("own.weights.h5")
     expected = load_classifier(weights=weights).preprocessing
-    assert find_preprocessing(weights=weights) == expected
+    assert resolve(weights).preprocessing == expected
 
 
 @pytest.mark.parametrize("command", ["predict", "extract"])
@@ -82,7 +83,11 @@ def test_a_file_without_permission_is_left_out_alone(monkeypatch, command):
         return opened(path, *arguments, **options)
 
     monkeypatch.setattr("builtins.open", guarded)
-    result = run(command, "one.png", "secret.png", code=command == "predict")
+    result = run(
+        command,
+        *("one.png", "secret.png", "--weights", "digits"),
+        code=command == "predict",
+    )
     assert "kipped" in result.stderr
     assert "Usage" not in result.stderr
 

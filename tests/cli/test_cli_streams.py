@@ -11,7 +11,7 @@ import pytest
 from command import run
 from PIL import Image
 
-from resnext_keras_cli.runs import tell_result
+from resnext_keras_cli.runs import print_files
 from resnext_keras_cli.tables import print_table, table
 
 pytestmark = pytest.mark.tensorflow
@@ -77,6 +77,7 @@ def test_a_image_has_a_row_of_its_own_whatever_its_name():
 
 
 def test_what_is_to_be_pasted_is_quoted(capsys, tmp_path):
-    tell_result(SimpleNamespace(folder=tmp_path / "my run; ls"), export=False)
+    files = {"best.weights.h5": None}
+    print_files(SimpleNamespace(folder=tmp_path / "my run; ls", files=files))
     quoted = shlex.quote(click.format_filename(tmp_path / "my run; ls"))
     assert f"--weights {quoted}`" in capsys.readouterr().out

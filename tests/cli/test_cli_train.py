@@ -157,8 +157,7 @@ def test_a_run_is_the_start_of_another(trained, data, tmp_path):
     result = run(
         "finetune", data, "-o", tmp_path / "second", "--weights", folder, *QUICK[2:]
     )
-    weights = folder / "best.weights.h5"
-    assert f"tiny from {weights}, images of 40 x 40 pixels." in result.stdout
+    assert f"tiny from {folder}, images of 40 x 40 pixels." in result.stdout
     assert "Phase 1: 1 epoch by the recipe head" in result.stdout
     assert "trains only the classifier" in result.stdout
     assert {path.name for path in (tmp_path / "second").iterdir()} == FILES
@@ -188,6 +187,6 @@ def test_weights_of_a_run_are_of_its_architecture_alone(trained, data, tmp_path)
     image = data / CLASSES[0] / "0.png"
     for command in (["predict", image], ["finetune", data, "-o", tmp_path / "run"]):
         result = run(*command, *other, code=1)
-        assert result.stderr.startswith("Error: Expected the weights of resnext11_8x4d")
+        assert result.stderr.startswith("Error: Expected weights of 'resnext11_8x4d'")
         assert len(result.stderr.splitlines()) == 1
     assert not list(tmp_path.iterdir())

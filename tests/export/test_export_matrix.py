@@ -57,7 +57,7 @@ NETWORKS = {
     "seresnext50_32x4d": lambda: randomised(classifier("seresnext50_32x4d")),
     "resnext50d_32x4d": lambda: randomised(classifier("resnext50d_32x4d")),
     "pyramid": lambda: randomised(pyramid()),
-    "digits": lambda: load_classifier(any_size=True).model,
+    "digits": lambda: load_classifier(weights="digits", any_size=True).model,
 }
 
 

@@ -4,12 +4,14 @@ import functools
 import os
 import sys
 
+import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
 from click.testing import CliRunner
 
 import resnext_keras as rk
+from resnext_keras.classifier import load_classifier
 from resnext_keras.features import extraction
 from resnext_keras.features.chunks import Chunks
 from resnext_keras.features.parquet import (
@@ -138,7 +140,12 @@ def test_bombs_and_strange_files_are_left_out_with_the_reason(folder, tmp_path, 
     done = extract([folder], tmp_path / "f.parquet", engine="tensorflow")
     assert done.images == 2
     errors = done.errors.read_text()
-    for found in ("DecompressionBomb", "500 x 2 pixels", "no regular", "no such file"):
+    for found in (
+        "DecompressionBomb",
+        "500 x 2 pixels",
+        "not a regular",
+        "no such file",
+    ):
         assert found in errors
 
 
@@ -311,3 +318,21 @@ def test_an_empty_shard_is_finished_before_only_with_resume(folder, tmp_path):
     assert printed.startswith("0 images")
     assert "before" not in printed
     assert "finished before" in CliRunner().invoke(group, [*command, "--resume"]).stdout
+
+
+def test_features_that_float16_cannot_hold_are_refused(folder, tmp_path):
+    model = load_classifier(weights="digits").model
+    last = model.get_layer("conv4_block1_3_bn")
+    last.beta.assign(np.full(last.beta.shape, 1e5))
+    model.save_weights(tmp_path / "large.weights.h5")
+    weights = {"weights": tmp_path / "large.weights.h5", "engine": "tensorflow"}
+    rk.extract([folder], tmp_path / "f.parquet", "resnext11_8x4d", **weights)
+    with pytest.raises(ValueError, match="float32 holds larger ones than float16"):
+        rk.extract(
+            [folder],
+            tmp_path / "half.parquet",
+            "resnext11_8x4d",
+            dtype="float16",
+            **weights,
+        )
+    assert not (tmp_path / "half.parquet").exists()

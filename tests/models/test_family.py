@@ -90,7 +90,9 @@ def test_logits_and_every_stage_equal_timms(name, tmp_path, relative_error):
     elif name not in TWINS:
         assert (resolve(path).spec, resolve(path).classes) == (spec, 1000)
     else:
-        with pytest.raises(WeightsError, match=f"{' and '.join(TWINS)} have .* which"):
+        with pytest.raises(
+            WeightsError, match=f"{' and '.join(TWINS)} have .* Name the one"
+        ):
             resolve(path)
         assert resolve(path, spec).classes == 1000
 

@@ -112,6 +112,7 @@ def test_output_and_gradients_are_those_of_a_loop_over_groups(
         )
 
 
+@pytest.mark.long
 @pytest.mark.tensorflow
 def test_gradients_need_no_particular_kernels():
     """The rest of this file again, with oneDNN's kernels off where they are on here."""

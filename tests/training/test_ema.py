@@ -13,13 +13,31 @@ from resnext_keras.training.settings import Phase, Settings
 from resnext_keras.training.trainer import Batches, run_phases
 from resnext_keras.training.transforms.mixup import mix
 
-pytestmark = pytest.mark.parity
-
 CLASSES = 6
 
 
 def network():
     return ResNeXt(SMALLEST, weights=None, classes=CLASSES, classifier_activation=None)
+
+
+def test_the_average_is_the_mean_of_the_first_steps_then_decays():
+    span, rng = 4, np.random.default_rng(0)
+    model = network()
+    average, expected = EMA(model, 1 - 1 / span), None
+    for step in range(3 * span):
+        values = [rng.normal(size=weight.shape) for weight in model.weights]
+        model.set_weights(values)
+        average.on_train_batch_end(step)
+        rate = 1 / min(step + 1, span)
+        expected = (
+            values
+            if expected is None
+            else [e + rate * (v - e) for e, v in zip(expected, values, strict=True)]
+        )
+    with average.in_place():
+        for found, wanted in zip(model.get_weights(), expected, strict=True):
+            np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(model.get_weights()[0], values[0], rtol=1e-6)
 
 
 def as_module(torch, weights):
@@ -34,6 +52,7 @@ def as_module(torch, weights):
     return module, [getattr(module, f"w{n}") for n in range(len(weights))]
 
 
+@pytest.mark.parity
 def test_the_average_is_torchs_mean_of_the_first_steps_and_its_moving_one_then():
     torch = pytest.importorskip("torch")
     swa = torch.optim.swa_utils
@@ -67,6 +86,7 @@ def test_the_average_is_torchs_mean_of_the_first_steps_and_its_moving_one_then()
     ("smoothing", "mixup", "cutmix"),
     [(0.0, 0.0, 0.0), (0.1, 1.0, 0.0), (0.1, 0.0, 1.0)],
 )
+@pytest.mark.parity
 def test_the_loss_of_a_run_is_torchs_cross_entropy(tmp_path, smoothing, mixup, cutmix):
     torch = pytest.importorskip("torch")
     images = np.random.default_rng(0).integers(0, 256, (CLASSES, 32, 32, 3), "uint8")

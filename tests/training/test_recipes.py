@@ -6,6 +6,7 @@ import json
 import pytest
 from weight_files import SMALLEST
 
+from resnext_keras.models.specs import get_spec
 from resnext_keras.training.recipes import (
     FINETUNE_HEAD,
     FINETUNE_STAGES,
@@ -14,7 +15,7 @@ from resnext_keras.training.recipes import (
     adjusted,
     get_recipe,
 )
-from resnext_keras.training.settings import PRECISIONS, Phase, Settings
+from resnext_keras.training.settings import PRECISIONS, Phase, Settings, finetune_phases
 
 PLAIN = Recipe("plain", "nowhere", epochs=2, batch_size=8, learning_rate=0.1)
 
@@ -272,3 +273,15 @@ def test_settings_say_all_that_they_are_as_json():
     assert found["spec"]["name"] == SMALLEST.name
     assert found["precision"] == "mixed_bfloat16"
     assert found.keys() == {field.name for field in dataclasses.fields(Settings)}
+
+
+def test_fine_tuning_trains_a_classifier_then_two_stages_at_a_tenth_of_the_rate():
+    head, stages = finetune_phases(
+        get_spec("resnext50_32x4d"), epochs=10, learning_rate=0.2
+    )
+    assert (head.frozen, stages.frozen) == ("conv5", "conv3")
+    assert (head.recipe.epochs, stages.recipe.epochs) == (4, 6)
+    assert head.recipe.learning_rate == 0.2
+    assert stages.recipe.learning_rate == pytest.approx(0.02)
+    (only,) = finetune_phases(get_spec("resnext29_8x64d"), epochs=1)
+    assert only.frozen == "conv4"

@@ -236,7 +236,7 @@ def test_fine_tuning_starts_from_the_weights_with_a_new_classifier(data, tmp_pat
     result = finetune(data, tmp_path / "run", weights="digits", **options)
     (run,) = runs
     assert run.settings.spec.name == "resnext11_8x4d"
-    assert run.settings.weights == "resnext11_8x4d.digits"
+    assert run.settings.weights.name == "resnext11_8x4d.digits"
     assert [(phase.recipe.epochs, phase.frozen) for phase in run.settings.phases] == [
         (1, "conv4"),
         (1, "conv2"),

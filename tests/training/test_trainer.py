@@ -179,6 +179,7 @@ def test_a_run_stopped_between_two_epochs_counts_the_next_from_nothing(tmp_path,
     assert rows(tmp_path) == rows(whole)
 
 
+@pytest.mark.long  # half precision is emulated on most processors
 def test_half_precision_scales_its_loss(tmp_path):
     scaled = []
 
