@@ -327,7 +327,7 @@ def test_features_that_float16_cannot_hold_are_refused(folder, tmp_path):
     model.save_weights(tmp_path / "large.weights.h5")
     weights = {"weights": tmp_path / "large.weights.h5", "engine": "tensorflow"}
     rk.extract([folder], tmp_path / "f.parquet", "resnext11_8x4d", **weights)
-    with pytest.raises(ValueError, match="float32 holds larger ones than float16"):
+    with pytest.raises(ValueError, match="float32 has a larger range than float16"):
         rk.extract(
             [folder],
             tmp_path / "half.parquet",

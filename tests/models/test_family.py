@@ -91,7 +91,7 @@ def test_logits_and_every_stage_equal_timms(name, tmp_path, relative_error):
         assert (resolve(path).spec, resolve(path).classes) == (spec, 1000)
     else:
         with pytest.raises(
-            WeightsError, match=f"{' and '.join(TWINS)} have .* Name the one"
+            WeightsError, match=f"{' and '.join(TWINS)} have .* Give the architecture"
         ):
             resolve(path)
         assert resolve(path, spec).classes == 1000
