@@ -1,7 +1,5 @@
 """Options that several commands share, and their checks."""
 
-import os
-
 import click
 
 size_option = click.option(
@@ -46,9 +44,3 @@ def sheet_options(command):
     ):
         command = option(command)
     return command
-
-
-def check_new(path, overwrite):
-    """Raises an error if a file exists and may not be replaced."""
-    if os.path.exists(path) and not overwrite:
-        raise click.ClickException(f"{path} exists; --overwrite replaces it.")

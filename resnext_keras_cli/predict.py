@@ -19,8 +19,16 @@ from resnext_keras_cli.start import quiet_start
     show_default=True,
     help="Number of classes to print for each image.",
 )
+@click.option(
+    "--batch",
+    "batch_size",
+    type=click.IntRange(min=1),
+    default=32,
+    show_default=True,
+    help="Number of images that are run at once.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, not a table.")
-def predict(images, model, weights, top, as_json):
+def predict(images, as_json, **options):
     """Print the most probable classes of each IMAGE.
 
     Files that are not images are named and skipped; the exit code is then 1.
@@ -28,7 +36,7 @@ def predict(images, model, weights, top, as_json):
     with quiet_start():
         from resnext_keras.inference.prediction import predict_files
 
-    result = predict_files(images, model, weights, top=top)
+    result = predict_files(images, **options)
     if as_json:
         click.echo(json.dumps(_as_json(result), indent=2))
     elif result.predictions:

@@ -38,9 +38,8 @@ def quantize(model, images, output, overwrite):
     In Python, resnext_keras.Predictor runs the file. Needs the extra `fast`.
     """
     with quiet_start():
-        from resnext_keras.inference.quantization import check_packages, quantize_model
+        from resnext_keras.inference.quantization import quantize_model
 
-    check_packages()
     result = quantize_model(model, images, output=output, overwrite=overwrite)
     for message in result.skipped:
         click.echo(f"Skipped: {message}", err=True)

@@ -6,7 +6,6 @@ import json
 import click
 
 from resnext_keras_cli.messages import in_one_line
-from resnext_keras_cli.options import check_new
 from resnext_keras_cli.start import quiet_start
 
 
@@ -189,7 +188,6 @@ def convert(source, target, model, overwrite):
     with quiet_start():
         from resnext_keras.weights.convert import convert_weights
 
-    check_new(target, overwrite)
     spec = convert_weights(source, target, model, overwrite)
     click.echo(f"{target}: {spec.name}")
 

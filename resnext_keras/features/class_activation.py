@@ -5,12 +5,12 @@ Gradient-based Localization", ICCV 2017, section 3.
 """
 
 import contextlib
-import difflib
 from collections.abc import Callable, Iterator, Sequence
 
 import keras
 import numpy as np
 
+from resnext_keras.arguments import did_you_mean
 from resnext_keras.inference.engines import check_backend
 from resnext_keras.inference.fold import plain_graph
 from resnext_keras.models.data_format import channels_first
@@ -166,11 +166,9 @@ def layer_with_maps(model: keras.Model, name: str | None = None) -> keras.Layer:
             "Expected a layer with feature maps, (batch, H, W, channels), such as "
             f"{names[-1]!r}. Received: layer={name!r}, with the output shape {shape}"
         )
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
-    hint = f"Did you mean {' or '.join(map(repr, near))}? " if near else ""
     raise ValueError(
-        f"Expected the name of one of the {len(names)} layers with feature maps. "
-        f"{hint}Received: layer={name!r}"
+        f"Expected the name of one of the {len(names)} layers with feature maps."
+        f"{did_you_mean(name, names, cutoff=0.5)} Received: layer={name!r}"
     )
 
 

@@ -19,7 +19,7 @@ from resnext_keras.images.preprocessing import preprocess_input
 from resnext_keras.images.read import read_rgb, resize_and_crop
 from resnext_keras.models.data_format import to_data_format
 from resnext_keras.models.specs import ResNeXtSpec
-from resnext_keras.weights.checkpoint import resolve
+from resnext_keras.weights.checkpoint import Checkpoint, resolve
 
 SIDE = 256
 """Smallest side of a drawn image, in pixels; smaller images are enlarged."""
@@ -105,7 +105,7 @@ class Explanation:
 def explain(
     image: str | os.PathLike,
     model: ResNeXtSpec | str | None = None,
-    weights: str | os.PathLike | None = None,
+    weights: str | os.PathLike | Checkpoint | None = None,
     *,
     classes: Sequence[int | str] | int | str | None = None,
     top: int = 1,

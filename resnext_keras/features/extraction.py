@@ -29,6 +29,7 @@ from resnext_keras.images.listing import SUFFIXES as IMAGES
 from resnext_keras.images.listing import list_images, readable
 from resnext_keras.io import exclusive_lock, output_file
 from resnext_keras.models.specs import ResNeXtSpec
+from resnext_keras.weights.checkpoint import Checkpoint
 
 CHUNK = 1024
 """Images in a chunk, rounded up to whole batches; a stopped run loses at most one."""
@@ -70,7 +71,7 @@ def extract(
     folders: Sequence[str | os.PathLike] | str | os.PathLike,
     output: str | os.PathLike = "features.parquet",
     model: ResNeXtSpec | str | None = None,
-    weights: str | os.PathLike | None = None,
+    weights: str | os.PathLike | Checkpoint | None = None,
     *,
     dtype: str = "float32",
     engine: str = "auto",

@@ -16,7 +16,7 @@ from resnext_keras.images.preprocessing import preprocess_input
 from resnext_keras.inference.predictor import Predictor
 from resnext_keras.models.data_format import to_data_format
 from resnext_keras.models.specs import ResNeXtSpec
-from resnext_keras.weights.checkpoint import resolve
+from resnext_keras.weights.checkpoint import Checkpoint, resolve
 
 Batch = tuple[list[ImageFile], np.ndarray]
 """Files, and the features of the files that are images."""
@@ -46,7 +46,7 @@ class Extractor:
     def __init__(
         self,
         model: ResNeXtSpec | str | None = None,
-        weights: str | os.PathLike | None = None,
+        weights: str | os.PathLike | Checkpoint | None = None,
         *,
         dtype: str = "float32",
         engine: str = "auto",

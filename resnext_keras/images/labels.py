@@ -5,13 +5,14 @@ network's outputs: WordNet id and name. `tests/golden/make_imagenet_classes.py` 
 it, and gives its sources.
 """
 
-import difflib
 import functools
 import importlib.resources
 from collections.abc import Sequence
 
 import keras
 import numpy as np
+
+from resnext_keras.arguments import did_you_mean
 
 
 @functools.cache
@@ -43,11 +44,9 @@ def class_names(table: str = "imagenet") -> tuple[str, ...]:
         ValueError: The table is unknown; the message lists the tables.
     """
     if not isinstance(table, str) or table not in TABLES:
-        near = difflib.get_close_matches(str(table).lower(), TABLES, n=1)
-        hint = f"Did you mean {near[0]!r}? " if near else ""
         raise ValueError(
-            f"Expected `table` to be one of {sorted(TABLES)}. {hint}"
-            f"Received: table={table!r}"
+            f"Expected `table` to be one of {sorted(TABLES)}."
+            f"{did_you_mean(str(table), TABLES)} Received: table={table!r}"
         )
     return TABLES[table]()
 

@@ -14,6 +14,7 @@ from resnext_keras.images.preprocessing import Preprocessing, preprocess_input
 from resnext_keras.images.read import ImageError, read_image
 from resnext_keras.models.data_format import to_data_format
 from resnext_keras.models.specs import ResNeXtSpec
+from resnext_keras.weights.checkpoint import Checkpoint
 
 MAX_IMAGES = 128
 """Largest number of images that `sample_images` reads. More do not improve the
@@ -40,7 +41,7 @@ class FilePredictions:
 def predict_files(
     images: str | os.PathLike | Iterable[str | os.PathLike],
     model: ResNeXtSpec | str | None = None,
-    weights: str | os.PathLike | None = None,
+    weights: str | os.PathLike | Checkpoint | None = None,
     *,
     top: int = 5,
     batch_size: int = 32,

@@ -4,9 +4,10 @@ Plain Python, so that recipes can be read without loading Keras.
 """
 
 import dataclasses
-import difflib
 import math
 from dataclasses import dataclass
+
+from resnext_keras.arguments import did_you_mean
 
 CROPS = ("random_resized", "pad", "center")
 
@@ -242,11 +243,9 @@ def get_recipe(name: str) -> Recipe:
         ValueError: There is no such recipe; the message suggests names.
     """
     if name not in RECIPES:
-        near = difflib.get_close_matches(str(name).lower(), RECIPES, n=3)
-        known = near or list(RECIPES)
         raise ValueError(
-            f"Expected the name of a recipe. Did you mean {' or '.join(known)}? "
-            f"Received: recipe={name!r}"
+            f"Expected one of the recipes {', '.join(RECIPES)}."
+            f"{did_you_mean(str(name), RECIPES)} Received: recipe={name!r}"
         )
     return RECIPES[name]
 
@@ -270,10 +269,9 @@ def adjusted(recipe: Recipe, /, **changes) -> Recipe:
     fields = [field.name for field in dataclasses.fields(Recipe)][2:]
     for field in changes:
         if field not in fields:
-            near = difflib.get_close_matches(field, fields, n=3) or fields
             raise ValueError(
-                f"Expected a field of a recipe. Did you mean {' or '.join(near)}? "
-                f"Received: {field}={changes[field]!r}"
+                f"Expected one of the fields of a recipe: {', '.join(fields)}."
+                f"{did_you_mean(field, fields)} Received: {field}={changes[field]!r}"
             )
     changed = dataclasses.replace(recipe, **changes)
     if "learning_rate" in changes:

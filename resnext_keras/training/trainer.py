@@ -42,7 +42,7 @@ from resnext_keras.training.report import (
 )
 from resnext_keras.training.run import SKIPPED, Run, open_run
 from resnext_keras.training.settings import Phase, Settings, finetune_phases
-from resnext_keras.weights.checkpoint import BEST, RUN, resolve
+from resnext_keras.weights.checkpoint import BEST, RUN, Checkpoint, resolve
 
 MODEL, EXPORT = "model.keras", "saved_model"
 
@@ -184,7 +184,7 @@ def finetune(
     data: str | os.PathLike,
     output: str | os.PathLike,
     model: ResNeXtSpec | str | None = None,
-    weights: str | os.PathLike | None = None,
+    weights: str | os.PathLike | Checkpoint | None = None,
     *,
     epochs: int | None = None,
     batch_size: int | None = None,

@@ -216,7 +216,7 @@ def resolve(
 
 
 def weights_preprocessing(
-    weights: str | os.PathLike, size: int | None = None
+    weights: str | os.PathLike | Checkpoint, size: int | None = None
 ) -> Preprocessing:
     """Finds how images have to be read for weights.
 

@@ -18,7 +18,7 @@ SUFFIXES = {"torch": ".pth", "safetensors": ".safetensors", "keras-applications"
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class PublishedAccuracy:
     """The accuracy of a weight set for one size of images.
 
     Attributes:
@@ -68,7 +68,7 @@ class WeightSet:
     format: str
     file: str
     licence: str
-    evaluations: tuple[Evaluation, ...]
+    evaluations: tuple[PublishedAccuracy, ...]
     source: str
     aliases: tuple[str, ...] = ()
     url: str | None = None
@@ -87,7 +87,7 @@ class WeightSet:
         return f"{self.architecture}.{self.tag}"
 
     @property
-    def best(self) -> Evaluation:
+    def best(self) -> PublishedAccuracy:
         """The evaluation with the best accuracy."""
         return self.evaluations[-1]
 
@@ -140,7 +140,7 @@ def _file_name(row: dict[str, str]) -> str:
     return last
 
 
-def _evaluation(entry: str, interpolation: str) -> Evaluation:
+def _evaluation(entry: str, interpolation: str) -> PublishedAccuracy:
     """`"224/0.95 80.526/94.458 timm"`, or `"224/0.95"` without figures."""
     view, *figures = entry.split()
     size, crop_pct = view.split("/")
@@ -148,10 +148,10 @@ def _evaluation(entry: str, interpolation: str) -> Evaluation:
     resize = math.floor(int(size) / float(crop_pct))
     preprocessing = Preprocessing(int(size), resize, interpolation)
     if not figures:
-        return Evaluation(preprocessing)
+        return PublishedAccuracy(preprocessing)
     accuracies, source = figures
     top1, _, top5 = accuracies.partition("/")
-    return Evaluation(preprocessing, _share(top1), _share(top5), source)
+    return PublishedAccuracy(preprocessing, _share(top1), _share(top5), source)
 
 
 def _share(percent: str) -> float | None:
@@ -165,7 +165,9 @@ BUNDLED = WeightSet(
     file="resnext11_8x4d.digits.weights.h5",
     licence="Apache-2.0",
     evaluations=(
-        Evaluation(Preprocessing(size=32, resize=(8, 32)), 0.9861, None, "publisher"),
+        PublishedAccuracy(
+            Preprocessing(size=32, resize=(8, 32)), 0.9861, None, "publisher"
+        ),
     ),
     source="scikit-learn's handwritten digits; see weights/README.md",
     size_bytes=4_044_728,

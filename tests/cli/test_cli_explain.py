@@ -98,7 +98,7 @@ def test_existing_files_are_replaced_only_with_overwrite(digit, tmp_path):
     ("arguments", "message"),
     [
         (["digit.png", "--class", "10"], "from 0 to 9"),
-        (["digit.png", "--layer", "conv4_block1"], "Did you mean 'conv4_block1_"),
+        (["digit.png", "--layer", "conv4_block1"], "Did you mean conv4_block1_"),
         (["digit.png", "--layer", "avg_pool"], "with feature maps"),
         (["digit.png", "-o", "a.jpg"], ".png"),
         (["digit.png", "-o", "no/a.png"], "existing folder"),

@@ -110,7 +110,8 @@ def test_convert_writes_the_format_of_the_ending(weight_file, tmp_path):
         {k: v for k, v in expected.items() if not k.endswith("num_batches_tracked")},
     )
     refused = run("weights", "convert", there, back, code=1).stderr
-    assert refused == f"Error: {back} exists; --overwrite replaces it.\n"
+    assert "or --overwrite" in refused
+    assert str(back) in refused
     run("weights", "convert", there, back, "--overwrite")
 
 

@@ -130,7 +130,7 @@ def test_without_evidence_for_a_class_the_map_is_0(model, images):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"layer": "conv4_block1_ou"}, "Did you mean 'conv4_block1_out'"),
+        ({"layer": "conv4_block1_ou"}, "Did you mean conv4_block1_out"),
         ({"layer": "avg_pool"}, "with feature maps.*'conv5_block1_out'.*avg_pool"),
         ({"layer": "predictions"}, r"with feature maps.*\(None, 7\)"),
         ({"classes": 7}, "from 0 to 6.*classes=7"),

@@ -159,14 +159,14 @@ def test_every_recipe_has_its_own_name_and_a_source():
 @pytest.mark.parametrize(
     ("name", "hint"),
     [
-        ("torchvision", "torchvision2"),
-        ("Cifar", "cifar"),
-        ("nothing", "paper or torchvision2 or cifar or digits"),
-        (None, "paper or"),
+        ("torchvision", " Did you mean torchvision2"),
+        ("Cifar", " Did you mean cifar"),
+        ("nothing", ""),
+        (None, ""),
     ],
 )
 def test_an_unknown_recipe_lists_the_nearest(name, hint):
-    with pytest.raises(ValueError, match=f"Did you mean {hint}.*recipe={name!r}"):
+    with pytest.raises(ValueError, match=f"paper, .*digits.{hint}.*recipe={name!r}"):
         get_recipe(name)
 
 

@@ -22,7 +22,12 @@ from resnext_keras.classifier import load_classifier
 from resnext_keras.models.specs import ARCHITECTURES
 from resnext_keras.weights import download
 from resnext_keras.weights.download import fetch, local_path
-from resnext_keras.weights.registry import BUNDLED, WEIGHT_SETS, Evaluation, WeightSet
+from resnext_keras.weights.registry import (
+    BUNDLED,
+    WEIGHT_SETS,
+    PublishedAccuracy,
+    WeightSet,
+)
 
 
 @pytest.mark.parametrize("value", ["1", "true", "yes"])
@@ -186,7 +191,7 @@ def tiny_set(good_weights, server, cache, monkeypatch):
         format="safetensors",
         file="tiny.own.safetensors",
         licence="Apache-2.0",
-        evaluations=(Evaluation(Preprocessing(48, 56)),),
+        evaluations=(PublishedAccuracy(Preprocessing(48, 56)),),
         source="a test",
         url=server.url("model.safetensors"),
         hash=f"sha256:{hashlib.sha256(content).hexdigest()}",
