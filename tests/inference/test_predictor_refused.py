@@ -79,7 +79,7 @@ def test_an_engine_that_lacks_an_operation_is_not_taken(engine):
     model = build()
     bessel = layers.Lambda(tf.math.bessel_i0e, output_shape=(5,))
     model = keras.Model(model.input, bessel(model.output), name="wavy")
-    message = f"{engine} can run. Received: model='wavy', of .*: No .*BesselI0e"
+    message = f"{engine} can run. Received: model='wavy'; .*: No .*BesselI0e"
     with pytest.raises(ValueError, match=message):
         Predictor(model, engine)
     assert Predictor(model).engine == "tensorflow"

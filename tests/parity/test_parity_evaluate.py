@@ -9,7 +9,7 @@ from PIL import Image
 from resnext_keras import ResNeXtSpec
 from resnext_keras.classifier import load_classifier
 from resnext_keras.images.labels import wordnet_ids
-from resnext_keras.training.evaluation import evaluate, open_evaluation
+from resnext_keras.training.evaluation import evaluate_images, open_evaluation
 from resnext_keras.weights.registry import WEIGHT_SETS
 
 pytestmark = pytest.mark.parity
@@ -130,7 +130,7 @@ def test_predictions_are_those_of_the_library(name, data, state, tmp_path):
     reading = WEIGHT_SETS[f"resnext50_32x4d.{name}"].preprocessing
     classifier = dataclasses.replace(classifier, preprocessing=reading)
     dataset, how = open_evaluation(data, classifier.class_names)
-    found = evaluate(classifier, dataset, engine="tensorflow").outcomes
+    found = evaluate_images(classifier, dataset, engine="tensorflow").predictions
 
     assert how == "by WordNet ids"
     assert len(np.unique(expected)) > 20
