@@ -169,7 +169,7 @@ def test_only_an_earlier_report_is_replaced(digits):
         (["digits", "--weights", "gone"], "Received: 'gone'"),
         (["flat", "--labels", "short.txt"], "none for '00.png'"),
         (["flat"], "each image in the folder of its class"),
-        (["mixed"], "the unknown 'cat'"),
+        (["mixed"], "of these unknown: 'cat'"),
         (["digits/0/nothing"], "does not exist"),
         (["digits", "-o", "gone/report"], "existing folder"),
         (["digits", "-o", "digits"], "overwrite"),

@@ -143,7 +143,7 @@ def test_a_missing_package_is_named_before_anything_is_built(
     [
         (["resnext50"], "Did you mean resnext50_32x4d"),
         (["nothing"], "`resnext-keras weights list` gives the names"),
-        (["digits", "empty"], "folders with images in them. Received: 'empty'"),
+        (["digits", "empty"], "images or folders with images. Received: 'empty'"),
         (
             ["digits", "--format", "litert-int8"],
             "Expected images to calibrate int8 with",

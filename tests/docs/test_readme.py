@@ -38,7 +38,9 @@ def test_the_blocks_run_one_after_another(
         lines = "\n" * text.count("\n", 0, block.start(1))
         exec(compile(lines + block[1], README, "exec"), names)
     printed = capsys.readouterr().out
-    assert len(re.findall(r"\('n\d{8}', '", printed)) == 5  # the top classes
+    assert (
+        len(re.findall(r"\('n\d{8}', '", printed)) == 6
+    )  # the top classes, and that of a file
     assert names["features"].shape == (1, 2048)
     assert len(names["pyramid"].outputs) == 4
     assert Path("flowers/1/saved_model.pb").is_file()

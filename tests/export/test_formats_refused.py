@@ -105,7 +105,7 @@ def test_models_that_files_cannot_hold_are_refused(ending, model, refused, monke
     left, right = keras.Input((3,)), keras.Input((3,))
     two = keras.Model([left, right], layers.Add()([left, right]))
     refused(r"\(None, 3\) and float32 \(None, 3\)", two, name)
-    refused("Received: a model of uint8", of_pixels(), name)
+    refused("Received: a model for uint8", of_pixels(), name)
     refused("functional", None, name)
     monkeypatch.setattr(keras.Model, "count_params", lambda self: 2**29)
     if ending != "xml":

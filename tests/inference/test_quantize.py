@@ -342,7 +342,7 @@ def test_the_command_writes_a_file_and_says_what_it_is_like(folder, tmp_path):
     [
         (["resnext50", "."], "Did you mean resnext50_32x4d"),
         (["nothing", "."], "`resnext-keras weights list` gives the names"),
-        (["digits", "."], "folders with images in them. Received: '.'"),
+        (["digits", "."], "images or folders with images. Received: '.'"),
         (["digits", "absent.png"], "None of the images can be read"),
         (["digits", ".", "-o", "x.bin"], "ends in .onnx"),
     ],

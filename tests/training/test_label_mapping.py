@@ -94,7 +94,7 @@ def test_classes_become_those_of_the_network(folders, names, expected, how):
 )
 def test_classes_that_the_network_does_not_have_are_refused(folders):
     unknown = [name for name in folders if name not in ANIMALS]
-    with pytest.raises(ValueError, match=f"has 3: 'cat'.*unknown '{unknown[0]}'"):
+    with pytest.raises(ValueError, match=f"has 3: 'cat'.*unknown: '{unknown[0]}'"):
         map_labels(of_classes(*folders), ANIMALS)
 
 
@@ -104,7 +104,7 @@ def test_a_class_without_images_may_be_called_anything():
 
 
 def test_a_mixture_of_kinds_names_what_does_not_fit():
-    with pytest.raises(ValueError, match=r"the unknown '1'; rename"):
+    with pytest.raises(ValueError, match=r"of these unknown: '1'; rename"):
         map_labels(of_classes("cat", "1"), ANIMALS)
 
 

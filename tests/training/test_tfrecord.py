@@ -167,7 +167,7 @@ def empty(path):
         (empty, "which have no records"),
         (lambda path: write(path, [-1, 0]), "label=-1 in .*record 0"),
         (lambda path: write(path, [0, 10**9]), "labels up to 1000000000 of 2"),
-        (lambda path: write(path, [0, 0, 0]), "images of '0' alone"),
+        (lambda path: write(path, [0, 0, 0]), "images of '0' only"),
         (lambda path: write(path, [0, 0, 1]), "one image of '1'"),
     ],
 )

@@ -212,7 +212,9 @@ def test_other_sets_than_imagenets_are_named():
 
 
 def test_imagenet_needs_an_architecture():
-    with pytest.raises(WeightsError, match=r"as in .resnext50_32x4d.imagenet.: each"):
+    with pytest.raises(
+        WeightsError, match=r"as in .resnext50_32x4d.imagenet., since each"
+    ):
         resolve("imagenet")
 
 
