@@ -2,9 +2,9 @@
 
 import ast
 import importlib
+import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -85,14 +85,20 @@ def test_help_answers_in_half_a_second_and_without_tensorflow(arguments):
         "try: main()\n"
         "finally: print('tensorflow' in sys.modules, 'numpy' in sys.modules)"
     )
-    durations = []
+    seconds = []  # of the processor: others may use it meanwhile
     for _ in range(3):
-        start = time.perf_counter()
+        start = os.times()
         answer = python(code)
-        durations.append(time.perf_counter() - start)
+        end = os.times()
+        seconds.append(
+            end.children_user
+            + end.children_system
+            - start.children_user
+            - start.children_system
+        )
         assert "Usage: resnext-keras" in answer
         assert answer.endswith("False False")
-    assert min(durations) < 0.5
+    assert min(seconds) < 0.5
 
 
 def test_modules_import_only_what_lies_below_them():
