@@ -172,7 +172,7 @@ def test_a_stopped_run_prints_how_to_continue(data, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(TrainingState, "on_train_batch_begin", stop)
         result = run(*command, code=130)
-    assert error(result) == "Stopped; the same command with --resume continues."
+    assert error(result) == "Stopped; the same command with --resume continues the run."
     (folder / ".writing-begun").mkdir()  # as a killed process leaves it
     (folder / ".writing-begun" / CHECKPOINT).write_bytes(b"half")
     with filelock.FileLock(folder / LOCK):
