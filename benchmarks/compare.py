@@ -38,7 +38,7 @@ class Contender:
 
     Attributes:
         name: For `--peers`, the tables and the JSON file.
-        kind: `"ours"`; `"torch"`, of which the best is the base of the ratios;
+        kind: `"ours"`; `"torch"`, whose best is the base of the ratios;
             `"other"`; or `"floor"`.
         maker: The worker's module and its function, as `"module:function"`.
         options: Keyword arguments of that function.

@@ -25,7 +25,7 @@ def _here(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (
             ["predict", "gone.jpg", "gone.png"],
@@ -39,7 +39,7 @@ def _here(tmp_path, monkeypatch):
         (["export", "text.jpg"], "None of the images can be read"),
     ],
 )
-def test_a_typo_costs_no_download(tmp_path, monkeypatch, arguments, told):
+def test_a_typo_costs_no_download(tmp_path, monkeypatch, arguments, message):
     for module in ("classifier", "inference.prediction", "inference.quantization"):
         monkeypatch.setattr(f"resnext_keras.{module}.load_classifier", None)
     monkeypatch.setattr("resnext_keras.export.formats.load_classifier", None)
@@ -53,7 +53,7 @@ def test_a_typo_costs_no_download(tmp_path, monkeypatch, arguments, told):
     if command in ("predict", "explain"):
         model.insert(0, "--model")
     result = run(command, *model, *named, code=1)
-    assert told in result.stderr.splitlines()[-1]
+    assert message in result.stderr.splitlines()[-1]
     assert result.stdout == ""
     assert sorted(os.listdir()) == ["one.png", "text.jpg"]
 

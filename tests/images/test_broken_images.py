@@ -1,4 +1,4 @@
-"""What is no image, or a broken or hostile one, gives one clear error."""
+"""A file that is not an image, or is broken or hostile, gives one clear error."""
 
 import io
 import re

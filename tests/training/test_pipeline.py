@@ -29,7 +29,7 @@ EVERYTHING = dataclasses.replace(
 
 
 def of_files(contents, labels=None):
-    """Images of encoded files, of which each is its own class."""
+    """Encoded image files, each in a class of its own."""
     files = tf.constant(contents)
     return ImageDataset(
         class_names=tuple(str(index) for index in range(len(contents))),
