@@ -117,7 +117,7 @@ def test_data_that_cannot_be_learned_give_one_line_and_no_folder(
         (["--accumulate", 3, "--batch", 8], "`accumulate` to divide the batch of 8"),
         (["--set", "mixupp=0.2"], "Did you mean mixup"),
         (["--set", "mixup=-1"], "`mixup` of a recipe to be 0 or more"),
-        (["--set", "recipe=paper"], "Expected a field of a recipe"),
+        (["--set", "recipe=paper"], "Expected one of the fields of a recipe"),
         (["--recipe", "papers"], "Did you mean paper"),
         (["--model", "tinier"], "Did you mean tiny?"),
     ],
