@@ -42,13 +42,17 @@ from resnext_keras.training.report import (
 )
 from resnext_keras.training.run import SKIPPED, Run, open_run
 from resnext_keras.training.settings import Phase, Settings, finetune_phases
-from resnext_keras.weights.checkpoint import BEST, RUN, Checkpoint, resolve
+from resnext_keras.weights.checkpoint import (
+    BEST,
+    DEFAULT_MODEL,
+    RUN,
+    Checkpoint,
+    resolve,
+)
 
 MODEL, EXPORT = "model.keras", "saved_model"
 
 LOCK = ".lock"  # of the process that trains in the folder
-
-DEFAULT = "resnext50_32x4d"
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,7 @@ class TrainingResult:
 def train(
     data: str | os.PathLike,
     output: str | os.PathLike,
-    model: ResNeXtSpec | str = DEFAULT,
+    model: ResNeXtSpec | str = DEFAULT_MODEL,
     recipe: Recipe | str | None = None,
     *,
     epochs: int | None = None,
@@ -244,12 +248,7 @@ def finetune(
         ImportError: The extra `train` is not installed.
     """
     checkpoint = resolve(weights, model)
-    if checkpoint.channels != 3:
-        raise ValueError(
-            f"Expected weights for RGB images; {checkpoint.name} has "
-            f"{checkpoint.channels} input channels. "
-            f"Received: weights={checkpoint.name!r}"
-        )
+    checkpoint.check_rgb()
     spec = checkpoint.spec
     phases = finetune_phases(
         spec,

@@ -57,12 +57,8 @@ def verify_weights(
             fails.
     """
     checkpoint = resolve(weights, model)
+    checkpoint.check_rgb()
     path = checkpoint.fetch()
-    if checkpoint.channels != 3:
-        raise WeightsError(
-            f"Expected weights for RGB images in {path}, found "
-            f"{checkpoint.channels} channels."
-        )
     size = checkpoint.preprocessing.size
     classes = checkpoint.classes
     network = ResNeXt(

@@ -36,7 +36,8 @@ def evaluation_image(contents, preprocessing: Preprocessing):
 
 def center_crop(contents, preprocessing: Preprocessing, size: int):
     """The image of evaluation, at another size in pixels."""
-    resize = round(preprocessing.resize * size / preprocessing.size)
+    *first, last = preprocessing.short_sides
+    resize = *first, round(last * size / preprocessing.size)
     scaled = dataclasses.replace(preprocessing, size=size, resize=resize)
     return evaluation_image(contents, scaled)
 
