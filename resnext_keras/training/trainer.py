@@ -153,27 +153,28 @@ def train(
     """
     spec = get_spec(model)
     recipe = recipe or ("cifar" if spec.stem == "cifar" else "paper")
-    recipe = adjusted(
-        recipe if isinstance(recipe, Recipe) else get_recipe(recipe),
-        epochs=epochs,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
+    changes = {
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
         **(recipe_changes or {}),
+    }
+    recipe = recipe if isinstance(recipe, Recipe) else get_recipe(recipe)
+    settings = Settings(
+        os.path.abspath(data),
+        spec,
+        None,
+        (Phase(adjusted(recipe, **changes)),),
+        size,
+        validation_share,
+        seed,
+        precision,
+        accumulate,
+        steps_per_execution,
+        deterministic,
     )
     return _run(
-        Settings(
-            os.path.abspath(data),
-            spec,
-            None,
-            (Phase(recipe),),
-            size,
-            validation_share,
-            seed,
-            precision,
-            accumulate,
-            steps_per_execution,
-            deterministic,
-        ),
+        settings,
         output,
         checkpoint_seconds,
         export,
@@ -184,7 +185,7 @@ def train(
     )
 
 
-def finetune(
+def finetune(  # noqa: D417 - the other arguments are those of `train`
     data: str | os.PathLike,
     output: str | os.PathLike,
     model: ResNeXtSpec | str | None = None,
@@ -213,9 +214,9 @@ def finetune(
     First a new classifier is trained on frozen stages. Then the last two stages are
     trained too, at a tenth of the learning rate.
 
+    Args that are not listed are those of `train`.
+
     Args:
-        data: See `train`.
-        output: See `train`.
         model: The architecture, a name from `list_models()` or a `ResNeXtSpec`. None
             for the architecture of the weights, or without weights for
             `"resnext50_32x4d"`.
@@ -223,22 +224,9 @@ def finetune(
             or folder of a training run. None for the default weights of the
             architecture.
         epochs: Epochs of both phases together; None for those of the recipes.
-        batch_size: See `train`.
         learning_rate: Learning rate of the classifier; None for that of the recipe.
-        recipe_changes: See `train`; for both phases.
-        size: See `train`; None for the size of the weights.
-        validation_share: See `train`.
-        precision: See `train`.
-        accumulate: See `train`.
-        steps_per_execution: See `train`.
-        seed: See `train`.
-        deterministic: See `train`.
-        checkpoint_seconds: See `train`.
-        export: See `train`.
-        callbacks: See `train`.
-        resume: See `train`.
-        on_start: See `train`.
-        verbose: See `train`.
+        recipe_changes: Changes of both recipes.
+        size: Height and width of the images; None for the size of the weights.
 
     Returns:
         See `train`.
@@ -249,28 +237,27 @@ def finetune(
     """
     checkpoint = resolve(weights, model)
     checkpoint.check_rgb()
-    spec = checkpoint.spec
-    phases = finetune_phases(
-        spec,
-        epochs=epochs,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
+    changes = {
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
         **(recipe_changes or {}),
+    }
+    settings = Settings(
+        os.path.abspath(data),
+        checkpoint.spec,
+        checkpoint,
+        finetune_phases(checkpoint.spec, **changes),
+        size,
+        validation_share,
+        seed,
+        precision,
+        accumulate,
+        steps_per_execution,
+        deterministic,
     )
     return _run(
-        Settings(
-            os.path.abspath(data),
-            spec,
-            checkpoint,
-            phases,
-            size,
-            validation_share,
-            seed,
-            precision,
-            accumulate,
-            steps_per_execution,
-            deterministic,
-        ),
+        settings,
         output,
         checkpoint_seconds,
         export,
@@ -581,10 +568,8 @@ def _fit(model, phase, batches, progress, callbacks, devices, verbose):
 
 def _is_out_of_memory(error: Exception) -> bool:
     text = f"{type(error).__name__} {error}".lower()
-    return isinstance(error, MemoryError) or any(
-        sign in text
-        for sign in ("resourceexhausted", "resource_exhausted", "out of memory", "oom")
-    )
+    signs = "resourceexhausted", "resource_exhausted", "out of memory"
+    return isinstance(error, MemoryError) or any(sign in text for sign in signs)
 
 
 @contextlib.contextmanager

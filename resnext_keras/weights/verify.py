@@ -13,7 +13,6 @@ from resnext_keras.models.data_format import image_shape, to_data_format
 from resnext_keras.models.resnext import ResNeXt
 from resnext_keras.models.specs import ResNeXtSpec
 from resnext_keras.weights.checkpoint import Checkpoint, resolve
-from resnext_keras.weights.tensors import WeightsError
 
 
 @dataclass(frozen=True)

@@ -121,16 +121,6 @@ def open_dataset(
         ValueError: There are no images to train on or to validate on, an image has no
             class, the splits have different classes, or a file is broken.
     """
-    if not 0 < validation_share < 1:
-        raise ValueError(
-            "Expected `validation_share` to be between 0 and 1. "
-            f"Received: validation_share={validation_share!r}"
-        )
-    if not (isinstance(seed, int | np.integer) and 0 <= seed < 2**32):
-        raise ValueError(
-            "Expected `seed` to be an integer from 0 to 2**32 - 1. "
-            f"Received: seed={seed!r}"
-        )
     layout = _find(path)
     training, validation = _first(layout, TRAINING), _first(layout, VALIDATION)
     if training is None and "" not in layout.splits:
