@@ -119,7 +119,7 @@ def evaluation_batches(
 
 
 def _reader(dataset, recipe, preprocessing, seed: int) -> Callable:
-    """A function from a position in the sequence of passes to an image and its label."""
+    """A function from a place in the sequence of passes to an image and its label."""
     count = len(dataset)
     labels = tf.constant(dataset.labels, tf.int32)
     size = recipe.train_size or preprocessing.size

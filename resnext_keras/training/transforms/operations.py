@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from resnext_keras.training.transforms.crops import to_uint8
+from resnext_keras.images.decode import to_uint8
 
 GREY = (0.299, 0.587, 0.114)  # ITU-R 601-2, as Pillow's mode L
 SMOOTH = ((1 / 13, 1 / 13, 1 / 13), (1 / 13, 5 / 13, 1 / 13), (1 / 13, 1 / 13, 1 / 13))
