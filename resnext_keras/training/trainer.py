@@ -1,4 +1,4 @@
-"""Training and fine-tuning of a network on a data set of images."""
+"""Training and fine-tuning of a network on the images of a data set."""
 
 import contextlib
 import os
@@ -52,7 +52,7 @@ from resnext_keras.weights.checkpoint import (
 
 MODEL, EXPORT = "model.keras", "saved_model"
 
-LOCK = ".lock"  # of the process that trains in the folder
+LOCK = ".lock"  # held by the process that trains in the folder
 
 
 @dataclass(frozen=True)
@@ -165,13 +165,13 @@ def train(
         spec,
         None,
         (Phase(adjusted(recipe, **changes)),),
-        size,
-        validation_share,
-        seed,
-        precision,
-        accumulate,
-        steps_per_execution,
-        deterministic,
+        size=size,
+        validation_share=validation_share,
+        seed=seed,
+        precision=precision,
+        accumulate=accumulate,
+        steps_per_execution=steps_per_execution,
+        deterministic=deterministic,
     )
     return _run(
         settings,
@@ -209,12 +209,11 @@ def finetune(  # noqa: D417 - the other arguments are those of `train`
     on_start: Callable[[Run], None] | None = None,
     verbose: int | str = "auto",
 ) -> TrainingResult | None:
-    """Trains a network with trained weights on new images and their classes.
+    """Trains a network with trained weights on other classes.
 
     First a new classifier is trained on frozen stages. Then the last two stages are
-    trained too, at a tenth of the learning rate.
-
-    Args that are not listed are those of `train`.
+    trained too, at a tenth of the learning rate. Arguments that are not listed here are
+    those of `train`.
 
     Args:
         model: The architecture, a name from `list_models()` or a `ResNeXtSpec`. None
@@ -225,7 +224,7 @@ def finetune(  # noqa: D417 - the other arguments are those of `train`
             architecture.
         epochs: Epochs of both phases together; None for those of the recipes.
         learning_rate: Learning rate of the classifier; None for that of the recipe.
-        recipe_changes: Changes of both recipes.
+        recipe_changes: Fields of both recipes, and their values.
         size: Height and width of the images; None for the size of the weights.
 
     Returns:
@@ -248,13 +247,13 @@ def finetune(  # noqa: D417 - the other arguments are those of `train`
         checkpoint.spec,
         checkpoint,
         finetune_phases(checkpoint.spec, **changes),
-        size,
-        validation_share,
-        seed,
-        precision,
-        accumulate,
-        steps_per_execution,
-        deterministic,
+        size=size,
+        validation_share=validation_share,
+        seed=seed,
+        precision=precision,
+        accumulate=accumulate,
+        steps_per_execution=steps_per_execution,
+        deterministic=deterministic,
     )
     return _run(
         settings,
@@ -317,7 +316,7 @@ def _train(run: Run, callbacks, seconds: float, verbose: int | str) -> None:
 
 
 def _finish(run: Run, export: bool) -> TrainingResult:
-    """Writes the model, the report and the SavedModel of a trained run."""
+    """Writes the model, the report and the SavedModel of the best weights."""
     classifier = load_classifier(weights=run.folder)
     with atomic_write(run.folder / MODEL) as file:
         classifier.model.save(file)
@@ -361,7 +360,7 @@ def build_network(
         classifier_activation=None,
         drop_path_rate=max(recipe.drop_path for recipe in recipes),
     )
-    if settings.weights:  # a new classifier, even for as many classes
+    if settings.weights:  # the classifier is new, even for as many classes
         head = network.get_layer("predictions")
         head.kernel.assign(head.kernel_initializer(head.kernel.shape))
         head.bias.assign(keras.ops.zeros(head.bias.shape))
@@ -369,7 +368,7 @@ def build_network(
 
 
 def with_preprocessing(network: keras.Model) -> keras.Model:
-    """Adds `preprocess_input` to a network, so that only uint8 is sent to the device.
+    """Puts `preprocess_input` before a network, so that the device gets uint8 pixels.
 
     Args:
         network: A model from preprocessed images to logits.
@@ -390,11 +389,11 @@ class Batches:
     """The batches for the phases of a run.
 
     Attributes:
-        training: Function from the number of a phase and of its first step to a
-            `tf.data.Dataset` of uint8 pixels (batch, H, W, 3) and float32 soft labels
-            (batch, classes), for the steps to the end of the phase.
+        training: Function from the number of a phase and a step of it to a
+            `tf.data.Dataset` from this step to the end of the phase. It has uint8
+            pixels (batch, H, W, 3) and float32 soft labels (batch, classes).
         validation: Such a dataset of the validation images.
-        steps: Function from the number of a phase to the number of steps per epoch.
+        steps: Function from the number of a phase to its steps per epoch.
     """
 
     training: Callable
@@ -403,12 +402,12 @@ class Batches:
 
 
 def _batches(run: Run) -> Batches:
-    settings, classes = run.settings, len(run.training.class_names)
-    devices = run.devices
+    settings, devices = run.settings, run.devices
+    classes = len(run.training.class_names)
 
     def steps(number):
-        per_execution = settings.steps_per_execution
-        return run.steps(settings.phases[number]) // per_execution * per_execution
+        steps = run.steps(settings.phases[number])
+        return steps - steps % settings.steps_per_execution
 
     def training(number, first_step):
         phase = settings.phases[number]
@@ -455,7 +454,7 @@ def run_phases(
         folder: The folder for `checkpoint.safetensors`, `best.weights.h5` and
             `history.csv`.
         devices: The devices; the network was built in their scope.
-        callbacks: Other Keras callbacks, for each phase.
+        callbacks: Other Keras callbacks, which run in each phase.
         resume: Whether to continue from the checkpoint in the folder, if there is one.
         seconds: Time between two checkpoints; there is also one after each epoch.
         verbose: Argument of Keras' `fit`.
@@ -491,8 +490,8 @@ def run_phases(
                 progress,
                 steps_per_epoch=steps_per_epoch,
                 steps=steps,
-                # With several processes, each has metrics of its own share, and only
-                # the chief writes: there a resumed epoch starts its metrics again.
+                # Each of several processes has the metrics of its own images, but only
+                # the chief writes. So there a resumed epoch starts its metrics again.
                 metrics=metrics if devices.workers == 1 else [],
                 ema=ema,
                 seconds=seconds,
@@ -501,7 +500,7 @@ def run_phases(
             )
             all_callbacks = [*([ema] if ema else []), *callbacks, state]
             _fit(model, phase, batches, progress, all_callbacks, devices, verbose)
-        elif resume:  # it was stopped between two phases
+        elif resume:  # the run was stopped between two phases
             restore(path, model.variables)
         resume = False
         progress |= {"phase": number + 1, "step": 0}
@@ -524,7 +523,7 @@ def _compile(model, network, settings, phase, steps_per_epoch):
         gradient_accumulation_steps=accumulate if accumulate > 1 else None,
     )
     if settings.precision == "mixed_float16":
-        # Keras goes by the policy of the model, which takes pixels and is float32.
+        # Keras adds it by the policy of the outer model, which is float32.
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
     model.compile(
         optimizer,
@@ -534,7 +533,7 @@ def _compile(model, network, settings, phase, steps_per_epoch):
         weighted_metrics=metrics,  # the last batch may be padded
         steps_per_execution=settings.steps_per_execution,
     )
-    model.optimizer.build(model.trainable_variables)  # a checkpoint may fill them
+    model.optimizer.build(model.trainable_variables)  # before a checkpoint is restored
     return [model.metrics[0], *metrics]  # the first is the loss
 
 
@@ -574,7 +573,7 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 @contextlib.contextmanager
 def _dtype_policy(name: str):
-    """Context manager: layers are built with a Keras dtype policy."""
+    """Context manager: sets the dtype policy of Keras."""
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(name)
     try:
