@@ -37,21 +37,12 @@ class Settings:
     """The settings of a run. With the same data they give the same weights.
 
     Attributes:
-        data: Path of the images, as `open_dataset` takes it.
+        data: Path of the data set.
         spec: The architecture.
         weights: The checkpoint to start from; None for random weights.
         phases: The phases, one after the other.
-        size: Height and width of the images for evaluation, in pixels; None for that
-            of the weights, or without weights of the architecture.
-        validation_share: Share of the images to validate on, if the data have no
-            validation split.
-        seed: Seed of the split, the random weights, the order and the augmentation.
-        precision: A Keras dtype policy, one of `PRECISIONS`.
-        accumulate: Number of steps that the recipe's batch is split into; their
-            gradients are averaged for one update.
-        steps_per_execution: Argument of Keras' `compile`.
-        deterministic: Whether the same run gives exactly the same weights, which is
-            slower.
+
+    The others are arguments of `train`.
 
     Raises:
         ValueError: A value is outside its range.
