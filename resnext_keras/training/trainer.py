@@ -105,10 +105,12 @@ def train(
     Args:
         data: Path of the images, one of:
 
-            - An image folder, with a folder of images for each class; or with folders
-              `train` and `val`, `validation` or `test` that have class folders.
+            - An image folder: a folder for each class with its images, at any depth;
+              or folders `train` and `val`, `validation` or `test` with such folders.
             - A directory of TensorFlow Datasets.
-            - A TFRecord file, or a folder of TFRecord files, with encoded images.
+            - A TFRecord file, or a folder of such files with the split in their names,
+              of `tf.train.Example` with `image/encoded` and `image/class/label`, or
+              with `image` and `label`.
         output: The folder to create for the run; it may not be inside `data`.
         model: The architecture, a name from `list_models()` or a `ResNeXtSpec`.
         recipe: `"paper"`, `"torchvision2"`, `"cifar"`, `"digits"` or a `Recipe`; None
@@ -160,28 +162,25 @@ def train(
         **(recipe_changes or {}),
     }
     recipe = recipe if isinstance(recipe, Recipe) else get_recipe(recipe)
-    settings = Settings(
-        os.path.abspath(data),
+    return _run(
         spec,
         None,
         (Phase(adjusted(recipe, **changes)),),
+        data,
+        output,
         size=size,
         validation_share=validation_share,
-        seed=seed,
         precision=precision,
         accumulate=accumulate,
         steps_per_execution=steps_per_execution,
+        seed=seed,
         deterministic=deterministic,
-    )
-    return _run(
-        settings,
-        output,
-        checkpoint_seconds,
-        export,
-        callbacks,
-        resume,
-        on_start,
-        verbose,
+        checkpoint_seconds=checkpoint_seconds,
+        export=export,
+        callbacks=callbacks,
+        resume=resume,
+        on_start=on_start,
+        verbose=verbose,
     )
 
 
@@ -242,41 +241,45 @@ def finetune(  # noqa: D417 - the other arguments are those of `train`
         "learning_rate": learning_rate,
         **(recipe_changes or {}),
     }
-    settings = Settings(
-        os.path.abspath(data),
+    return _run(
         checkpoint.spec,
         checkpoint,
         finetune_phases(checkpoint.spec, **changes),
+        data,
+        output,
         size=size,
         validation_share=validation_share,
-        seed=seed,
         precision=precision,
         accumulate=accumulate,
         steps_per_execution=steps_per_execution,
+        seed=seed,
         deterministic=deterministic,
-    )
-    return _run(
-        settings,
-        output,
-        checkpoint_seconds,
-        export,
-        callbacks,
-        resume,
-        on_start,
-        verbose,
+        checkpoint_seconds=checkpoint_seconds,
+        export=export,
+        callbacks=callbacks,
+        resume=resume,
+        on_start=on_start,
+        verbose=verbose,
     )
 
 
 def _run(
-    settings: Settings,
+    spec: ResNeXtSpec,
+    weights: Checkpoint | None,
+    phases: tuple[Phase, ...],
+    data: str | os.PathLike,
     output: str | os.PathLike,
+    *,
     checkpoint_seconds: float,
     export: bool,
     callbacks: Sequence[keras.callbacks.Callback],
     resume: bool,
     on_start: Callable[[Run], None] | None,
     verbose: int | str,
+    **options: Any,
 ) -> TrainingResult | None:
+    """Opens a run, trains and reports; `options` are those of `Settings`."""
+    settings = Settings(os.path.abspath(data), spec, weights, phases, **options)
     check_packages()
     if export:
         check_backend()

@@ -101,14 +101,7 @@ def open_dataset(
     """Opens a data set, and splits it into training and validation images.
 
     Args:
-        path: One of:
-
-            - An image folder: a folder for each class with its images, at any depth;
-              or folders `train` and `val`, `validation` or `test` with such folders.
-            - A TFDS directory.
-            - A TFRecord file, or a folder of such files with the split in their names,
-              of `tf.train.Example` with `image/encoded` and `image/class/label`, or
-              with `image` and `label`.
+        path: The data set, see `train`.
         validation_share: Share of each class to validate on, at least one image, if
             the data set has no validation split; between 0 and 1.
         seed: Seed of that split, 0 to 2**32 - 1.
@@ -139,7 +132,7 @@ def open_split(path: str | os.PathLike) -> ImageDataset:
     """Opens the images of a data set to evaluate on.
 
     Args:
-        path: See `open_dataset`.
+        path: The data set, see `train`.
 
     Returns:
         The images of its validation split, or all images if it has none.

@@ -1,4 +1,4 @@
-"""From an encoded image to the square of pixels that a network is trained on."""
+"""Decodes an image file for training, and crops a square of its pixels."""
 
 import dataclasses
 import math
@@ -11,18 +11,18 @@ from resnext_keras.images.decode import decode_image, resize_and_crop, to_uint8
 from resnext_keras.images.preprocessing import MEAN, Preprocessing
 
 MEAN_COLOUR = tuple(round(255 * mean) for mean in MEAN)
-"""The colour that `preprocess_input` makes nearly zero, as a network's padding is."""
+"""The colour that `preprocess_input` maps to nearly zero, the value of padding."""
 
 TRIES = 10  # as torchvision's
 CROP_RATIOS = (3 / 4, 4 / 3)
 
 
 def evaluation_image(contents, preprocessing: Preprocessing):
-    """Reads an image as `read_image` does, and turns a JPEG upright as it does.
+    """Reads an image like `read_image`, and turns a JPEG upright.
 
     Args:
-        contents: Contents of an image file of a format that an exported model reads,
-            a string scalar.
+        contents: Contents of an image file, a string scalar. The formats are those of
+            `decode_image`.
         preprocessing: Sizes and interpolation.
 
     Returns:
@@ -43,15 +43,15 @@ def center_crop(contents, preprocessing: Preprocessing, size: int):
 def pad_crop(contents, preprocessing: Preprocessing, size: int, seed):
     """The image of `center_crop`, shifted by up to an eighth of its size.
 
-    Source: He et al., 2016, section 4.2: of 40 x 40 pixels, four on each side of them
-    padding, 32 x 32. What comes in is the mean colour, as in the authors' and
-    ResNeXt's Torch code, which pads after normalising.
+    Source: He et al., 2016, section 4.2: an image of 32 x 32 is padded by four pixels
+    on each side, then cropped. The padding is the mean colour, since the authors' and
+    ResNeXt's Torch code pads after normalising.
     """
-    most = size // 8
+    padding = size // 8
     image = center_crop(contents, preprocessing, size)
-    shift = tf.random.stateless_uniform([2], seed, 0, 2 * most + 1, tf.int32)
+    shift = tf.random.stateless_uniform([2], seed, 0, 2 * padding + 1, tf.int32)
     image = tf.cast(image, tf.int32) - MEAN_COLOUR
-    image = tf.pad(image, [[most, most], [most, most], [0, 0]])
+    image = tf.pad(image, [[padding, padding], [padding, padding], [0, 0]])
     image = tf.slice(image, [*tf.unstack(shift), 0], [size, size, 3]) + MEAN_COLOUR
     return tf.cast(image, tf.uint8)
 
@@ -61,14 +61,14 @@ def random_resized_crop(
 ):
     """A random part of an image, resized with antialiasing.
 
-    Of a JPEG no more than that part is decoded. The part is chosen in the image as
-    it is stored: the chances are the same for an image on its side.
+    Only this part of a JPEG is decoded. It is chosen before the image is turned
+    upright, which does not change the probabilities.
 
     Args:
         contents: Contents of an image file, a string scalar.
-        preprocessing: Its interpolation is used.
+        preprocessing: For its interpolation.
         size: Height and width in pixels.
-        least_area: Smallest share of the image's area, to 1.
+        least_area: Smallest share of the image's area; the largest is 1.
         seed: Two integers.
 
     Returns:
@@ -103,18 +103,18 @@ def random_resized_crop(
 
 
 def random_box(height, width, areas, ratios, seed):
-    """A part of random area and shape at a random place.
+    """A part of an image with a random area, aspect ratio and position.
 
     Args:
-        height: Of the whole, in pixels, an int32 scalar.
-        width: As `height`.
-        areas: Smallest and largest share of the whole's area.
-        ratios: Smallest and largest width by height; its logarithm is what is drawn.
+        height: Height of the image in pixels, an int32 scalar.
+        width: Width of the image in pixels, an int32 scalar.
+        areas: Smallest and largest share of the image's area.
+        ratios: Smallest and largest width / height; the logarithm is drawn uniformly.
         seed: Two integers.
 
     Returns:
-        Top, left, height and width in pixels, int32 (4,), and whether one was found
-        that lies within the whole, in ten tries.
+        Top, left, height and width in pixels, int32 (4,); and whether it lies within
+        the image, which ten tries may not achieve.
 
     Source: torchvision's `RandomResizedCrop.get_params`.
     """
@@ -133,7 +133,7 @@ def random_box(height, width, areas, ratios, seed):
 
 
 def _largest_center_box(height, width):
-    """The part of an image that is too long for a random one; of `CROP_RATIOS`."""
+    """The largest part at the centre with one of `CROP_RATIOS`, for long images."""
     rows, columns = tf.cast(height, tf.float32), tf.cast(width, tf.float32)
     low, high = CROP_RATIOS
     h = tf.minimum(height, tf.cast(tf.round(columns / low), tf.int32))
@@ -164,11 +164,11 @@ def _orientation(contents: bytes) -> np.int32:
 
 
 def upright(rgb, orientation):
-    """Turns and mirrors an image as its EXIF orientation asks.
+    """Turns and mirrors an image by its EXIF orientation.
 
     Args:
         rgb: One image as it is stored, of shape (height, width, 3).
-        orientation: What `exif_orientation` gives.
+        orientation: From `exif_orientation`.
 
     Returns:
         The image; of shape (width, height, 3) for 5 to 8.
