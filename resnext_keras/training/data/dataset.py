@@ -92,6 +92,12 @@ def few(names, most: int = 3) -> str:
     return listed if len(names) <= most else f"{listed} and {len(names) - most} more"
 
 
+def short_message(error: Exception) -> str:
+    """The message of an error of TensorFlow, without the names of its operations."""
+    message = re.sub(r"\{\{.*?\}\} *", "", str(getattr(error, "message", error)))
+    return " ".join(message.partition("[Op:")[0].split())
+
+
 def open_dataset(
     path: str | os.PathLike,
     validation_share: float = 0.2,
@@ -296,7 +302,5 @@ def _reason(dataset: ImageDataset, number: int) -> str:
             return "an empty file"
         decode_image(contents)
     except (tf.errors.OpError, ValueError) as error:
-        message = str(getattr(error, "message", error))
-        message = re.sub(r"\{\{.*?\}\} *", "", message).partition("[Op:")[0]
-        return readable(" ".join(message.split()))
+        return readable(short_message(error))
     return NOT_DECODED

@@ -1,7 +1,6 @@
 """Maps the classes of a data set to those of a network."""
 
 import csv
-import functools
 import os
 import re
 from dataclasses import replace
@@ -127,12 +126,6 @@ def _number(name: str, classes: dict) -> int | None:
     return numbers[0] if numbers else None
 
 
-@functools.cache
-def _validation_labels() -> tuple[int, ...]:
-    with VALIDATION_LABELS.open("rb") as file, np.load(file) as data:
-        return tuple(data["labels"].tolist())
-
-
 def _validation_classes(paths, names) -> list[int]:
     # A network trained on folders with WordNet ids as names has its classes in the same
     # order.
@@ -142,7 +135,9 @@ def _validation_classes(paths, names) -> list[int]:
             f"ILSVRC2012. Received: a network of {len(names)} classes: {few(names)}; "
             "give a file of labels, or put the images into class folders"
         )
-    labels, classes = _validation_labels(), []
+    with VALIDATION_LABELS.open("rb") as file, np.load(file) as data:
+        labels = data["labels"].tolist()
+    classes = []
     for path in paths:
         match = _VALIDATION_NAME.match(_name(path))
         number = int(match[1]) if match else 0

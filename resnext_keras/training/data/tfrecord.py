@@ -23,6 +23,7 @@ from resnext_keras.training.data.dataset import (
     Layout,
     Names,
     few,
+    short_message,
 )
 
 HEADER, FOOTER = 12, 4  # bytes around a record: its length and checksums
@@ -203,15 +204,14 @@ def _first_broken(files, form: Form, error: Exception) -> ValueError:
 
 
 def _broken(file: str, number: int, error: Exception) -> ValueError:
-    reason = str(getattr(error, "message", error))
-    reason = re.sub(r"\{\{.*?\}\} *", "", reason).partition("[Op:")[0].strip()
     remedy = "write or fetch the file again"
     with contextlib.suppress(OSError), open(file, "rb") as opened:
         if number == 0 and opened.read(2) == b"\x1f\x8b":
             remedy = "decompress it: a compressed file has no random access"
     return ValueError(
         "Expected whole TFRecord files of tf.train.Example with an image and its "
-        f"class. Received: {readable(file)!r}, record {number}: {reason}; {remedy}"
+        f"class. Received: {readable(file)!r}, record {number}: "
+        f"{short_message(error)}; {remedy}"
     )
 
 
