@@ -165,12 +165,13 @@ def _check_folder(folder: Path, resume: bool) -> bool:
 
 def _evaluation_preprocessing(settings: Settings) -> Preprocessing:
     """How images are read for evaluation: as for the weights, in the run's size."""
-    if settings.weights:
-        preprocessing = settings.weights.preprocessing
-    else:
-        preprocessing = default_preprocessing(settings.spec)
+    preprocessing = (
+        settings.weights.preprocessing
+        if settings.weights
+        else default_preprocessing(settings.spec)
+    )
     size = settings.size or preprocessing.size
-    # Only the last resize: the first of the digits' weights is for their images alone.
+    # Without the first resize of the digits' weights, which is only for their images.
     resize = round(size * preprocessing.short_sides[-1] / preprocessing.size)
     return dataclasses.replace(preprocessing, size=size, resize=resize)
 
