@@ -114,23 +114,26 @@ def open_tfrecords(
 
 def _form_of(files: Sequence[str]) -> Form:
     """The form of the first example; any form if there are no examples."""
-    try:
-        for file in files:
-            for record in tf.data.TFRecordDataset(os.fsencode(file)).take(1):
-                example = tf.train.Example.FromString(record.numpy())
-                features = example.features.feature
-                for form in FORMS:
-                    if form.image in features and form.label in features:
-                        text = [key for key in form.text if key in features]
-                        return replace(form, text=tuple(text[:1]))
-                expected = [f"{form.image!r} with {form.label!r}" for form in FORMS]
-                raise ValueError(
-                    f"Expected examples with the features {' or '.join(expected)}. "
-                    f"Received: {readable(file)!r} with {few(sorted(features), 9)}"
-                )
-    except (tf.errors.OpError, DecodeError) as error:
-        raise _broken(file, 0, error) from error
-    return FORMS[0]
+    for file in files:
+        try:
+            records = tf.data.TFRecordDataset(os.fsencode(file)).take(1)
+            examples = [tf.train.Example.FromString(r.numpy()) for r in records]
+        except (tf.errors.OpError, DecodeError) as error:
+            raise _broken(file, 0, error) from error
+        if examples:
+            break
+    else:
+        return FORMS[0]
+    features = examples[0].features.feature
+    for form in FORMS:
+        if form.image in features and form.label in features:
+            text = [key for key in form.text if key in features]
+            return replace(form, text=tuple(text[:1]))
+    expected = " or ".join(f"{form.image!r} with {form.label!r}" for form in FORMS)
+    raise ValueError(
+        f"Expected examples with the features {expected}. Received: {readable(file)!r} "
+        f"with {few(sorted(features), 9)}"
+    )
 
 
 def _features(form: Form) -> dict:
