@@ -112,7 +112,7 @@ def _splits(folder: str, info: dict) -> dict[str, dict[str, int]]:
     if kind != "tfrecord":
         raise ValueError(
             "Expected a data set in TFRecord files. Received: "
-            f"{readable(folder)!r}, whose fileFormat={kind!r}; prepare it with "
+            f"{readable(folder)!r} with fileFormat={kind!r}; prepare it with "
             "file_format='tfrecord'"
         )
     splits = {}

@@ -90,8 +90,8 @@ def random_erase(image, share: float, seed):
     """
     size = image.shape[0]
     chance, seed = split(seed, 2)
-    box, found = random_box(size, size, ERASED_AREAS, ERASED_RATIOS, seed)
-    erased = inside(box, size)[..., tf.newaxis] & found & _chance(share, chance)
+    box, fits = random_box(size, size, ERASED_AREAS, ERASED_RATIOS, seed)
+    erased = inside(box, size)[..., tf.newaxis] & fits & _chance(share, chance)
     return tf.where(erased, tf.constant(MEAN_COLOUR, tf.uint8), image)
 
 

@@ -79,8 +79,8 @@ def random_resized_crop(
 
     def box(shape):
         height, width = tf.unstack(shape)
-        part, found = random_box(height, width, (least_area, 1.0), CROP_RATIOS, seed)
-        return tf.where(found, part, _largest_center_box(height, width))
+        part, fits = random_box(height, width, (least_area, 1.0), CROP_RATIOS, seed)
+        return tf.where(fits, part, _largest_center_box(height, width))
 
     def of_jpeg():
         part = box(tf.image.extract_jpeg_shape(contents)[:2])
