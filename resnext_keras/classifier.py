@@ -124,12 +124,7 @@ def load_classifier(
             be downloaded.
     """
     checkpoint = resolve(weights, model)
-    if checkpoint.channels != 3:
-        raise ValueError(
-            f"Expected weights for RGB images; {checkpoint.name} has "
-            f"{checkpoint.channels} input channels. "
-            f"Received: weights={checkpoint.name!r}"
-        )
+    checkpoint.check_rgb()
     size = None if any_size else checkpoint.preprocessing.size
     network = ResNeXt(
         checkpoint.spec,

@@ -136,9 +136,13 @@ def _resample(rgb, length, kernel: str, size: int | None):
         kernel_type=kernel,
         antialias=True,
     )
-    # A bicubic kernel overshoots. The cast truncates, so 0.5 is added before.
-    rounded = tf.cast(tf.clip_by_value(resized + 0.5, 0.0, 255.0), tf.uint8)
-    return tf.reshape(rounded, [after, others, 3])
+    return tf.reshape(to_uint8(resized), [after, others, 3])
+
+
+def to_uint8(pixels):
+    """Rounds floats to pixels; values outside of 0 to 255 become 0 or 255."""
+    # The cast truncates, so 0.5 is added before.
+    return tf.cast(tf.clip_by_value(pixels + 0.5, 0.0, 255.0), tf.uint8)
 
 
 def decode_image(contents):

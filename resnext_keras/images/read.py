@@ -9,7 +9,7 @@ import warnings
 from importlib import resources
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from resnext_keras.images.preprocessing import IMAGENET, INTERPOLATIONS, Preprocessing
 
@@ -165,6 +165,29 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         rgb.paste(rgba, mask=rgba)
         return rgb
     return image.convert("RGB")
+
+
+def exif_orientation(contents: bytes) -> int:
+    """The EXIF orientation of a JPEG: how to turn it upright.
+
+    Args:
+        contents: Contents of an image file.
+
+    Returns:
+        A number from 1, which is upright, to 8; 1 also for other formats, and for a
+        JPEG without an orientation or with broken EXIF data.
+    """
+    if not contents.startswith(b"\xff\xd8"):
+        return 1
+    try:
+        with (
+            _quiet_pillow(),
+            Image.open(io.BytesIO(contents), formats=["JPEG"]) as jpeg,
+        ):
+            number = jpeg.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # see `read_rgb`
+        return 1
+    return number if number in range(1, 9) else 1
 
 
 def resize_and_crop(rgb: Image.Image, preprocessing: Preprocessing) -> np.ndarray:

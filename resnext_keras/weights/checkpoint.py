@@ -115,6 +115,18 @@ class Checkpoint:
             return self.name
         return Path(os.path.abspath(self.name)).name.split(".")[0]
 
+    def check_rgb(self) -> None:
+        """Checks that the weights are for RGB images.
+
+        Raises:
+            WeightsError: They are for another number of channels.
+        """
+        if self.channels != 3:
+            raise WeightsError(
+                f"Expected weights for RGB images; {self.name} has {self.channels} "
+                f"input channels. Received: weights={self.name!r}"
+            )
+
     def fetch(self) -> Path:
         """Downloads the weight file if it is missing, and verifies its hash once.
 
