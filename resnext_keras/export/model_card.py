@@ -8,7 +8,12 @@ import keras
 
 from resnext_keras.images.labels import checked_names
 from resnext_keras.images.labels import class_names as packaged_names
-from resnext_keras.images.preprocessing import IMAGENET, MEAN, STD, Preprocessing
+from resnext_keras.images.preprocessing import (
+    MEAN,
+    STD,
+    Preprocessing,
+    default_preprocessing,
+)
 from resnext_keras.models.data_format import channels_first
 from resnext_keras.models.graph import classifier_head
 from resnext_keras.weights.checkpoint import (
@@ -88,8 +93,10 @@ def make_model_card(
     """
     checkpoint = None if weights is None else resolve(weights)
     size = _size(model)
-    if preprocessing is None:
-        preprocessing = _preprocessing(checkpoint, size)
+    if preprocessing is None and checkpoint is not None:
+        preprocessing = weights_preprocessing(checkpoint, size)
+    elif preprocessing is None:
+        preprocessing = default_preprocessing(size)
     elif not isinstance(preprocessing, Preprocessing) or size not in (
         None,
         preprocessing.size,
@@ -127,14 +134,6 @@ def _size(model) -> int | None:
         "Expected a model for square RGB images from `preprocess_input`, in batches "
         f"of any length. Received: a model for {' and '.join(inputs)}"
     )
-
-
-def _preprocessing(checkpoint: Checkpoint | None, size: int | None) -> Preprocessing:
-    if checkpoint is not None:
-        return weights_preprocessing(checkpoint, size)
-    if size in (None, IMAGENET.size):
-        return IMAGENET
-    return Preprocessing(size=size, resize=size)
 
 
 def _class_names(model, names, checkpoint: Checkpoint | None) -> tuple[str, ...] | None:

@@ -14,7 +14,7 @@ from resnext_keras.arguments import did_you_mean
 from resnext_keras.inference.engines import check_backend
 from resnext_keras.inference.fold import plain_graph
 from resnext_keras.models.data_format import channels_first
-from resnext_keras.models.graph import classifier_head
+from resnext_keras.models.graph import all_layers, classifier_head
 
 if keras.config.backend() == "tensorflow":
     import tensorflow as tf
@@ -150,7 +150,7 @@ def layer_with_maps(model: keras.Model, name: str | None = None) -> keras.Layer:
     Raises:
         ValueError: There is no such layer; the message lists similar names.
     """
-    layers = {layer.name: layer for layer in _layers(model)}
+    layers = {layer.name: layer for layer in all_layers(model)}
     names = [layer.name for layer in layers.values() if _has_maps(layer)]
     if not names:
         raise ValueError(
@@ -170,14 +170,6 @@ def layer_with_maps(model: keras.Model, name: str | None = None) -> keras.Layer:
         f"Expected the name of one of the {len(names)} layers with feature maps."
         f"{did_you_mean(name, names, cutoff=0.5)} Received: layer={name!r}"
     )
-
-
-def _layers(model) -> Iterator[keras.Layer]:
-    """All layers; a nested model is followed by its own layers."""
-    for layer in model.layers:
-        yield layer
-        if isinstance(layer, keras.Model):
-            yield from _layers(layer)
 
 
 def _has_maps(layer) -> bool:

@@ -16,7 +16,7 @@ import numpy as np
 
 from resnext_keras import extras
 from resnext_keras.inference.errors import NetworkError, errors_in_one_line
-from resnext_keras.models.graph import source_of
+from resnext_keras.models.graph import all_layers, source_of
 
 CARD_FILE = "model.json"
 """Name of the model card's file in a SavedModel's assets."""
@@ -82,7 +82,7 @@ def engines_for(source: Source) -> list[str]:
         has_card = (source / "assets" / CARD_FILE).is_file()
         folder = ("tensorflow",) if has_card else ("openvino", "tensorflow")
         return list(FILES.get(source.suffix, folder))
-    if any(layer.compute_dtype != "float32" for layer in _layers(source)):
+    if any(layer.compute_dtype != "float32" for layer in all_layers(source)):
         return ["tensorflow"]
     too_large = 4 * source.count_params() >= 2**31
     return ["openvino", *(() if too_large else ("onnxruntime",)), "tensorflow"]
@@ -153,14 +153,6 @@ def build_engine(engine: str, source: Source) -> Engine:
 def writing_errors() -> tuple[type[Exception], ...]:
     """Exceptions that do not come from the model, as on a full disk."""
     return OSError, tf.errors.OpError
-
-
-def _layers(model: keras.Model) -> Iterator[keras.Layer]:
-    """All layers, including those of nested models."""
-    for layer in model.layers:
-        yield layer
-        if isinstance(layer, keras.Model):
-            yield from _layers(layer)
 
 
 def _packages(engine: str, source: Source) -> tuple[str, ...]:

@@ -1,9 +1,11 @@
 """Cuts and freezes a network as the backbone of a detector or a segmenter."""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import keras
+
+from resnext_keras.models.graph import all_layers
 
 _IN_STAGE = re.compile(r"(?:conv|pool)(\d+)_\w+")
 _BLOCK_OUTPUT = re.compile(r"conv(\d+)_block\d+_out")
@@ -98,7 +100,7 @@ def freeze(model: keras.Model, until: str) -> None:
         ValueError: The model contains no network of this family, or no such stage;
             nothing is frozen then.
     """
-    stages = {layer: stage_of(layer.name) for layer in _all_layers(model)}
+    stages = {layer: stage_of(layer.name) for layer in all_layers(model)}
     names = [f"conv{stage}" for stage in sorted({1, *filter(None, stages.values())})]
     if not any(stages.values()):
         _check_network(model)
@@ -127,10 +129,3 @@ def _check_network(model):
         "Expected a network of this family, whose layers have names like "
         f"'conv3_block1_out'.{hint} Received: model={model!r}"
     )
-
-
-def _all_layers(model) -> Iterator[keras.layers.Layer]:
-    """The layers of a model, and those of models among them."""
-    for layer in getattr(model, "layers", []):
-        yield layer
-        yield from _all_layers(layer)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from resnext_keras.arguments import did_you_mean
 from resnext_keras.images.labels import class_names
-from resnext_keras.images.preprocessing import IMAGENET, Preprocessing
+from resnext_keras.images.preprocessing import Preprocessing, default_preprocessing
 from resnext_keras.models.specs import ARCHITECTURES, ResNeXtSpec, get_spec
 from resnext_keras.models.variables import Shapes, variable_shapes
 from resnext_keras.weights.loading import (
@@ -331,18 +331,12 @@ def _from_file(path: Path, spec: ResNeXtSpec | None) -> Checkpoint:
     return Checkpoint(
         spec,
         classes,
-        default_preprocessing(spec),
+        default_preprocessing(spec.image_size),
         class_names("imagenet") if classes == 1000 else _numbers(classes),
         str(path),
         channels=channels,
         _file=file,
     )
-
-
-def default_preprocessing(spec: ResNeXtSpec) -> Preprocessing:
-    """How images are read if nothing but the architecture is known of the weights."""
-    size = spec.image_size
-    return IMAGENET if size == IMAGENET.size else Preprocessing(size=size, resize=size)
 
 
 def _numbers(classes: int | None) -> tuple[str, ...]:
