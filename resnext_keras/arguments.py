@@ -39,7 +39,7 @@ def model_name(name) -> str:
 
 
 def did_you_mean(name: str, names: Collection[str], cutoff: float = 0.6) -> str:
-    """A hint for an error message, or an empty string if no name is near.
+    """A hint for an error message, or an empty string if no name is similar.
 
     Args:
         name: The name that was typed.

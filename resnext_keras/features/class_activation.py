@@ -140,15 +140,7 @@ def classifier_of(model: keras.Model) -> keras.layers.Dense:
 def layer_with_maps(model: keras.Model, name: str | None = None) -> keras.Layer:
     """Finds a layer that outputs feature maps, in a model or in nested models.
 
-    Args:
-        model: A functional or `Sequential` model.
-        name: Name of the layer; None for the last one.
-
-    Returns:
-        The layer.
-
-    Raises:
-        ValueError: There is no such layer; the message lists similar names.
+    The last one if `name` is None. A `ValueError` lists similar names.
     """
     layers = {layer.name: layer for layer in all_layers(model)}
     names = [layer.name for layer in layers.values() if _has_maps(layer)]

@@ -271,16 +271,7 @@ def _full_disk(output: Path, chunks: Chunks) -> Iterator[None]:
 
 
 def _write_chunks(chunks: Chunks, batches: Iterator[Batch], first: int) -> int:
-    """Writes the remaining chunks.
-
-    Args:
-        chunks: The chunks of the run.
-        batches: The files of the remaining chunks, with their features.
-        first: Number of the first chunk to write.
-
-    Returns:
-        Number of files in the chunks that were written.
-    """
+    """Writes the chunks from the `first` on, and returns the number of their files."""
     plan, finished = chunks.plan, min(first * chunks.plan.chunk_size, chunks.count)
     bar = tqdm(
         desc="extracting",

@@ -63,12 +63,6 @@ def ray_reader(
 
     Yields:
         A function like `Extractor.read`.
-
-    Raises:
-        ValueError: There are more workers than cores, or a worker cannot open the
-            folders or load the network.
-        ImportError: Ray is not installed.
-        ConnectionError: There is no cluster, or workers die repeatedly.
     """
     ray = optional("ray", "ray")
     with _joined(ray):
@@ -95,17 +89,10 @@ def ray_reader(
 
 
 def share_cores(machines: Sequence[int], workers: int | None) -> tuple[int, int]:
-    """Divides the cores of machines among workers; each worker is on one machine.
+    """Number of workers, and of cores for each, at most `CORES`.
 
-    Args:
-        machines: Number of cores of each machine.
-        workers: Number of workers; None for as many as fit.
-
-    Returns:
-        Number of workers, and number of cores of each worker, at most `CORES`.
-
-    Raises:
-        ValueError: There are more workers than cores.
+    Each worker is on one machine; `machines` are the numbers of their cores. Without
+    `workers` there are as many as fit.
     """
     for cores in range(CORES, 0, -1):
         room = sum(machine // cores for machine in machines)

@@ -71,6 +71,23 @@ def only_input(inputs: list):
     return inputs[0]
 
 
+def check_shape(
+    images: np.ndarray, shape: tuple[int | None, ...], least: int = 0
+) -> None:
+    """Raises a `ValueError` unless images are a batch for an input of this shape."""
+    sizes = shape[1:]
+    if (
+        images.ndim != len(shape)
+        or len(images) < least
+        or any(n not in (None, m) for n, m in zip(sizes, images.shape[1:], strict=True))
+    ):
+        rest = ", ".join(str(size or "any") for size in sizes)
+        raise ValueError(
+            f"Expected {'at least one image' if least else 'images'} of shape (batch, "
+            f"{rest}). Received: images.shape={images.shape}"
+        )
+
+
 def engines_for(source: Source) -> list[str]:
     """The engines that can run a network, installed or not, fastest first.
 
@@ -189,16 +206,9 @@ def exported(
 ) -> Iterator[Path]:
     """Context manager: exports a model to a temporary file for an engine.
 
-    The input is named `INPUT_NAME`. The outputs are a list, or with `names` a dict.
-    Errors of tf2onnx and ONNX are raised unchanged.
-
-    Args:
-        model: A functional model with one input.
-        engine: `"onnxruntime"` for an ONNX file; others for a SavedModel.
-        names: A name for each output; None for a list of outputs.
-
-    Yields:
-        The path of the file or folder.
+    This is an ONNX file for `"onnxruntime"`, otherwise a SavedModel. The input is named
+    `INPUT_NAME`. The outputs are a list, or with `names` a dict. Errors of tf2onnx and
+    ONNX are raised unchanged.
     """
     outputs = dict(zip(names, model.outputs, strict=True)) if names else model.outputs
     flat = keras.Model(model.inputs, outputs, name=model.name)

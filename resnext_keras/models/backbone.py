@@ -14,26 +14,17 @@ _BLOCK_OUTPUT = re.compile(r"conv(\d+)_block\d+_out")
 def stage_of(layer_name: str) -> int | None:
     """The number of the stage that a layer belongs to, counted as in the paper.
 
-    Args:
-        layer_name: A layer's name: `"conv3_block1_out"` belongs to stage 3. The stem
-            is stage 1.
-
-    Returns:
-        The number; None for layers outside the stages.
+    `"conv3_block1_out"` belongs to stage 3. The stem is stage 1. None for layers
+    outside the stages.
     """
     match = _IN_STAGE.fullmatch(layer_name)
     return int(match[1]) if match else None
 
 
 def stage_outputs(model) -> dict:
-    """The last layer of each stage except the stem.
+    """The last layer of each stage except the stem, by the number of the stage.
 
-    Args:
-        model: A `keras.Model`.
-
-    Returns:
-        The layers by the number of their stage, in order; empty for a model that is
-        not a network of this family.
+    Empty for a model that is not a network of this family.
     """
     return {
         int(match[1]): layer  # The last block of a stage overwrites the earlier ones.

@@ -72,13 +72,8 @@ def conv_initializer():
 def squeeze_and_excite(x, filters, *, name):
     """Weighs the channels by their averages over the image (Hu et al., Figure 2).
 
-    Args:
-        x: Feature maps, (batch, H, W, filters).
-        filters: Number of channels, a multiple of 16.
-        name: Prefix of the layers' names; the rest is as in Keras' EfficientNet.
-
-    Returns:
-        Feature maps of the shape of `x`, each channel times a weight in (0, 1).
+    The layers are named as in Keras' EfficientNet. Returns feature maps of the shape of
+    `x`, (batch, H, W, filters), each channel times a weight in (0, 1).
     """
     weights = layers.GlobalAveragePooling2D(keepdims=True, name=f"{name}_squeeze")(x)
     for part, width, activation in (
@@ -188,18 +183,9 @@ def residual_block(
 def residual_stage(x, spec, stage, *, stride, dilations, drop_path_rates):
     """Stacks the blocks of conv`stage`; only the first changes the shape.
 
-    Args:
-        x: Feature maps, (batch, H, W, channels).
-        spec: The `ResNeXtSpec` that is being built.
-        stage: Number of the stage, counted as in the paper: 2 for conv2.
-        stride: Stride of the first block.
-        dilations: Dilation of the first block and of the others.
-        drop_path_rates: For each block, the fraction of the images for which
-            training drops its branch.
-
-    Returns:
-        Feature maps, (batch, ceil(H / stride), ceil(W / stride),
-        256 * 2 ** (stage - 2)).
+    `stride` is that of the first block, `dilations` are those of the first block and of
+    the others. `drop_path_rates` has for each block the fraction of the images for
+    which training drops its branch.
     """
     width, filters = spec.widths(stage)
     for block, rate in enumerate(drop_path_rates):
@@ -225,13 +211,8 @@ def residual_stage(x, spec, stage, *, stride, dilations, drop_path_rates):
 def stem(x, spec):
     """conv1, and in ImageNet networks its pooling (Table 1; for CIFAR section 5.3).
 
-    Args:
-        x: Preprocessed images, (batch, H, W, channels).
-        spec: The `ResNeXtSpec` that is being built.
-
-    Returns:
-        Feature maps of a quarter of the height and width (in CIFAR networks of the
-        full size), with the filters of the last convolution as channels.
+    Returns feature maps of a quarter of the height and width (in CIFAR networks of the
+    full size), with the filters of the last convolution as channels.
     """
     stride = 2 if spec.stem == "imagenet" else 1
     for name, kernel_size, filters in spec.stem_convolutions:
