@@ -56,7 +56,13 @@ def grad_cam(
     Source: Selvaraju et al., ICCV 2017, equations 1 and 2.
     """
     check_backend()
-    dense = classifier_of(model)
+    head = classifier_head(plain_graph(model))
+    if head is None:
+        raise ValueError(
+            "Expected a classifier: a model that ends in one dense layer, as with "
+            f"include_top=True. Received: model={model.name!r} without one"
+        )
+    dense, _ = head
     target = layer_with_maps(model, layer)
     images = np.asarray(images)
     if images.ndim != 4:
@@ -124,17 +130,6 @@ def _listening(layer: keras.Layer, listener: Callable) -> Iterator[None]:
         yield
     finally:
         del layer.call
-
-
-def classifier_of(model: keras.Model) -> keras.layers.Dense:
-    """The dense layer at the end of a model, or a `ValueError`."""
-    head = classifier_head(plain_graph(model))
-    if head is None:
-        raise ValueError(
-            "Expected a classifier: a model that ends in one dense layer, as with "
-            f"include_top=True. Received: model={model.name!r} without one"
-        )
-    return head[0]
 
 
 def layer_with_maps(model: keras.Model, name: str | None = None) -> keras.Layer:

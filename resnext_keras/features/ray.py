@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import keras
 
-from resnext_keras.arguments import positive_integer
 from resnext_keras.extras import optional
 from resnext_keras.features.extractor import Batch, Extractor
 from resnext_keras.images.listing import readable
@@ -36,13 +35,6 @@ without Ray, and several, since a worker reads ahead only within a unit."""
 
 TRIES = 4
 """Number of times that a unit is tried if its worker dies."""
-
-
-def check_ray(workers: int | None) -> None:
-    """Raises if Ray is not installed, or `workers` is not a positive integer."""
-    optional("ray", "ray")
-    if workers is not None:
-        positive_integer("workers", workers)
 
 
 @contextlib.contextmanager
@@ -66,7 +58,9 @@ def ray_reader(
     """
     ray = optional("ray", "ray")
     with _joined(ray):
-        workers, cores = share_cores(_cores_of_machines(ray), workers)
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        machines = [int(resources.get("CPU", 0)) for resources in nodes]
+        workers, cores = share_cores(machines, workers)
         worker = ray.remote(_Worker).options(
             num_cpus=cores, max_restarts=-1, max_task_retries=TRIES - 1
         )
@@ -199,9 +193,3 @@ def _joined(ray) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
-
-
-def _cores_of_machines(ray) -> list[int]:
-    return [
-        int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]
-    ]
