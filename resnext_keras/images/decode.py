@@ -71,14 +71,10 @@ def decode_images(image_bytes, preprocessing: Preprocessing):
 
 
 def resize_and_crop(rgb, preprocessing: Preprocessing):
-    """Resizes and crops like `resnext_keras.images.read.resize_and_crop`, in a graph.
+    """Resizes and crops like `images.read.resize_and_crop`, in a graph.
 
-    Args:
-        rgb: One image, uint8, of shape (height, width, 3).
-        preprocessing: Sizes and interpolation.
-
-    Returns:
-        RGB, 0 to 255, uint8, of shape (size, size, 3).
+    `rgb` is one image, uint8, (height, width, 3). Returns RGB, 0 to 255, uint8, (size,
+    size, 3).
     """
     kernel = KERNELS[preprocessing.interpolation]
     *first, last = preprocessing.short_sides
@@ -146,15 +142,10 @@ def to_uint8(pixels):
 
 
 def decode_image(contents):
-    """Decodes an image file.
+    """Decodes the contents of an image file, to RGB, uint8, (height, width, 3).
 
-    Args:
-        contents: Contents of the file, a string scalar.
-
-    Returns:
-        RGB, uint8, of shape (height, width, 3). Height and width are 0 for another
-        format, too many pixels or an aspect beyond `MAX_ASPECT`; a broken file gives
-        that or an error of TensorFlow.
+    Height and width are 0 for another format, too many pixels or an aspect beyond
+    `MAX_ASPECT`; a broken file gives that or an error of TensorFlow.
     """
     readers = {  # by the first bytes of a file; a dot is any byte
         b"\xff\xd8\xff": _jpeg,

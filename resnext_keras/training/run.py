@@ -15,7 +15,7 @@ import keras
 import numpy as np
 
 from resnext_keras.images.listing import readable
-from resnext_keras.images.preprocessing import Preprocessing
+from resnext_keras.images.preprocessing import Preprocessing, default_preprocessing
 from resnext_keras.io import atomic_directory, check_outside, output_directory
 from resnext_keras.training.callbacks import CHECKPOINT
 from resnext_keras.training.data.dataset import ImageDataset, decodable, open_dataset
@@ -25,7 +25,7 @@ from resnext_keras.training.distribution import (
     find_devices,
 )
 from resnext_keras.training.settings import Phase, Settings
-from resnext_keras.weights.checkpoint import RUN, default_preprocessing
+from resnext_keras.weights.checkpoint import RUN
 
 SKIPPED = "skipped.csv"
 
@@ -168,7 +168,7 @@ def _evaluation_preprocessing(settings: Settings) -> Preprocessing:
     preprocessing = (
         settings.weights.preprocessing
         if settings.weights
-        else default_preprocessing(settings.spec)
+        else default_preprocessing(settings.spec.image_size)
     )
     size = settings.size or preprocessing.size
     # Without the first resize of the digits' weights, which is only for their images.
