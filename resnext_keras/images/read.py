@@ -173,11 +173,9 @@ def exif_orientation(contents: bytes) -> int:
     """
     if not contents.startswith(b"\xff\xd8"):
         return 1
+    _quiet_pillow()
     try:
-        with (
-            _quiet_pillow(),
-            Image.open(io.BytesIO(contents), formats=["JPEG"]) as jpeg,
-        ):
+        with Image.open(io.BytesIO(contents), formats=["JPEG"]) as jpeg:
             number = jpeg.getexif().get(ExifTags.Base.Orientation)
     except Exception:  # see `read_rgb`
         return 1
