@@ -1,6 +1,7 @@
 """Builds a `keras.Model` from a row of the table of architectures."""
 
 import contextlib
+import inspect
 import operator
 import os
 from collections.abc import Callable
@@ -292,10 +293,10 @@ def _builder(function_name: str, architecture: str) -> ResNeXtBuilder:
 
     build.__name__ = build.__qualname__ = function_name
     build.__annotations__ = ResNeXtBuilder.__call__.__annotations__
-    details = (ResNeXtBuilder.__call__.__doc__ or "").partition("\n")[2]
+    details = (inspect.getdoc(ResNeXtBuilder.__call__) or "").partition("\n")[2]
     build.__doc__ = (
         f"Builds `{architecture}`; called as `keras.applications.ResNet50`.\n\n"
-        f"        Made for images of {spec.image_size} x {spec.image_size} pixels and "
+        f"Made for images of {spec.image_size} x {spec.image_size} pixels and "
         f"{spec.classes} classes.\n{details}"
     )
     return build
