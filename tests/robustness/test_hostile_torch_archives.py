@@ -22,12 +22,13 @@ from torch_programs import (
 from weight_files import SMALLEST, assert_same, build, numbers
 
 from resnext_keras.models.variables import variable_shapes
+from resnext_keras.weights.checkpoint import resolve
 from resnext_keras.weights.loading import assign, open_weights
 from resnext_keras.weights.tensors import WeightsError
 
 FORMATS = ("zip", "legacy")
 GOOD = program(dict_of({"fc.bias": tensor()}))
-PASSES = "missing"  # what is said of a state of one tensor that could be read
+READ = "missing"  # the error of a state_dict of one tensor that could be read
 
 
 @pytest.fixture
@@ -50,9 +51,9 @@ def legacy(tmp_path):
     return write
 
 
-def test_the_files_of_these_tests_can_be_read(zipped, legacy, refused):
-    refused(zipped(), PASSES)
-    refused(legacy(), PASSES)
+def test_the_undamaged_files_can_be_read(zipped, legacy, refused):
+    refused(zipped(), READ)
+    refused(legacy(), READ)
 
 
 # Other files under these suffixes
@@ -91,8 +92,8 @@ def test_the_tar_files_of_early_torch_are_refused(tmp_path, refused, compression
             entry = tarfile.TarInfo(name)
             entry.size = len(GOOD)
             archive.addfile(entry, io.BytesIO(GOOD))
-    found = "no state_dict needs" if compression else "a tar archive, of torch before"
-    refused(path, found)
+    tar = "a tar archive, of torch before"
+    refused(path, "no state_dict needs" if compression else tar)
 
 
 @pytest.mark.parametrize("form", FORMATS)
@@ -192,55 +193,51 @@ def test_encrypted_members_are_refused(zipped, refused, flag):
     refused(path, "compressed or encrypted")
 
 
+ENTRY, END = b"archive/data/0", b"PK\5\6"
+
+
 @pytest.mark.parametrize(
-    ("place", "number", "found"),
+    ("start", "place", "number", "message"),
     [
-        (20, 2**31, "storage '0' of"),  # its size as it is stored
-        (24, 2**31, "storage '0' of"),  # its size
-        (20, 2**32 - 1, "damaged"),
-        (24, 2**32 - 1, "damaged"),
-        (42, 2**31, "damaged"),  # where it is
-        (42, 2**32 - 1, "damaged"),
-        (10, 8, "compressed"),  # how it is compressed
-        (10, 99, "compressed"),
+        # The entry of a storage in the directory; its name is at byte 46.
+        (ENTRY, 20 - 46, 2**31, "storage '0' of"),  # its size as it is stored
+        (ENTRY, 24 - 46, 2**31, "storage '0' of"),  # its size
+        (ENTRY, 20 - 46, 2**32 - 1, "damaged"),
+        (ENTRY, 24 - 46, 2**32 - 1, "damaged"),
+        (ENTRY, 42 - 46, 2**31, "damaged"),  # where it is
+        (ENTRY, 42 - 46, 2**32 - 1, "damaged"),
+        (ENTRY, 10 - 46, 8, "compressed"),  # how it is compressed
+        (ENTRY, 10 - 46, 99, "compressed"),
+        # The end of the directory: its size, and where it begins.
+        *((END, 12, number, "damaged") for number in (0, 2**31, 2**32 - 1)),
+        *((END, 16, number, "damaged") for number in (0, 2**31, 2**32 - 1)),
     ],
 )
-def test_a_directory_that_is_wrong_is_refused(zipped, refused, place, number, found):
-    path = zipped()
-    whole = bytearray(path.read_bytes())
-    entry = whole.rindex(b"archive/data/0") - 46
-    size = 2 if place == 10 else 4
-    whole[entry + place : entry + place + size] = number.to_bytes(size, "little")
-    path.write_bytes(whole)
-    refused(path, found)
-
-
-@pytest.mark.parametrize(
-    ("place", "number"),
-    [(12, 2**31), (12, 2**32 - 1), (12, 0), (16, 2**31), (16, 0), (16, 2**32 - 1)],
-)
-def test_an_end_of_the_directory_that_is_wrong_is_refused(
-    zipped, refused, place, number
+def test_a_directory_that_is_wrong_is_refused(
+    zipped, refused, start, place, number, message
 ):
     path = zipped()
     whole = bytearray(path.read_bytes())
-    end = whole.rindex(b"PK\5\6") + place
-    whole[end : end + 4] = number.to_bytes(4, "little")
+    place += whole.rindex(start)
+    size = 2 if number < 100 and start == ENTRY else 4
+    whole[place : place + size] = number.to_bytes(size, "little")
     path.write_bytes(whole)
-    refused(path, "damaged")
+    refused(path, message)
 
 
-@pytest.mark.parametrize("count", [80_000, 1_000_000])
-def test_a_huge_directory_takes_little_memory(tmp_path, refused, count):
+def test_a_huge_directory_takes_little_memory(tmp_path, refused):
+    """The smaller one is read as a whole; of the larger one no more than that."""
     entry = struct.pack("<4s6H3I5H2I", b"PK\1\2", *[0] * 9, 4, *[0] * 6)
-    directory = (entry + b"a/bc") * count
-    end = struct.pack("<4s4H2IH", b"PK\5\6", 0, 0, 0, 0, len(directory), 0, 0)
     path = tmp_path / "directory.pth"
-    path.write_bytes(directory + end)
-    del directory
+    for count in (80_000, 1_000_000):
+        size = count * len(entry + b"a/bc")
+        end = struct.pack("<4s4H2IH", b"PK\5\6", 0, 0, 0, 0, size, 0, 0)
+        path.write_bytes((entry + b"a/bc") * count + end)
+        if count == 80_000:
+            refused(path, "damaged")
     tracemalloc.start()
     with pytest.raises(WeightsError, match="damaged"):
-        build(path)
+        resolve(path)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 2**28
@@ -268,10 +265,10 @@ def test_damage_within_a_member_changes_no_variable(torch_files, tmp_path, form)
     before = numbers(model)
     with (
         open_weights(path, variable_shapes(SMALLEST, 3, 5)) as tensors,
-        pytest.raises(WeightsError, match="damaged file: ") as caught,
+        pytest.raises(WeightsError, match="damaged file: ") as error,
     ):
         assign(model, tensors)
-    assert str(path) in str(caught.value)
+    assert str(path) in str(error.value)
     assert_same(numbers(model), before)
 
 
@@ -279,7 +276,7 @@ def test_damage_within_a_member_changes_no_variable(torch_files, tmp_path, form)
 
 
 @pytest.mark.parametrize(
-    ("parts", "found"),
+    ("parts", "message"),
     [
         ({"magic": pickle.dumps(5, 2)}, "torch.save did not write"),
         ({"magic": pickle.dumps({}, 2)}, "torch.save did not write"),
@@ -303,17 +300,22 @@ def test_damage_within_a_member_changes_no_variable(torch_files, tmp_path, form)
         ({"keys": b""}, "damaged"),
         ({"keys": b"\x80\2]q\0h\0a."}, "no list of storages"),
     ],
-    ids=repr,
+    ids=lambda value: f"{value!r:.50}",
 )
-def test_parts_that_are_wrong_are_refused(legacy, refused, parts, found):
-    refused(legacy(**parts), found)
+def test_parts_that_are_wrong_are_refused(legacy, refused, parts, message):
+    refused(legacy(**parts), message)
 
 
-@pytest.mark.parametrize("count", [0, 4, 6, 2**31, 2**63, 2**64 - 1])
-def test_another_count_of_numbers_is_refused(legacy, refused, count):
-    refused(legacy({"0": (count, FIVE)}), f"{count} numbers, not 5, in storage '0'")
-
-
-def test_numbers_that_are_cut_off_are_refused(legacy, refused):
-    refused(legacy({"0": (5, FIVE[:-1])}), "numbers that are cut off")
-    refused(legacy({"0": (5, b"")}), "numbers that are cut off")
+@pytest.mark.parametrize(
+    ("storage", "message"),
+    [
+        *(
+            ((count, FIVE), f"{count} numbers, not 5, in storage '0'")
+            for count in (0, 4, 6, 2**31, 2**63, 2**64 - 1)
+        ),
+        ((5, FIVE[:-1]), "numbers that are cut off"),
+        ((5, b""), "numbers that are cut off"),
+    ],
+)
+def test_another_count_of_numbers_is_refused(legacy, refused, storage, message):
+    refused(legacy({"0": storage}), message)

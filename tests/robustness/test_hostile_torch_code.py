@@ -26,10 +26,10 @@ def canary(tmp_path, monkeypatch):
     monkeypatch.delenv("CANARY", raising=False)
 
     def traces():
-        found = path.exists() or "CANARY" in os.environ
+        has_run = path.exists() or "CANARY" in os.environ
         path.unlink(missing_ok=True)
         os.environ.pop("CANARY", None)
-        return found
+        return has_run
 
     yield f"touch {path}", "import os; os.environ['CANARY'] = 'dead'", traces
     assert not traces()
@@ -115,7 +115,7 @@ def test_unknown_names_are_refused(written, refused, name):
     )
 
 
-@pytest.mark.parametrize("code", set(range(256)) - {ord(".")})
-def test_any_opcode_without_its_arguments_is_refused(tmp_path, refused, code):
-    path = write_zip(tmp_path / "code.pth", b"\x80\2" + bytes([code]))
-    refused(path, f"damaged pickle|cut off|{REFUSED}")
+def test_any_opcode_without_its_arguments_is_refused(tmp_path, refused):
+    for code in set(range(256)) - {ord(".")}:
+        path = write_zip(tmp_path / "code.pth", b"\x80\2" + bytes([code]))
+        refused(path, f"damaged pickle|cut off|{REFUSED}")
