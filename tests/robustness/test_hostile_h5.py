@@ -246,6 +246,8 @@ def test_missing_and_extra_layers_are_named(keras3, spoilt):
 
 
 LIST = "to be a list of names"
+RECORD = [("a", "S5")]
+NOTHING = ("", "/probs", "probs/", "probs//probs")
 
 
 def table(place, value):
@@ -261,34 +263,26 @@ def table(place, value):
 @pytest.mark.parametrize(
     ("place", "names", "message"),
     [
-        ("/", ["probs", "probs"], "predictions?/kernel. once|probs/kernel. once"),
+        *(("/", [name], "no '' of its own") for name in NOTHING),
         ("/", ["nothing"], "no 'nothing' of its own"),
-        ("/", [""], "no '' of its own"),
-        ("/", ["."], "damaged"),
         ("/", [".."], r"no '\.\.' of its own"),
-        ("/", ["/probs"], "no '' of its own"),
-        ("/", ["probs/"], "no '' of its own"),
-        ("/", ["probs//probs"], "no '' of its own"),
         ("/", ["n" * 10_000], "no 'nnn"),
+        ("/", np.array([b"a" * 60_000]), "no 'aaa"),
+        ("/", np.array([b"\xff\xfe"]), "of its own"),
+        ("/", ["."], "damaged"),
+        ("/", ["probs", "probs"], "predictions?/kernel. once|probs/kernel. once"),
         ("/", ["probs/probs"], "'weight_names' of '/probs/probs'"),
         ("/", [BIAS], "to be a Group, found a Dataset"),
-        ("/", np.array([b"\xff\xfe"]), "of its own"),
-        ("/", np.array([b"a" * 60_000]), "no 'aaa"),
         ("/", [], "has no depthwise kernel"),
-        ("/", "probs", LIST),
-        ("/", 5, LIST),
-        ("/", [1, 2], LIST),
-        ("/", [["probs"]], LIST),
-        ("/", h5py.Empty("S1"), LIST),
-        ("/", np.zeros(3, [("a", "S5")]), LIST),
+        *(("/", value, LIST) for value in ("probs", 5, [1, 2], [["probs"]])),
+        *(("/", value, LIST) for value in (h5py.Empty("S1"), np.zeros(3, RECORD))),
         ("probs", ["probs/kernel:0", "probs/kernel:0"], "probs/kernel. once"),
         ("probs", ["../conv1_bn/conv1_bn/beta:0"], r"no '\.\.' of its own"),
         ("probs", ["/conv1_bn/conv1_bn/beta:0"], "no '' of its own"),
         ("probs", ["probs"], "to be a Dataset, found a Group"),
         ("probs", ["probs/kernel:0/more"], "to be a Group, found a Dataset"),
         ("probs", [], "include_top=False"),
-        ("probs", "probs/kernel:0", LIST),
-        ("probs", [1.0], LIST),
+        *(("probs", value, LIST) for value in ("probs/kernel:0", [1.0])),
     ],
     ids=lambda value: f"{value!r:.40}",
 )
@@ -383,23 +377,21 @@ def test_other_networks_are_refused(legacy, spoilt):
 
 
 @pytest.mark.parametrize(
-    ("shape", "message"),
+    ("shapes", "message"),
     [
-        *(
-            (shape, "to be .height, width, filters, channels")
-            for shape in (
-                *((), (16,), (3, 3, 16), (3, 3, 16, 5), (3, 3, 16, 0)),
-                (3, 3, 16, 4, 1),
-            )
+        (
+            [(), (16,), (3, 3, 16), (3, 3, 16, 5), (3, 3, 16, 0), (3, 3, 16, 4, 1)],
+            "to be .height, width, filters, channels",
         ),
-        *(
-            (shape, "1 of another shape .*block1_2_conv/kernel")
-            for shape in ((3, 3, 16, 2), (3, 3, 8, 4), (1, 1, 16, 4))
+        (
+            [(3, 3, 16, 2), (3, 3, 8, 4), (1, 1, 16, 4)],
+            "1 of another shape .*block1_2_conv/kernel",
         ),
     ],
 )
-def test_depthwise_kernels_of_other_shapes_are_refused(legacy, spoilt, shape, message):
-    spoilt(legacy, replaced(DEPTHWISE, data=np.zeros(shape, "float32")), message)
+def test_depthwise_kernels_of_other_shapes_are_refused(legacy, spoilt, shapes, message):
+    for shape in shapes:
+        spoilt(legacy, replaced(DEPTHWISE, data=np.zeros(shape, "float32")), message)
 
 
 SUM = "conv2_block1_2_gconv"

@@ -14,6 +14,7 @@ from torch_programs import (
     MAGIC,
     SYSTEM,
     dict_of,
+    each,
     program,
     tensor,
     write_legacy,
@@ -161,23 +162,31 @@ def test_a_member_that_stands_twice_is_refused(tmp_path, refused, name):
     refused(path, "two members of one name")
 
 
-def test_members_that_are_missing_are_named(tmp_path, zipped, refused):
-    refused(zipped(storages=()), "no item named 'archive/data/0'")
+NO_SIZE = r"storage '0' of .* bytes, not 20"
+WRONG_SIZES = (b"", FIVE[:-1], FIVE + b"\0", FIVE * 1000)
+ORDER = "not little-endian"
+ORDER_FILE = "archive/byteorder"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"storages": ()}, "no item named 'archive/data/0'"),
+        *each("storages", ([("0", data)] for data in WRONG_SIZES), NO_SIZE),
+        *each("members", ({ORDER_FILE: o} for o in (b"big", b"", b"middle")), ORDER),
+        ({"members": {ORDER_FILE: b"little" * 2**21}}, "byteorder' of 12582912 bytes"),
+    ],
+    ids=lambda value: f"{value!s:.40}",
+)
+def test_wrong_members_are_refused(zipped, refused, options, message):
+    refused(zipped(**options), message)
+
+
+def test_a_zip_file_without_pickle_is_refused(tmp_path, refused):
     path = tmp_path / "no.pth"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("archive/version", b"3\n")
     refused(path, "no item named 'archive/data.pkl'")
-
-
-@pytest.mark.parametrize("data", [b"", FIVE[:-1], FIVE + b"\0", FIVE * 1000])
-def test_storages_of_another_size_are_refused(zipped, refused, data):
-    refused(zipped([("0", data)]), f"storage '0' of .*{len(data)}.* bytes, not 20")
-
-
-@pytest.mark.parametrize("order", [b"big", b"", b"middle", b"little" * 2**21])
-def test_other_byte_orders_are_refused(zipped, refused, order):
-    path = zipped(members={"archive/byteorder": order})
-    refused(path, "not little-endian|byteorder' of 12582912 bytes")
 
 
 @pytest.mark.parametrize("flag", [0x1, 0x20, 0x40])
@@ -275,30 +284,28 @@ def test_damage_within_a_member_changes_no_variable(torch_files, tmp_path, form)
 # Files in the older format
 
 
+def pickled(value):
+    return pickle.dumps(value, 2)
+
+
+NOT_TORCH = "torch.save did not write"
+OTHERS = "other storages"
+NO_LIST = "no list of storages"
+STORAGE_TYPE = b"\x80\2ctorch\nFloatStorage\n."
+BIG_ENDIAN = SYSTEM | {"little_endian": False}
+
+
 @pytest.mark.parametrize(
     ("parts", "message"),
     [
-        ({"magic": pickle.dumps(5, 2)}, "torch.save did not write"),
-        ({"magic": pickle.dumps({}, 2)}, "torch.save did not write"),
-        ({"magic": GOOD}, "torch.save did not write"),
-        ({"magic": b""}, "torch.save did not write"),
-        ({"magic": MAGIC + MAGIC}, "torch.save did not write"),
-        ({"magic": b"\x80\2ctorch\nFloatStorage\n."}, "torch.save did not write"),
-        ({"version": pickle.dumps(1002, 2)}, "torch.save did not write"),
-        ({"version": pickle.dumps("1001", 2)}, "torch.save did not write"),
-        ({"system": pickle.dumps(SYSTEM | {"little_endian": False}, 2)}, "endian"),
-        ({"system": pickle.dumps({}, 2)}, "endian"),
-        ({"system": pickle.dumps(None, 2)}, "endian"),
-        ({"keys": pickle.dumps([], 2)}, "other storages"),
-        ({"keys": pickle.dumps(["0", "1"], 2)}, "other storages"),
-        ({"keys": pickle.dumps(["1"], 2)}, "other storages"),
-        ({"keys": pickle.dumps(["0", "0"], 2)}, "other storages"),
-        ({"keys": pickle.dumps([0], 2)}, "no list of storages"),
-        ({"keys": pickle.dumps([["0"]], 2)}, "no list of storages"),
-        ({"keys": pickle.dumps("0", 2)}, "no list of storages"),
-        ({"keys": pickle.dumps({"0": 0}, 2)}, "no list of storages"),
+        *each("magic", map(pickled, (5, {})), NOT_TORCH),
+        *each("magic", (GOOD, b"", MAGIC + MAGIC, STORAGE_TYPE), NOT_TORCH),
+        *each("version", map(pickled, (1002, "1001")), NOT_TORCH),
+        *each("system", map(pickled, (BIG_ENDIAN, {}, None)), "endian"),
+        *each("keys", map(pickled, ([], ["0", "1"], ["1"], ["0", "0"])), OTHERS),
+        *each("keys", map(pickled, ([0], [["0"]], "0", {"0": 0})), NO_LIST),
+        ({"keys": b"\x80\2]q\0h\0a."}, NO_LIST),
         ({"keys": b""}, "damaged"),
-        ({"keys": b"\x80\2]q\0h\0a."}, "no list of storages"),
     ],
     ids=lambda value: f"{value!r:.50}",
 )
