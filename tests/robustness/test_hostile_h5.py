@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 import pytest
 from helpers import GOLDEN
-from weight_files import CLASSES, KERAS_APPLICATIONS, TINY
+from weight_files import CLASSES, KERAS_APPLICATIONS, TINY, edited_copy
 
 from resnext_keras import ResNeXtSpec
 from resnext_keras.weights.formats import hdf5_index
@@ -61,10 +61,7 @@ def spoilt(refused, tmp_path, monkeypatch):
     (tmp_path / "raw").write_bytes(b"\0" * 4 * CLASSES)
 
     def check(kind, edit, message):
-        path = tmp_path / "edited.h5"
-        path.write_bytes(kind.source.read_bytes())
-        with h5py.File(path, "r+") as file:
-            edit(file)
+        path = edited_copy(kind.source, tmp_path / "edited.h5", edit)
         before = {*tmp_path.iterdir()}, dict(os.environ)
         refused(path, message, spec=kind.spec)
         assert ({*tmp_path.iterdir()}, dict(os.environ)) == before

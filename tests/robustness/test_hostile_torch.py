@@ -32,6 +32,20 @@ READ = "missing"  # the error of a state_dict of one tensor that could be read
 REFUSED = "which no state_dict needs|which a state_dict does not need"
 
 
+@pytest.fixture(params=FORMATS)
+def written(request, tmp_path):
+    """Writes a pickle into a torch file of either format; gives its path."""
+
+    def write(pickled):
+        path = tmp_path / f"{request.param}.pth"
+        if request.param == "zip":
+            return write_zip(path, pickled, {"0": FIVE})
+        storages = {"0": (5, FIVE)} if b"storage" in pickled else {}
+        return write_legacy(path, pickled, storages)
+
+    return write
+
+
 @pytest.fixture
 def limited():
     """Limits the memory that the test may use from here on; tracing is slow."""

@@ -1,5 +1,6 @@
 """Small networks, and weights for them drawn from a seed, in two formats."""
 
+import h5py
 import numpy as np
 from random_state import draw
 
@@ -91,6 +92,14 @@ def read(path, spec=TINY, classes=CLASSES):
     """The numbers that a network gets from a file, without building the network."""
     with resolve(path, spec).open(variable_shapes(spec, 3, classes)) as tensors:
         return {name: tensor.read() for name, tensor in tensors.items()}
+
+
+def edited_copy(source, path, edit):
+    """Copies an HDF5 file, and edits the copy; gives its path."""
+    path.write_bytes(source.read_bytes())
+    with h5py.File(path, "r+") as file:
+        edit(file)
+    return path
 
 
 def without_classifier(values):

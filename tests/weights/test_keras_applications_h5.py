@@ -12,6 +12,7 @@ from weight_files import (
     KERAS_APPLICATIONS,
     assert_same,
     build,
+    edited_copy,
     numbers,
     read,
     without_classifier,
@@ -29,6 +30,12 @@ SIZE = (65, 97)
 def expected():
     """The numbers of the good file."""
     return read(FILE, KERAS_APPLICATIONS)
+
+
+@pytest.fixture
+def edited(tmp_path):
+    """Edits a copy of the good file; gives its path."""
+    return lambda edit, name="edited.h5": edited_copy(FILE, tmp_path / name, edit)
 
 
 def logits(path):
@@ -52,24 +59,22 @@ def test_the_logits_are_those_of_keras_applications(tmp_path, relative_error):
     assert np.array_equal(logits(tmp_path / "ours.weights.h5")[1], ours)
 
 
-def test_the_variance_takes_up_the_difference_of_the_epsilons(expected, legacy_h5):
+def test_the_variance_takes_up_the_difference_of_the_epsilons(expected, edited):
     def edit(file):
         file["conv1_bn/conv1_bn/moving_variance:0"][:2] = [0, 1e-7]
 
-    values = read(legacy_h5(edit), KERAS_APPLICATIONS)
+    values = read(edited(edit), KERAS_APPLICATIONS)
     variance = values.pop("conv1_bn/moving_variance")
     np.testing.assert_allclose(variance[:2], [1e-8, 1.1e-7], rtol=1e-6)
     assert_same(values, {name: expected[name] for name in values})
 
 
-def test_a_file_with_or_without_classifier_serves_a_network_without(
-    expected, legacy_h5
-):
+def test_a_file_with_or_without_classifier_serves_a_network_without(expected, edited):
     def edit(file):
         del file["probs"]
         file.attrs["layer_names"] = list(file.attrs["layer_names"])[:-1]
 
-    without = legacy_h5(edit)
+    without = edited(edit)
     features = without_classifier(expected)
     options = {"spec": KERAS_APPLICATIONS, "include_top": False}
     for path in (FILE, without):
@@ -157,18 +162,18 @@ def double_precision(file):
         (double_precision, "model.h5"),
     ],
 )
-def test_the_same_numbers_in_other_forms(expected, legacy_h5, edit, name):
-    values = read(legacy_h5(edit, name), KERAS_APPLICATIONS)
+def test_the_same_numbers_in_other_forms(expected, edited, edit, name):
+    values = read(edited(edit, name), KERAS_APPLICATIONS)
     assert_same({k: v.astype("float32") for k, v in values.items()}, expected)
 
 
 @pytest.mark.usefixtures("hdf5_in_this_process")
 @pytest.mark.parametrize("place", [(0, 0), (63, 15), (17, 3)])
-def test_sums_that_are_not_the_constant_are_refused(legacy_h5, place):
+def test_sums_that_are_not_the_constant_are_refused(edited, place):
     for value in (0, 2, -1, np.nan, np.inf, 1e-30):
         kernel = sum_of_groups(16, 4)
         kernel[0, 0][place] = value if kernel[0, 0][place] != value else 1
-        path = legacy_h5(lambda file, kernel=kernel: add_sums(file, kernel))
+        path = edited(lambda file, kernel=kernel: add_sums(file, kernel))
         with pytest.raises(WeightsError, match=r"sums the groups.*conv2_block.*edited"):
             read(path, KERAS_APPLICATIONS)
 

@@ -15,6 +15,7 @@ from weight_files import (
     assert_same,
     build,
     drawn_model,
+    edited_copy,
     keras_values,
     numbers,
     read,
@@ -27,6 +28,13 @@ import resnext_keras
 from resnext_keras.models.variables import variable_shapes
 from resnext_keras.weights.loading import assign, open_weights
 from resnext_keras.weights.tensors import WeightsError
+
+
+@pytest.fixture
+def edited(good_weights, tmp_path):
+    """Edits a copy of the good .weights.h5 file; gives its path."""
+    source, path = good_weights[".weights.h5"], tmp_path / "edited.weights.h5"
+    return lambda edit: edited_copy(source, path, edit)
 
 
 def converted(values, *dtypes):
@@ -169,7 +177,7 @@ def test_a_state_dict_of_any_floating_type(tmp_path, dtype):
 
 
 @pytest.mark.parametrize("dtype", ["<f2", ">f4", "<f8"])
-def test_other_floating_types_and_names_as_bytes_in_hdf5(h5, dtype):
+def test_other_floating_types_and_names_as_bytes_in_hdf5(edited, dtype):
     """As other programs may write such a file."""
 
     def edit(file):
@@ -181,7 +189,7 @@ def test_other_floating_types_and_names_as_bytes_in_hdf5(h5, dtype):
                 del group[key]
                 group[key] = data.astype(dtype)
 
-    values = numbers(build(h5(edit)))
+    values = numbers(build(edited(edit)))
     assert_same(values, converted(keras_values(), dtype, "float32"))
 
 
@@ -210,7 +218,7 @@ def test_the_prefixes_of_wrappers_are_removed(tmp_path, features, head):
     [(".weights.h5", np.nan), (".safetensors", np.inf), (".safetensors", -np.inf)],
 )
 def test_a_number_that_is_not_finite_is_found_before_anything_changes(
-    h5, tmp_path, bad, suffix
+    edited, tmp_path, bad, suffix
 ):
     state = torch_state()
     state["fc.bias"][-1] = bad  # in the last of all variables
@@ -218,7 +226,7 @@ def test_a_number_that_is_not_finite_is_found_before_anything_changes(
         path = tmp_path / "bad.safetensors"
         save_file(state, path)
     else:
-        path = h5(lambda f: f["layers/dense/vars/1"].write_direct(state["fc.bias"]))
+        path = edited(lambda f: f["layers/dense/vars/1"].write_direct(state["fc.bias"]))
     message = rf"finite .* predictions/bias, .*{re.escape(str(path))}; nothing was"
     with pytest.raises(WeightsError, match=message):
         build(path)
