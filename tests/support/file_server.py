@@ -35,7 +35,7 @@ class FileServer(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_port}/{path}"
 
     def handle_error(self, request, client_address):
-        pass  # a client that hangs up is no error of a test
+        pass  # a client may hang up
 
 
 class Handler(BaseHTTPRequestHandler):
