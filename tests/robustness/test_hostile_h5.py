@@ -183,14 +183,14 @@ def test_a_truncated_file_is_refused(kind, refused, tmp_path):
 
 
 def member(place, value):
-    """An edit that sets a member, in place of another if there is one."""
+    """An edit that sets a member, in place of another; None removes it."""
 
     def edit(file):
         if place in file:
             del file[place]
         if value is h5py.Group:
             file.create_group(place)
-        else:
+        elif value is not None:
             file[place] = file[value] if isinstance(value, str) else value
 
     return edit
@@ -206,6 +206,7 @@ def member(place, value):
         ("layers/dense/vars/1", h5py.Group, "to be a Dataset, found a Group"),
         ("layers/dense", np.zeros(3), "to be a Group, found a Dataset"),
         ("layers/dense", np.dtype("f4"), "to be a Group, found a Datatype"),
+        ("layers/grouped_conv2d", None, "1 missing .*conv2_block1_2_conv/kernel"),
     ],
 )
 def test_circles_doubles_and_wrong_kinds_are_refused(
@@ -215,9 +216,11 @@ def test_circles_doubles_and_wrong_kinds_are_refused(
 
 
 @pytest.mark.parametrize(
-    "name", [None, 5, [1, 2], ["dense"], "", b"\xff\xfe", h5py.Empty("S1")], ids=repr
+    "name",
+    [None, 5, [1, 2], ["dense"], "", b"\xff\xfe", h5py.Empty("S1"), "e" * 10_000],
+    ids=lambda name: f"{name!r:.40}",
 )
-def test_layers_without_a_name_are_refused(keras3, spoilt, name):
+def test_layers_without_their_name_are_refused(keras3, spoilt, name):
     def edit(file):
         attributes = file["layers/dense/vars"].attrs
         del attributes["name"]
@@ -227,32 +230,23 @@ def test_layers_without_a_name_are_refused(keras3, spoilt, name):
     spoilt(keras3, edit, "found the group|missing|not expected")
 
 
-def test_missing_and_extra_layers_are_named(keras3, spoilt):
-    def drop(file):
-        del file["layers/grouped_conv2d"]
-
-    spoilt(keras3, drop, "1 missing .*conv2_block1_2_conv/kernel")
-
-    def rename(file):
-        file["layers/conv2d/vars"].attrs["name"] = "e" * 10_000
-
-    spoilt(keras3, rename, "1 missing .*1 not expected")
-
-
 # Tables of names of keras-applications
 
 
 LIST = "to be a list of names"
+NO_TABLE = "an attribute 'weight_names' of '/probs' .* found none"
 RECORD = [("a", "S5")]
 NOTHING = ("", "/probs", "probs/", "probs//probs")
 
 
 def table(place, value):
-    """An edit that sets the table of names of the file or of a layer."""
+    """An edit that sets the table of names of the file or a layer; None removes it."""
 
     def edit(file):
         name = "layer_names" if place == "/" else "weight_names"
-        file[place].attrs[name] = value
+        del file[place].attrs[name]
+        if value is not None:
+            file[place].attrs[name] = value
 
     return edit
 
@@ -280,6 +274,8 @@ def table(place, value):
         ("probs", ["probs/kernel:0/more"], "to be a Group, found a Dataset"),
         ("probs", [], "include_top=False"),
         *(("probs", value, LIST) for value in ("probs/kernel:0", [1.0])),
+        ("/", None, "no 'layers' of its own"),
+        ("probs", None, NO_TABLE),
     ],
     ids=lambda value: f"{value!r:.40}",
 )
@@ -287,24 +283,13 @@ def test_impossible_tables_of_names_are_refused(legacy, spoilt, place, names, me
     spoilt(legacy, table(place, names), message)
 
 
-def test_missing_tables_of_names_are_refused(legacy, spoilt):
-    message = "an attribute 'weight_names' of '/probs' .* found none"
-
-    def no_weights(file):
-        del file["probs"].attrs["weight_names"]
-
-    spoilt(legacy, no_weights, message)
-
+def test_a_gap_in_a_table_is_refused(legacy, spoilt):
     def gap(file):
-        file["probs"].attrs["weight_names1"] = file["probs"].attrs["weight_names"]
-        no_weights(file)
+        attributes = file["probs"].attrs
+        attributes["weight_names1"] = attributes["weight_names"]
+        del attributes["weight_names"]
 
-    spoilt(legacy, gap, message)
-
-    def no_layers(file):
-        del file.attrs["layer_names"]
-
-    spoilt(legacy, no_layers, "no 'layers' of its own")
+    spoilt(legacy, gap, NO_TABLE)
 
 
 @pytest.mark.parametrize(
