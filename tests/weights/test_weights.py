@@ -146,7 +146,6 @@ def test_other_channels_and_classes_are_those_of_timm(
     ("policy", "dtype"),
     [
         ("mixed_bfloat16", "float32"),
-        ("mixed_float16", "float32"),
         ("bfloat16", "bfloat16"),
         ("float16", "float16"),
     ],
