@@ -4,7 +4,7 @@ The WordNet ids are those of timm (`imagenet_synsets.txt`, Apache-2.0), sorted
 as the class numbers of ImageNet-1k are; the names are those of torchvision
 (`_IMAGENET_CATEGORIES`, BSD-3-Clause) with underscores for spaces, as
 `decode_predictions` of keras.applications spells them. keras.applications
-itself has "crane" and "maillot" twice; torchvision tells them apart.
+itself has "crane" and "maillot" twice; in torchvision all names differ.
 
     python tests/golden/make_imagenet_classes.py
 """

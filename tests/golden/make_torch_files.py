@@ -3,8 +3,8 @@
     python tests/golden/make_torch_files.py
 
 needs torch and torchvision (the extra `parity`). The numbers are those of
-`torch_state(SMALLEST)` in tests/weight_files.py, and so not stored a second time
-to compare with. Compressed together, the copies take little more than one.
+`torch_state(SMALLEST)` in tests/support/weight_files.py, so they are not stored a
+second time. Compressed together, the copies take little more than one.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from pathlib import Path
 # triton's LLVM and TensorFlow's, which weight_files imports, crash one process.
 sys.modules["triton"] = None
 FOLDER = Path(__file__).parent
-sys.path[:0] = [str(FOLDER), str(FOLDER.parent), str(FOLDER.parents[1])]
+sys.path[:0] = [str(FOLDER), str(FOLDER.parent / "support"), str(FOLDER.parents[1])]
 
 import torch  # noqa: E402
 import torchvision  # noqa: E402
@@ -153,7 +153,7 @@ def main():
             file = io.BytesIO()
             torch.save(value, file, _use_new_zipfile_serialization=zipped)
             files[f"{name}.{form}.pth"] = file.getvalue()
-    del files["module.legacy.pth"]  # it tells where torchvision lies on this machine
+    del files["module.legacy.pth"]  # it has the path of torchvision
     for protocol in (3, 4, 5):
         for form, zipped in FORMATS.items():
             file = io.BytesIO()

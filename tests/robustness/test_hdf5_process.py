@@ -11,13 +11,17 @@ import h5py
 import numpy as np
 import pytest
 from helpers import GOLDEN
-from weight_files import KERAS_APPLICATIONS, assert_same, build, keras_values, numbers
+from weight_files import KERAS_APPLICATIONS, assert_same, keras_values, read
 
 from resnext_keras.weights.checkpoint import resolve
 from resnext_keras.weights.formats import hdf5_index, keras_h5
 from resnext_keras.weights.tensors import WeightsError
 
 LEGACY = GOLDEN / "keras_applications_4x4d.h5"
+
+on_unix = pytest.mark.skipif(
+    hdf5_index.resource is None, reason="Windows has neither signals nor such limits"
+)
 
 
 @pytest.fixture
@@ -39,7 +43,7 @@ def instead(monkeypatch):
 
 def test_the_callers_process_never_runs_hdf5(good, monkeypatch):
     monkeypatch.setattr(h5py, "File", None)
-    assert_same(numbers(build(good)), keras_values())
+    assert_same(read(good), keras_values())
     resolve(LEGACY, KERAS_APPLICATIONS)
 
 
@@ -67,25 +71,34 @@ def test_a_file_at_which_hdf5_hangs_is_refused_in_time(
         assert 1 <= time.perf_counter() - start < 10
 
 
-@pytest.mark.skipif(os.name == "nt", reason="Windows has no signals")
-@pytest.mark.parametrize("signal", ["SIGSEGV", "SIGKILL", "SIGABRT"])
-def test_a_crash_is_an_error(good, refused, instead, signal):
-    instead(f"import os, signal; os.kill(os.getpid(), signal.{signal})")
-    refused(good, r"HDF5 library failed \(-\d+, crashed\)")
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        *(
+            pytest.param(
+                f"import os, signal; os.kill(os.getpid(), signal.{signal})",
+                r"failed \(-\d+, crashed\)",
+                marks=on_unix,
+            )
+            for signal in ("SIGSEGV", "SIGKILL", "SIGABRT")
+        ),
+        (
+            "import os; print('[1, 2', flush=True); os._exit(0)",
+            r"failed \(0, crashed\)",
+        ),
+        pytest.param(
+            "hdf5_index.index = lambda path: bytearray(4 << 30)",
+            r"failed \(1, MemoryError\)",
+            marks=on_unix,
+        ),
+    ],
+)
+def test_a_crash_is_an_error(good, refused, instead, code, message):
+    instead(code)
+    refused(good, f"HDF5 library {message}")
 
 
-def test_an_end_without_a_list_is_an_error(good, refused, instead):
-    instead("import os; print('[1, 2', flush=True); os._exit(0)")
-    refused(good, r"HDF5 library failed \(0, crashed\)")
-
-
-@pytest.mark.skipif(hdf5_index.resource is None, reason="Windows has no such limits")
-def test_memory_is_limited(good, refused, instead):
-    instead("hdf5_index.index = lambda path: bytearray(4 << 30)")
-    refused(good, r"HDF5 library failed \(1, MemoryError\)")
-
-
-@pytest.mark.skipif(hdf5_index.resource is None, reason="Windows has no such limits")
+@on_unix
 def test_the_process_is_under_every_limit(good, instead):
     instead(
         "import resource; hdf5_index.index = lambda path: "
@@ -146,17 +159,19 @@ def test_neither_the_environment_nor_the_folder_gets_code_in(
     assert not canary.exists()
 
 
-@pytest.mark.parametrize("executable", ["", None, "/usr/bin/uwsgi", "C:\\app.exe"])
-def test_a_host_that_is_no_python_reads_by_itself(good, monkeypatch, executable):
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("executable", v) for v in ("", None, "/usr/bin/uwsgi", "C:\\app.exe")),
+        ("frozen", True),
+    ],
+)
+def test_a_host_other_than_python_reads_without_a_process(
+    good, refused, tmp_path, monkeypatch, name, value
+):
     monkeypatch.setattr(keras_h5.subprocess, "run", None)
-    monkeypatch.setattr(sys, "executable", executable)
-    assert_same(numbers(build(good)), keras_values())
-
-
-def test_a_frozen_program_reads_by_itself(good, refused, tmp_path, monkeypatch):
-    monkeypatch.setattr(keras_h5.subprocess, "run", None)
-    monkeypatch.setattr(sys, "frozen", True, raising=False)
-    assert_same(numbers(build(good)), keras_values())
+    monkeypatch.setattr(sys, name, value, raising=False)
+    assert_same(read(good), keras_values())
     path = tmp_path / "cut.weights.h5"
     path.write_bytes(good.read_bytes()[:5000])
     refused(path, "damaged")
@@ -167,18 +182,19 @@ def test_a_python_that_does_not_start_is_named(good, monkeypatch, tmp_path):
     with pytest.raises(
         WeightsError, match=rf"start .*python3 .*{re.escape(str(good))}"
     ):
-        build(good)
+        read(good)
 
 
 @pytest.mark.parametrize("name", ["-c.h5", 'a b\'s "c".h5', "grün.h5", "$(x);.h5"])
 def test_any_name_of_a_file(good, tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     (tmp_path / name).write_bytes(good.read_bytes())
-    with keras_h5.open_keras_h5(tmp_path.joinpath(name).relative_to(tmp_path)) as found:
-        assert found.keys() == keras_values().keys()
+    path = tmp_path.joinpath(name).relative_to(tmp_path)
+    with keras_h5.open_keras_h5(path) as tensors:
+        assert tensors.keys() == keras_values().keys()
 
 
-def test_data_lie_where_they_are_listed_behind_a_user_block(good, tmp_path):
+def test_data_are_found_behind_a_user_block(good, tmp_path):
     """HDF5 counts from the end of such a block; it may hold anything."""
     path = tmp_path / "block.weights.h5"
     with h5py.File(good) as source, h5py.File(path, "w", userblock_size=1024) as file:
@@ -186,7 +202,7 @@ def test_data_lie_where_they_are_listed_behind_a_user_block(good, tmp_path):
             source.copy(key, file)
         for key, value in source.attrs.items():
             file.attrs[key] = value
-    assert_same(numbers(build(path)), keras_values())
+    assert_same(read(path), keras_values())
 
 
 def test_a_tensor_without_numbers(tmp_path):

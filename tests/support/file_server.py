@@ -1,4 +1,4 @@
-"""A web server on this machine that misbehaves as it is told."""
+"""A web server on this machine that answers in any wrong way."""
 
 import contextlib
 import dataclasses
@@ -16,11 +16,11 @@ SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
 class FileServer(ThreadingHTTPServer):
-    """Serves `CONTENT`, and before that what stands in `answers`, one a request.
+    """Gives the answers of `answers`, one for each request, and then `CONTENT`.
 
     Attributes:
         answers: Functions of a request handler, used up from the front.
-        requests: Paths that were asked for.
+        requests: Paths of the requests.
         go_on: Event that `half_then_wait` waits for.
     """
 
@@ -35,7 +35,7 @@ class FileServer(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_port}/{path}"
 
     def handle_error(self, request, client_address):
-        pass  # a client that hangs up is no error of a test
+        pass  # a client may hang up
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -62,24 +62,23 @@ def running_server():
             thread.join()
 
 
-def send(handler, content):
-    """All of an answer, whose header promises `CONTENT`, or a part of it."""
-    handler.send_response(200)
-    handler.send_header("Content-Length", str(len(CONTENT)))
-    handler.end_headers()
-    handler.wfile.write(content)
+def answer_with(content, length=None):
+    """An answer of this content; its header may promise another length."""
+
+    def answer(handler):
+        handler.send_response(200)
+        handler.send_header("Content-Length", str(length or len(content)))
+        handler.end_headers()
+        handler.wfile.write(content)
+        handler.wfile.flush()
+
+    return answer
 
 
-def whole(handler):
-    send(handler, CONTENT)
-
-
-def other(handler):
-    send(handler, CONTENT[::-1])
-
-
-def cut(handler):
-    send(handler, CONTENT[: len(CONTENT) // 2])
+HALF = len(CONTENT) // 2
+whole = answer_with(CONTENT)
+other = answer_with(CONTENT[::-1])
+cut = answer_with(CONTENT[:HALF], len(CONTENT))
 
 
 def hung_up(handler):
@@ -89,18 +88,16 @@ def hung_up(handler):
 def slow(handler):
     """Bytes all the time, but few of them."""
     step = len(CONTENT) // 6 + 1
-    send(handler, b"")
+    answer_with(b"", len(CONTENT))(handler)
     for start in range(0, len(CONTENT), step):
         handler.server.go_on.wait(0.25)
         handler.wfile.write(CONTENT[start : start + step])
 
 
 def half_then_wait(handler):
-    half = len(CONTENT) // 2
-    send(handler, CONTENT[:half])
-    handler.wfile.flush()
+    cut(handler)
     handler.server.go_on.wait(60)
-    handler.wfile.write(CONTENT[half:])
+    handler.wfile.write(CONTENT[HALF:])
 
 
 def status(code):
@@ -125,6 +122,6 @@ def published(url, **fields):
 
 
 def stored(cache):
-    """The files of the cache, but for locks."""
+    """The names of the files in the cache, without locks."""
     files = [path for path in cache.rglob("*") if path.is_file()]
     return {path.name for path in files if path.suffix != ".lock"}

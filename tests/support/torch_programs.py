@@ -1,4 +1,4 @@
-"""Torch files put together opcode by opcode, so that they may hold anything."""
+"""Torch files that are written opcode by opcode, so that they may hold anything."""
 
 import pickle
 import struct
@@ -76,3 +76,8 @@ def write_legacy(path, pickled, storages=(), **parts):
     )
     path.write_bytes(b"".join(head.values()) + b"".join(data))
     return path
+
+
+def each(name, values, message):
+    """Rows of a table of hostile files: one option for each value, and the error."""
+    return [({name: value}, message) for value in values]

@@ -1,10 +1,12 @@
-"""Small networks, and weights for them drawn from a seed, in two layouts."""
+"""Small networks, and weights for them drawn from a seed, in two formats."""
 
+import h5py
 import numpy as np
 from random_state import draw
 
 import resnext_keras
 from resnext_keras.models.variables import variable_shapes
+from resnext_keras.weights.checkpoint import resolve
 
 TINY = resnext_keras.ResNeXtSpec("tiny", (1, 1), 2, 4, stem="cifar")
 CLASSES = 5
@@ -86,6 +88,25 @@ def build(weights=None, spec=TINY, classes=CLASSES, channels=3, **options):
     )
 
 
+def read(path, spec=TINY, classes=CLASSES):
+    """The numbers that a network gets from a file, without building the network."""
+    with resolve(path, spec).open(variable_shapes(spec, 3, classes)) as tensors:
+        return {name: tensor.read() for name, tensor in tensors.items()}
+
+
+def edited_copy(source, path, edit):
+    """Copies an HDF5 file, and edits the copy; gives its path."""
+    path.write_bytes(source.read_bytes())
+    with h5py.File(path, "r+") as file:
+        edit(file)
+    return path
+
+
+def without_classifier(values):
+    """The values of the variables before the classifier."""
+    return {k: v for k, v in values.items() if not k.startswith("predictions/")}
+
+
 def variables(model):
     """The variables of a network by name."""
     return {
@@ -103,19 +124,15 @@ def numbers(model):
 def drawn_model(**options):
     """A network with weights and batch statistics drawn from a seed."""
     model = build(**options)
-    spec, classes, channels = (
-        options.get("spec", TINY),
-        options.get("classes", CLASSES),
-        options.get("channels", 3),
-    )
-    values = keras_values(spec, classes, channels)
+    named = {k: v for k, v in options.items() if k in ("spec", "classes", "channels")}
+    values = keras_values(**named)
     for name, variable in variables(model).items():
         variable.assign(values[name])
     return model
 
 
-def assert_same(found, expected):
+def assert_same(actual, expected):
     """Exactly equal, name by name."""
-    assert found.keys() == expected.keys()
-    for name, value in found.items():
+    assert actual.keys() == expected.keys()
+    for name, value in actual.items():
         np.testing.assert_array_equal(value, expected[name], err_msg=name)

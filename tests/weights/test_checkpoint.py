@@ -8,6 +8,7 @@ import io
 import json
 import os
 import pickle
+import shutil
 import subprocess
 import warnings
 from pathlib import Path
@@ -16,7 +17,7 @@ import pooch
 import pytest
 from command import run
 from PIL import Image
-from weight_files import TINY, assert_same, build, keras_values, numbers
+from weight_files import TINY, assert_same, build, keras_values, numbers, read
 
 from resnext_keras import (
     Preprocessing,
@@ -35,11 +36,16 @@ LISTED = get_spec("resnext11_8x4d")
 NAMES = ("ant", "bee", "cat")
 
 
-@pytest.fixture
-def listed_file(tmp_path):
-    """A file of an architecture of the table, for three classes."""
-    path = tmp_path / "own.weights.h5"
-    ResNeXt(LISTED, weights=None, classes=3).save_weights(path)
+@pytest.fixture(scope="module")
+def listed_model():
+    """A network of the table, for three classes."""
+    return ResNeXt(LISTED, weights=None, classes=3)
+
+
+@pytest.fixture(scope="module")
+def listed_file(listed_model, tmp_path_factory):
+    path = tmp_path_factory.mktemp("listed") / "own.weights.h5"
+    listed_model.save_weights(path)
     return path
 
 
@@ -48,7 +54,7 @@ def run_folder(listed_file, tmp_path):
     """The folder of a training run, as far as a checkpoint needs it."""
     folder = tmp_path / "my.run"
     folder.mkdir()
-    listed_file.rename(folder / BEST)
+    shutil.copy(listed_file, folder / BEST)
     content = {
         "settings": {"spec": dataclasses.asdict(LISTED)},
         "preprocessing": dataclasses.asdict(Preprocessing(40, 44)),
@@ -63,66 +69,66 @@ def run_folder(listed_file, tmp_path):
     [
         ("resnext50_32x4d.a1_in1k", None, "resnext50_32x4d.a1_in1k"),
         ("a1_in1k", "resnext50_32x4d", "resnext50_32x4d.a1_in1k"),
+        ("mm_in1k", None, "resnext152_32x4d.mm_in1k"),
         ("IMAGENET1K_V1", get_spec("resnext50_32x4d"), "resnext50_32x4d.tv_in1k"),
         ("imagenet", "resnext101_32x8d", "resnext101_32x8d.tv2_in1k"),
         ("resnext101_32x8d.imagenet", None, "resnext101_32x8d.tv2_in1k"),
+        ("resnext50_32x4d.imagenet", "resnext50_32x4d", "resnext50_32x4d.tv2_in1k"),
         (None, None, "resnext50_32x4d.tv2_in1k"),
         (None, "resnext101_64x4d", "resnext101_64x4d.c1_in1k"),
         (None, "resnext11_8x4d", "resnext11_8x4d.digits"),
         ("digits", None, "resnext11_8x4d.digits"),
+        ("keras_in1k_notop", "resnext50_32x4d", "resnext50_32x4d.keras_in1k_notop"),
     ],
 )
 def test_a_weight_set(weights, model, name):
-    found = resolve(weights, model)
-    assert found.name == found.short_name == found.weight_set.name == name
-    assert found.spec == get_spec(name.partition(".")[0])
-    assert found.classes == len(found.class_names) == found.weight_set.classes
-    assert found.preprocessing == found.weight_set.preprocessing
-    assert found.licence == found.weight_set.licence
-    assert found.channels == 3
-    assert resolve(found) is found
-    assert resolve(found, found.spec) is found
-    assert resolve(name, model) == found
+    checkpoint = resolve(weights, model)
+    weight_set = checkpoint.weight_set
+    assert checkpoint.name == checkpoint.short_name == weight_set.name == name
+    assert checkpoint.spec == get_spec(name.partition(".")[0])
+    assert checkpoint.classes == weight_set.classes
+    assert len(checkpoint.class_names) == (weight_set.classes or 0)
+    assert checkpoint.preprocessing == weight_set.preprocessing
+    assert checkpoint.licence == weight_set.licence
+    assert checkpoint.channels == 3
+    assert resolve(checkpoint) is resolve(checkpoint, checkpoint.spec) is checkpoint
+    assert resolve(name, model) == checkpoint
 
 
-def test_a_set_without_classifier_has_no_class_names():
-    found = resolve("resnext50_32x4d.keras_in1k_notop")
-    assert (found.classes, found.class_names) == (None, ())
-
-
-@pytest.mark.parametrize("as_type", [str, Path])
-def test_a_file(listed_file, as_type):
-    for model in (None, "resnext11_8x4d"):
-        found = resolve(as_type(listed_file), model)
-        assert (found.spec, found.classes, found.channels) == (LISTED, 3, 3)
-        assert found.class_names == ("0", "1", "2")
-        assert found.preprocessing == Preprocessing(32, 32)
-        assert (found.licence, found.weight_set) == (None, None)
-        assert (found.name, found.short_name) == (str(listed_file), "own")
-        assert found.fetch() == listed_file
+@pytest.mark.parametrize(("as_type", "model"), [(str, None), (Path, "resnext11_8x4d")])
+def test_a_file(listed_file, as_type, model):
+    checkpoint = resolve(as_type(listed_file), model)
+    assert (checkpoint.spec, checkpoint.classes, checkpoint.channels) == (LISTED, 3, 3)
+    assert checkpoint.class_names == ("0", "1", "2")
+    assert checkpoint.preprocessing == Preprocessing(32, 32)
+    assert (checkpoint.licence, checkpoint.weight_set) == (None, None)
+    assert (checkpoint.name, checkpoint.short_name) == (str(listed_file), "own")
+    assert checkpoint.fetch() == listed_file
 
 
 def test_a_file_of_a_thousand_classes_has_those_of_imagenet(resnext50_file):
-    found = resolve(resnext50_file)
-    assert found.class_names == class_names("imagenet")
-    assert found.preprocessing == Preprocessing(224, 256)
+    checkpoint = resolve(resnext50_file)
+    assert checkpoint.class_names == class_names("imagenet")
+    assert checkpoint.preprocessing == Preprocessing(224, 256)
 
 
 def test_a_file_of_a_network_outside_the_table_needs_its_spec(good_weights):
     for path in good_weights.values():
-        with pytest.raises(WeightsError, match="Expected the weights of resnext50_32"):
+        message = "Expected the weights of resnext50_32x4d.*Received: "
+        with pytest.raises(WeightsError, match=message) as error:
             resolve(path)
+        assert str(path) in str(error.value)
         assert resolve(path, TINY).classes == 5
 
 
 @pytest.mark.parametrize("form", [str, lambda f: f / BEST, lambda f: f"{f}{os.sep}"])
 def test_a_training_run(run_folder, form):
-    found = resolve(form(run_folder))
-    assert found.spec == LISTED
-    assert (found.classes, found.class_names) == (3, NAMES)
-    assert found.preprocessing == Preprocessing(40, 44)
-    assert (found.name, found.short_name) == (str(run_folder), "my")
-    assert weights_preprocessing(form(run_folder)) == found.preprocessing
+    checkpoint = resolve(form(run_folder))
+    assert checkpoint.spec == LISTED
+    assert (checkpoint.classes, checkpoint.class_names) == (3, NAMES)
+    assert checkpoint.preprocessing == Preprocessing(40, 44)
+    assert (checkpoint.name, checkpoint.short_name) == (str(run_folder), "my")
+    assert weights_preprocessing(form(run_folder)) == checkpoint.preprocessing
     same = dataclasses.replace(LISTED, name="of_another_name")
     assert resolve(form(run_folder), same).spec == same
     with pytest.raises(WeightsError, match=r"weights of 'tiny'; .* 'resnext11_8x4d'"):
@@ -143,17 +149,16 @@ def test_a_checkpoint_of_another_architecture_is_refused():
         resolve(resolve("digits"), TINY)
 
 
-def test_everything_takes_a_checkpoint(listed_file, tmp_path):
+def test_everything_takes_a_checkpoint(listed_model, listed_file, tmp_path):
+    expected = numbers(listed_model)
     checkpoint = resolve(listed_file)
-    expected = numbers(ResNeXt(LISTED, weights=listed_file, classes=3))
-    for _ in range(2):  # it may be opened again
-        assert_same(numbers(ResNeXt(LISTED, weights=checkpoint, classes=3)), expected)
-    classifier = load_classifier(weights=checkpoint)
+    assert_same(numbers(ResNeXt(LISTED, weights=checkpoint, classes=3)), expected)
+    classifier = load_classifier(weights=checkpoint)  # which is opened again
     assert classifier.weights == str(listed_file)
     assert_same(numbers(classifier.model), expected)
     target = tmp_path / "converted.safetensors"
     convert_weights(checkpoint, target)
-    assert_same(numbers(ResNeXt(LISTED, weights=target, classes=3)), expected)
+    assert_same(read(target, LISTED, 3), expected)
 
 
 def test_another_process_may_get_it(good_weights):
@@ -186,16 +191,18 @@ def test_a_file_that_is_not_used_is_closed(good_weights, suffix, monkeypatch):
         assert all(file.closed for file in opened)
 
 
-def test_the_numbers_are_those_of_the_file_that_was_looked_into(good_weights, tmp_path):
+def test_the_numbers_are_those_of_the_file_that_was_opened_first(
+    good_weights, tmp_path
+):
     """A training run replaces its best weights while they are loaded."""
     path = tmp_path / "best.safetensors"
-    path.write_bytes(good_weights[".safetensors"].read_bytes())
+    shutil.copy(good_weights[".safetensors"], path)
     checkpoint = resolve(path, TINY)
     path.with_suffix(".new").write_bytes(b"another")
     path.with_suffix(".new").replace(path)
     with checkpoint.open(variable_shapes(TINY, classes=5)) as tensors:
-        read = {name: tensor.read() for name, tensor in tensors.items()}
-    assert_same(read, keras_values())
+        values = {name: tensor.read() for name, tensor in tensors.items()}
+    assert_same(values, keras_values())
 
 
 @pytest.mark.parametrize("form", ["set", "file", "run"])

@@ -1,4 +1,4 @@
-"""A converted file holds the same numbers, and other libraries take it."""
+"""A converted file holds the same numbers, and other libraries read it."""
 
 import dataclasses
 
@@ -28,20 +28,23 @@ def source(tmp_path):
     return path
 
 
-@pytest.mark.parametrize("classes", [10, 3, None])
-@pytest.mark.parametrize("channels", [3, 1])
-def test_there_and_back_gives_the_same_state_dict(tmp_path, classes, channels):
+@pytest.mark.parametrize(
+    ("classes", "channels", "policy"),
+    [(10, 3, "float32"), (3, 1, "mixed_bfloat16"), (None, 3, "float32")],
+)
+def test_there_and_back_gives_the_same_state_dict(tmp_path, classes, channels, policy):
+    """Whatever the classes, the channels and the caller's policy."""
     state = torch_state(SPEC, classes, channels)
-    source, there, back = (
+    source, there, back = paths = [
         tmp_path / name for name in ("a.safetensors", "b.weights.h5", "c.safetensors")
-    )
+    ]
     save_file(state, source)
-    assert convert_weights(source, there) == SPEC
-    assert convert_weights(there, back) == SPEC
+    with dtype_policy(policy):
+        assert convert_weights(source, there) == SPEC
+        assert convert_weights(there, back) == SPEC
+        assert keras.config.dtype_policy().name == policy
     assert_same(load_file(back), weights_only(state))
-    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(
-        p.name for p in (source, there, back)
-    )
+    assert sorted(tmp_path.iterdir()) == paths
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
@@ -50,12 +53,12 @@ def test_a_state_dict_keeps_its_types(source, tmp_path, dtype):
     save_file(state, source)
     target = tmp_path / "again.safetensors"
     convert_weights(source, target)
-    found = load_file(target)
-    assert {value.dtype.name for value in found.values()} == {dtype}
-    assert_same(found, state)
+    written = load_file(target)
+    assert {value.dtype.name for value in written.values()} == {dtype}
+    assert_same(written, state)
 
 
-def test_a_network_that_no_list_has_needs_its_spec(tmp_path):
+def test_a_network_outside_the_table_needs_its_spec(tmp_path):
     spec = resnext_keras.ResNeXtSpec(
         "own",
         (1, 1),
@@ -97,23 +100,36 @@ def test_the_architecture_decides_between_twins(tmp_path, monkeypatch):
     assert not target.exists()
     for spec in twins:
         assert convert_weights(source, target, spec, overwrite=True) == spec
-        again = resnext_keras.ResNeXt(spec, weights=target, classes=4)
-        assert_same(numbers(again), numbers(model))
+    again = resnext_keras.ResNeXt(other, weights=target, classes=4)
+    assert_same(numbers(again), numbers(model))
 
 
-def test_what_exists_is_only_replaced_when_told(source, tmp_path):
-    for name in ("old.safetensors", "old.weights.h5"):
-        target = tmp_path / name
-        target.write_bytes(b"precious")
-        with pytest.raises(WeightsError, match="does not exist, or overwrite=True"):
-            convert_weights(source, target)
-        assert target.read_bytes() == b"precious"
+@pytest.mark.parametrize("suffix", [".safetensors", ".weights.h5"])
+def test_a_target_is_replaced_only_on_demand_and_never_by_a_bad_source(
+    source, tmp_path, suffix
+):
+    target = tmp_path / f"old{suffix}"
+    target.write_bytes(b"precious")
+    with pytest.raises(WeightsError, match="does not exist, or overwrite=True"):
+        convert_weights(source, target)
+    good = source.read_bytes()
+    state = torch_state(SPEC, 10)
+    state["fc.bias"][3] = np.nan
+    save_file(state, source)
+    with pytest.raises(WeightsError, match="finite"):
         convert_weights(source, target, overwrite=True)
-        assert target.stat().st_size > 1_000_000
+    source.write_bytes(good[:-5])
+    with pytest.raises(WeightsError, match="damaged"):
+        convert_weights(source, target, overwrite=True)
+    assert target.read_bytes() == b"precious"
+    assert sorted(tmp_path.iterdir()) == sorted([source, target])
+    source.write_bytes(good)
+    convert_weights(source, target, overwrite=True)
+    assert target.stat().st_size > 1_000_000
 
 
 @pytest.mark.parametrize(
-    ("target", "found"),
+    ("target", "message"),
     [
         ("a.pth", "ends in .weights.h5 or .safetensors"),
         ("a.h5", "ends in"),
@@ -121,49 +137,23 @@ def test_what_exists_is_only_replaced_when_told(source, tmp_path):
         ("no/folder/a.safetensors", "existing folder"),
     ],
 )
-def test_impossible_targets_are_refused(source, tmp_path, target, found):
-    before = sorted(tmp_path.iterdir())
-    with pytest.raises(WeightsError, match=found):
+def test_impossible_targets_are_refused(source, tmp_path, target, message):
+    with pytest.raises(WeightsError, match=message):
         convert_weights(source, tmp_path / target)
-    assert sorted(tmp_path.iterdir()) == before
+    assert [*tmp_path.iterdir()] == [source]
 
 
-@pytest.mark.parametrize("name", ["fc.weight", "conv1.weight"])
-def test_no_classes_or_channels_are_no_network(source, tmp_path, name):
+@pytest.mark.parametrize(
+    "empty",
+    [{"fc.weight": (0, 1024), "fc.bias": (0,)}, {"conv1.weight": (64, 0, 3, 3)}],
+    ids=["classes", "channels"],
+)
+def test_a_file_without_classes_or_channels_is_refused(source, tmp_path, empty):
     state = torch_state(SPEC, 10)
-    empty = {"fc.weight": (0, 1024), "conv1.weight": (64, 0, 3, 3)}[name]
-    state |= {name: np.zeros(empty, "float32")}
-    if name == "fc.weight":
-        state["fc.bias"] = np.zeros(0, "float32")
+    state |= {name: np.zeros(shape, "float32") for name, shape in empty.items()}
     save_file(state, source)
     with pytest.raises(WeightsError, match="Expected the weights of "):
         convert_weights(source, tmp_path / "target.weights.h5")
-
-
-@pytest.mark.parametrize("suffix", [".safetensors", ".weights.h5"])
-def test_a_bad_source_leaves_the_target_as_it_was(source, tmp_path, suffix):
-    target = tmp_path / f"old{suffix}"
-    target.write_bytes(b"precious")
-    state = torch_state(SPEC, 10)
-    state["fc.bias"][3] = np.nan
-    save_file(state, source)
-    with pytest.raises(WeightsError, match="finite"):
-        convert_weights(source, target, overwrite=True)
-    source.write_bytes(source.read_bytes()[:-5])
-    with pytest.raises(WeightsError, match="damaged"):
-        convert_weights(source, target, overwrite=True)
-    assert target.read_bytes() == b"precious"
-    assert sorted(tmp_path.iterdir()) == sorted([source, target])
-
-
-def test_the_policy_of_the_caller_does_not_round(source, tmp_path):
-    target = tmp_path / "b.weights.h5"
-    with dtype_policy("mixed_bfloat16"):
-        convert_weights(source, target)
-    back = tmp_path / "back.safetensors"
-    convert_weights(target, back)
-    assert_same(load_file(back), weights_only(torch_state(SPEC, 10)))
-    assert keras.config.dtype_policy().name == "float32"
 
 
 @pytest.mark.parity

@@ -1,34 +1,45 @@
-"""What keras-applications wrote gives the numbers that it gives itself."""
+"""A file of keras-applications gives the numbers that keras-applications gives."""
 
 import subprocess
 import sys
 
-import h5py
 import numpy as np
 import pytest
 from helpers import GOLDEN
 from random_state import draw_images
-from weight_files import CLASSES, KERAS_APPLICATIONS, assert_same, build, numbers
+from weight_files import (
+    CLASSES,
+    KERAS_APPLICATIONS,
+    assert_same,
+    build,
+    edited_copy,
+    numbers,
+    read,
+    without_classifier,
+)
 
 import resnext_keras
-from resnext_keras.models.variables import variable_shapes
 from resnext_keras.weights.checkpoint import resolve
-from resnext_keras.weights.loading import open_weights
 from resnext_keras.weights.tensors import WeightsError
 
 FILE = GOLDEN / "keras_applications_4x4d.h5"
 SIZE = (65, 97)
 
 
-def read(path, classes=CLASSES):
-    """The tensors of a file by the names of our variables."""
-    shapes = variable_shapes(KERAS_APPLICATIONS, 3, classes)
-    with open_weights(path, shapes) as tensors:
-        return {name: tensor.read() for name, tensor in tensors.items()}
+@pytest.fixture(scope="module")
+def expected():
+    """The numbers of the good file."""
+    return read(FILE, KERAS_APPLICATIONS)
+
+
+@pytest.fixture
+def edited(tmp_path):
+    """Edits a copy of the good file; gives its path."""
+    return lambda edit, name="edited.h5": edited_copy(FILE, tmp_path / name, edit)
 
 
 def logits(path):
-    """What our network gives with a file's weights for the golden's images."""
+    """Our network with a file's weights, and its logits for the golden's images."""
     model = resnext_keras.ResNeXt(
         KERAS_APPLICATIONS,
         weights=path,
@@ -41,107 +52,40 @@ def logits(path):
 
 def test_the_logits_are_those_of_keras_applications(tmp_path, relative_error):
     golden = np.load(GOLDEN / "keras_applications_4x4d_logits.npy")
-    model, found = logits(FILE)
-    assert relative_error(found, golden) <= 1e-4
+    model, ours = logits(FILE)
+    assert relative_error(ours, golden) <= 1e-4
     # Saved again it needs no other epsilon.
     model.save_weights(tmp_path / "ours.weights.h5")
-    assert np.array_equal(logits(tmp_path / "ours.weights.h5")[1], found)
+    assert np.array_equal(logits(tmp_path / "ours.weights.h5")[1], ours)
 
 
-def test_a_depthwise_kernel_becomes_a_grouped_one():
-    found = read(FILE)["conv2_block2_2_conv/kernel"]
-    with h5py.File(FILE) as file:
-        layer = file["conv2_block2_2_conv/conv2_block2_2_conv"]
-        depthwise = layer["depthwise_kernel:0"][...]
-    assert depthwise.shape == (3, 3, 16, 4)
-    assert found.shape == (3, 3, 4, 16)
-    for channel in range(16):
-        for output in range(4):
-            group, within = divmod(channel, 4)
-            np.testing.assert_array_equal(
-                found[:, :, within, 4 * group + output],
-                depthwise[:, :, channel, output],
-            )
-
-
-def test_the_variance_takes_up_the_difference_of_the_epsilons(legacy_h5):
+def test_the_variance_takes_up_the_difference_of_the_epsilons(expected, edited):
     def edit(file):
         file["conv1_bn/conv1_bn/moving_variance:0"][:2] = [0, 1e-7]
 
-    variance = read(legacy_h5(edit))["conv1_bn/moving_variance"]
+    values = read(edited(edit), KERAS_APPLICATIONS)
+    variance = values.pop("conv1_bn/moving_variance")
     np.testing.assert_allclose(variance[:2], [1e-8, 1.1e-7], rtol=1e-6)
-    mean = read(FILE)["conv1_bn/moving_mean"]
-    with h5py.File(FILE) as file:
-        assert np.array_equal(mean, file["conv1_bn/conv1_bn/moving_mean:0"])
+    assert_same(values, {name: expected[name] for name in values})
 
 
-def test_the_files_of_whole_models(legacy_h5):
-    def edit(file):
-        whole = file.create_group("model_weights")
-        for name, value in file.attrs.items():
-            whole.attrs[name] = value
-        del file.attrs["layer_names"]
-        for key in set(file) - {"model_weights"}:
-            file.move(key, f"model_weights/{key}")
-        file.create_group("optimizer_weights")
-
-    assert_same(read(legacy_h5(edit, "model.hdf5")), read(FILE))
-
-
-def test_long_tables_of_names_are_split_and_may_be_bytes(legacy_h5):
-    def split(item, attribute):
-        names = [name.encode() for name in item.attrs[attribute]]
-        del item.attrs[attribute]
-        for number, start in enumerate(range(0, len(names), 3)):
-            part = np.array(names[start : start + 3], "S")
-            item.attrs[f"{attribute}{number}"] = part
-
-    def edit(file):
-        for name in ("conv1_bn", "probs"):
-            split(file[name], "weight_names")
-        split(file, "layer_names")
-
-    assert_same(read(legacy_h5(edit)), read(FILE))
-
-
-def test_the_head_under_its_later_name(legacy_h5):
-    def edit(file):
-        file.move("probs", "predictions")
-        names = list(file.attrs["layer_names"])
-        file.attrs["layer_names"] = [*names[:-1], "predictions"]
-
-    assert_same(read(legacy_h5(edit)), read(FILE))
-
-
-def test_other_floating_types(legacy_h5):
-    def edit(file):
-        for place in ("probs/probs/bias:0", "conv1_bn/conv1_bn/moving_variance:0"):
-            data = file[place][...]
-            del file[place]
-            file[place] = data.astype(">f8")
-
-    found = {k: v.astype("float32") for k, v in read(legacy_h5(edit)).items()}
-    assert_same(found, read(FILE))
-
-
-def test_a_file_with_or_without_classifier_serves_a_network_without(legacy_h5):
+def test_a_file_with_or_without_classifier_serves_a_network_without(expected, edited):
     def edit(file):
         del file["probs"]
         file.attrs["layer_names"] = list(file.attrs["layer_names"])[:-1]
 
-    features = {k: v for k, v in read(FILE).items() if not k.startswith("pred")}
+    without = edited(edit)
+    features = without_classifier(expected)
     options = {"spec": KERAS_APPLICATIONS, "include_top": False}
-    for path in (FILE, legacy_h5(edit)):
+    for path in (FILE, without):
         assert_same(numbers(build(path, **options)), features)
     with pytest.raises(WeightsError, match="or include_top=False"):
-        build(path, KERAS_APPLICATIONS)
-    found = numbers(build(FILE, KERAS_APPLICATIONS, classes=7))
-    assert_same({name: found[name] for name in features}, features)
+        build(without, KERAS_APPLICATIONS)
 
 
 def test_the_network_is_identified():
-    found = resolve(FILE, KERAS_APPLICATIONS)
-    assert (found.channels, found.classes) == (3, CLASSES)
+    checkpoint = resolve(FILE, KERAS_APPLICATIONS)
+    assert (checkpoint.channels, checkpoint.classes) == (3, CLASSES)
 
 
 def sum_of_groups(filters, channels):
@@ -164,22 +108,74 @@ def add_sums(file, kernel):
     file.attrs["layer_names"] = names
 
 
-def test_constant_sums_of_groups_are_left_out(legacy_h5):
-    path = legacy_h5(lambda file: add_sums(file, sum_of_groups(16, 4)))
-    assert_same(read(path), read(FILE))
+def whole_model(file):
+    """As `model.save` wrote it."""
+    whole = file.create_group("model_weights")
+    for name, value in file.attrs.items():
+        whole.attrs[name] = value
+    del file.attrs["layer_names"]
+    for key in set(file) - {"model_weights"}:
+        file.move(key, f"model_weights/{key}")
+    file.create_group("optimizer_weights")
 
 
-@pytest.mark.parametrize("value", [0, 2, -1, np.nan, np.inf, 1e-30])
+def split_tables(file):
+    """Long tables of names are split, and may be bytes."""
+    tables = ((file, "layer_names"), *((file[n], "weight_names") for n in SPLIT))
+    for item, attribute in tables:
+        names = [name.encode() for name in item.attrs[attribute]]
+        del item.attrs[attribute]
+        for number, start in enumerate(range(0, len(names), 3)):
+            part = np.array(names[start : start + 3], "S")
+            item.attrs[f"{attribute}{number}"] = part
+
+
+SPLIT = ("conv1_bn", "probs")
+
+
+def later_head(file):
+    """The head has had two names."""
+    file.move("probs", "predictions")
+    names = list(file.attrs["layer_names"])
+    file.attrs["layer_names"] = [*names[:-1], "predictions"]
+
+
+def constant_sums(file):
+    """The layers that sum up the groups are left out."""
+    add_sums(file, sum_of_groups(16, 4))
+
+
+def double_precision(file):
+    for place in ("probs/probs/bias:0", "conv1_bn/conv1_bn/moving_variance:0"):
+        data = file[place][...]
+        del file[place]
+        file[place] = data.astype(">f8")
+
+
+@pytest.mark.parametrize(
+    ("edit", "name"),
+    [
+        (whole_model, "model.hdf5"),
+        (split_tables, "model.h5"),
+        (later_head, "model.h5"),
+        (constant_sums, "model.h5"),
+        (double_precision, "model.h5"),
+    ],
+)
+def test_the_same_numbers_in_other_forms(expected, edited, edit, name):
+    values = read(edited(edit, name), KERAS_APPLICATIONS)
+    assert_same({k: v.astype("float32") for k, v in values.items()}, expected)
+
+
+@pytest.mark.usefixtures("hdf5_in_this_process")
 @pytest.mark.parametrize("place", [(0, 0), (63, 15), (17, 3)])
-def test_sums_that_are_not_the_constant_change_nothing(legacy_h5, place, value):
-    def edit(file):
+def test_sums_that_are_not_the_constant_are_refused(edited, place):
+    for value in (0, 2, -1, np.nan, np.inf, 1e-30):
         kernel = sum_of_groups(16, 4)
         kernel[0, 0][place] = value if kernel[0, 0][place] != value else 1
-        add_sums(file, kernel)
-
-    path = legacy_h5(edit)
-    with pytest.raises(WeightsError, match=r"sums the groups.*conv2_block.*edited.h5"):
-        build(path, KERAS_APPLICATIONS)
+        path = edited(lambda file, kernel=kernel: add_sums(file, kernel))
+        with pytest.raises(WeightsError, match=r"sums the groups.*conv2_block.*edited"):
+            read(path, KERAS_APPLICATIONS)
 
 
 WRITER = f"""
@@ -205,7 +201,7 @@ resnet.ResNet50(weights=None, include_top=False, **KERAS).save_weights("resnet50
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
-    """What keras-applications writes and gives, in a process without Keras 3."""
+    """Files and outputs of keras-applications, from a process without Keras 3."""
     folder = tmp_path_factory.mktemp("keras_applications")
     subprocess.run([sys.executable, "-c", WRITER], cwd=folder, check=True)
     return folder
@@ -221,9 +217,9 @@ def test_resnext50_of_keras_applications(written, relative_error, name):
         input_shape=(97, 66, 3),
         **({"classifier_activation": None} if top else {}),
     )
-    found = model.predict(draw_images(1, (2, 97, 66, 3)), verbose=0)
-    expected = np.load(written / ("top.npy" if top else "notop.npy"))
-    assert relative_error(found, expected) <= 1e-4
+    ours = model.predict(draw_images(1, (2, 97, 66, 3)), verbose=0)
+    theirs = np.load(written / ("top.npy" if top else "notop.npy"))
+    assert relative_error(ours, theirs) <= 1e-4
 
 
 @pytest.mark.parity

@@ -1,4 +1,4 @@
-"""What memory is taken to load a file, 1.5 times its size, and to convert a model."""
+"""Loading a file takes at most 1.5 times its size of memory."""
 
 import subprocess
 import sys
@@ -8,7 +8,7 @@ import pytest
 
 STATUS = Path("/proc/self/status")
 pytestmark = pytest.mark.skipif(
-    not STATUS.exists(), reason="Linux tells a process's own peak of memory"
+    not STATUS.exists(), reason="Linux has the peak of a process's own memory"
 )
 
 # The growth of a process that has built one network already, which warms up
@@ -31,9 +31,9 @@ LOADING = "second = resnext_keras.ResNeXt50(weights=sys.argv[1])"
 CONVERTING = "predict = resnext_keras.Predictor(first, sys.argv[1])"
 
 
-def growth(what, argument):
+def growth(code, argument):
     done = subprocess.run(
-        [sys.executable, "-c", GROWTH.format(what), str(argument)],
+        [sys.executable, "-c", GROWTH.format(code), str(argument)],
         capture_output=True,
         text=True,
     )

@@ -1,4 +1,4 @@
-"""`weights verify` finds wrong files; the maintainers' tool finds other logits."""
+"""Wrong weight files are refused; the maintainers' tool finds other logits."""
 
 import argparse
 import dataclasses
@@ -7,8 +7,11 @@ import runpy
 import numpy as np
 import pytest
 from helpers import ROOT, reference_network
+from safetensors.numpy import save_file
+from weight_files import torch_state
 
 from resnext_keras import Preprocessing, WeightsError, class_names, read_image
+from resnext_keras.models.specs import get_spec
 from resnext_keras.weights import verify
 from resnext_keras.weights.verify import verify_weights
 
@@ -50,7 +53,7 @@ def test_the_logits_are_those_of_torch(
     difference, reference = tool["compare"](verification)
     assert reference == library
     assert 0 < difference <= 1e-5
-    # Any other logits are found out.
+    # Any other logits are found.
     others = dataclasses.replace(
         verification, outputs=np.roll(verification.outputs, 1, -1)
     )
@@ -61,7 +64,7 @@ def test_the_logits_are_those_of_torch(
 
 
 @pytest.mark.parity
-def test_what_torch_refuses_is_not_compared(tmp_path, tool):
+def test_a_file_that_torch_refuses_is_not_compared(tmp_path, tool):
     torch = pytest.importorskip("torch")
     torchvision = pytest.importorskip("torchvision")
     state = torchvision.models.resnext50_32x4d().state_dict()
@@ -75,46 +78,35 @@ def test_what_torch_refuses_is_not_compared(tmp_path, tool):
     assert tool["compare"](verify_weights(tmp_path / "compiled.PTH"))[0] <= 1e-5
 
 
-def test_a_file_of_another_architecture_or_hash_is_found_out(
-    resnext50_file, tmp_path, publish
+def test_a_file_of_another_architecture_hash_or_count_of_classes_is_refused(
+    tmp_path, publish
 ):
-    path = tmp_path / resnext50_file.name
-    path.write_bytes(resnext50_file.read_bytes())
+    path, spec = tmp_path / "digits.safetensors", get_spec("resnext11_8x4d")
+    save_file(torch_state(spec, 1000), path)
     publish("resnext101_32x4d.gluon_in1k", path)
-    with pytest.raises(WeightsError, match="of the architecture 'resnext50_32x4d'"):
+    with pytest.raises(WeightsError, match="of the architecture 'resnext11_8x4d'"):
         verify_weights("resnext101_32x4d.gluon_in1k")
-    publish("resnext50_32x4d.tv2_in1k", path)
+    save_file(torch_state(spec, 7), path)
+    publish("resnext11_8x4d.digits", path)
+    with pytest.raises(WeightsError, match=r"Expected 10 classes in .*, found 7"):
+        verify_weights("digits")
     with path.open("r+b") as file:
         file.seek(-1, 2)
         file.write(b"\x11")
     with pytest.raises(WeightsError, match=r"sha256 .*; found "):
-        verify_weights("resnext50_32x4d.tv2_in1k")
-
-
-def test_a_file_of_another_number_of_classes_is_found_out(tmp_path, publish):
-    from resnext_keras import ResNeXt
-
-    path = tmp_path / "digits.weights.h5"
-    ResNeXt("resnext11_8x4d", weights=None, classes=7).save_weights(path)
-    publish("resnext11_8x4d.digits", path)
-    with pytest.raises(WeightsError, match=r"Expected 10 classes in .*, found 7"):
         verify_weights("digits")
 
 
-def test_the_photo_is_seen_as_the_set_wants_it(
-    resnext50_file, tmp_path, publish, monkeypatch
-):
-    path = tmp_path / resnext50_file.name
-    path.write_bytes(resnext50_file.read_bytes())
-    publish("resnext50_32x4d.tv2_in1k", path)
-    seen = []
+def test_the_photo_is_read_as_the_weights_need_it(monkeypatch):
+    calls = []
 
     def read(photo, preprocessing):
-        seen.append((photo.name, preprocessing))
+        calls.append((photo.name, preprocessing))
         return read_image(photo, preprocessing)
 
     monkeypatch.setattr(verify, "read_image", read)
-    verification = verify_weights("resnext50_32x4d.tv2_in1k")
-    assert seen == [("chelsea.jpg", Preprocessing(224, 232))]
-    assert verification.parameters == 25_097_128
-    assert verification.top1 in class_names()
+    verification = verify_weights("digits")
+    assert calls == [("chelsea.jpg", Preprocessing(32, (8, 32)))]
+    assert verification.parameters == 980_298
+    assert verification.outputs.shape == (1, 10)
+    assert verification.top1 in class_names("digits")
