@@ -59,7 +59,7 @@ def test_two_devices_of_jax_train_as_one_and_exchange_only_gradients(tmp_path):
     pytest.importorskip("jax")
     jax = {"KERAS_BACKEND": "jax", "JAX_ENABLE_X64": "1"}
     two = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
-    output = train_on_two(tmp_path, 0, rtol=1e-5, **jax, **two)
+    output = train_on_two(tmp_path, 0, rtol=1e-4, **jax, **two)
     # Gradients are summed; no image and no feature map goes to another device.
     compiled = output[output.index("HloModule") :]
     moved = re.findall(
