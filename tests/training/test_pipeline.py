@@ -260,27 +260,6 @@ def test_evaluation_reads_every_image_once_in_order(seven, tmp_path):
         assert np.abs(image.astype(int) - read_image(path, SMALL)).mean() < 1
 
 
-# Errors
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"seed": 2**64}, "seed=18446744073709551616"),
-        ({"steps": 0}, "steps=0"),
-        ({"first_step": -2}, "first_step=-2"),
-        ({"workers": 3}, "workers=3, batch_size=4"),
-        ({"workers": 2, "worker": 2}, "worker=2, workers=2"),
-    ],
-    ids=str,
-)
-def test_bad_arguments_are_refused(seven, options, message):
-    with pytest.raises(ValueError, match=message):
-        batches(seven, PLAIN, **options)
-    with pytest.raises(ValueError, match="at least one image"):
-        batches(dataclasses.replace(seven, labels=seven.labels[:0]), PLAIN)
-
-
 def test_a_file_that_is_not_an_image_is_an_error():
     recipe = dataclasses.replace(PLAIN, crop="random_resized")
     with pytest.raises(tf.errors.InvalidArgumentError, match="Expected an image"):
