@@ -170,7 +170,7 @@ def test_a_value_outside_its_range_is_refused(field):
         with pytest.raises(ValueError, match=f"Expected `{field}` of .*{field}="):
             dataclasses.replace(PLAIN, **{field: value})
     if field == "batch_size":  # is refused before the learning rate follows it
-        with pytest.raises(ValueError, match="Expected `batch_size`.*'eight'"):
+        with pytest.raises(ValueError, match=r"Expected `batch_size`.*'eight'"):
             adjusted(PLAIN, batch_size="eight")
 
 
