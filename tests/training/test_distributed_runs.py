@@ -21,7 +21,6 @@ PATIENCE = 900  # seconds; each process takes some 30 where nothing else runs
 
 ALONE = {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "2"}
 JAX, TORCH = ({"KERAS_BACKEND": name} for name in ("jax", "torch"))
-TWO = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
 
 COMMAND = ("-m", "resnext_keras_cli")
 TWO_VIRTUAL_DEVICES = (SUPPORT / "device_program.py", 2)
@@ -164,15 +163,6 @@ def test_processes_of_jax_with_folders_of_their_own_are_refused(
     for output in finished(*workers, code=1):
         assert "of (0, 0) and (1, 6)" in output
     assert not second.exists()
-
-
-@pytest.mark.parity
-def test_a_run_on_two_devices_of_jax_is_that_on_one(
-    images, tmp_path, one_device_of_jax
-):
-    run = tmp_path / "run"
-    finished(start(images, run, JAX | TWO))
-    check_same(run, one_device_of_jax, rtol=1e-3)
 
 
 @pytest.mark.parity

@@ -109,44 +109,31 @@ def check_same(folder, unbroken):
     assert not list(folder.glob(".writing-*"))
 
 
-def test_a_run_killed_in_three_epochs_ends_as_an_unbroken_one(data, tmp_path, unbroken):
-    folder, killed = tmp_path / "run", []
+@pytest.mark.parametrize("moment", ["in an epoch", "in a checkpoint", "any"])
+def test_a_run_killed_three_times_ends_as_an_unbroken_one(
+    data, tmp_path, unbroken, moment
+):
+    folder, rng = tmp_path / "run", np.random.default_rng(0)
+    killed, unfinished = [], []
     for least in (1, STEPS + 2, 2 * STEPS + 3):
-        kill_when(
-            start(data, folder, "--resume"),
-            lambda least=least: step(folder) >= least and step(folder) % STEPS,
-        )
-        killed.append(step(folder))
-    assert any(done % STEPS for done in killed)
-    assert killed == sorted(set(killed))  # each went on where the last had ended
-    finish(data, folder, "--resume")
-    check_same(folder, unbroken[0])
-
-
-def test_a_run_killed_while_a_checkpoint_is_being_written(data, tmp_path, unbroken):
-    folder, begun = tmp_path / "run", 0
-    for _ in range(3):
         before = step(folder)
-        kill_when(
-            start(data, folder, "--resume"),
-            lambda before=before: (
+        end = time.monotonic() + rng.uniform(0.3, 0.9) * unbroken[1]
+        is_time = {
+            "in an epoch": lambda least=least: (
+                step(folder) >= least and step(folder) % STEPS
+            ),
+            "in a checkpoint": lambda before=before: (
                 step(folder) > before and list(folder.glob(".writing-*"))
             ),
-        )
-        begun += bool(list(folder.glob(".writing-*")))
-    assert begun
-    finish(data, folder, "--resume")
-    check_same(folder, unbroken[0])
-
-
-def test_a_run_killed_at_any_time(data, tmp_path, unbroken):
-    folder, rng = tmp_path / "run", np.random.default_rng(0)
-    for _ in range(3):
-        end = time.monotonic() + rng.uniform(0.3, 0.9) * unbroken[1]
-        kill_when(
-            start(data, folder, "--resume"), lambda end=end: time.monotonic() > end
-        )
-        step(folder)
+            "any": lambda end=end: time.monotonic() > end,
+        }[moment]
+        kill_when(start(data, folder, "--resume"), is_time)
+        killed.append(step(folder))
+        unfinished.extend(folder.glob(".writing-*"))
+    if moment == "in an epoch":
+        assert any(done % STEPS for done in killed)
+        assert killed == sorted(set(killed))  # each went on where the last had ended
+    assert unfinished or moment != "in a checkpoint"
     finish(data, folder, "--resume")
     check_same(folder, unbroken[0])
 
