@@ -224,6 +224,7 @@ CONTINUE = """
 import sys
 import numpy as np, keras, resnext_keras
 model = keras.models.load_model(sys.argv[1])
+model.run_eagerly = True  # is faster for two steps
 with np.load(sys.argv[2]) as batch:
     for _ in range(2):
         model.train_on_batch(batch["x"], batch["y"])
@@ -239,6 +240,7 @@ def test_a_process_that_only_imports_the_package_continues_a_saved_model(tmp_pat
     recipe = dataclasses.replace(recipe, learning_rate=0.1, nesterov=True)
     network = ResNeXt(SMALLEST, weights=None, classes=5, classifier_activation=None)
     model = compiled(built(recipe), network)
+    model.run_eagerly = True
     model.train_on_batch(images, labels)
     model.save(tmp_path / "model.keras")
     np.savez(tmp_path / "batch.npz", x=images, y=labels)
