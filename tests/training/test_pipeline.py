@@ -1,6 +1,7 @@
 """Batches of training and evaluation are the same, however they are made."""
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -205,32 +206,25 @@ def test_random_parts_are_distributed_as_torchvisions(shape):
 # Orientation
 
 
-@pytest.fixture(scope="module")
-def orientation_of():
-    return tf.function(exif_orientation, input_signature=[tf.TensorSpec([], tf.string)])
-
-
-@pytest.mark.parametrize("endian", ["<", ">"])
-def test_the_orientation_is_what_pillow_wrote(photos, orientation_of, endian):
+def test_the_orientation_is_what_pillow_wrote_and_upright_without_one(photos):
+    orientation_of = tf.function(
+        exif_orientation, input_signature=[tf.TensorSpec([], tf.string)]
+    )
     image = photos[0].resize((40, 30))
     profile = b"ICC" * 30000  # two segments before
-    for orientation in range(10):
+    for endian, orientation in itertools.product("<>", range(10)):
         exif = Image.Exif()
         exif.endian = endian
         exif[0x010F] = "maker"
         exif[0x0112] = orientation
         for options in ({}, {"icc_profile": profile}, {"dpi": (72, 72)}):
             file = encoded(image, "JPEG", exif=exif, **options)
-            wanted = orientation if 1 <= orientation <= 8 else 1
-            assert orientation_of(file) == wanted, (orientation, options)
+            expected = orientation if 1 <= orientation <= 8 else 1
+            assert orientation_of(file) == expected, (endian, orientation, options)
     for end in range(2, 90, 3):  # cut or spoilt anywhere, it still is a number
         for broken in (file[:end], file[:end] + b"\xff" * 60 + file[end:]):
             assert 1 <= orientation_of(broken) <= 8
-
-
-def test_a_file_without_orientation_is_upright(photos, orientation_of):
-    image = photos[0].resize((40, 30))
-    files = [encoded(image, format_) for format_ in ("JPEG", "PNG", "BMP", "WEBP")]
+    files = [encoded(image, name) for name in ("JPEG", "PNG", "BMP", "WEBP")]
     for file in (*files, b"", b"\xff", b"\xff\xd8", b"\xff\xd8\xff\xe1\0\x08Exif\0\0"):
         assert orientation_of(file) == 1
 
