@@ -130,6 +130,22 @@ def test_a_plain_crop_is_the_image_of_evaluation_and_few_images_are_repeated(
             assert difference.max() <= 2
 
 
+@pytest.mark.parametrize("size", [32, 48])
+def test_a_center_crop_resizes_in_turn_and_scales_the_last_resize(
+    photos, tmp_path, size
+):
+    path = tmp_path / "image.png"
+    photos[0].crop((0, 0, 90, 60)).save(path)
+    recipe = dataclasses.replace(PLAIN, batch_size=1, train_size=size)
+    twice = Preprocessing(32, (8, 32))  # as for the bundled digits
+    data = training_batches(
+        of_files([path.read_bytes()]), recipe, twice, seed=0, steps=1
+    )
+    pixels, _ = next(data.as_numpy_iterator())
+    expected = read_image(path, Preprocessing(size, (8, size)))
+    assert np.abs(pixels[0].astype(int) - expected).max() <= 2
+
+
 def test_a_padded_crop_is_the_image_moved_by_up_to_an_eighth():
     size = 16
     image = np.random.default_rng(0).integers(0, 255, (size, size, 3), "uint8")

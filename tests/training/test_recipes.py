@@ -195,6 +195,9 @@ def settings(recipe=PLAIN, **options):
         ({"precision": "float16"}, "one of float32, mixed_bfloat16.*='float16'"),
         ({"validation_share": 0}, "between 0 and 1.*validation_share=0"),
         ({"validation_share": 1.0}, "between 0 and 1.*validation_share=1.0"),
+        ({"seed": -1}, "`seed` to be an integer from 0 .*seed=-1"),
+        ({"seed": 2**32}, "`seed` to be an integer from 0 .*seed=4294967296"),
+        ({"seed": 0.5}, "`seed` to be an integer from 0 .*seed=0.5"),
         ({"size": 31}, "`size` to be at least 32 pixels.*size=31"),
         ({"size": "64"}, "`size` to be a positive integer.*size='64'"),
         (

@@ -19,6 +19,7 @@ from resnext_keras.training.recipes import RECIPES, adjusted
 from resnext_keras.training.run import open_run
 from resnext_keras.training.settings import Phase, Settings, finetune_phases
 from resnext_keras.weights.checkpoint import resolve
+from resnext_keras.weights.verify import verify_weights
 
 NAMES = ("dark", "light")
 
@@ -157,6 +158,27 @@ def test_no_more_steps_are_run_at_once_than_an_epoch_has(done, data):
     too_many = settings(data, steps_per_execution=4)
     with pytest.raises(ValueError, match=r"at most 3, .* steps_per_execution=4"):
         open_run(too_many, done[0].folder, resume=True)
+
+
+def test_weights_for_other_images_than_rgb_are_refused_before_anything_is_written(
+    tmp_path,
+):
+    network = rk.ResNeXt(SMALLEST, weights=None, input_shape=(32, 32, 1), classes=3)
+    network.save_weights(tmp_path / "grey.weights.h5")
+    weights = {"weights": tmp_path / "grey.weights.h5", "model": SMALLEST}
+    for function, arguments in (
+        (rk.finetune, (tmp_path, tmp_path / "run")),
+        (rk.load_classifier, ()),
+        (verify_weights, ()),
+    ):
+        with pytest.raises(rk.WeightsError, match=r"RGB images; .*grey.* has 1 input"):
+            function(*arguments, **weights)
+    assert not (tmp_path / "run").exists()
+
+
+def test_changes_of_a_recipe_may_name_every_field(tmp_path):
+    with pytest.raises(ValueError, match=r"Expected `epochs` of a recipe .*epochs=0"):
+        rk.train(tmp_path, tmp_path / "run", SMALLEST, recipe_changes={"epochs": 0})
 
 
 # Resumed with a broken image

@@ -230,10 +230,22 @@ def test_a_checkpoint_of_another_network_is_refused_and_changes_nothing(tmp_path
         read_progress(path)
 
 
-def test_a_step_that_does_not_fit_in_memory_says_what_to_lower(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (
+            tf.errors.ResourceExhaustedError(None, None, "OOM when allocating"),
+            "^A step does not fit in memory. Lower the batch size .*accumulate",
+        ),
+        (ValueError("bedroom/1.jpg"), "^bedroom"),
+    ],
+)
+def test_a_step_that_does_not_fit_in_memory_says_what_to_lower(
+    tmp_path, monkeypatch, error, message
+):
     def fit(*_, **__):
-        raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating")
+        raise error
 
     monkeypatch.setattr(keras.Model, "fit", fit)
-    with pytest.raises(TrainingError, match=r"Lower the batch size .*accumulate"):
+    with pytest.raises(ValueError, match=message):
         run(tmp_path, settings(SMALLEST))
