@@ -1,4 +1,6 @@
-"""Images of two classes for the runs of a tiny network."""
+"""Small data sets for training runs, and what a run leaves."""
+
+import csv
 
 import numpy as np
 import tensorflow as tf
@@ -7,10 +9,10 @@ from PIL import Image
 CLASSES = ("Dark Room", "light")
 
 
-def image_folder(folder, count=15):
-    """A folder with a folder of images for each class; gives it."""
+def image_folder(folder, count=15, classes=CLASSES):
+    """Writes a folder of dark and a folder of light images; returns their folder."""
     rng = np.random.default_rng(0)
-    for name, low in zip(CLASSES, (0, 150), strict=True):
+    for name, low in zip(classes, (0, 150), strict=True):
         (folder / name).mkdir(parents=True)
         for number in range(count):
             pixels = rng.integers(low, low + 100, (40, 36, 3), "uint8")
@@ -19,20 +21,46 @@ def image_folder(folder, count=15):
 
 
 def tfrecords(folder, images, classes=CLASSES):
-    """An image folder as TFRecords with a label file; gives their folder."""
+    """Writes an image folder as TFRecords with a label file; returns their folder."""
     folder.mkdir()
-    with tf.io.TFRecordWriter(str(folder / "all.tfrecord")) as file:
-        for label, name in enumerate(classes):
-            for path in sorted((images / name).iterdir()):
-                image = tf.train.BytesList(value=[path.read_bytes()])
-                features = {
-                    "image": tf.train.Feature(bytes_list=image),
-                    "label": tf.train.Feature(
-                        int64_list=tf.train.Int64List(value=[label])
-                    ),
-                }
-                features = tf.train.Features(feature=features)
-                example = tf.train.Example(features=features)
-                file.write(example.SerializeToString())
+    write_examples(
+        folder / "all.tfrecord",
+        [
+            {"image": path.read_bytes(), "label": label}
+            for label, name in enumerate(classes)
+            for path in sorted((images / name).iterdir())
+        ],
+    )
     (folder / "labels.txt").write_text("\n".join(classes))
     return folder
+
+
+def write_examples(path, examples):
+    """Writes a TFRecord file of `tf.train.Example` with integers and bytes."""
+    with tf.io.TFRecordWriter(str(path)) as file:
+        for example in examples:
+            features = tf.train.Features(
+                feature={key: _feature(value) for key, value in example.items()}
+            )
+            file.write(tf.train.Example(features=features).SerializeToString())
+
+
+def _feature(value):
+    if isinstance(value, int):
+        return tf.train.Feature(int64_list=tf.train.Int64List(value=[value]))
+    return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
+
+
+def contents(dataset):
+    """All encoded images of a data set, read in a graph in parallel."""
+    data = tf.data.Dataset.range(len(dataset)).map(dataset.read, tf.data.AUTOTUNE)
+    return list(data.as_numpy_iterator())
+
+
+def history_rows(folder):
+    """The rows of `history.csv`, as text and without the times."""
+    with (folder / "history.csv").open(newline="") as file:
+        return [
+            {name: value for name, value in row.items() if name != "seconds"}
+            for row in csv.DictReader(file)
+        ]

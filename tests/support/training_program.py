@@ -1,44 +1,45 @@
-"""Training on the devices of a process of its own.
+"""Trains on one device and on all devices of this process, which is to be the same.
 
-Arguments: a folder, the name of the file to write there, and options as JSON. The file
-has the history and the weights.
+Arguments: a folder, which gets `one.npz` and `all.npz` with the history and the
+weights, and the number of virtual devices of TensorFlow. On JAX the program prints the
+training step on all devices, as XLA compiles it.
 """
 
-import json
 import sys
 from pathlib import Path
 
 import keras
 import numpy as np
 import tensorflow as tf
+from weight_files import TINY
 
-from resnext_keras import ResNeXt, ResNeXtSpec
-from resnext_keras.training.distribution import find_devices
+from resnext_keras import ResNeXt
+from resnext_keras.training.distribution import Devices, find_devices
 
-TINY = ResNeXtSpec("tiny", (1, 1), 4, 4, stem="cifar")
-BATCH, STEPS, EPOCHS, HELD_OUT = 8, 3, 3, 11
+BATCH, STEPS, EPOCHS, HELD_OUT, CLASSES = 8, 3, 3, 11, 5
 
 
 def batches(devices):
     """The training batches, and those of the images held out."""
     rng = np.random.default_rng(0)
     images = rng.integers(0, 255, (BATCH * STEPS + HELD_OUT, 32, 32, 3), "uint8")
-    labels = rng.integers(0, 5, len(images)).astype("int32")
+    labels = rng.integers(0, CLASSES, len(images)).astype("int32")
     data = tf.data.Dataset.from_tensor_slices((images, labels))
     train = data.take(BATCH * STEPS).batch(BATCH, drop_remainder=True).repeat()
     held_out = data.skip(BATCH * STEPS).batch(BATCH)
     return train, devices.pad_last_batch(held_out, HELD_OUT, BATCH)
 
 
-def build(devices, options):
+def fit(devices, epochs=EPOCHS, drop_path_rate=0.0):
+    """A trained model and its history."""
     with devices.scope():
         keras.utils.set_random_seed(0)
         network = ResNeXt(
             TINY,
             weights=None,
             input_shape=(32, 32, 3),
-            classes=5,
-            drop_path_rate=options.get("drop_path_rate", 0.0),
+            classes=CLASSES,
+            drop_path_rate=drop_path_rate,
         )
         inputs = keras.Input((32, 32, 3), dtype="uint8")
         model = keras.Model(inputs, network(keras.layers.Rescaling(1 / 64, -2)(inputs)))
@@ -48,50 +49,36 @@ def build(devices, options):
             weighted_metrics=["accuracy"],
         )
         model.optimizer.build(model.trainable_variables)
-    return model
-
-
-def main():
-    folder, name, options = Path(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3])
-    if virtual := options.get("virtual_devices"):
-        (cpu,) = tf.config.list_physical_devices("CPU")
-        device = tf.config.LogicalDeviceConfiguration()
-        tf.config.set_logical_device_configuration(cpu, [device] * virtual)
-    keras.config.set_floatx(options.get("floatx", "float32"))
-    devices = find_devices()
-    model = build(devices, options)
     train, held_out = batches(devices)
     history = devices.fit(
         model,
         train,
-        epochs=EPOCHS,
+        epochs=epochs,
         steps_per_epoch=STEPS,
         validation_data=held_out,
         shuffle=False,
         verbose=0,
     )
-    seeds = [
+    return model, history.history
+
+
+def replica_seeds(devices):
+    """The seeds of drop path, of one replica after the other."""
+    model, _ = fit(devices, epochs=1, drop_path_rate=0.2)
+    return [
         np.ravel(copy.numpy())
         for variable in model.variables
-        if variable.name == "seed_generator_state" and virtual
+        if variable.name == "seed_generator_state"
         for copy in devices.strategy.experimental_local_results(variable.value)
     ]
-    np.savez(
-        folder / f"{name}.npz",
-        *model.get_weights(),
-        **history.history,
-        replicas=devices.replicas,
-        seeds=seeds,
-    )
-    if name == "compiled":
-        print(_compiled_step(devices, model))
 
 
-def _compiled_step(devices, model):
+def compiled_step(devices, model):
     """What XLA makes of a training step on all devices."""
     import jax
 
-    images, labels = np.zeros((BATCH, 32, 32, 3), "uint8"), np.zeros(BATCH, "int32")
+    images = np.zeros((BATCH, 32, 32, 3), "uint8")
+    labels = np.zeros(BATCH, "int32")
     state = [
         [v.value for v in variables]
         for variables in (
@@ -108,6 +95,24 @@ def _compiled_step(devices, model):
     with devices.scope():
         step = jax.jit(model.train_step).lower(tuple(state), tuple(data))
     return step.compile().as_text()
+
+
+def main():
+    folder, virtual = Path(sys.argv[1]), int(sys.argv[2])
+    if virtual:
+        (cpu,) = tf.config.list_physical_devices("CPU")
+        device = tf.config.LogicalDeviceConfiguration()
+        tf.config.set_logical_device_configuration(cpu, [device] * virtual)
+    keras.config.set_floatx("float64")  # so that rounding hides no mistake
+    devices = find_devices()
+    for name, some in (("one", Devices()), ("all", devices)):
+        model, history = fit(some)
+        np.savez(folder / f"{name}.npz", *model.get_weights(), **history)
+    print("replicas:", devices.replicas)
+    if virtual:
+        np.save(folder / "seeds.npy", replica_seeds(devices))
+    else:
+        print(compiled_step(devices, model))
 
 
 if __name__ == "__main__":

@@ -1,31 +1,32 @@
-"""The command on several devices ends as on one, whatever dies meanwhile."""
+"""The command on several devices ends as on one, even if a process is killed."""
 
-import csv
 import json
+import os
 import shutil
 import signal
+import socket
+import subprocess
+import sys
 import time
 
 import numpy as np
 import pytest
-from clusters import PATIENCE, cluster_of_jax, finished, launched
 from helpers import SUPPORT
 from PIL import Image
+from run_data import history_rows
 from safetensors import SafetensorError, safe_open
 from sklearn.datasets import load_digits
 
-from resnext_keras.training.callbacks import CHECKPOINT, HISTORY
-from resnext_keras.training.report import REPORT
-from resnext_keras.training.trainer import MODEL
-from resnext_keras.weights.checkpoint import BEST
+PATIENCE = 900  # seconds; each process takes some 30 where nothing else runs
 
-VIRTUAL = SUPPORT / "device_program.py"
+ALONE = {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "2"}
 JAX, TORCH = ({"KERAS_BACKEND": name} for name in ("jax", "torch"))
-TWO = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
 
+COMMAND = ("-m", "resnext_keras_cli")
+TWO_VIRTUAL_DEVICES = (SUPPORT / "device_program.py", 2)
 WHOLE = ("--accumulate", 1)  # as several devices of TensorFlow need it
 
-STEPS = 6  # of each of the two epochs
+STEPS = 6  # in each of the two epochs
 
 
 @pytest.fixture(scope="module")
@@ -42,29 +43,52 @@ def images(tmp_path_factory):
     return folder
 
 
-def start(images, run, environment=None, *more, program=("-m", "resnext_keras_cli")):
-    """The command with all that a run may have; two phases, of an epoch each."""
+def start(images, run, environment=None, *more, program=COMMAND):
+    """The command with everything that a run may have; two phases of one epoch."""
     fixed = ("--weights", "resnext11_8x4d.digits", "--checkpoint-every", 0)
     changed = ("--epochs", 2, "--batch", 8, "--accumulate", 2, "--set", "ema_span=0.3")
-    command = ("finetune", images, "-o", run, "--resume", *fixed, *changed)
-    return launched([*program, *command, *more], environment)
+    command = ("finetune", images, "-o", run, "--resume", *fixed, *changed, *more)
+    return subprocess.Popen(
+        [sys.executable, *map(str, (*program, *command))],
+        env=os.environ | ALONE | (environment or {}),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
 
 
-def alone(images, tmp_path_factory, environment=None, *more):
-    run = tmp_path_factory.mktemp("runs") / "run"
-    finished(start(images, run, environment, *more))
-    return run
+def finished(*processes, code=0):
+    """What each process printed; none is left running."""
+    try:
+        outputs = [process.communicate(timeout=PATIENCE)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+    for process, output in zip(processes, outputs, strict=True):
+        assert process.returncode == code, output[-3000:]
+    return outputs
 
 
-@pytest.fixture(scope="module")
-def one_device(images, tmp_path_factory):
-    return alone(images, tmp_path_factory, None, *WHOLE)
+def cluster_of_jax(workers=2):
+    """The environment of each process of a cluster on this machine."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    for index in range(workers):
+        yield JAX | {
+            "KERAS_DISTRIBUTION_JOB_ADDRESSES": f"127.0.0.1:{port}",
+            "KERAS_DISTRIBUTION_NUM_PROCESSES": str(workers),
+            "KERAS_DISTRIBUTION_PROCESS_ID": str(index),
+        }
 
 
 @pytest.fixture(scope="module")
 def one_device_of_jax(images, tmp_path_factory):
     pytest.importorskip("jax")
-    return alone(images, tmp_path_factory, JAX)
+    run = tmp_path_factory.mktemp("runs") / "run"
+    finished(start(images, run, JAX))
+    return run
 
 
 def states(run):
@@ -73,37 +97,30 @@ def states(run):
     Not the momenta: where a ReLU's input is nearly 0, they differ with the rounding.
     """
     others = ("total", "count", "momentum", "accumulator")
-    with safe_open(run / CHECKPOINT, "numpy") as file:
+    with safe_open(run / "checkpoint.safetensors", "numpy") as file:
         keys = [k for k in sorted(file.keys()) if not any(o in k for o in others)]
         return [file.get_tensor(key) for key in keys]
 
 
-def rows(run):
-    with (run / HISTORY).open(newline="") as file:
-        return [
-            {name: float(value) for name, value in row.items() if name != "seconds"}
-            for row in csv.DictReader(file)
-        ]
-
-
 def check_same(run, expected, rtol, broken=()):
-    """All files are there, and what they hold agrees, by the largest of a variable.
+    """All files are there and agree, by the largest value of a variable.
 
-    Of the epochs that were broken the losses are those of what came after.
+    In an epoch that was broken the training loss is that of the steps after the break.
     """
-    assert {BEST, MODEL, REPORT} <= {path.name for path in run.iterdir()}
-    for found, wanted in zip(states(run), states(expected), strict=True):
+    files = {"best.weights.h5", "model.keras", "report.html"}
+    assert files <= {path.name for path in run.iterdir()}
+    for state, wanted in zip(states(run), states(expected), strict=True):
         largest = np.abs(wanted).max()
-        np.testing.assert_allclose(found, wanted, atol=rtol * largest, rtol=rtol)
-    for found, wanted in zip(rows(run), rows(expected), strict=True):
+        np.testing.assert_allclose(state, wanted, atol=rtol * largest, rtol=rtol)
+    for row, wanted in zip(history_rows(run), history_rows(expected), strict=True):
         for name, value in wanted.items():
-            if found["epoch"] not in broken or name not in ("loss", "accuracy"):
-                assert found[name] == pytest.approx(value, rel=rtol), name
+            if int(row["epoch"]) not in broken or name not in ("loss", "accuracy"):
+                assert float(row[name]) == pytest.approx(float(value), rel=rtol), name
 
 
 def steps_done(run):
     try:
-        with safe_open(run / CHECKPOINT, "numpy") as file:
+        with safe_open(run / "checkpoint.safetensors", "numpy") as file:
             progress = json.loads(file.metadata()["progress"])
     except (FileNotFoundError, SafetensorError):
         return 0
@@ -111,7 +128,7 @@ def steps_done(run):
 
 
 def kill_last_at(step, workers, run):
-    """Ends the last worker in the middle of a step, and then, as schedulers do, all."""
+    """Kills the last worker in the middle of a step, then, as schedulers do, all."""
     end = time.monotonic() + PATIENCE
     while steps_done(run) < step:
         assert time.monotonic() < end
@@ -127,47 +144,35 @@ def kill_last_at(step, workers, run):
 
 @pytest.mark.long
 @pytest.mark.tensorflow
-def test_a_run_on_two_devices_is_that_on_one(images, tmp_path, one_device):
-    run = tmp_path / "run"
-    finished(start(images, run, None, *WHOLE, program=(VIRTUAL, 2)))
-    check_same(run, one_device, rtol=1e-3)
+def test_a_run_on_two_devices_is_that_on_one(images, tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    finished(start(images, one, None, *WHOLE))
+    finished(start(images, two, None, *WHOLE, program=TWO_VIRTUAL_DEVICES))
+    check_same(two, one, rtol=1e-3)
 
 
 @pytest.mark.parity
 def test_processes_of_jax_with_folders_of_their_own_are_refused(
     images, tmp_path, one_device_of_jax
 ):
-    """The first process has a run that is done, the second has none of it."""
+    """The first process has a run that is done, the second has no run."""
     first, second = tmp_path / "first", tmp_path / "second"
     shutil.copytree(one_device_of_jax, first)
-    workers = [
-        start(images, run, worker)
-        for run, worker in zip((first, second), cluster_of_jax(), strict=True)
-    ]
-    for worker in workers:
-        output, _ = worker.communicate(timeout=PATIENCE)
+    pairs = zip((first, second), cluster_of_jax(), strict=True)
+    workers = [start(images, run, worker) for run, worker in pairs]
+    for output in finished(*workers, code=1):
         assert "of (0, 0) and (1, 6)" in output
-        assert worker.returncode == 1
     assert not second.exists()
 
 
 @pytest.mark.parity
-def test_a_run_on_two_devices_of_jax_is_that_on_one(
+def test_a_run_of_two_processes_of_jax_is_that_on_one_though_one_is_killed(
     images, tmp_path, one_device_of_jax
 ):
     run = tmp_path / "run"
-    finished(start(images, run, JAX | TWO))
-    check_same(run, one_device_of_jax, rtol=1e-3)
-
-
-@pytest.mark.parity
-def test_a_run_of_two_processes_of_jax_of_which_one_is_killed_is_that_on_one(
-    images, tmp_path, one_device_of_jax
-):
-    run, launch = tmp_path / "run", lambda worker: start(images, run, worker)
-    kill_last_at(2, [launch(worker) for worker in cluster_of_jax()], run)
+    kill_last_at(2, [start(images, run, worker) for worker in cluster_of_jax()], run)
     at_rest = steps_done(run)
-    outputs = finished(*[launch(worker) for worker in cluster_of_jax()])
+    outputs = finished(*[start(images, run, worker) for worker in cluster_of_jax()])
     assert "2 devices, in 2 processes" in outputs[0]
     for text in ("val_accuracy", "to train on", "top-1"):
         assert text in outputs[0]
@@ -177,11 +182,12 @@ def test_a_run_of_two_processes_of_jax_of_which_one_is_killed_is_that_on_one(
 
 @pytest.mark.parity
 def test_a_run_on_torch_that_is_killed_ends_with_the_bits_of_one_that_is_not(
-    images, tmp_path, tmp_path_factory
+    images, tmp_path
 ):
     pytest.importorskip("torch")
-    how = (TORCH, "--deterministic")
-    run, unbroken = tmp_path / "run", alone(images, tmp_path_factory, *how)
-    kill_last_at(2, [start(images, run, *how)], run)
-    finished(start(images, run, *how))
+    run, unbroken = tmp_path / "run", tmp_path / "unbroken"
+    options = (TORCH, "--deterministic")
+    finished(start(images, unbroken, *options))
+    kill_last_at(2, [start(images, run, *options)], run)
+    finished(start(images, run, *options))
     check_same(run, unbroken, rtol=0)

@@ -1,4 +1,4 @@
-"""An evaluation has the predictions of the network for the images as it reads them."""
+"""An evaluation scores the predictions of the network for the images it can read."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from resnext_keras.weights.registry import BUNDLED as DIGITS
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory):
-    """The held-out digits in class folders."""
+    """The held-out digits as an image folder."""
     folder = tmp_path_factory.mktemp("digits")
     for number, (image, label) in enumerate(zip(*held_out_digits(), strict=True)):
         (folder / str(label)).mkdir(exist_ok=True)
@@ -39,10 +39,12 @@ def test_the_bundled_network_has_the_accuracy_that_is_published(evaluation):
 
 
 def test_predictions_are_those_of_predict(evaluation, classifier):
+    some = evaluation.dataset.names[::6]
     scored, names = evaluation.predictions, evaluation.dataset.class_names
     assert evaluation.preprocessing == classifier.preprocessing
-    for number, (path, predictions) in enumerate(
-        classifier.predict_files(evaluation.dataset.names, top=10)
+    predicted_files = classifier.predict_files(some, top=10)
+    for number, (path, predictions) in zip(
+        range(0, len(scored), 6), predicted_files, strict=True
     ):
         ranked = [name for _, name, _ in predictions]
         scores = {name: score for _, name, score in predictions}
@@ -59,16 +61,15 @@ def test_predictions_are_those_of_predict(evaluation, classifier):
 def test_neither_the_batches_nor_the_order_matter(evaluation, classifier):
     order = np.random.default_rng(0).permutation(360)[:50]
     some = evaluation.dataset.subset(order)
-    found = evaluate_images(
-        classifier, some, engine="tensorflow", batch_size=7
-    ).predictions
+    again = evaluate_images(classifier, some, engine="tensorflow", batch_size=7)
+    predictions, expected = again.predictions, evaluation.predictions
     for name in ("labels", "predicted", "ranks"):
-        expected = getattr(evaluation.predictions, name)[order]
-        np.testing.assert_array_equal(getattr(found, name), expected)
-    np.testing.assert_allclose(found.losses, evaluation.predictions.losses[order], 1e-3)
+        values = getattr(predictions, name)
+        np.testing.assert_array_equal(values, getattr(expected, name)[order])
+    np.testing.assert_allclose(predictions.losses, expected.losses[order], 1e-3)
 
 
-def test_the_validation_split_is_what_counts(digits, tmp_path):
+def test_the_validation_split_is_evaluated(digits, tmp_path):
     for split, most in (("train", 9), ("val", 2)):
         for folder in digits.iterdir():
             (tmp_path / split / folder.name).mkdir(parents=True)
@@ -80,7 +81,7 @@ def test_the_validation_split_is_what_counts(digits, tmp_path):
     assert how == "by names"
 
 
-def test_what_cannot_be_read_is_left_out_and_named(digits, classifier, tmp_path):
+def test_files_that_cannot_be_read_are_skipped_and_named(digits, classifier, tmp_path):
     for folder in digits.iterdir():
         (tmp_path / folder.name).mkdir()
         path = sorted(folder.iterdir())[0]
@@ -90,11 +91,11 @@ def test_what_cannot_be_read_is_left_out_and_named(digits, classifier, tmp_path)
         path.write_bytes(b"\x89PNG\r\n\x1a\n and no more")
     Image.open(next(digits.glob("4/*"))).save(tmp_path / "4" / "a.gif")
     dataset, _ = open_evaluation(tmp_path, classifier.class_names)
-    found = evaluate_images(classifier, dataset, engine="tensorflow", batch_size=3)
-    assert [name.split("/")[-2] for name, _ in found.skipped] == ["3"]
-    assert sorted(found.predictions.labels) == sorted([0, 1, 2, 4, 4, 5, 6, 7, 8, 9])
-    assert len(found.dataset) == 10
-    assert not any("/3/" in name for name in found.dataset.names)
+    result = evaluate_images(classifier, dataset, engine="tensorflow", batch_size=3)
+    assert [name.split("/")[-2] for name, _ in result.skipped] == ["3"]
+    assert sorted(result.predictions.labels) == sorted([0, 1, 2, 4, 4, 5, 6, 7, 8, 9])
+    assert len(result.dataset) == 10
+    assert not any("/3/" in name for name in result.dataset.names)
     only = dataset.subset(np.flatnonzero(dataset.labels == 3))
     with pytest.raises(ValueError, match=r"can be read. Received: the first is .*/3/"):
         evaluate_images(classifier, only, engine="tensorflow")

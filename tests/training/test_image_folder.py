@@ -1,11 +1,12 @@
-"""Class folders as data sets: what is in them, how they are split, what is refused."""
+"""Image folders as data sets: their images, their splits, and what is refused."""
 
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
-import tensorflow as tf
 from PIL import Image
+from run_data import contents
 
 from resnext_keras.training.data.dataset import (
     class_counts,
@@ -20,12 +21,6 @@ def write(folder, *names):
     folder.mkdir(parents=True, exist_ok=True)
     for number, name in enumerate(names):
         Image.new("RGB", (8, 8), (number, 0, 0)).save(folder / name)
-
-
-def contents(dataset):
-    """All encoded images, read in a graph in parallel."""
-    data = tf.data.Dataset.range(len(dataset)).map(dataset.read, tf.data.AUTOTUNE)
-    return list(data.as_numpy_iterator())
 
 
 @pytest.fixture
@@ -49,77 +44,86 @@ def test_classes_are_the_folders_and_each_image_is_once_in_one_split(folder):
     assert sorted(names) == sorted(p for p in expected if os.path.isfile(p))
     assert len(set(names)) == 30
     assert training.labels.dtype == np.int32
-
-
-def test_bytes_labels_and_names_belong_together(folder):
-    for dataset in open_dataset(folder):
-        for name, label, data in zip(
-            dataset.names, dataset.labels, contents(dataset), strict=True
-        ):
-            with open(name, "rb") as file:
-                assert file.read() == data
+    for dataset in (training, validation):
+        rows = zip(dataset.names, dataset.labels, contents(dataset), strict=True)
+        for name, label, data in rows:
+            assert Path(name).read_bytes() == data
             assert f"/{dataset.class_names[label]}/" in name
+    assert len(open_split(folder)) == 30  # no split, so all are evaluated
 
 
 def test_a_seed_gives_one_split_and_another_seed_another(folder):
     held_out = [list(open_dataset(folder, seed=s)[1].names) for s in (0, 0, 1)]
     assert held_out[0] == held_out[1] != held_out[2]
-
-
-def test_a_tiny_share_still_holds_one_of_each_class_out(folder):
+    # A tiny share still holds one of each class out.
     assert class_counts(open_dataset(folder, 0.001)[1]).tolist() == [1, 1]
     assert class_counts(open_dataset(folder, 0.999)[0]).tolist() == [1, 1]
 
 
-@pytest.mark.parametrize("name", ["val", "validation", "test", "Valid"])
-def test_splits_are_taken_as_they_are(tmp_path, name):
-    for label in ("a", "b"):
-        write(tmp_path / "train" / label, "1.png", "2.png", "3.png")
-        write(tmp_path / name / label, "4.png")
-    training, validation = open_dataset(tmp_path, validation_share=0.5)
-    assert (len(training), len(validation)) == (6, 2)
-    assert list(open_split(tmp_path).names) == list(validation.names)
+# What is a split
 
 
-def test_validation_goes_before_test(tmp_path):
-    for split in ("train", "test", "val"):
-        for label in ("a", "b"):
-            write(tmp_path / split / label, "1.png")
-    assert all("/val/" in name for name in open_dataset(tmp_path)[1].names)
+def images(*names):
+    """Makes a function that writes images of the classes a and b into folders."""
+
+    def make(root):
+        for name in names:
+            for label in ("a", "b"):
+                write(root / name / label, "1.png", "2.png")
+
+    return make
 
 
-def test_a_training_split_alone_is_split_by_share(tmp_path):
-    for label in ("a", "b"):
-        write(tmp_path / "train" / label, "1.png", "2.png")
-    assert [len(dataset) for dataset in open_dataset(tmp_path)] == [2, 2]
-
-
-def test_a_class_may_be_named_as_a_split(tmp_path):
+def vehicles(root):
     for label in ("bus", "train"):
-        write(tmp_path / label, "1.png", "2.png")
-    (tmp_path / "train" / ".thumbnails").mkdir()
-    assert open_split(tmp_path).class_names == ("bus", "train")
+        write(root / label, "1.png", "2.png")
+    (root / "train" / ".thumbnails").mkdir()
 
 
-def test_a_training_split_beside_other_folders_is_one(tmp_path):
-    for label in ("a", "b"):
-        write(tmp_path / "train" / label, "1.png", "2.png")
-    write(tmp_path / "unlabelled", "1.png", "2.png")
-    assert open_split(tmp_path).class_names == ("a", "b")
+def train_beside_unlabelled(root):
+    images("train")(root)
+    write(root / "unlabelled", "1.png", "2.png")
+
+
+@pytest.mark.parametrize(
+    ("make", "training", "validation", "classes"),
+    [
+        (images("train", "val"), "train", "val", "a b"),
+        (images("train", "validation"), "train", "validation", "a b"),
+        (images("train", "test"), "train", "test", "a b"),
+        (images("training", "Valid"), "training", "Valid", "a b"),
+        (images("train", "test", "val"), "train", "val", "a b"),  # val goes first
+        (images("train"), "train", "train", "a b"),
+        (train_beside_unlabelled, "train", "train", "a b"),
+        (vehicles, "", "", "bus train"),  # a class may be named as a split
+    ],
+)
+def test_splits_are_taken_as_they_are_or_split_by_share(
+    tmp_path, make, training, validation, classes
+):
+    make(tmp_path)
+    splits = open_dataset(tmp_path, validation_share=0.5)
+    for dataset, split in zip(splits, (training, validation), strict=True):
+        assert dataset.class_names == tuple(classes.split())
+        assert len(dataset) == (2 if training == validation else 4)
+        for name, label in zip(dataset.names, dataset.labels, strict=True):
+            path = tmp_path / split / dataset.class_names[label]
+            assert os.path.dirname(name) == str(path)
+    evaluated = open_split(tmp_path)
+    assert len(evaluated) == 4
+    if training != validation:
+        assert list(evaluated.names) == list(splits[1].names)
 
 
 def test_two_spellings_of_a_split_are_refused(tmp_path):
-    for split in ("train", "Train"):
-        for label in ("a", "b"):
-            write(tmp_path / split / label, "1.png", "2.png")
+    images("train", "Train")(tmp_path)
     if len(os.listdir(tmp_path)) == 1:
         pytest.skip("a file system that does not tell cases apart")
     with pytest.raises(ValueError, match=r"one folder per split.*'Train', 'train'"):
         open_split(tmp_path)
 
 
-def test_without_a_split_all_are_evaluated(folder):
-    assert len(open_split(folder)) == 30
+# Names, links and broken files
 
 
 def test_names_of_any_bytes(tmp_path):
@@ -156,84 +160,65 @@ def test_what_cannot_be_decoded_is_left_out_and_listed(folder):
         (folder / name).write_bytes(data)
     dataset = open_split(folder)
     kept, left_out = decodable(dataset)
-    found = {os.path.relpath(name, folder): why for name, why in left_out}
-    assert set(found) == set(broken)
-    assert found["dog/empty.jpg"] == "an empty file"
-    assert "not JPEG, PNG" in found["dog/page.jpg"] == found["dog/moving.gif"]
-    assert "Invalid JPEG data" in found["dog/short.jpg"]
+    reasons = {os.path.relpath(name, folder): reason for name, reason in left_out}
+    assert set(reasons) == set(broken)
+    assert reasons["dog/empty.jpg"] == "an empty file"
+    assert "not JPEG, PNG" in reasons["dog/page.jpg"] == reasons["dog/moving.gif"]
+    assert "Invalid JPEG data" in reasons["dog/short.jpg"]
     assert class_counts(kept).tolist() == [9, 20]
     assert not set(kept.names) & {str(folder / name) for name in broken}
-    assert decodable(kept) == (kept, [])
-
-
-def test_a_class_of_broken_images_is_refused(folder):
     for path in (folder / "cat").iterdir():
         path.write_bytes(b"no")
     with pytest.raises(ValueError, match=r"none in 'cat'; the first is '.*0\.png'"):
-        decodable(open_split(folder))
+        decodable(dataset)
 
 
-def test_numbers_may_be_cut_out_like_those_of_a_list(folder):
-    names = open_split(folder).names
-    assert names[-1] == list(names)[29] == names[28:][1]
-    with pytest.raises(IndexError):
-        names[30]
-
-
-def spoil_one_class(folder):
-    os.rename(folder / "dog", folder / ".dog")
-
-
-def spoil_empty_class(folder):
-    (folder / "fish").mkdir()
-
-
-def spoil_single(folder):
-    write(folder / "fish", "1.png")
-
-
-def spoil_beside(folder):
-    write(folder, "lost.png")
-
-
-def spoil_classes(folder):
+def other_classes_in_val(folder):
     for name in ("cat", "dog"):
         os.rename(folder / name, folder / f".{name}")
-    write(folder / "train" / "cat", "1.png")
-    write(folder / "train" / "dog", "1.png")
-    write(folder / "val" / "cat", "1.png")
-    write(folder / "val" / "cow", "1.png")
+    for name in ("train/cat", "train/dog", "val/cat", "val/cow"):
+        write(folder / name, "1.png")
 
 
-def spoil_one_split(folder):
+def only_val(folder):
+    (folder / "val").mkdir()
     for name in ("cat", "dog"):
-        os.makedirs(folder / "val", exist_ok=True)
         os.rename(folder / name, folder / "val" / name)
 
 
-def spoil_by_a_pipe(folder):
-    os.mkfifo(folder / "cat" / "pipe.png")
-
-
 @pytest.mark.parametrize(
-    ("spoil", "found"),
+    ("spoil", "message"),
     [
-        pytest.param(
-            spoil_by_a_pipe,
+        (
+            lambda folder: os.mkfifo(folder / "cat" / "pipe.png"),
             r"pipe.png', not a regular file; remove it",
-            marks=pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes"),
         ),
-        (spoil_one_class, "with 1: 'cat'; give the folder above"),
-        (spoil_empty_class, "none in 'fish'; add some, or remove the folder"),
-        (spoil_single, "one image of 'fish'; add some, or remove"),
-        (spoil_beside, "1 images beside the class folders: 'lost.png'"),
-        (spoil_classes, "only in .*train': 'dog'; only in .*val': 'cow'; rename"),
-        (spoil_one_split, "with 'val'"),
+        (
+            lambda folder: os.rename(folder / "dog", folder / ".dog"),
+            "with 1: 'cat'; give the folder above",
+        ),
+        (
+            lambda folder: (folder / "fish").mkdir(),
+            "none in 'fish'; add some, or remove the folder",
+        ),
+        (
+            lambda folder: write(folder / "fish", "1.png"),
+            "one image of 'fish'; add some, or remove",
+        ),
+        (
+            lambda folder: write(folder, "lost.png"),
+            "1 images beside the class folders: 'lost.png'",
+        ),
+        (
+            other_classes_in_val,
+            "only in .*train': 'dog'; only in .*val': 'cow'; rename",
+        ),
+        (only_val, "with 'val'"),
     ],
 )
-def test_what_cannot_be_trained_on_is_refused(folder, spoil, found):
+def test_a_folder_that_cannot_be_trained_on_is_refused(folder, spoil, message):
     spoil(folder)
-    with pytest.raises(ValueError, match=f"Expected.*Received: .*{found}"):
+    with pytest.raises(ValueError, match=f"Expected.*Received: .*{message}"):
         open_dataset(folder)
 
 
@@ -247,10 +232,7 @@ def test_paths_without_images_are_refused(tmp_path):
         open_split(tmp_path)
     with pytest.raises(ValueError, match="not one image"):
         open_split(tmp_path / "1.png")
-
-
-def test_class_folders_without_any_image_are_refused(tmp_path):
-    (tmp_path / "a").mkdir()
-    (tmp_path / "b").mkdir()
+    for name in ("a", "b"):
+        (tmp_path / "empty" / name).mkdir(parents=True)
     with pytest.raises(ValueError, match="no folder has any"):
-        open_dataset(tmp_path)
+        open_dataset(tmp_path / "empty")

@@ -1,7 +1,6 @@
 """A run that is killed, again and again, ends with the bits of an unbroken one."""
 
 import contextlib
-import csv
 import os
 import signal
 import subprocess
@@ -13,7 +12,7 @@ import keras
 import numpy as np
 import pytest
 from helpers import SUPPORT
-from run_data import image_folder
+from run_data import history_rows, image_folder
 
 from resnext_keras.training.callbacks import CHECKPOINT, read_progress
 
@@ -21,7 +20,7 @@ pytestmark = [pytest.mark.long, pytest.mark.tensorflow]
 
 COMMAND = (sys.executable, str(SUPPORT / "tiny_command.py"), "train")
 
-# 24 images in 6 steps an epoch, halves of a batch, with all that has a state.
+# 24 images in 6 steps an epoch, halves of a batch, with everything that has a state.
 OPTIONS = (
     *("--model", "tiny", "--epochs", "4", "--batch", "8", "--accumulate", "2"),
     *("--set", "ema_span=0.2", "--set", "augment=trivial", "--set", "mixup=0.2"),
@@ -52,12 +51,6 @@ def finish(data, folder, *options):
     assert process.returncode == 0, output
 
 
-def kill(process):
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
-
-
 def step(folder):
     """The step of the last checkpoint, 0 without one; each that is there is whole."""
     path = folder / CHECKPOINT
@@ -67,110 +60,82 @@ def step(folder):
     return 0
 
 
-def kill_when(process, folder, is_time):
-    """Ends the command as soon as something is so, if it does not end before."""
-    while process.poll() is None:
-        if is_time():
-            break
+def kill_when(process, is_time):
+    """Kills the command as soon as something is so, if it does not end before."""
+    while process.poll() is None and not is_time():
         time.sleep(0.001)
-    kill(process)
-    return step(folder)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
 
 
 @pytest.fixture(scope="module")
 def unbroken(data, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("unbroken") / "run"
+    """The folder of an unbroken run, and how many seconds it took."""
+    folder, began = tmp_path_factory.mktemp("unbroken") / "run", time.monotonic()
     finish(data, folder)
-    return folder
+    return folder, time.monotonic() - began
 
 
 def arrays(path):
     """All that an HDF5 file holds, by name."""
-    found = {}
+    contents = {}
+
+    def add(name, item):
+        if isinstance(item, h5py.Dataset):
+            contents[name] = item[()]
+
     with h5py.File(path) as file:
-        file.visititems(
-            lambda name, item: (
-                found.update({name: item[()]})
-                if isinstance(item, h5py.Dataset)
-                else None
-            )
-        )
-    return found
-
-
-def rows(path):
-    with path.open(newline="") as file:
-        return [
-            {name: value for name, value in row.items() if name != "seconds"}
-            for row in csv.DictReader(file)
-        ]
+        file.visititems(add)
+    return contents
 
 
 def check_same(folder, unbroken):
     """The weights, bit for bit, and the history but for the times."""
-    found, expected = (arrays(path / "best.weights.h5") for path in (folder, unbroken))
-    assert found.keys() == expected.keys()
-    assert len(found) > 20
+    weights, expected = (
+        arrays(path / "best.weights.h5") for path in (folder, unbroken)
+    )
+    assert weights.keys() == expected.keys()
+    assert len(weights) > 20
     for name, value in expected.items():
-        assert found[name].tobytes() == value.tobytes(), name
+        assert weights[name].tobytes() == value.tobytes(), name
     paths = (folder / "model.keras", unbroken / "model.keras")
     models = map(keras.saving.load_model, paths)
     for one, other in zip(*(model.get_weights() for model in models), strict=True):
         assert one.tobytes() == other.tobytes()
-    assert rows(folder / "history.csv") == rows(unbroken / "history.csv")
-    assert (folder / "predictions.csv").read_bytes() == (
-        unbroken / "predictions.csv"
-    ).read_bytes()
+    assert history_rows(folder) == history_rows(unbroken)
+    one, other = (path / "predictions.csv" for path in (folder, unbroken))
+    assert one.read_bytes() == other.read_bytes()
     assert not list(folder.glob(".writing-*"))
 
 
-def test_killed_in_an_epoch_and_again(data, tmp_path, unbroken):
-    folder, killed = tmp_path / "run", []
+@pytest.mark.parametrize("moment", ["in an epoch", "in a checkpoint", "any"])
+def test_a_run_killed_three_times_ends_as_an_unbroken_one(
+    data, tmp_path, unbroken, moment
+):
+    folder, rng = tmp_path / "run", np.random.default_rng(0)
+    killed, unfinished = [], []
     for least in (1, STEPS + 2, 2 * STEPS + 3):
-        process = start(data, folder, "--resume")
-        killed.append(
-            kill_when(
-                process,
-                folder,
-                lambda least=least: (done := step(folder)) >= least and done % STEPS,
-            )
-        )
-    assert any(done % STEPS for done in killed)
-    assert killed == sorted(set(killed))  # each went on where the last had ended
-    finish(data, folder, "--resume")
-    check_same(folder, unbroken)
-
-
-def test_killed_while_a_checkpoint_is_being_written(data, tmp_path, unbroken):
-    folder, begun = tmp_path / "run", 0
-    for _ in range(3):
         before = step(folder)
-        process = start(data, folder, "--resume")
-        kill_when(
-            process,
-            folder,
-            lambda before=before: (
+        end = time.monotonic() + rng.uniform(0.3, 0.9) * unbroken[1]
+        is_time = {
+            "in an epoch": lambda least=least: (
+                step(folder) >= least and step(folder) % STEPS
+            ),
+            "in a checkpoint": lambda before=before: (
                 step(folder) > before and list(folder.glob(".writing-*"))
             ),
-        )
-        begun += bool(list(folder.glob(".writing-*")))
-    assert begun
+            "any": lambda end=end: time.monotonic() > end,
+        }[moment]
+        kill_when(start(data, folder, "--resume"), is_time)
+        killed.append(step(folder))
+        unfinished.extend(folder.glob(".writing-*"))
+    if moment == "in an epoch":
+        assert any(done % STEPS for done in killed)
+        assert killed == sorted(set(killed))  # each went on where the last had ended
+    assert unfinished or moment != "in a checkpoint"
     finish(data, folder, "--resume")
-    check_same(folder, unbroken)
-
-
-def test_killed_at_any_time(data, tmp_path, unbroken):
-    folder, rng = tmp_path / "run", np.random.default_rng(0)
-    began = time.monotonic()
-    finish(data, tmp_path / "measured")
-    whole = time.monotonic() - began
-    for _ in range(3):
-        process = start(data, folder, "--resume")
-        time.sleep(rng.uniform(0.3, 0.9) * whole)
-        kill(process)
-        step(folder)
-    finish(data, folder, "--resume")
-    check_same(folder, unbroken)
+    check_same(folder, unbroken[0])
 
 
 @pytest.fixture
@@ -206,4 +171,4 @@ def test_a_full_disk_is_an_error_and_the_run_resumes_when_there_is_room(
     assert step(folder) >= 2
     filling.unlink()
     finish(data, folder, "--resume")
-    check_same(folder, unbroken)
+    check_same(folder, unbroken[0])

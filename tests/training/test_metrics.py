@@ -1,4 +1,4 @@
-"""Figures of an evaluation, beside those of scikit-learn and of the papers."""
+"""Metrics of an evaluation equal those of scikit-learn and of the papers."""
 
 import numpy as np
 import pytest
@@ -61,15 +61,9 @@ def test_confusion_and_class_table_are_those_of_scikit_learn(predictions):
     np.testing.assert_allclose(table.recall, recall)
     np.testing.assert_array_equal(table.counts, counts)
     assert np.isnan(table.recall[7])
-
-
-def test_a_class_that_nothing_is_taken_for_has_no_precision():
-    scores = np.array([[0.9, 0.1, 0.0], [0.8, 0.2, 0.0]])
-    table = class_table(
-        confusion_matrix(score_predictions(scores, np.array([0, 1])), 3)
-    )
-    np.testing.assert_array_equal(table.precision, [0.5, np.nan, np.nan])
-    np.testing.assert_array_equal(table.recall, [1, 0, np.nan])
+    first = class_table(np.array([[1, 0], [1, 0]]))  # the second is never predicted
+    np.testing.assert_array_equal(first.precision, [0.5, np.nan])
+    np.testing.assert_array_equal(first.recall, [1, 0])
 
 
 def paper_calibration(confidence, right, bins):
@@ -105,12 +99,9 @@ def test_a_confidence_between_two_bins_counts_in_the_lower():
     np.testing.assert_array_equal(found.counts, [0, 1, 2, 1])
     np.testing.assert_allclose(found.accuracy, [np.nan, 1, 0.5, 1])
     assert found.error == pytest.approx((0.5 + 2 * 0.25) / 4)
-
-
-def test_a_network_that_is_sure_and_right_is_calibrated():
-    found = calibration(score_predictions(np.eye(3), np.arange(3)))
-    assert found.error == 0
-    assert found.counts.tolist() == [0] * 14 + [3]
+    sure_and_right = calibration(score_predictions(np.eye(3), np.arange(3)))
+    assert sure_and_right.error == 0
+    assert sure_and_right.counts.tolist() == [0] * 14 + [3]
 
 
 def test_equal_scores_are_ranked_as_predictions_are_decoded():
@@ -132,7 +123,9 @@ def test_the_worst_have_the_highest_losses():
     assert np.isfinite(predictions.losses).all()
 
 
-def test_batches_are_joined_in_their_order(case, predictions):
+def test_batches_are_joined_in_their_order_and_may_be_of_half_precision(
+    case, predictions
+):
     scores, labels = case
     parts = [
         score_predictions(scores[a:b], labels[a:b])
@@ -140,17 +133,12 @@ def test_batches_are_joined_in_their_order(case, predictions):
     ]
     for field, expected in vars(predictions).items():
         np.testing.assert_array_equal(getattr(concatenate(parts), field), expected)
-
-
-def test_half_precision_still_adds_up_to_one(case, predictions):
-    scores, labels = case
-    assert score_predictions(
-        scores.astype("float16"), labels
-    ).accuracy() == pytest.approx(predictions.accuracy(), abs=0.01)
+    half = score_predictions(scores.astype("float16"), labels)
+    assert half.accuracy() == pytest.approx(predictions.accuracy(), abs=0.01)
 
 
 @pytest.mark.parametrize(
-    ("scores", "found"),
+    ("scores", "message"),
     [
         ([[0.5, 0.5], [0.5, np.nan]], "nan.* in row 1"),
         ([[2.0, -1.0]], "a sum of 1 and a least score of -1 in row 0"),
@@ -158,6 +146,6 @@ def test_half_precision_still_adds_up_to_one(case, predictions):
         ([[np.inf, 0.0]], "a sum of inf"),
     ],
 )
-def test_what_is_no_probability_is_refused(scores, found):
-    with pytest.raises(ValueError, match=f"Expected scores from 0 to 1.*{found}"):
+def test_scores_that_are_not_probabilities_are_refused(scores, message):
+    with pytest.raises(ValueError, match=f"Expected scores from 0 to 1.*{message}"):
         score_predictions(np.array(scores), np.zeros(len(scores), int))

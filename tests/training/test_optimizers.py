@@ -19,7 +19,7 @@ if keras.config.backend() == "tensorflow":
 
 STEPS = 10
 
-# Those of a linear layer and a batch norm.
+# The variables of a linear layer and a batch norm.
 SHAPES = {"kernel": (4, 3), "bias": (4,), "gamma": (4,), "beta": (4,)}
 
 PLAIN = Recipe("", "", epochs=1, batch_size=8, learning_rate=0.1, momentum=0.0)
@@ -77,14 +77,14 @@ def assert_same_walk(found, expected):
 
 
 def torch_walk(start, gradients, rates, *, groups=None, clip=None, **options):
-    """The same by `torch.optim.SGD`; `groups` splits the parameters of a module."""
+    """The same by `torch.optim.SGD`; `groups` is a function that splits parameters."""
     torch = pytest.importorskip("torch")
     module = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4))
     parameters = dict(zip(SHAPES, module.parameters(), strict=True))
     for name, parameter in parameters.items():
         parameter.data = torch.tensor(start[name])
-    given = groups(module) if groups else module.parameters()
-    optimizer = torch.optim.SGD(given, 1.0, **options)
+    parameter_groups = groups(module) if groups else module.parameters()
+    optimizer = torch.optim.SGD(parameter_groups, 1.0, **options)
     for gradient, rate in zip(gradients, rates, strict=True):
         for group in optimizer.param_groups:
             group["lr"] = rate
@@ -115,34 +115,26 @@ def test_steps_are_those_that_torch_documents(start, gradients, rates, options):
     assert_same_walk(walk(SGD(**options), start, gradients, rates), expected)
 
 
+def without_batch_norm(module):
+    """The groups that torchvision's train.py makes of --norm-weight-decay 0.0."""
+    split = pytest.importorskip("torchvision.ops._utils").split_normalization_params
+    norm, others = split(module)
+    return [{"params": norm, "weight_decay": 0.0}, {"params": others}]
+
+
 @pytest.mark.parity
 @pytest.mark.parametrize("options", WAYS, ids=str)
-def test_steps_are_those_of_torch(start, gradients, rates, options):
-    found = walk(SGD(**options), start, gradients, rates)
-    assert_same_walk(found, torch_walk(start, gradients, rates, **options))
-
-
-@pytest.mark.parity
-def test_batch_norm_is_left_out_of_the_decay_as_by_torchvision(start, gradients, rates):
-    split = pytest.importorskip("torchvision.ops._utils").split_normalization_params
-
-    def groups(module):
-        """What torchvision's train.py makes of --norm-weight-decay 0.0."""
-        norm, others = split(module)
-        return [{"params": norm, "weight_decay": 0.0}, {"params": others}]
-
-    options = {"momentum": 0.9, "weight_decay": 0.1}
-    expected = torch_walk(start, gradients, rates, groups=groups, **options)
-    ours = SGD(**options)
-    ours.exclude_from_weight_decay(var_names=[NOT_DECAYED])
-    assert_same_walk(walk(ours, start, gradients, rates), expected)
-
-
-@pytest.mark.parity
-def test_gradients_are_clipped_as_with_torch(start, gradients, rates):
-    options = {"momentum": 0.9, "weight_decay": 0.1}
-    expected = torch_walk(start, gradients, rates, clip=1.0, **options)
-    ours = SGD(**options, global_clipnorm=1.0)
+@pytest.mark.parametrize("extra", ["", "clip", "norm_weight_decay"])
+def test_steps_are_those_of_torch(start, gradients, rates, options, extra):
+    theirs, clipnorm = {}, None
+    if extra == "clip":
+        theirs, clipnorm = {"clip": 1.0}, 1.0
+    elif extra == "norm_weight_decay":
+        theirs = {"groups": without_batch_norm}
+    ours = SGD(**options, global_clipnorm=clipnorm)
+    if extra == "norm_weight_decay":
+        ours.exclude_from_weight_decay(var_names=[NOT_DECAYED])
+    expected = torch_walk(start, gradients, rates, **theirs, **options)
     assert_same_walk(walk(ours, start, gradients, rates), expected)
 
 
@@ -153,50 +145,29 @@ def built(recipe, **options):
     return build_optimizer(recipe, **{"steps_per_epoch": STEPS} | options)
 
 
-@pytest.fixture(scope="module")
-def batch():
-    rng = np.random.default_rng(0)
-    images = rng.normal(size=(8, 32, 32, 3)).astype("float32")
-    return images, np.eye(5, dtype="float32")[rng.integers(0, 5, 8)]
-
-
-def network():
-    keras.utils.set_random_seed(0)
-    return ResNeXt(SMALLEST, weights=None, classes=5, classifier_activation=None)
-
-
-def compiled(optimizer, model=None):
-    model = model or network()
+def compiled(optimizer, model):
     model.compile(optimizer, keras.losses.CategoricalCrossentropy(from_logits=True))
     return model
 
 
-def trained_values(model):
-    return {v.path: keras.ops.convert_to_numpy(v) for v in model.trainable_variables}
-
-
 @pytest.mark.parametrize("norm_weight_decay", [True, False])
-def test_a_model_decays_by_its_rate_alone_where_the_loss_has_no_say(
-    batch, norm_weight_decay
-):
-    model = network()
+def test_weights_decay_by_rate_and_decay_alone_without_a_gradient(norm_weight_decay):
+    layers = [keras.layers.Dense(4), keras.layers.BatchNormalization()]
+    model = keras.Sequential([keras.Input((3,)), *layers])
     decay = 0.5
     recipe = dataclasses.replace(
         PLAIN, weight_decay=decay, norm_weight_decay=norm_weight_decay
     )
     model.compile(built(recipe), lambda truth, logits: 0.0 * keras.ops.sum(logits))
     for variable in model.trainable_variables:
-        variable.assign(variable + 1.0)  # nor is a shift 0
-    before = trained_values(model)
-    model.train_on_batch(*batch)
-    rate, kinds = recipe.learning_rate, set()
-    for path, found in trained_values(model).items():
-        kind = path.split("/")[-1]
-        decays = norm_weight_decay or kind not in ("gamma", "beta")
-        expected = before[path] * (1 - rate * decay * decays)
-        np.testing.assert_allclose(found, expected, rtol=1e-6, err_msg=path)
-        kinds.add(kind)
-    assert kinds == SHAPES.keys()
+        variable.assign(variable + 1.0)  # no variable is 0
+    before = [keras.ops.convert_to_numpy(v) for v in model.trainable_variables]
+    model.train_on_batch(np.ones((2, 3), "float32"), np.ones((2, 4), "float32"))
+    assert {variable.name for variable in model.trainable_variables} == SHAPES.keys()
+    for variable, value in zip(model.trainable_variables, before, strict=True):
+        decays = norm_weight_decay or variable.name not in ("gamma", "beta")
+        expected = value * (1 - recipe.learning_rate * decay * decays)
+        np.testing.assert_allclose(variable, expected, rtol=1e-6)
 
 
 def test_parts_of_a_batch_are_the_batch():
@@ -249,20 +220,38 @@ def test_a_step_begins_with_no_copies_of_the_weights():
     assert len(waiting) > 2
 
 
-def test_a_saved_model_goes_on_as_the_one_that_was_saved(batch, tmp_path):
+CONTINUE = """
+import sys
+import numpy as np, keras, resnext_keras
+model = keras.models.load_model(sys.argv[1])
+model.run_eagerly = True  # is faster for two steps
+with np.load(sys.argv[2]) as batch:
+    for _ in range(2):
+        model.train_on_batch(batch["x"], batch["y"])
+np.savez(sys.argv[3], *model.get_weights())
+"""
+
+
+def test_a_process_that_only_imports_the_package_continues_a_saved_model(tmp_path):
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=(8, 32, 32, 3)).astype("float32")
+    labels = np.eye(5, dtype="float32")[rng.integers(0, 5, 8)]
     recipe = adjusted(RECIPES["torchvision2"], epochs=1, batch_size=8, weight_decay=0.9)
     recipe = dataclasses.replace(recipe, learning_rate=0.1, nesterov=True)
-    model = compiled(built(recipe))
-    model.train_on_batch(*batch)
+    network = ResNeXt(SMALLEST, weights=None, classes=5, classifier_activation=None)
+    model = compiled(built(recipe), network)
+    model.run_eagerly = True
+    model.train_on_batch(images, labels)
     model.save(tmp_path / "model.keras")
-    loaded = keras.models.load_model(tmp_path / "model.keras")
-    for one in (model, loaded):
-        for _ in range(2):
-            one.train_on_batch(*batch)
-    assert type(loaded.optimizer) is SGD
-    pairs = zip(loaded.get_weights(), model.get_weights(), strict=True)
-    for found, expected in pairs:
-        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    np.savez(tmp_path / "batch.npz", x=images, y=labels)
+    paths = [tmp_path / name for name in ("model.keras", "batch.npz", "after.npz")]
+    subprocess.run([sys.executable, "-c", CONTINUE, *paths], check=True)
+    for _ in range(2):
+        model.train_on_batch(images, labels)
+    with np.load(tmp_path / "after.npz") as after:
+        pairs = zip(after.values(), model.get_weights(), strict=True)
+        for weight, expected in pairs:
+            np.testing.assert_allclose(weight, expected, rtol=1e-5, atol=1e-6)
 
 
 # Rates
@@ -273,99 +262,64 @@ def rates_of(recipe, updates, at):
     return [float(rate(step)) for step in at]
 
 
-def torch_rates(epochs, learning_rate, build):
-    """Of each epoch, of which torchvision's script makes a step of the schedule."""
+def torch_schedule(optimizer, recipe, warmup):
+    """The schedule of torchvision's references/classification/train.py."""
+    from torch.optim import lr_scheduler
+
+    if recipe.milestones:
+        milestones = [round(share * recipe.epochs) for share in recipe.milestones]
+        return lr_scheduler.MultiStepLR(optimizer, milestones)
+    cosine = lr_scheduler.CosineAnnealingLR(optimizer, recipe.epochs - warmup)
+    if not warmup:
+        return cosine
+    rise = lr_scheduler.LinearLR(optimizer, start_factor=0.01, total_iters=warmup)
+    return lr_scheduler.SequentialLR(optimizer, [rise, cosine], milestones=[warmup])
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize(
+    ("name", "warmup"),
+    [("torchvision2", 5), ("torchvision2", 0), ("paper", 0), ("cifar", 0)],
+)
+def test_each_epoch_begins_at_the_rate_of_torchvision(name, warmup):
     torch = pytest.importorskip("torch")
-    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], learning_rate)
-    scheduler = build(optimizer, torch.optim.lr_scheduler)
-    for _ in range(epochs):
-        yield optimizer.param_groups[0]["lr"]
+    recipe = get_recipe(name)
+    recipe = dataclasses.replace(recipe, warmup=warmup / recipe.epochs)
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([parameter], recipe.learning_rate)
+    scheduler, expected = torch_schedule(optimizer, recipe, warmup), []
+    for _ in range(recipe.epochs):
+        expected.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
         scheduler.step()
-
-
-def test_a_process_that_only_imports_the_package_loads_a_saved_model(tmp_path):
-    model = ResNeXt(SMALLEST, weights=None, input_shape=(32, 32, 3), classes=2)
-    model.compile(SGD(0.1, momentum=0.9), "sparse_categorical_crossentropy")
-    model.save(tmp_path / "model.keras")
-    program = (
-        "import sys, keras, resnext_keras\n"
-        "print(keras.models.load_model(sys.argv[1]).optimizer.momentum)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program, tmp_path / "model.keras"],
-        capture_output=True,
-        text=True,
-    )
-    assert done.stdout.strip() == "0.9", done.stderr
-
-
-@pytest.mark.parity
-@pytest.mark.parametrize("warmup", [5, 0])
-def test_the_cosine_begins_each_epoch_at_torchvisions_rate(warmup):
-    recipe = get_recipe("torchvision2")
-    recipe = dataclasses.replace(recipe, warmup=warmup / recipe.epochs)
-
-    def build(optimizer, schedulers):
-        """As references/classification/train.py does."""
-        cosine = schedulers.CosineAnnealingLR(optimizer, recipe.epochs - warmup)
-        if not warmup:
-            return cosine
-        rise = schedulers.LinearLR(optimizer, start_factor=0.01, total_iters=warmup)
-        return schedulers.SequentialLR(optimizer, [rise, cosine], milestones=[warmup])
-
-    expected = list(torch_rates(recipe.epochs, recipe.learning_rate, build))
     steps = 1251  # of ImageNet's 1,281,167 images in batches of 1024
-    epochs = [*range(12), *range(12, recipe.epochs, 11), recipe.epochs - 1]
-    updates, at = recipe.epochs * steps, [epoch * steps for epoch in epochs]
-    found = rates_of(recipe, updates, at)
-    np.testing.assert_allclose(found, np.take(expected, epochs), rtol=1e-5, atol=1e-7)
+    at = [epoch * steps for epoch in range(recipe.epochs)]
+    rates = rates_of(recipe, recipe.epochs * steps, at)
+    np.testing.assert_allclose(rates, expected, rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parity
-@pytest.mark.parametrize("name", ["paper", "cifar"])
-def test_the_rate_falls_in_the_epochs_of_torch_multi_step(name):
-    recipe = get_recipe(name)
-    milestones = [round(share * recipe.epochs) for share in recipe.milestones]
-    expected = torch_rates(
-        recipe.epochs,
-        recipe.learning_rate,
-        lambda optimizer, schedulers: schedulers.MultiStepLR(optimizer, milestones),
-    )
-    # The first and the last steps of epochs, those on either side of a fall too.
-    steps = 7
-    epochs = [epoch for epoch in range(recipe.epochs) if epoch % 5 in (0, 4)]
-    at = [epoch * steps + step for epoch in epochs for step in (0, steps - 1)]
-    found = rates_of(recipe, recipe.epochs * steps, at)
-    wanted = np.repeat(np.take(list(expected), epochs), 2)
-    np.testing.assert_allclose(found, wanted, rtol=1e-5)
+RISE = 0.01 + 0.99 * np.arange(4) / 4  # from a hundredth of the highest rate
+SCHEDULES = [
+    ({"warmup": 0.25}, [*RISE, *(1 + np.cos(np.pi * np.arange(12) / 12)) / 2]),
+    ({"milestones": (0.5, 0.75)}, [1, 1, 1, 1, 0.1, 0.1, 0.01, 0.01]),
+    (
+        {"milestones": (0.5, 0.75), "warmup": 0.25},
+        [*RISE, *[1] * 4, *[0.1] * 4, *[0.01] * 4],
+    ),
+]
 
 
-def test_the_rate_rises_along_a_line_and_falls_along_a_cosine():
-    recipe = dataclasses.replace(PLAIN, learning_rate=2.0, warmup=0.25)
-    found = rates_of(recipe, 40, range(40))
-    rise = 2 * (0.01 + 0.99 * np.arange(10) / 10)
-    fall = 1 + np.cos(np.pi * np.arange(30) / 30)
-    np.testing.assert_allclose(found, [*rise, *fall], rtol=1e-5)
-
-
-def test_milestones_are_the_first_steps_at_a_tenth():
-    recipe = dataclasses.replace(PLAIN, learning_rate=1.0, milestones=(0.5, 0.75))
-    found = rates_of(recipe, 8, range(8))
-    np.testing.assert_allclose(found, [1, 1, 1, 1, 0.1, 0.1, 0.01, 0.01], rtol=1e-6)
-
-
-def test_the_rate_rises_before_milestones_too():
-    recipe = dataclasses.replace(PLAIN, milestones=(0.5, 0.75), warmup=0.25)
-    recipe = dataclasses.replace(recipe, learning_rate=2.0)
-    found = rates_of(recipe, 16, range(16))
-    rise = 2 * (0.01 + 0.99 * np.arange(4) / 4)
-    np.testing.assert_allclose(found, [*rise, *[2] * 4, *[0.2] * 4, *[0.02] * 4])
-    rates = rate_schedule(recipe, 16)
-    again = keras.saving.deserialize_keras_object(
-        keras.saving.serialize_keras_object(rates)
-    )
-    assert [float(again(step)) for step in range(16)] == list(found)
+@pytest.mark.parametrize(("options", "expected"), SCHEDULES, ids=str)
+def test_the_rate_rises_along_a_line_and_falls_along_a_cosine_or_in_steps(
+    options, expected
+):
+    recipe = dataclasses.replace(PLAIN, learning_rate=2.0, **options)
+    steps = range(len(expected))
+    rates = rates_of(recipe, len(expected), steps)
+    np.testing.assert_allclose(rates, 2 * np.array(expected), rtol=1e-5)
+    saved = keras.saving.serialize_keras_object(rate_schedule(recipe, len(expected)))
+    loaded = keras.saving.deserialize_keras_object(saved)
+    assert [float(loaded(step)) for step in steps] == rates
 
 
 @pytest.mark.parametrize("updates", [1, 2, 5])
@@ -376,15 +330,11 @@ def test_a_run_of_a_few_steps_has_rates_too(updates):
     assert rates_of(recipe, updates, [0])[0] == 1
 
 
-# What build_optimizer makes of a recipe
-
-
 def test_an_optimizer_has_the_numbers_of_its_recipe():
     recipe = get_recipe("torchvision2")
     optimizer = built(recipe, gradient_accumulation_steps=2)
-    assert optimizer.momentum == recipe.momentum
-    assert optimizer.nesterov is recipe.nesterov
-    assert optimizer.weight_decay == recipe.weight_decay
+    for name in ("momentum", "nesterov", "weight_decay"):
+        assert getattr(optimizer, name) == getattr(recipe, name)
     optimizer.build([])
     # At the start a hundredth of the highest.
     assert float(optimizer.learning_rate) == pytest.approx(0.01 * recipe.learning_rate)

@@ -1,4 +1,4 @@
-"""The folder of a run: refused, made, gone on with, and opened as a classifier."""
+"""The folder of a run: refused, created, resumed, and opened as a classifier."""
 
 import dataclasses
 import json
@@ -10,72 +10,58 @@ import keras
 import numpy as np
 import pytest
 from PIL import Image
-from run_data import tfrecords
+from run_data import image_folder, tfrecords
+from weight_files import SMALLEST
 
-from resnext_keras import ResNeXtSpec
-from resnext_keras.classifier import load_classifier
+import resnext_keras as rk
 from resnext_keras.images.listing import readable
-from resnext_keras.training.evaluation import evaluate
 from resnext_keras.training.recipes import RECIPES, adjusted
-from resnext_keras.training.run import SKIPPED, open_run
+from resnext_keras.training.run import open_run
 from resnext_keras.training.settings import Phase, Settings, finetune_phases
-from resnext_keras.training.trainer import MODEL, finetune, train
-from resnext_keras.weights.checkpoint import RUN, resolve, weights_preprocessing
+from resnext_keras.weights.checkpoint import resolve
+from resnext_keras.weights.verify import verify_weights
 
-TINY = ResNeXtSpec("tiny", (1, 1), 4, 4, stem="cifar")
+NAMES = ("dark", "light")
+
+OPTIONS = {"recipe": "cifar", "batch_size": 8, "epochs": 2, "learning_rate": 0.01}
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """Dark and light images, one of them broken."""
+    """24 images to train on, 8 to validate on, and a broken one."""
     folder = tmp_path_factory.mktemp("data")
-    rng = np.random.default_rng(0)
-    for split, count in (("train", 12), ("val", 4)):
-        for name, low in (("dark", 0), ("light", 150)):
-            (folder / split / name).mkdir(parents=True)
-            for number in range(count):
-                pixels = rng.integers(low, low + 100, (40, 36, 3), "uint8")
-                Image.fromarray(pixels).save(folder / split / name / f"{number}.png")
+    image_folder(folder / "train", 12, NAMES)
+    image_folder(folder / "val", 4, NAMES)
     (folder / "train" / "dark" / "broken.jpg").write_bytes(b"\xff\xd8\xff nothing")
     return folder
 
 
 def settings(data, **changes):
-    recipe = adjusted(RECIPES["cifar"], batch_size=8, epochs=2, learning_rate=0.01)
-    return dataclasses.replace(
-        Settings(str(data), TINY, None, (Phase(recipe),)), **changes
-    )
-
-
-RUN_OPTIONS = {"recipe": "cifar", "batch_size": 8, "epochs": 2, "learning_rate": 0.01}
-
-
-class Seen(keras.callbacks.Callback):
-    """Counts epochs, and keeps the model."""
-
-    epochs = 0
-
-    def on_epoch_end(self, epoch, logs=None):
-        self.epochs += 1
-        self.seen = self.model
-        assert "val_accuracy" in logs
+    """The settings of `rk.train` with these options."""
+    options = {name: value for name, value in OPTIONS.items() if name != "recipe"}
+    phase = Phase(adjusted(RECIPES["cifar"], **options))
+    return dataclasses.replace(Settings(str(data), SMALLEST, None, (phase,)), **changes)
 
 
 @pytest.fixture(scope="module")
 def done(data, tmp_path_factory):
-    """A finished run, by a call with a callback; the run, the result, the callback."""
-    folder = tmp_path_factory.mktemp("runs") / "run"
-    seen, opened = Seen(), []
-    options = {"callbacks": [seen], "on_start": opened.append, "verbose": 0}
-    result = train(data, folder, TINY, **RUN_OPTIONS, **options)
-    return opened[0], result, seen
+    """A finished run, its result, and the logs and the model that a callback saw."""
+    folder, opened, logs = tmp_path_factory.mktemp("runs") / "run", [], []
+    callback = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, values: logs.append((values, callback.model))
+    )
+    options = {"callbacks": [callback], "on_start": opened.append, "verbose": 0}
+    result = rk.train(data, folder, SMALLEST, **OPTIONS, **options)
+    return opened[0], result, logs
 
 
-def test_training_returns_what_the_command_prints(done):
-    run, result, seen = done
-    assert seen.epochs == 2
-    assert seen.seen.input_shape == (None, None, None, 3)
+def test_training_returns_the_history_the_files_and_the_evaluation(done):
+    run, result, logs = done
     assert [row["epoch"] for row in result.history] == [1, 2]
+    assert len(logs) == 2
+    assert logs[0][1].input_shape == (None, None, None, 3)
+    for row, (values, _) in zip(result.history, logs, strict=True):
+        assert row["val_accuracy"] == pytest.approx(values["val_accuracy"])
     assert result.folder == run.folder
     assert all(path.exists() for path in result.files.values())
     assert {"best.weights.h5", "model.keras", "report.html"} <= result.files.keys()
@@ -84,20 +70,39 @@ def test_training_returns_what_the_command_prints(done):
     assert result.evaluation.report == result.files["report.html"]
 
 
-def test_a_run_leaves_a_network_that_separates_the_classes(done, data):
-    run, _, _ = done
-    classifier = load_classifier(weights=run.folder)
-    paths = [data / "val" / name / "0.png" for name in ("dark", "light")]
-    found = [name for _, ((_, name, _),) in classifier.predict_files(paths, top=1)]
-    assert found == ["dark", "light"]
-    assert classifier.class_names == ("dark", "light")
+def test_a_run_writes_its_settings_its_versions_and_what_it_skipped(done):
+    run, result, _ = done
+    content = json.loads(result.files["run.json"].read_text())
+    assert content["settings"]["phases"][0]["recipe"]["batch_size"] == 8
+    assert content["versions"]["keras"] == keras.__version__
+    assert content["images"]["training"] == len(run.training) == 24
+    assert content["class_names"] == list(NAMES)
+    _, skipped = result.files["skipped.csv"].read_text().splitlines()
+    assert "broken.jpg" in skipped
+
+
+def test_a_run_and_its_model_file_separate_the_classes(done, data):
+    _, result, _ = done
+    classifier = rk.load_classifier(weights=result.folder)
+    paths = [data / "val" / name / "0.png" for name in NAMES]
+    best = [name for _, ((_, name, _),) in classifier.predict_files(paths, top=1)]
+    assert best == ["dark", "light"]
+    assert classifier.class_names == NAMES
     images = np.random.default_rng(1).normal(size=(2, 32, 32, 3)).astype("float32")
     expected = classifier.model.predict(images, verbose=0)
-    np.testing.assert_allclose(expected.sum(axis=1), 1, rtol=1e-5)
-    model = keras.saving.load_model(run.folder / MODEL)
+    model = keras.saving.load_model(result.files["model.keras"])
     np.testing.assert_allclose(
         model.predict(images, verbose=0), expected, rtol=1e-5, atol=1e-7
     )
+
+
+def test_a_finished_run_is_resumed_to_itself(done, data):
+    _, result, _ = done
+    weights = result.files["best.weights.h5"].read_bytes()
+    again = rk.train(data, result.folder, SMALLEST, **OPTIONS, resume=True, verbose=0)
+    assert again.history == result.history
+    assert again.evaluation.figures == result.evaluation.figures
+    assert result.files["best.weights.h5"].read_bytes() == weights
 
 
 @pytest.mark.parametrize("package", ["matplotlib", "jinja2"])
@@ -105,35 +110,21 @@ def test_a_missing_package_is_an_error_at_the_start(
     data, tmp_path, monkeypatch, package
 ):
     monkeypatch.setitem(sys.modules, package, None)
-    for function in (train, finetune, evaluate):
+    for function in (rk.train, rk.finetune, rk.evaluate):
         with pytest.raises(ImportError, match=rf"{package}.*resnext-keras\[train\]"):
             function(data, output=tmp_path / "run")
     assert not list(tmp_path.iterdir())
 
 
-def test_what_is_broken_is_left_out_and_listed(done):
-    run, _, _ = done
-    assert len(run.training) == 24
-    lines = (run.folder / SKIPPED).read_text().splitlines()
-    assert len(lines) == 2
-    assert "broken.jpg" in lines[1]
-
-
-def test_a_run_has_its_settings_and_versions(done):
-    run, _, _ = done
-    content = json.loads((run.folder / RUN).read_text())
-    assert content["settings"]["phases"][0]["recipe"]["batch_size"] == 8
-    assert content["versions"]["keras"] == keras.__version__
-    assert content["images"]["training"] == 24
-    assert content["class_names"] == ["dark", "light"]
+# Refused
 
 
 def test_a_folder_that_exists_is_not_trained_into(done, data, tmp_path):
-    run, _, _ = done
-    before = sorted(path.name for path in run.folder.iterdir())
+    folder = done[0].folder
+    before = sorted(path.name for path in folder.iterdir())
     with pytest.raises(ValueError, match="folder that does not exist, or resume=True"):
-        open_run(settings(data), run.folder)
-    assert sorted(path.name for path in run.folder.iterdir()) == before
+        open_run(settings(data), folder)
+    assert sorted(path.name for path in folder.iterdir()) == before
     with pytest.raises(ValueError, match=r"the folder of a run, with a run\.json"):
         open_run(settings(data), tmp_path, resume=True)
     with pytest.raises(ValueError, match="in an existing folder"):
@@ -148,26 +139,52 @@ def test_a_folder_that_exists_is_not_trained_into(done, data, tmp_path):
         ({"accumulate": 2}, "accumulate=2 instead of 1"),
     ],
 )
-def test_a_run_goes_on_with_the_settings_it_began_with_alone(
-    done, data, changes, message
-):
-    run, _, _ = done
+def test_a_run_resumes_only_with_its_settings(done, data, changes, message):
     with pytest.raises(ValueError, match=rf"settings of the run .*{message}"):
-        open_run(settings(data, **changes), run.folder, resume=True)
+        open_run(settings(data, **changes), done[0].folder, resume=True)
 
 
-def test_a_run_does_not_go_on_with_other_images(done, data, tmp_path):
-    run, _, _ = done
+def test_a_run_resumes_only_with_its_images(done, data):
     extra = data / "train" / "dark" / "more.png"
     Image.new("RGB", (40, 40)).save(extra)
     try:
         with pytest.raises(ValueError, match="images of the run"):
-            open_run(settings(data), run.folder, resume=True)
+            open_run(settings(data), done[0].folder, resume=True)
     finally:
         extra.unlink()
 
 
-def test_a_run_goes_on_when_its_images_were_moved(data, tmp_path):
+def test_no_more_steps_are_run_at_once_than_an_epoch_has(done, data):
+    too_many = settings(data, steps_per_execution=4)
+    with pytest.raises(ValueError, match=r"at most 3, .* steps_per_execution=4"):
+        open_run(too_many, done[0].folder, resume=True)
+
+
+def test_weights_for_other_images_than_rgb_are_refused_before_anything_is_written(
+    tmp_path,
+):
+    network = rk.ResNeXt(SMALLEST, weights=None, input_shape=(32, 32, 1), classes=3)
+    network.save_weights(tmp_path / "grey.weights.h5")
+    weights = {"weights": tmp_path / "grey.weights.h5", "model": SMALLEST}
+    for function, arguments in (
+        (rk.finetune, (tmp_path, tmp_path / "run")),
+        (rk.load_classifier, ()),
+        (verify_weights, ()),
+    ):
+        with pytest.raises(rk.WeightsError, match=r"RGB images; .*grey.* has 1 input"):
+            function(*arguments, **weights)
+    assert not (tmp_path / "run").exists()
+
+
+def test_changes_of_a_recipe_may_name_every_field(tmp_path):
+    with pytest.raises(ValueError, match=r"Expected `epochs` of a recipe .*epochs=0"):
+        rk.train(tmp_path, tmp_path / "run", SMALLEST, recipe_changes={"epochs": 0})
+
+
+# Resumed with a broken image
+
+
+def test_a_run_resumes_when_its_images_were_moved(data, tmp_path):
     before = shutil.copytree(data, tmp_path / os.fsdecode(b"before \xff"))
     run = open_run(settings(before), tmp_path / "run")
     for place in (before, shutil.copytree(before, tmp_path / "moved")):
@@ -177,25 +194,8 @@ def test_a_run_goes_on_when_its_images_were_moved(data, tmp_path):
         assert name == f"{readable(str(place))}/train/dark/broken.jpg"
 
 
-@pytest.mark.parametrize("name", ["000.jpg", "zzz.jpg"])
-def test_a_broken_image_is_not_what_is_held_out(tmp_path, name):
-    for label in ("a", "b"):
-        (tmp_path / "data" / label).mkdir(parents=True)
-        for number in range(2):
-            image = Image.new("RGB", (40, 40), (100 * number,) * 3)
-            image.save(tmp_path / "data" / label / f"{number}.png")
-    (tmp_path / "data" / "a" / name).write_text("a letter")
-    for seed in range(4):
-        to = settings(tmp_path / "data", seed=seed)
-        for _ in range(2):
-            run = open_run(to, tmp_path / f"run{seed}", resume=True)
-            assert len(run.skipped) == 1
-            assert sorted(run.training.labels) == [0, 1]
-            assert sorted(run.validation.labels) == [0, 1]
-
-
-def test_a_run_on_one_file_of_records_goes_on_without_the_broken_one(data, tmp_path):
-    tfrecords(tmp_path / "records", data / "train", ("dark", "light"))
+def test_a_run_on_one_record_file_resumes_without_the_broken_record(data, tmp_path):
+    tfrecords(tmp_path / "records", data / "train", NAMES)
     shutil.copytree(tmp_path / "records", tmp_path / "moved")
     for folder in ("records", "moved"):
         path = tmp_path / folder / "all.tfrecord"
@@ -205,35 +205,38 @@ def test_a_run_on_one_file_of_records_goes_on_without_the_broken_one(data, tmp_p
         assert len(run.training) + len(run.validation) == 24
 
 
-def test_a_batch_in_parts_is_one_however_few_the_images(done, data):
-    run, _, _ = done
-    for batch, parts, steps in ((8, 1, 3), (8, 4, 12), (64, 1, 1), (64, 4, 4)):
-        recipe = adjusted(RECIPES["cifar"], batch_size=batch)
-        to = settings(data, phases=(Phase(recipe),), accumulate=parts)
-        assert dataclasses.replace(run, settings=to).steps(to.phases[0]) == steps
+def test_broken_images_are_left_out_before_the_split(tmp_path):
+    data = image_folder(tmp_path / "data", 2, ("a", "b"))
+    for number in range(6):
+        (data / "a" / f"{number}.jpg").write_text("a letter")
+    for _ in range(2):
+        run = open_run(settings(data), tmp_path / "run", resume=True)
+        assert len(run.skipped) == 6
+        assert sorted(run.training.labels) == [0, 1]
+        assert sorted(run.validation.labels) == [0, 1]
 
 
-def test_no_more_steps_are_run_at_once_than_an_epoch_has(data, tmp_path):
-    with pytest.raises(ValueError, match=r"at most 3, .* steps_per_execution=4"):
-        open_run(settings(data, steps_per_execution=4), tmp_path / "run")
-    assert not (tmp_path / "run").exists()
+# Steps, phases and preprocessing
 
 
-def test_a_finished_run_is_resumed_to_itself(done, data):
-    run, result, _ = done
-    before = load_classifier(weights=run.folder).model.get_weights()
-    again = train(data, run.folder, TINY, **RUN_OPTIONS, resume=True, verbose=0)
-    assert again.history == result.history
-    after = load_classifier(weights=run.folder).model.get_weights()
-    for found, expected in zip(after, before, strict=True):
-        np.testing.assert_array_equal(found, expected)
+@pytest.mark.parametrize(
+    ("batch", "parts", "steps", "rows"),
+    [(8, 1, 3, 32), (8, 4, 12, 8), (64, 1, 1, 64), (64, 4, 4, 64), (8, 8, 24, 4)],
+)
+def test_a_batch_in_parts_is_one_step_and_lowers_the_memory_of_validation(
+    done, data, batch, parts, steps, rows
+):
+    phase = Phase(adjusted(RECIPES["cifar"], batch_size=batch))
+    changed = settings(data, phases=(phase,), accumulate=parts)
+    run = dataclasses.replace(done[0], settings=changed)
+    assert (run.steps(phase), run.evaluation_rows) == (steps, rows)
 
 
 @pytest.mark.long
 def test_fine_tuning_starts_from_the_weights_with_a_new_classifier(data, tmp_path):
     runs = []
     options = {"epochs": 2, "batch_size": 8, "on_start": runs.append, "verbose": 0}
-    result = finetune(data, tmp_path / "run", weights="digits", **options)
+    result = rk.finetune(data, tmp_path / "run", weights="digits", **options)
     (run,) = runs
     assert run.settings.spec.name == "resnext11_8x4d"
     assert run.settings.weights.name == "resnext11_8x4d.digits"
@@ -242,29 +245,19 @@ def test_fine_tuning_starts_from_the_weights_with_a_new_classifier(data, tmp_pat
         (1, "conv2"),
     ]
     assert [row["phase"] for row in result.history] == [1, 2]
-    classifier = load_classifier(weights=result.folder)
+    classifier = rk.load_classifier(weights=result.folder)
     assert classifier.model.output_shape == (None, 2)
 
 
 @pytest.mark.parametrize("epochs", ["many", 2.5, 0])
-def test_epochs_of_fine_tuning_that_are_no_number_are_refused(epochs):
+def test_epochs_of_fine_tuning_are_a_positive_integer(epochs):
     with pytest.raises(ValueError, match=f"`epochs` to be a positive .*={epochs!r}"):
-        finetune_phases(TINY, epochs=epochs)
+        finetune_phases(SMALLEST, epochs=epochs)
 
 
 def test_validation_sees_as_much_detail_as_random_crops_do(data, tmp_path):
     checkpoint = resolve("digits")
+    assert checkpoint.preprocessing.resize == (8, 32)
     to = settings(data, weights=checkpoint, spec=checkpoint.spec)
-    assert weights_preprocessing("digits").resize == (8, 32)
     preprocessing = open_run(to, tmp_path / "run").preprocessing
-    assert preprocessing.resize == 32
-    assert preprocessing.size == 32
-
-
-@pytest.mark.parametrize(("parts", "rows"), [(1, 32), (4, 8), (8, 4)])
-def test_who_lowers_the_memory_of_a_step_lowers_that_of_validation(
-    done, data, parts, rows
-):
-    run, _, _ = done
-    run = dataclasses.replace(run, settings=settings(data, accumulate=parts))
-    assert run.evaluation_rows == rows
+    assert (preprocessing.resize, preprocessing.size) == (32, 32)

@@ -1,4 +1,4 @@
-"""TFRecord files and prepared directories as data sets."""
+"""TFRecord files and TFDS directories as data sets."""
 
 import gzip
 import io
@@ -10,6 +10,7 @@ import pytest
 import tensorflow as tf
 from helpers import GOLDEN
 from PIL import Image
+from run_data import contents, write_examples
 
 from resnext_keras.training.data.dataset import (
     class_counts,
@@ -23,29 +24,15 @@ IMAGENET = ("image/encoded", "image/class/label")
 TRAIN = "shapes-train.tfrecord-00000-of-00001"
 
 
-def feature(value):
-    if isinstance(value, int):
-        return tf.train.Feature(int64_list=tf.train.Int64List(value=[value]))
-    return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
-
-
 def write(path, labels, keys=("image", "label"), texts=None):
-    """A file of examples, whose images are no such but differ, and end in zeros."""
+    """A file of examples; their images are different texts that end in zeros."""
     path.parent.mkdir(exist_ok=True)
-    with tf.io.TFRecordWriter(str(path)) as file:
-        for number, label in enumerate(labels):
-            values = [f"{path.name} {number}".encode() + b"\0\0", label]
-            values = dict(zip(keys, values, strict=True))
-            if texts:
-                values["image/class/text"] = texts[label].encode()
-            features = {key: feature(value) for key, value in values.items()}
-            example = tf.train.Example(features=tf.train.Features(feature=features))
-            file.write(example.SerializeToString())
-
-
-def contents(dataset):
-    data = tf.data.Dataset.range(len(dataset)).map(dataset.read, tf.data.AUTOTUNE)
-    return list(data.as_numpy_iterator())
+    examples = []
+    for number, label in enumerate(labels):
+        image = f"{path.name} {number}".encode() + b"\0\0"
+        text = {"image/class/text": texts[label].encode()} if texts else {}
+        examples.append(dict(zip(keys, (image, label), strict=True)) | text)
+    write_examples(path, examples)
 
 
 @pytest.fixture
@@ -57,9 +44,8 @@ def edit(path, change):
     path.write_text(json.dumps(change(json.loads(path.read_text()))))
 
 
-@pytest.mark.parametrize("path", [PREPARED, PREPARED.parent])
-def test_a_prepared_directory_has_what_was_put_in(path):
-    training, validation = open_dataset(path)
+def test_a_tfds_directory_has_what_was_put_in():
+    training, validation = open_dataset(PREPARED)
     assert training.class_names == ("dark", "light")
     # As tests/golden/make_tfds.py has it.
     for dataset, numbers in ((training, range(10)), (validation, range(10, 14))):
@@ -70,7 +56,7 @@ def test_a_prepared_directory_has_what_was_put_in(path):
         found = zip([v[0, 0, 0] for v in values], dataset.labels, strict=True)
         assert sorted(found) == sorted((i % 2 * 200 + i, i % 2) for i in numbers)
     assert decodable(training) == (training, [])
-    assert len(open_split(path)) == 4
+    assert len(open_split(PREPARED.parent)) == 4  # the folder of its versions
 
 
 def test_records_of_the_imagenet_form_begin_at_one(tmp_path):
@@ -105,19 +91,17 @@ def test_records_of_many_batches_are_read_by_number(tmp_path):
     assert training.read(tf.constant(299, tf.int64)).numpy() == expected[299]
 
 
-def test_records_of_no_split_are_split_by_share(tmp_path):
+@pytest.mark.parametrize("lines", ["dark\nlight\n", "0:dark\n1:light\n"])
+def test_records_without_a_split_are_split_and_a_label_file_names_the_classes(
+    tmp_path, lines
+):
     write(tmp_path / "all.tfrecord", [0] * 10 + [1] * 20)
+    (tmp_path / "labels.txt").write_text(lines)
     training, validation = open_dataset(tmp_path)
+    assert training.class_names == ("dark", "light")
     assert class_counts(training).tolist() == [8, 16]
     assert class_counts(validation).tolist() == [2, 4]
     assert not set(contents(training)) & set(contents(validation))
-
-
-@pytest.mark.parametrize("lines", ["dark\nlight\n", "0:dark\n1:light\n"])
-def test_a_label_file_names_the_classes(tmp_path, lines):
-    write(tmp_path / "all.tfrecord", [0, 1, 0, 1])
-    (tmp_path / "labels.txt").write_text(lines)
-    assert open_split(tmp_path).class_names == ("dark", "light")
 
 
 def cut(path):
@@ -135,49 +119,37 @@ def pack(path):
 
 
 def last_without_label(path):
-    with tf.io.TFRecordWriter(str(path)) as file:
-        for keys in (("image", "label"), ("image", "size")):
-            features = {keys[0]: feature(b"x"), keys[1]: feature(1)}
-            features = tf.train.Features(feature=features)
-            file.write(tf.train.Example(features=features).SerializeToString())
+    write_examples(path, [{"image": b"x", "label": 1}, {"image": b"x", "size": 1}])
 
 
-def no_example(path):
+def not_an_example(path):
     with tf.io.TFRecordWriter(str(path)) as file:
         file.write(b"no example")
 
 
-def other_features(path):
-    write(path, [1], ("audio", "label"))
-
-
-def empty(path):
-    path.write_bytes(b"")
-
-
 @pytest.mark.parametrize(
-    ("spoil", "found"),
+    ("spoil", "message"),
     [
         (cut, "record 99: .*write or fetch"),
         (flip, "record 50: corrupted record.*write or fetch"),
         (pack, "record 0: .*decompress it"),
         (last_without_label, "record 1: .*label"),
-        (no_example, "record 0: "),
-        (other_features, "with 'audio', 'label'"),
-        (empty, "which have no records"),
+        (not_an_example, "record 0: "),
+        (lambda path: write(path, [1], ("audio", "label")), "with 'audio', 'label'"),
+        (lambda path: path.write_bytes(b""), "which have no records"),
         (lambda path: write(path, [-1, 0]), "label=-1 in .*record 0"),
         (lambda path: write(path, [0, 10**9]), "labels up to 1000000000 of 2"),
         (lambda path: write(path, [0, 0, 0]), "images of '0' only"),
         (lambda path: write(path, [0, 0, 1]), "one image of '1'"),
     ],
 )
-def test_files_that_cannot_be_trained_on_are_refused(tmp_path, spoil, found):
+def test_files_that_cannot_be_trained_on_are_refused(tmp_path, spoil, message):
     path = tmp_path / "set.tfrecord"
     write(path, [0, 1] * 50)
     spoil(path)
-    with pytest.raises(ValueError, match=f"Expected.*Received: .*{found}") as caught:
+    with pytest.raises(ValueError, match=f"Expected.*Received: .*{message}") as caught:
         open_dataset(tmp_path)
-    if "record" in found and "have no" not in found:
+    if "record" in message and "have no" not in message:
         assert str(path) in str(caught.value)
 
 
@@ -201,13 +173,9 @@ def test_missing_and_unsorted_files_are_refused(tmp_path):
         open_dataset(tmp_path)
 
 
-def no_image(features):
+def without_image(features):
     features["featuresDict"]["features"].pop("image")
     return features
-
-
-def renamed_kind(info):
-    return info | {"fileFormat": "array_record"}
 
 
 def longer(info):
@@ -215,27 +183,31 @@ def longer(info):
     return info
 
 
-def without_training(info):
-    return info | {"splits": info["splits"][1:]}
-
-
 @pytest.mark.parametrize(
-    ("name", "change", "found"),
+    ("name", "change", "message"),
     [
-        ("features.json", no_image, "one Image.*id: Text, label: ClassLabel"),
+        ("features.json", without_image, "one Image.*id: Text, label: ClassLabel"),
         ("features.json", lambda _: {}, "'featuresDict' is not as expected"),
-        ("dataset_info.json", renamed_kind, "fileFormat='array_record'"),
+        (
+            "dataset_info.json",
+            lambda info: info | {"fileFormat": "array_record"},
+            "fileFormat='array_record'",
+        ),
         ("dataset_info.json", longer, "11 records in the split 'train'.*10"),
-        ("dataset_info.json", without_training, "a split to train on"),
+        (
+            "dataset_info.json",
+            lambda info: info | {"splits": info["splits"][1:]},
+            "a split to train on",
+        ),
     ],
 )
-def test_prepared_directories_that_are_none_are_refused(prepared, name, change, found):
+def test_tfds_directories_that_do_not_fit_are_refused(prepared, name, change, message):
     edit(prepared / name, change)
-    with pytest.raises(ValueError, match=found):
+    with pytest.raises(ValueError, match=message):
         open_dataset(prepared)
 
 
-def test_prepared_directories_with_missing_or_wrong_files_are_refused(prepared):
+def test_tfds_directories_with_missing_or_wrong_files_are_refused(prepared):
     (prepared / "label.labels.txt").write_text("dark\n")
     with pytest.raises(ValueError, match=r"names of 2 classes.*txt' with 1"):
         open_dataset(prepared)
