@@ -1,4 +1,4 @@
-"""A training step works as users set it up, and is the same however it is run."""
+"""A training step gives the same eagerly, compiled and in mixed precision."""
 
 import dataclasses
 
@@ -26,7 +26,7 @@ def start():
     return ResNeXt(TINY, weights=None, classes=5).get_weights()
 
 
-def losses(batch, start, steps=4, policy="float32", **options):
+def losses(batch, start, policy="float32", **options):
     """The losses of a few SGD steps."""
     with dtype_policy(policy):
         model = ResNeXt(TINY, weights=None, classes=5)
@@ -36,10 +36,11 @@ def losses(batch, start, steps=4, policy="float32", **options):
         "sparse_categorical_crossentropy",
         **options,
     )
-    return [float(model.train_on_batch(*batch)) for _ in range(steps)]
+    return [float(model.train_on_batch(*batch)) for _ in range(3)]
 
 
-# Most processors emulate it.
+# To compile it again takes long; most processors emulate float16.
+COMPILED_TOO = pytest.param(True, marks=[*COMPILED.marks, pytest.mark.long])
 HALF = pytest.param("mixed_float16", 1e-3, marks=pytest.mark.long)
 
 
@@ -59,7 +60,7 @@ def test_compiled_training_is_eager_training(batch, start, expected, jit_compile
     np.testing.assert_allclose(found, expected, rtol=1e-3)
 
 
-@pytest.mark.parametrize("jit_compile", ["auto", COMPILED])
+@pytest.mark.parametrize("jit_compile", ["auto", COMPILED_TOO])
 @pytest.mark.parametrize(("policy", "precision"), [("mixed_bfloat16", 3e-3), HALF])
 def test_mixed_precision_is_float32_within_its_precision(
     batch, start, expected, policy, precision, jit_compile
@@ -77,14 +78,3 @@ def test_every_parameter_gets_a_gradient(batch, options):
     model.train_on_batch(*batch)
     for variable, before in zip(model.weights, start, strict=True):
         assert np.abs(np.asarray(variable) - before).max() > 0, variable.path
-
-
-def test_a_frozen_backbone_stays_as_it_is(batch):
-    backbone = ResNeXt(TINY, include_top=False, weights=None, pooling="avg")
-    backbone.trainable = False
-    before = backbone.get_weights()
-    model = keras.Sequential([backbone, keras.layers.Dense(5, activation="softmax")])
-    model.compile("sgd", "sparse_categorical_crossentropy")
-    model.train_on_batch(*batch)
-    for found, expected in zip(backbone.get_weights(), before, strict=True):
-        np.testing.assert_array_equal(found, expected)
