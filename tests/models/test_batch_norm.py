@@ -238,30 +238,3 @@ def test_second_derivatives_in_training_are_those_of_keras(kernels):
     results = [differentiated(layer, x, training=True) for layer in twins({}, x.shape)]
     for found, expected in zip(*results, strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
-
-
-def test_masked_pixels_do_not_count():
-    x = np.random.default_rng(0).normal(size=(2, 3, 3, 4)).astype("float32")
-    mask = np.arange(18).reshape(2, 3, 3) % 3 > 0
-    ours, theirs = twins({}, x.shape)
-    found, expected = (
-        convert_to_numpy(layer(x, training=True, mask=mask)) for layer in (ours, theirs)
-    )
-    np.testing.assert_array_equal(found, expected)
-    counted = x[mask]
-    for name, expected in (
-        ("moving_mean", counted.mean(0)),
-        ("moving_variance", counted.var(0, ddof=1)),
-    ):
-        before = convert_to_numpy(getattr(twins({}, x.shape)[0], name))
-        expected = ours.momentum * before + (1 - ours.momentum) * expected
-        found = convert_to_numpy(getattr(ours, name))
-        np.testing.assert_allclose(found, expected, rtol=1e-5)
-
-
-def test_it_is_saved_and_loaded_as_what_it_is(tmp_path):
-    model = keras.Sequential([keras.Input((4, 4, 8)), BatchNormalization(epsilon=1e-5)])
-    model.save(tmp_path / "norm.keras")
-    loaded = keras.models.load_model(tmp_path / "norm.keras").layers[0]
-    assert type(loaded) is BatchNormalization
-    assert loaded.epsilon == 1e-5
