@@ -1,8 +1,6 @@
 """The networks are called as keras.applications' are, and are the paper's."""
 
-import dataclasses
 import inspect
-import json
 import re
 
 import keras
@@ -173,14 +171,6 @@ def test_a_tensor_of_any_size_goes_with_any_input_shape():
     for shape in ((40, 40, 3), (None, 40, 3), (None, None, 3)):
         model = tiny(input_tensor=keras.Input((None, None, 3)), input_shape=shape)
         assert model.input_shape == (None, None, None, 3)
-
-
-def test_numbers_of_numpy_are_numbers():
-    two = np.int64(2)
-    spec = ResNeXtSpec("own", (two, 1), two, np.int32(4), stem_filters=(two,))
-    reading = resnext_keras.Preprocessing(np.int64(32), np.int64(40))
-    for facts in map(dataclasses.asdict, (spec, reading)):
-        assert json.loads(json.dumps(facts))
 
 
 def test_the_classifier_gives_logits_probabilities_or_what_is_asked_for():

@@ -1,4 +1,4 @@
-"""Image files of many kinds, by what they are."""
+"""Image files of many kinds, and broken ones."""
 
 import io
 import struct
