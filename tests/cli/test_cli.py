@@ -61,7 +61,7 @@ def test_demo_replaces_its_own_sheet_when_all_is_drawn(tmp_path, monkeypatch):
     path.write_text("earlier")
     with monkeypatch.context() as patch:
         stop = Mock(side_effect=KeyboardInterrupt)
-        patch.setattr("resnext_keras.images.draw.contact_sheet", stop)
+        patch.setattr("resnext_keras.digits.contact_sheet", stop)
         run("demo", code=1)
     assert path.read_text() == "earlier"
     run("demo")

@@ -77,7 +77,7 @@ def test_other_precisions_are_refused(precision, model, refused):
 def test_images_are_needed_for_int8_and_for_nothing_else(model, refused):
     refused("`images` if .*Received: precision='int8'", model, "m.xml", "int8")
     refused("Received: precision='float16'", model, "m.onnx", "float16", IMAGES)
-    refused("one image or more", model, "m.tflite", "int8", IMAGES[:0])
+    refused("at least one", model, "m.tflite", "int8", IMAGES[:0])
     refused("NaN or infinity", model, "m.tflite", "int8", IMAGES * np.nan)
     refused(
         "numbers from 0 to 255",
