@@ -25,8 +25,8 @@ from resnext_keras.weights.tensors import WeightsError
 os.environ["RESNEXT_KERAS_OFFLINE"] = "1"
 os.environ["RESNEXT_KERAS_HOME"] = os.devnull
 
-# triton, which torch imports where it finds it, and TensorFlow bring an LLVM
-# each; both in one process crash it.
+# torch imports triton where it is installed. It and TensorFlow bring an LLVM each,
+# and both in one process crash it.
 sys.modules.setdefault("triton", None)
 
 # random_state.py, which the scripts that wrote the goldens drew with.
@@ -34,7 +34,7 @@ sys.path.insert(0, str(GOLDEN))
 
 
 def pytest_collection_modifyitems(items):
-    """What is TensorFlow's alone is skipped where Keras runs on another backend."""
+    """Skips what needs TensorFlow where Keras runs on another backend."""
     backend = keras.config.backend()
     if backend == "tensorflow":
         return
@@ -45,7 +45,7 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_collection_finish():
-    """What the imports left, half a million objects, is not searched again."""
+    """Keeps the half a million objects of the imports out of garbage collection."""
     gc.collect()
     gc.freeze()
 
@@ -93,7 +93,7 @@ def resnext50_file(resnext50_state, tmp_path_factory):
 
 @pytest.fixture
 def publish(tmp_path, monkeypatch):
-    """Makes a file of this folder that of a weight set, with its true hash."""
+    """Makes a file of this folder the file of a weight set, with its true hash."""
     monkeypatch.setenv("RESNEXT_KERAS_HOME", str(tmp_path))
 
     def published(name, path):
@@ -108,7 +108,7 @@ def publish(tmp_path, monkeypatch):
 
 @pytest.fixture
 def reloaded(tmp_path):
-    """Exports a model; gives what TensorFlow loads."""
+    """Exports a model and loads it with TensorFlow."""
 
     def export(model, **options):
         import tensorflow as tf
@@ -145,7 +145,7 @@ def good_weights(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def torch_files(tmp_path_factory):
-    """Files that torch wrote, by name; make_torch_files.py tells what they hold."""
+    """Files that torch wrote, by name; make_torch_files.py has their contents."""
     folder = tmp_path_factory.mktemp("torch")
     with tarfile.open(GOLDEN / "torch_files.tar.xz") as archive:
         for member in archive:
@@ -155,7 +155,7 @@ def torch_files(tmp_path_factory):
 
 @pytest.fixture
 def refused(monkeypatch):
-    """Checks that a file gives the one error, before a model, and is not changed."""
+    """Checks that a file gives one error before a model is built, and stays."""
     from weight_files import build
 
     def check(path, message, **options):

@@ -5,8 +5,8 @@
 needs torch and timm (the extra `parity`). The weights are drawn by
 random_state.py and not stored; a golden holds the names and shapes of timm's
 `state_dict`, the logits, and of each stage a sample in Keras' layout, (batch,
-H, W, channels). Of networks too large for the tests there are the names and
-shapes, and a golden of a network with one block of each of their stages.
+H, W, channels). Of networks too large for each run of the tests there is also a
+golden with one block of each stage, and of the giants only this.
 """
 
 import json
@@ -84,6 +84,9 @@ def main():
         f"{name}_one_block_a_stage": (resnext((1, 1, 1, 1), width), 32, 36)
         for name, width in GIANTS.items()
     }
+    name = "seresnextaa101d_32x8d"
+    one_block = timm.create_model(name, layers=(1, 1, 1, 1))
+    models[f"{name}_one_block_a_stage"] = (one_block, *SIZES[name])
     for name, (model, height, width) in models.items():
         found = golden(model, height, width)
         np.savez_compressed(FOLDER / f"{name}.npz", size=(height, width), **found)

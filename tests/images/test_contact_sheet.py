@@ -20,7 +20,7 @@ def captions(*texts, size=SIZE):
     ]
 
 
-def test_letters_beyond_english_are_no_boxes():
+def test_letters_beyond_english_are_drawn():
     box, *found = captions("\uffff", *"éüłñßёжд")
     assert not any(np.array_equal(letter, box) for letter in found)
     assert len({letter.tobytes() for letter in found}) == len(found)
@@ -39,7 +39,7 @@ def test_a_caption_stays_below_its_image(text, size):
         assert not ink[:, outside].any()
 
 
-def test_what_is_cut_off_is_told_by_an_ellipsis():
+def test_a_long_caption_ends_in_an_ellipsis():
     long, cut, other = captions("W" * 300, "W" * 299, "WWWW")
     assert np.array_equal(long, cut)
     assert not np.array_equal(long, other)

@@ -1,20 +1,15 @@
 """Images decoded in a graph have the pixels that Pillow gives in Python."""
 
 import functools
-import os
 import struct
-import subprocess
-import sys
 import threading
 
 import numpy as np
 import pytest
 import tensorflow as tf
-from elsewhere import OTHER_KERNELS
 from helpers import SMALL
-from image_files import bmps, encoded, jpegs, patched, pngs, webps
+from image_files import bmps, broken_files, encoded, jpegs, patched, pngs, webps
 from PIL import Image
-from test_broken_images import broken_files
 
 from resnext_keras.images import decode as in_tensorflow
 from resnext_keras.images import read as in_python
@@ -77,27 +72,24 @@ def assert_near(got, wanted, name, most=2):
 
 
 @pytest.mark.parametrize("preprocessing", sorted(REGISTRY | OTHERS, key=repr), ids=str)
-def test_a_image_of_any_size_is_resized_as_by_pillow(photos, preprocessing):
+def test_an_image_of_any_size_is_resized_as_by_pillow(photos, preprocessing):
     resize = tf.function(
         lambda rgb: resize_and_crop(rgb, preprocessing),
         input_signature=[tf.TensorSpec([None, None, 3], tf.uint8)],
     )
-    sizes = [(640, 427), (427, 427), (201, 427), (639, 101), (333, 77), (256, 300)]
-    sizes += [(232, 232), (31, 47), (53, 7), (1, 1), (640, 7), (225, 224), (8, 9)]
+    sizes = [(640, 427), (101, 427), (256, 300), (427, 427), (31, 47), (225, 224)]
+    sizes += [(640, 7), (7, 53), (1, 1)]
     for width, height in sizes:
         image = photos[0].crop((0, 0, width, height))
-        for turned in (image, image.transpose(Image.Transpose.ROTATE_90)):
-            got = resize(np.asarray(turned)).numpy()
-            wanted = in_python.resize_and_crop(turned, preprocessing)
-            assert_near(got, wanted, turned.size)
+        got = resize(np.asarray(image)).numpy()
+        wanted = in_python.resize_and_crop(image, preprocessing)
+        assert_near(got, wanted, image.size)
 
 
 def test_a_large_photo_is_resized_as_by_pillow(photos):
     large = photos[0].resize((4031, 3023), Image.Resampling.BICUBIC)
-    for preprocessing in (IMAGENET, Preprocessing(224, 235, "bicubic")):
-        got = resize_and_crop(tf.constant(np.asarray(large)), preprocessing)
-        wanted = in_python.resize_and_crop(large, preprocessing)
-        assert_near(got.numpy(), wanted, preprocessing)
+    got = resize_and_crop(tf.constant(np.asarray(large)), IMAGENET)
+    assert_near(got.numpy(), in_python.resize_and_crop(large, IMAGENET), "large")
 
 
 # Formats
@@ -106,20 +98,15 @@ def test_a_large_photo_is_resized_as_by_pillow(photos):
 @pytest.mark.parametrize(
     "variants", [jpegs, pngs, bmps, pytest.param(webps, marks=needs_webp)]
 )
-@pytest.mark.parametrize(
-    "preprocessing", [IMAGENET, Preprocessing(224, 235, "bicubic")], ids=str
-)
-def test_each_format_has_the_pixels_that_pillow_reads(
-    photos, read, variants, preprocessing
-):
+def test_each_format_has_the_pixels_that_pillow_reads(photos, read, variants):
     china, flower = photos
-    images = [china, flower.crop((0, 0, 301, 403)), china.crop((99, 99, 232, 185))]
-    for image in images:
+    for image in (flower.crop((0, 0, 301, 403)), china.crop((99, 99, 232, 185))):
         files = dict(variants(image))
-        pixels, valid = decoded([*files.values()], preprocessing)
-        for name, got, found in zip(files, pixels, valid, strict=True):
-            assert found, name
-            assert_near(got, read(files[name], preprocessing), (name, image.size))
+        for preprocessing in (IMAGENET, Preprocessing(224, 235, "bicubic")):
+            pixels, valid = decoded([*files.values()], preprocessing)
+            assert valid.all()
+            for name, got in zip(files, pixels, strict=True):
+                assert_near(got, read(files[name], preprocessing), (name, image.size))
 
 
 @pytest.mark.parity
@@ -151,11 +138,11 @@ def test_the_exif_rotation_is_not_carried_out(photos):
     np.testing.assert_array_equal(*pixels)
 
 
-# Rows that are no images
+# Rows that are not images
 
 
 def spoilt(photos):
-    """By what is wrong with them, contents that are no image to be decoded."""
+    """Contents that cannot be decoded, by what is wrong with them."""
     photo = photos[0].resize((60, 40))
     names = ("JPEG", "PNG", "BMP", *["WEBP"] * HAS_WEBP)
     files = {name: encoded(photo, name) for name in names}
@@ -191,11 +178,11 @@ def test_a_broken_row_is_flagged_and_spoils_no_other(photos):
     good = [encoded(photo, "JPEG") for photo in photos]
     wanted, valid = decoded(good)
     assert valid.all()
-    for name, contents in spoilt(photos).items():
-        for place in range(3):
-            pixels, valid = decoded([*good[:place], contents, *good[place:]])
-            assert valid.tolist() == [row != place for row in range(3)], name
-            np.testing.assert_array_equal(np.delete(pixels, place, 0), wanted)
+    for number, (name, contents) in enumerate(spoilt(photos).items()):
+        place = number % 3
+        pixels, valid = decoded([*good[:place], contents, *good[place:]])
+        assert valid.tolist() == [row != place for row in range(3)], name
+        np.testing.assert_array_equal(np.delete(pixels, place, 0), wanted)
 
 
 def test_a_batch_may_be_empty_or_all_broken(photos):
@@ -216,11 +203,11 @@ def test_broken_files_never_fail_the_batch(photos, monkeypatch):
     whole = encoded(photos[0], "PNG")
     graph.cache_clear()
     try:
-        contents = [*broken_files(photos), whole]
+        contents = [*broken_files(photos[0]), whole]
         pixels, valid = decoded(contents)
     finally:
         graph.cache_clear()
-    assert min(valid.sum(), (~valid).sum()) > 100
+    assert min(valid.sum(), (~valid).sum()) > 50
     assert valid[-1]
     np.testing.assert_array_equal(pixels[-1:], decoded([whole])[0])
 
@@ -246,54 +233,3 @@ def test_threads_may_decode_at_once(photos):
     for thread in threads:
         thread.join()
     assert not faults
-
-
-# Where it is exported to
-
-ELSEWHERE = """
-import sys
-from pathlib import Path
-import numpy as np, tensorflow as tf
-model, found, *paths = sys.argv[1:]
-contents = [Path(path).read_bytes() for path in paths]
-pixels, valid = tf.saved_model.load(model).decode(tf.constant(contents))
-np.savez(found, pixels=pixels, valid=valid)
-assert "resnext_keras" not in sys.modules
-"""
-
-
-def test_an_exported_graph_decodes_without_this_package(photos, tmp_path):
-    module = tf.Module()
-    module.decode = graph(IMAGENET)
-    tf.saved_model.save(module, tmp_path / "model")
-    contents = [file for photo in photos for _, file in [*jpegs(photo), *bmps(photo)]]
-    contents[3:3] = spoilt(photos).values()
-    paths = [tmp_path / f"{row}" for row in range(len(contents))]
-    for path, content in zip(paths, contents, strict=True):
-        path.write_bytes(content)
-    command = [sys.executable, "-c", ELSEWHERE, tmp_path / "model", tmp_path / "a.npz"]
-    done = subprocess.run(
-        [*command, *paths],
-        env=os.environ | OTHER_KERNELS,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    found = np.load(tmp_path / "a.npz")
-    pixels, valid = decoded(contents, IMAGENET)
-    np.testing.assert_array_equal(found["pixels"], pixels)
-    np.testing.assert_array_equal(found["valid"], valid)
-    assert valid.sum() == len(contents) - len(spoilt(photos))
-
-
-def test_the_graph_has_no_operation_that_a_server_refuses():
-    definition = graph(SMALL).get_concrete_function().graph.as_graph_def()
-    nodes = [
-        *definition.node,
-        *(n for f in definition.library.function for n in f.node_def),
-    ]
-    operations = {node.op for node in nodes}
-    assert "DecodeJpeg" in operations
-    # The first three are those that `saved_model_cli scan` looks for.
-    refused = {"ReadFile", "WriteFile", "PrintV2", "PyFunc", "EagerPyFunc", "XlaLaunch"}
-    assert not refused & operations

@@ -1,7 +1,6 @@
 """read_image gives the pixels of an image, whatever format and mode they are in."""
 
 import struct
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,10 +11,9 @@ from resnext_keras.images.preprocessing import Preprocessing, preprocess_input
 from resnext_keras.images.read import FORMATS, read_image
 
 
-@pytest.mark.parametrize("as_type", [str, Path])
-def test_a_photo_becomes_a_square_of_rgb(photos, tmp_path, as_type):
+def test_a_photo_becomes_a_square_of_rgb(photos, tmp_path):
     path = save(photos[0], tmp_path / "china.png")
-    got = read_image(as_type(path))
+    got = read_image(str(path))
     assert got.shape == (224, 224, 3)
     assert got.dtype == np.uint8
     # 640 x 427 resized to 383 x 256; its centre starts at 79.5, rounded to even.
@@ -24,25 +22,22 @@ def test_a_photo_becomes_a_square_of_rgb(photos, tmp_path, as_type):
     got[0] = 0  # the array is the caller's own
 
 
-def test_each_format_is_read(photos, tmp_path):
+def test_each_format_is_read_whatever_the_suffix_and_the_file_is_left_as_it_was(
+    photos, tmp_path
+):
     lossless = {"PNG", "BMP", "TIFF", "PPM"}
     wanted = read_image(save(photos[1], tmp_path / "flower.png")).astype(int)
     for name in FORMATS:
-        got = read_image(save(photos[1], tmp_path / f"flower.{name}", format=name))
-        difference = np.abs(got - wanted).mean()
+        path = save(photos[1], tmp_path / "flower.jpg", format=name)
+        before = path.read_bytes()
+        # An open file would give a ResourceWarning, an error here.
+        difference = np.abs(read_image(path) - wanted).mean()
         assert difference == 0 if name in lossless else 0 < difference < 6, name
+        assert path.read_bytes() == before
 
 
-def test_the_content_decides_and_not_the_suffix(photos, tmp_path):
-    path = save(photos[0], tmp_path / "image.jpg", format="PNG")
-    np.testing.assert_array_equal(
-        read_image(path), read_image(save(photos[0], tmp_path / "image.png"))
-    )
-
-
-@pytest.mark.parametrize("name", ["image.png", "image.jpg", "image.tif", "image.webp"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_the_exif_rotation_is_carried_out(orientation, name, tmp_path):
+def test_the_exif_rotation_is_carried_out(orientation, tmp_path):
     colours = np.zeros((64, 96, 3), "uint8")
     colours[:32, :48], colours[:32, 48:] = (255, 255, 255), (255, 0, 0)
     colours[32:, :48] = (0, 0, 255)
@@ -60,9 +55,10 @@ def test_the_exif_rotation_is_carried_out(orientation, name, tmp_path):
     }[orientation]
     exif = Image.Exif()
     exif[0x0112] = orientation
-    path = save(stored, tmp_path / name, exif=exif)
     wanted = read_image(save(upright, tmp_path / "upright.png"), SMALL).astype(int)
-    np.testing.assert_allclose(read_image(path, SMALL), wanted, atol=40)
+    for suffix in ("png", "jpg", "tif", "webp"):
+        path = save(stored, tmp_path / f"stored.{suffix}", exif=exif)
+        np.testing.assert_allclose(read_image(path, SMALL), wanted, atol=40)
 
 
 @pytest.mark.parametrize(
@@ -74,12 +70,12 @@ def test_the_exif_rotation_is_carried_out(orientation, name, tmp_path):
         b"Exif\0\0II\x2a\0\x08\0\0\0\x01\0\x12\x01\x02\0\x02\0\0\0a\0\0\0",  # text
     ],
 )
-@pytest.mark.parametrize("name", ["jpg", "png", "webp"])
-def test_broken_exif_data_do_not_hide_the_image(photos, tmp_path, name, exif):
-    path = save(photos[0], tmp_path / f"a.{name}", exif=exif)
-    np.testing.assert_array_equal(
-        read_image(path), read_image(save(photos[0], tmp_path / f"b.{name}"))
-    )
+def test_broken_exif_data_do_not_hide_the_image(photos, tmp_path, exif):
+    photo = photos[0].resize((96, 64))
+    for suffix in ("jpg", "png", "webp"):
+        path = save(photo, tmp_path / f"a.{suffix}", exif=exif)
+        plain = save(photo, tmp_path / f"b.{suffix}")
+        np.testing.assert_array_equal(read_image(path), read_image(plain))
 
 
 @pytest.mark.parametrize("orientation", [0, 9, "a"])
@@ -114,24 +110,19 @@ def centre(image, path, **options):
     return read_image(save(image, path, **options), SMALL)[4, 4].tolist()
 
 
-@pytest.mark.parametrize("name", ["grey.png", "grey.tif", "grey.ppm"])
 @pytest.mark.parametrize(
-    ("value", "wanted"),
-    [(0, 0), (128, 0), (129, 1), (300, 1), (32768, 128), (51400, 200), (65535, 255)],
+    ("value", "wanted"), [(0, 0), (128, 0), (129, 1), (51400, 200), (65535, 255)]
 )
-def test_16_bit_grey_is_scaled_and_not_clipped(name, value, wanted, tmp_path):
-    path = tmp_path / name
-    if name.endswith("ppm"):  # Pillow 10 does not write this one
-        path.write_bytes(b"P5 16 16 65535\n" + struct.pack(">H", value) * 256)
-    else:
-        save(Image.fromarray(np.full((16, 16), value, "uint16")), path)
+def test_16_bit_grey_is_scaled_and_not_clipped(value, wanted, tmp_path):
+    grey = Image.fromarray(np.full((16, 16), value, "uint16"))
+    for suffix in ("png", "tif"):
+        assert centre(grey, tmp_path / f"grey.{suffix}") == [wanted] * 3
+    pixels = struct.pack(">H", value) * 256
+    big = Image.frombytes("I;16B", (16, 16), pixels)
+    assert centre(big, tmp_path / "big.tif") == [wanted] * 3
+    path = tmp_path / "grey.ppm"  # Pillow 10 does not write it
+    path.write_bytes(b"P5 16 16 65535\n" + pixels)
     assert read_image(path, SMALL)[4, 4].tolist() == [wanted] * 3
-
-
-def test_big_endian_16_bit_grey_is_scaled_too(tmp_path):
-    path = tmp_path / "big.tif"
-    grey = Image.frombytes("I;16B", (16, 16), struct.pack(">H", 51400) * 256)
-    assert centre(grey, path) == [200] * 3
 
 
 def test_8_and_1_bit_grey_keep_their_values(tmp_path):
@@ -142,7 +133,7 @@ def test_8_and_1_bit_grey_keep_their_values(tmp_path):
             assert centre(image, tmp_path / name) == [value] * 3
 
 
-def test_what_is_transparent_lies_over_white(tmp_path):
+def test_transparent_images_lie_over_white(tmp_path):
     size = (16, 16)
     cases = {
         "clear.png": (Image.new("RGBA", size, (10, 20, 30, 0)), {}, [255] * 3),
@@ -170,18 +161,19 @@ def test_palettes_are_looked_up_with_their_transparency(tmp_path):
     assert centre(image, tmp_path / "clear.gif", transparency=1) == [255] * 3
 
 
-@pytest.mark.parametrize("name", ["cmyk.jpg", "cmyk.tif"])
-def test_cmyk_becomes_rgb(name, tmp_path):
+def test_cmyk_becomes_rgb(tmp_path):
     image = Image.new("CMYK", (16, 16), (0, 255, 255, 0))
-    np.testing.assert_allclose(centre(image, tmp_path / name), [255, 0, 0], atol=3)
+    for name in ("cmyk.jpg", "cmyk.tif"):
+        rgb = centre(image, tmp_path / name)
+        np.testing.assert_allclose(rgb, [255, 0, 0], atol=3)
 
 
-@pytest.mark.parametrize("name", ["moving.gif", "moving.png", "moving.webp"])
-def test_of_an_animation_the_first_frame_counts(name, tmp_path):
+def test_the_first_frame_of_an_animation_is_read(tmp_path):
     frames = [Image.new("RGB", (16, 16), colour) for colour in ("red", "lime", "blue")]
-    options = {"lossless": True} if name.endswith("webp") else {}
-    options |= {"save_all": True, "append_images": frames[1:]}
-    assert centre(frames[0], tmp_path / name, **options) == [255, 0, 0]
+    options = {"save_all": True, "append_images": frames[1:]}
+    for name in ("moving.gif", "moving.png", "moving.webp"):
+        lossless = {"lossless": True} if name.endswith("webp") else {}
+        assert centre(frames[0], tmp_path / name, **options, **lossless) == [255, 0, 0]
 
 
 def test_a_tiny_image_is_enlarged(tmp_path):
@@ -189,13 +181,6 @@ def test_a_tiny_image_is_enlarged(tmp_path):
     got = read_image(path)
     assert got.shape == (224, 224, 3)
     assert (got == (1, 2, 3)).all()
-
-
-def test_a_file_is_closed_and_left_as_it_was(photos, tmp_path):
-    path = save(photos[0], tmp_path / "a.jpg")
-    before = path.read_bytes()
-    read_image(path)  # an open file would give a ResourceWarning, an error here
-    assert path.read_bytes() == before
 
 
 # Against torchvision
@@ -246,7 +231,7 @@ def test_a_read_and_preprocessed_photo_is_torchvisions_input(
     np.testing.assert_allclose(got, wanted, atol=1e-6)
 
 
-def test_a_image_is_no_sharper_than_those_of_the_training(photos, tmp_path):
+def test_an_image_is_no_sharper_than_those_of_the_training(photos, tmp_path):
     small = photos[0].resize((12, 8), Image.Resampling.BILINEAR)
     as_trained = save(small, tmp_path / "small.png")
     sharp = save(photos[0].resize((120, 80)), tmp_path / "sharp.png")

@@ -1,6 +1,6 @@
-"""Where a GPU or TPU is visible, TensorFlow's own kernels are all that is asked for.
+"""Where a GPU or TPU is visible, graphs contain TensorFlow's own kernels alone.
 
-No test runs on one: a stand-in for the list of devices shows the graphs that would.
+No test runs on one: they look into the graphs, with a device added to the list.
 """
 
 import collections
@@ -26,7 +26,6 @@ EVERYTHING = ResNeXtSpec("all", DEPTHS, CARDINALITY, 4, **EVERY_OPTION)
 # What takes the place of slow kernels of a CPU, and calls of functions or into XLA.
 DETOURS = {"Split", "SplitV", "Concat", "ConcatV2", "Transpose", "Einsum"}
 CALLS = {"PartitionedCall", "StatefulPartitionedCall", "XlaLaunch"}
-POLICIES = [("mixed_bfloat16", "bfloat16"), ("mixed_float16", "float16")]
 
 
 @pytest.fixture
@@ -120,13 +119,7 @@ def test_on_a_cpu_alone_only_slow_kernels_are_avoided(visible, batch, jit_compil
 
 
 @pytest.mark.parametrize(
-    ("kind", "policy"),
-    [
-        ("CPU", "float32"),
-        ("TPU", "float32"),
-        ("TPU", "mixed_bfloat16"),
-        ("TPU", "mixed_float16"),
-    ],
+    ("kind", "policy"), [("CPU", "float32"), ("TPU", "mixed_bfloat16")]
 )
 def test_a_whole_training_step_is_one_program_of_static_shapes(
     visible, batch, kind, policy
@@ -150,7 +143,7 @@ def test_a_whole_training_step_is_one_program_of_static_shapes(
 @pytest.mark.parametrize(
     "jit_compile",
     [
-        True,
+        pytest.param(True, marks=pytest.mark.long),
         pytest.param(
             False,
             marks=pytest.mark.skipif(
@@ -160,64 +153,37 @@ def test_a_whole_training_step_is_one_program_of_static_shapes(
     ],
 )
 def test_training_gives_what_it_gives_on_a_cpu(visible, batch, jit_compile):
-    images, labels = (np.asarray(part) for part in batch)
+    images, labels = map(np.asarray, batch)
 
     def losses(**options):
         model = compiled(**options)
         return [float(model.train_on_batch(images, labels)) for _ in range(3)]
 
-    expected = losses(jit_compile=False)
+    expected = losses(run_eagerly=True)
     visible("GPU")
     assert losses(jit_compile=jit_compile) == pytest.approx(expected, rel=1e-3)
 
 
-@pytest.mark.parametrize(("policy", "half"), POLICIES)
-def test_statistics_softmax_and_loss_are_in_single_precision(
-    visible, batch, policy, half
-):
+def test_statistics_softmax_and_loss_are_in_single_precision(visible, batch):
     visible("GPU")
-    with dtype_policy(policy):
+    with dtype_policy("mixed_float16"):
         model = compiled(jit_compile=False)
     assert {variable.dtype for variable in model.variables} <= {"float32", "int32"}
-    found = operations(step_of(model), *batch)
+    graph = operations(step_of(model), *batch)
 
     def types(kind, *outputs):
         return [
             operation.outputs[output].dtype.name
-            for operation in found[kind]
+            for operation in graph[kind]
             for output in outputs or (0,)
         ]
 
     norms = sum(isinstance(x, layers.BatchNormalization) for x in model.layers)
-    assert types("FusedBatchNormV3") == [half] * norms
+    assert types("FusedBatchNormV3") == ["float16"] * norms
     # Mean and variance of the batch; gradients for scale and offset.
     assert types("FusedBatchNormV3", 1, 2) == ["float32"] * 2 * norms
     assert types("FusedBatchNormGradV3", 1, 2) == ["float32"] * 2 * norms
     assert types("Softmax") == ["float32"]
     assert types("SparseSoftmaxCrossEntropyWithLogits") == ["float32"]
     for kind in ("Conv2D", "Conv2DBackpropInput", "Conv2DBackpropFilter"):
-        assert set(types(kind)) == {half}
-
-
-@pytest.mark.parametrize(("policy", "half"), POLICIES)
-def test_mixed_precision_gives_the_numbers_of_float32(
-    batch, relative_error, policy, half
-):
-    images, labels = (np.asarray(part) for part in batch)
-    exact = compiled(jit_compile=False)
-    with dtype_policy(policy):
-        mixed = compiled(jit_compile=False)
-        features = ResNeXt(PLAIN, include_top=False, weights=None, pooling="avg")
-    assert features.output.dtype == half
-    scores = np.asarray(mixed(images))
-    assert scores.dtype == "float32"
-    # In half precision the sum of five scores would be off by some thousandths.
-    np.testing.assert_allclose(scores.sum(-1), 1, atol=1e-6)
-    assert relative_error(scores, exact(images)) <= 2e-2
-    for model in (exact, mixed):
-        model.train_on_batch(images, labels)
-    for one, other in zip(mixed.layers, exact.layers, strict=True):
-        if isinstance(one, layers.BatchNormalization):
-            for name in ("moving_mean", "moving_variance"):
-                found, expected = getattr(one, name), getattr(other, name)
-                assert relative_error(found, expected) <= 2e-2, f"{one.name}/{name}"
+        assert set(types(kind)) == {"float16"}

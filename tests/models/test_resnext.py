@@ -1,14 +1,11 @@
 """The networks are called as keras.applications' are, and are the paper's."""
 
-import dataclasses
 import inspect
-import json
 import re
 
 import keras
 import numpy as np
 import pytest
-from helpers import dtype_policy
 
 import resnext_keras
 from resnext_keras import ResNeXt, ResNeXt50, ResNeXtSpec
@@ -39,6 +36,11 @@ MEMBERS = {
 }
 EXTRAS = ("output_stride", "drop_path_rate")
 TINY = ResNeXtSpec("tiny", (1, 2), 4, 2, stem="cifar")
+
+
+@pytest.fixture(scope="module")
+def resnext50():
+    return ResNeXt50(weights=None)
 
 
 def tiny(**options):
@@ -75,13 +77,10 @@ def test_each_function_builds_its_row_of_the_table(monkeypatch, function, archit
     assert built == [((ARCHITECTURES[architecture], *arguments), extras)]
 
 
-def test_every_row_has_its_function_but_that_of_the_bundled_network():
+def test_every_row_is_listed_and_all_but_the_bundled_one_have_a_function():
     functions = [f for f in resnext_keras.__all__ if re.search("ResNeXt(AA)?[0-9]", f)]
     assert sorted(functions) == sorted(MEMBERS)
     assert [*MEMBERS.values(), "resnext11_8x4d"] == list(ARCHITECTURES)
-
-
-def test_list_models_names_every_row():
     assert resnext_keras.list_models() == list(ARCHITECTURES)
 
 
@@ -96,37 +95,28 @@ def test_parameter_counts_of_the_cifar_networks_are_the_papers(architecture, mil
     assert int(count_parameters(trainable) / 1e5) / 10 == millions
 
 
-@pytest.mark.parametrize(
-    ("spec", "channels", "classes"),
-    [
-        (ARCHITECTURES["resnext50_32x4d"], 3, 1000),
-        (ARCHITECTURES["resnext29_8x64d"], 3, 10),
-        (TINY, 5, 7),
-        (TINY, 1, None),
-        (ResNeXtSpec("own", (2, 1, 1, 1, 1), 2, 3), 3, 4),
-    ],
-    ids=str,
-)
-def test_the_network_has_the_variables_that_the_spec_tells(spec, channels, classes):
-    model = ResNeXt(
-        spec,
-        include_top=classes is not None,
-        weights=None,
-        input_shape=(64, 64, channels),
-        classes=classes or 1000,
-    )
-    found = {
-        f"{layer.name}/{variable.name}": tuple(variable.shape)
-        for layer in model.layers
-        for variable in layer.weights
-    }
-    expected = variable_shapes(spec, channels, classes)
-    assert found == expected
-    assert model.count_params() == count_parameters(expected)
+def test_the_network_has_the_variables_of_its_spec(resnext50):
+    own = ResNeXtSpec("own", (2, 1, 1, 1, 1), 2, 3)
+    networks = [
+        (resnext50, "resnext50_32x4d", 3, 1000),
+        (tiny(input_shape=(64, 64, 5)), "tiny", 5, 7),
+        (tiny(input_shape=(64, 64, 1), include_top=False), "tiny", 1, None),
+        (ResNeXt(own, weights=None, classes=4), "own", 3, 4),
+    ]
+    specs = ARCHITECTURES | {"tiny": TINY, "own": own}
+    for model, name, channels, classes in networks:
+        found = {
+            f"{layer.name}/{variable.name}": tuple(variable.shape)
+            for layer in model.layers
+            for variable in layer.weights
+        }
+        expected = variable_shapes(specs[name], channels, classes)
+        assert found == expected
+        assert model.count_params() == count_parameters(expected)
 
 
-def test_layer_names_are_those_of_keras_applications():
-    ours = {layer.name for layer in ResNeXt50(weights=None).layers}
+def test_layer_names_are_those_of_keras_applications(resnext50):
+    ours = {layer.name for layer in resnext50.layers}
     theirs = {layer.name for layer in keras.applications.ResNet50(weights=None).layers}
     differing = {
         name for name in ours ^ theirs if not name.startswith(("input_layer", "keras"))
@@ -135,23 +125,20 @@ def test_layer_names_are_those_of_keras_applications():
     assert differing == {f"conv{stage}_block1_2_pad" for stage in (3, 4, 5)}
 
 
-@pytest.mark.parametrize("pooling", [None, "avg", "max"])
-def test_features_come_with_each_pooling(pooling):
-    model = tiny(include_top=False, pooling=pooling)
-    images = np.random.default_rng(0).normal(size=(2, 33, 40, 3)).astype("float32")
+@pytest.mark.parametrize(("pooling", "reduce"), [("avg", np.mean), ("max", np.max)])
+def test_features_come_with_each_pooling(pooling, reduce):
     maps = tiny(include_top=False)
-    maps.set_weights(model.get_weights())
-    expected = maps.predict(images, verbose=0)
+    model = tiny(include_top=False, pooling=pooling)
+    model.set_weights(maps.get_weights())
+    images = np.random.default_rng(0).normal(size=(2, 33, 40, 3)).astype("float32")
+    expected = keras.ops.convert_to_numpy(maps(images))
     assert expected.shape == (2, 17, 20, 512)
-    if pooling is not None:
-        reduce = {"avg": np.mean, "max": np.max}[pooling]
-        expected = reduce(expected, axis=(1, 2))
-    found = model.predict(images, verbose=0)
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    found = keras.ops.convert_to_numpy(model(images))
+    np.testing.assert_allclose(found, reduce(expected, (1, 2)), rtol=1e-4, atol=1e-5)
 
 
-def test_without_input_shape_the_size_is_the_networks_own_or_free():
-    assert ResNeXt50(weights=None).input_shape == (None, 224, 224, 3)
+def test_without_input_shape_the_size_is_the_networks_own_or_free(resnext50):
+    assert resnext50.input_shape == (None, 224, 224, 3)
     assert tiny().input_shape == (None, 32, 32, 3)
     assert tiny(include_top=False).input_shape == (None, None, None, 3)
 
@@ -160,7 +147,7 @@ def test_without_input_shape_the_size_is_the_networks_own_or_free():
 def test_any_size_and_any_number_of_channels(shape):
     model = tiny(input_shape=shape)
     size = [side or 50 for side in shape[:2]]
-    scores = model.predict(np.zeros((2, *size, shape[2]), "float32"), verbose=0)
+    scores = keras.ops.convert_to_numpy(model(np.zeros((2, *size, shape[2]))))
     assert scores.shape == (2, 7)
     np.testing.assert_allclose(scores.sum(-1), 1, rtol=1e-5)
 
@@ -173,12 +160,10 @@ def test_it_is_built_on_a_given_tensor_with_the_layers_before_it():
     plain = tiny(input_shape=(40, 40, 3), classifier_activation=None)
     plain.set_weights(model.get_weights())
     pixels = np.random.default_rng(0).integers(0, 256, (2, 40, 40, 3), "uint8")
-    np.testing.assert_allclose(
-        model.predict(pixels, verbose=0),
-        plain.predict(pixels.astype("float32") / 255, verbose=0),
-        rtol=1e-4,
-        atol=1e-5,
+    found, expected = map(
+        keras.ops.convert_to_numpy, (model(pixels), plain(pixels / np.float32(255)))
     )
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_a_tensor_of_any_size_goes_with_any_input_shape():
@@ -186,14 +171,6 @@ def test_a_tensor_of_any_size_goes_with_any_input_shape():
     for shape in ((40, 40, 3), (None, 40, 3), (None, None, 3)):
         model = tiny(input_tensor=keras.Input((None, None, 3)), input_shape=shape)
         assert model.input_shape == (None, None, None, 3)
-
-
-def test_numbers_of_numpy_are_numbers():
-    two = np.int64(2)
-    spec = ResNeXtSpec("own", (two, 1), two, np.int32(4), stem_filters=(two,))
-    reading = resnext_keras.Preprocessing(np.int64(32), np.int64(40))
-    for facts in map(dataclasses.asdict, (spec, reading)):
-        assert json.loads(json.dumps(facts))
 
 
 def test_the_classifier_gives_logits_probabilities_or_what_is_asked_for():
@@ -213,48 +190,29 @@ def test_the_classifier_gives_logits_probabilities_or_what_is_asked_for():
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_scores_keep_their_precision_under_a_mixed_policy():
-    with dtype_policy("mixed_bfloat16"):
-        model = tiny()
-    assert model.output.dtype == "float32"
-    assert model.get_layer("conv3_block1_2_conv").compute_dtype == "bfloat16"
-
-
 OF_THE_SAME_NAME = ResNeXtSpec("resnext50_32x4d", (1, 1), 2, 4)
 
 BAD_ARGUMENTS = [
     ({"model": "resnext50"}, "resnext50_32x4d"),
     ({"model": "vgg16"}, "list_models"),
-    ({"model": 5}, "model=5"),
     ({"name": "a/b"}, "name='a/b'"),
-    ({"name": 3}, "name=3"),
     (
         {"input_tensor": keras.Input((64, 64, 3)), "input_shape": (32, 32, 3)},
         "(64, 64, 3)",
     ),
-    ({"input_tensor": keras.Input((64, 64, 3)), "input_shape": 64}, "shape of one"),
     ({"classes": 0}, "classes=0"),
-    ({"classes": -5}, "classes=-5"),
     ({"classes": 2.5}, "classes=2.5"),
     ({"classes": "10"}, "classes='10'"),
-    ({"classes": True}, "classes=True"),
     ({"pooling": "mean"}, "pooling='mean'"),
-    ({"pooling": ["avg"]}, "pooling="),
-    ({"input_shape": (31, 64, 3)}, "input_shape=(31, 64, 3)"),
-    ({"input_shape": (64, 16, 3)}, "at least 32"),
+    ({"input_shape": (31, 64, 3)}, "at least 32"),
     ({"input_shape": (3, 224, 224)}, "(H, W, channels)"),
     ({"input_shape": (224, 224)}, "input_shape=(224, 224)"),
     ({"input_shape": (1, 224, 224, 3)}, "shape of one image"),
     ({"input_shape": (224, 224, None)}, "None"),
-    ({"input_shape": (224, 224, 0)}, "input_shape"),
     ({"input_shape": 224}, "input_shape=224"),
-    ({"input_shape": (64.5, 64, 3)}, "64.5"),
     ({"input_tensor": np.zeros((1, 64, 64, 3))}, "keras.Input"),
     ({"classifier_activation": "sofmax"}, "sofmax"),
-    ({"weights": 5}, "weights=5"),
     ({"weights": True}, "weights=True"),
-    ({"weights": b"digits"}, "weights=b'digits'"),
-    ({"weights": ["digits"]}, "weights=['digits']"),
     ({"weights": "imagenet"}, "No ImageNet weights of 'tiny' are published"),
     ({"weights": "no/such/file.weights.h5"}, "no/such/file.weights.h5"),
     ({"weights": "digits"}, "resnext11_8x4d"),
@@ -265,9 +223,9 @@ BAD_ARGUMENTS = [
 ]
 
 
-@pytest.mark.parametrize(("arguments", "told"), BAD_ARGUMENTS, ids=str)
+@pytest.mark.parametrize(("arguments", "message"), BAD_ARGUMENTS, ids=str)
 def test_bad_arguments_give_one_error_before_anything_is_built(
-    monkeypatch, arguments, told
+    monkeypatch, arguments, message
 ):
     monkeypatch.setattr(
         resnext_keras.models.resnext,
@@ -276,7 +234,7 @@ def test_bad_arguments_give_one_error_before_anything_is_built(
     )
     with pytest.raises(ValueError) as error:  # noqa: PT011 - its text is checked
         ResNeXt(**({"model": TINY, "weights": None} | arguments))
-    assert told in str(error.value)
+    assert message in str(error.value)
 
 
 def test_trained_weights_go_with_logits_or_probabilities_only(tmp_path):
@@ -291,11 +249,9 @@ def test_trained_weights_go_with_logits_or_probabilities_only(tmp_path):
         ("name", ""),
         ("depths", ()),
         ("depths", (3, 0)),
-        ("depths", 3),
         ("cardinality", 0),
         ("group_width", 2.5),
         ("stem", "vgg"),
-        ("stem", ["imagenet"]),
     ],
 )
 def test_an_impossible_spec_is_refused(field, value):

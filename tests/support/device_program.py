@@ -1,4 +1,4 @@
-"""The command, on as many virtual processors as the first argument says."""
+"""The command on several virtual processors; the first argument is their number."""
 
 import sys
 

@@ -21,8 +21,7 @@ KSERVE_PYTHON = os.environ.get("KSERVE_PYTHON", sys.executable)
 SMALL = Preprocessing(size=8, resize=10)
 
 
-# How a training step may be compiled. What Keras asks of torch warns in every step,
-# and warnings are errors here.
+# For `jit_compile`. On torch Keras' compiled steps warn, and warnings are errors here.
 COMPILED = pytest.param(
     True,
     marks=pytest.mark.skipif(
@@ -32,14 +31,14 @@ COMPILED = pytest.param(
 
 
 def save(image, path, **options):
-    """Writes an image; gives its path."""
+    """Writes an image and returns its path."""
     image.save(path, **options)
     return path
 
 
 @contextlib.contextmanager
 def dtype_policy(name):
-    """Builds what is within under a policy for all layers."""
+    """Context manager: sets the dtype policy of all layers that are built."""
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(name)
     try:
@@ -49,9 +48,9 @@ def dtype_policy(name):
 
 
 def reference_network(library, architecture, seed=0, **options):
-    """Torchvision's or timm's network, all of it random: timm's gammas too.
+    """Torchvision's or timm's network with random batch norm.
 
-    Fresh ones of timm are 0 at the end of each block, which would hide the block.
+    timm's gammas at the end of each block begin at 0, which would hide the block.
     """
     torch = pytest.importorskip("torch")
     models = pytest.importorskip(library)

@@ -1,4 +1,4 @@
-"""Image files of many kinds, by what they are."""
+"""Image files of many kinds, and broken ones."""
 
 import io
 import struct
@@ -18,8 +18,8 @@ def patched(contents, place, new):
     return contents[:place] + new + contents[place + len(new) :]
 
 
-def png(values, depth, colour, interlaced=False, transparent=None):
-    """A PNG of what Pillow does not write: 16-bit colour, and interlaced ones."""
+def png(values, depth, colour, interlaced=False, size=None):
+    """A PNG that Pillow does not write: 16-bit colour, interlaced, of a wrong size."""
     values = np.asarray(values)
     offsets = [(0, 0, 1, 1)]
     if interlaced:  # Adam7
@@ -30,12 +30,9 @@ def png(values, depth, colour, interlaced=False, transparent=None):
         for y, x, down, right in offsets
         for row in values[y::down, x::right]
     )
-    height, width = values.shape[:2]
+    width, height = size or values.shape[1::-1]
     header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, interlaced)
-    chunks = [(b"IHDR", header)]
-    if transparent is not None:
-        chunks.append((b"tRNS", np.asarray(transparent, ">u2").tobytes()))
-    chunks += [(b"IDAT", zlib.compress(data)), (b"IEND", b"")]
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(data)), (b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(content))
         + kind
@@ -109,3 +106,45 @@ def webps(photo):
         frames = {"save_all": True, "append_images": [frame.transpose(0)] * 2}
         yield what, encoded(frame, "WEBP", **frames)
         yield f"lossless {what}", encoded(frame, "WEBP", lossless=True, **frames)
+
+
+# How files of these formats begin.
+MAGIC = [
+    b"\xff\xd8\xff\xe0\x00\x10JFIF\x00",
+    b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR",
+    b"GIF89a",
+    b"II*\x00",
+    b"MM\x00*",
+    b"RIFF\x00\x01\x00\x00WEBPVP8 ",
+    b"BM",
+    b"P6\n",
+    b"P5 9 9 ",
+]
+
+
+def broken_files(photo):
+    """Files of a good beginning and noise, with flipped bytes, and cut ones."""
+    rng = np.random.default_rng(0)
+    for magic in MAGIC:
+        for length in (0, 1, 7, 40, 500):
+            yield magic + rng.bytes(length)
+    small = photo.resize((40, 30))
+    deep = Image.fromarray(rng.integers(0, 65536, (30, 40), "uint16"))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    images = [(small, f) for f in ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")]
+    images += [(small.convert("P"), name) for name in ("PNG", "GIF", "BMP", "TIFF")]
+    images += [(small.convert("RGBA"), name) for name in ("PNG", "WEBP", "TIFF")]
+    images += [(small.convert("CMYK"), "JPEG"), (small.convert("LAB"), "TIFF")]
+    images += [(small.convert("L"), "JPEG"), (deep, "PNG")]
+    for image, name in images:
+        options = {} if name in ("GIF", "BMP", "PPM") else {"exif": exif}
+        whole = np.frombuffer(encoded(image, name, **options), "uint8")
+        for spread in (64, 512, len(whole)):  # mostly headers, then all
+            for _ in range(6):
+                flipped = whole.copy()
+                places = rng.integers(0, min(spread, len(whole)), rng.integers(1, 5))
+                flipped[places] ^= rng.integers(1, 256, len(places), "uint8")
+                yield flipped.tobytes()
+        for end in rng.integers(1, len(whole), 3):
+            yield whole[:end].tobytes()
