@@ -66,14 +66,14 @@ def test_wrong_arguments_give_one_line_and_no_file():
     write_features("empty.parquet", np.ones((0, 1024), "float32"))
     before = sorted(os.listdir())
     for message, *arguments in (
-        ("no such file", "2.png", "--index", "gone.parquet"),
-        ("file from `resnext-keras extract`", "2.png", "--index", "1.png"),
-        ("none in 'empty.parquet'", "2.png", "--index", "empty.parquet"),
+        ("no such file", "4.png", "--index", "gone.parquet"),
+        ("file from `resnext-keras extract`", "4.png", "--index", "1.png"),
+        ("none in 'empty.parquet'", "4.png", "--index", "empty.parquet"),
         ("no such file", "gone.png", "--index", "features.parquet"),
         ("an image", "features.parquet", "--index", "features.parquet"),
-        ("--overwrite", "2.png", "--index", "features.parquet", "-o", "1.png"),
-        (".png", "2.png", "--index", "features.parquet", "-o", "a.txt"),
+        ("--overwrite", "4.png", "--index", "features.parquet", "-o", "1.png"),
+        (".png", "4.png", "--index", "features.parquet", "-o", "a.txt"),
     ):
         assert message in error_of("search", *arguments)
         assert sorted(os.listdir()) == before
-    assert "--index" in run("search", "2.png", code=2).stderr
+    assert "--index" in run("search", "4.png", code=2).stderr
