@@ -50,17 +50,18 @@ def through_c_api(folder, signature, inputs, tmp_path, environment=None):
     return dict(np.load(results))
 
 
-@pytest.mark.parametrize("environment", [{}, OTHER_KERNELS], ids=["same", "other"])
-@pytest.mark.parametrize("signature", ["predict", "predict_uint8", "features"])
+@pytest.mark.parametrize(
+    ("signature", "environment"),
+    [("predict", OTHER_KERNELS), ("predict_uint8", {}), ("features", {})],
+)
 def test_arrays_give_what_the_keras_model_gives(
     served, signature, environment, tmp_path, relative_error
 ):
     pixels = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), "uint8")
     images = preprocess_input(pixels)
-    given = pixels if signature == "predict_uint8" else images
-    np.save(tmp_path / "given.npy", given)
+    np.save(tmp_path / "batch.npy", pixels if signature == "predict_uint8" else images)
     (found,) = through_c_api(
-        served, signature, [tmp_path / "given.npy"], tmp_path, environment
+        served, signature, [tmp_path / "batch.npy"], tmp_path, environment
     ).values()
     model = drawn_model()
     if signature == "features":
