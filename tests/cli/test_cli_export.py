@@ -57,7 +57,11 @@ def test_a_saved_model_needs_only_a_name():
     assert float(difference) < 1e-5
     assert float(time) > 0
     assert "for a photo of a cat" in done.stdout
-    assert card_of(path)["weights"] == "resnext11_8x4d.digits"
+    card = card_of(path)
+    assert card["weights"] == "resnext11_8x4d.digits"
+    assert card["licence"] == "Apache-2.0"
+    assert card["class_names"] == list("0123456789")
+    assert card["preprocessing"]["resize"] == [8, 32]
 
     signatures = tf.saved_model.load(f"{path}/1").signatures
     classifier = load_classifier(weights="digits")
