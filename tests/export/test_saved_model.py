@@ -178,6 +178,32 @@ def test_it_is_folded_and_runs_without_this_package_and_with_other_kernels(
         assert relative_error(found[name], here) <= 1e-5
 
 
+def test_a_session_runs_it_as_tensorflow_serving_does(
+    exported, loaded, images, relative_error
+):
+    pixels = np.random.default_rng(4).integers(0, 256, (2, 32, 32, 3), "uint8")
+    batches = {"predict": IMAGES, "features": IMAGES, "predict_uint8": pixels}
+    batches["serving_default"] = [*images, b"no image"]
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        graph = tf.compat.v1.saved_model.load(session, ["serve"], str(exported / "1"))
+        found = {}
+        for name, batch in batches.items():
+            signature = graph.signature_def[name]
+            (image,) = signature.inputs.values()
+            outputs = {key: output.name for key, output in signature.outputs.items()}
+            found[name] = session.run(outputs, {image.name: batch})
+    for name, batch in batches.items():
+        signature = loaded.signatures[name]
+        (key,) = signature.structured_input_signature[1]
+        expected = signature(**{key: tf.constant(batch)})
+        assert found[name].keys() == expected.keys()
+        for output, values in expected.items():
+            if values.dtype == tf.float32:
+                assert relative_error(found[name][output], values) <= 1e-5
+            else:
+                assert found[name][output].tolist() == values.numpy().tolist()
+
+
 def test_predictor_takes_the_folder(exported, classifier, relative_error):
     for path in (exported, exported / "1"):
         predict = Predictor(path)
