@@ -20,8 +20,6 @@ from resnext_keras_cli.export import FORMAT_NAMES
 
 pytestmark = pytest.mark.tensorflow
 
-PACKAGES = ("onnx", "onnxruntime", "tf2onnx", "openvino")
-
 
 @pytest.fixture(autouse=True)
 def _here(tmp_path, monkeypatch):
@@ -95,7 +93,7 @@ def test_a_backbone_of_any_size_from_a_file_where_its_runtime_is_missing(monkeyp
 @pytest.mark.parity
 @pytest.mark.filterwarnings("ignore")  # what the libraries say to each other
 def test_all_formats_at_once(images):
-    for package in (*PACKAGES, "ai_edge_litert"):
+    for package in ("onnx", "onnxruntime", "tf2onnx", "openvino", "ai_edge_litert"):
         pytest.importorskip(package)
     done = run("export", "digits", images, "-o", "digits", "--format", "all")
     table = rows(done)
@@ -115,14 +113,10 @@ def test_all_formats_are_offered():
     assert tuple(FORMATS) == FORMAT_NAMES
 
 
-@pytest.mark.parametrize("package", PACKAGES)
-def test_a_missing_package_is_named_before_anything_is_built(package, monkeypatch):
-    for name in PACKAGES:
-        monkeypatch.setitem(sys.modules, name, sys)  # as if it were installed
-    monkeypatch.setitem(sys.modules, package, None)
+def test_a_missing_package_is_named_before_anything_is_built(monkeypatch):
+    monkeypatch.setitem(sys.modules, "openvino", None)
     monkeypatch.setattr("resnext_keras.export.formats.load_classifier", None)
-    format_ = "openvino" if package == "openvino" else "onnx"
-    arguments = ("--format", "saved_model", "--format", format_)
+    arguments = ("--format", "saved_model", "--format", "openvino")
     assert "resnext-keras[fast]" in error_of("export", "digits", *arguments)
     assert os.listdir() == []
 

@@ -62,11 +62,12 @@ def test_a_wrong_path_or_precision_is_refused(model, refused):
         refused(message, model, "model.tflite", precision)
 
 
-@pytest.mark.parametrize("name", ["m.onnx", "m.xml", "m.bin", "m.tflite"])
-def test_a_file_that_exists_is_kept(name, model, refused, tmp_path):
-    (tmp_path / name).write_bytes(b"mine")
-    message = rf"overwrite=True.*{re.escape(name)}"
-    refused(message, model, name.replace("bin", "xml"))
+def test_a_file_that_exists_is_kept(model, refused, tmp_path):
+    for name in ("m.onnx", "m.xml", "m.bin", "m.tflite"):
+        (tmp_path / name).write_bytes(b"mine")
+        message = rf"overwrite=True.*{re.escape(name)}"
+        refused(message, model, name.replace("bin", "xml"))
+        (tmp_path / name).unlink()
 
 
 @pytest.mark.usefixtures("all_installed")
@@ -105,22 +106,19 @@ def test_models_that_files_cannot_hold_are_refused(ending, model, refused, monke
     refused(r"less than 2 GB.* of 2\.15 GB", model, name, "int8", IMAGES)
 
 
-@pytest.mark.parametrize(
-    ("package", "name", "precision"),
-    [
-        *((package, "m.onnx", "float32") for package in ("onnx", "tf2onnx")),
-        ("openvino", "m.xml", "float32"),
-        *((package, "m.xml", "int8") for package in ("openvino", "onnxruntime")),
-    ],
-)
 @pytest.mark.usefixtures("all_installed")
-def test_a_missing_package_is_named_with_the_extra(
-    package, name, precision, model, refused, monkeypatch
-):
-    monkeypatch.setitem(sys.modules, package, None)
-    images = IMAGES if precision == "int8" else None
-    message = rf"{package} .*resnext-keras\[fast\]"
-    refused(message, model, name, precision, images, kind=ImportError)
+def test_a_missing_package_is_named_with_the_extra(model, refused, monkeypatch):
+    for package, name, images in (
+        ("onnx", "m.onnx", None),
+        ("tf2onnx", "m.onnx", None),
+        ("openvino", "m.xml", None),
+        ("onnxruntime", "m.xml", IMAGES),
+    ):
+        precision = "float32" if images is None else "int8"
+        message = rf"{package} .*resnext-keras\[fast\]"
+        with monkeypatch.context() as patch:
+            patch.setitem(sys.modules, package, None)
+            refused(message, model, name, precision, images, kind=ImportError)
 
 
 @pytest.mark.filterwarnings("ignore")  # the converters'

@@ -17,13 +17,8 @@ from PIL import Image
 
 import resnext_keras as rk
 from resnext_keras.features import extraction
-from resnext_keras.features.chunks import Chunks, Plan
-from resnext_keras.features.parquet import (
-    Provenance,
-    count_rows,
-    read_features,
-    read_provenance,
-)
+from resnext_keras.features.chunks import Chunks
+from resnext_keras.features.parquet import count_rows, read_features, read_provenance
 
 pytestmark = pytest.mark.tensorflow
 
@@ -205,23 +200,32 @@ def test_a_killed_run_continues_to_the_same_bytes(collection, whole, tmp_path):
     ]
 
 
+@pytest.fixture
+def added_image(collection):
+    """Adds an image to the collection, until the end of the test."""
+    path = collection / "a" / "00.copy.jpg"
+
+    def add():
+        path.write_bytes((collection / "a" / "00.jpg").read_bytes())
+
+    yield add
+    path.unlink(missing_ok=True)
+
+
 @pytest.mark.usefixtures("small_chunks")
-@pytest.mark.parametrize("stop", ["listing", "writing", "joining", "removing"])
+@pytest.mark.parametrize(
+    "stop", ["list_images", "table_of", "write_tables", "Chunks.remove"]
+)
 def test_a_run_continues_wherever_it_was_stopped(
-    collection, whole, tmp_path, monkeypatch, stop
+    collection, whole, tmp_path, monkeypatch, added_image, stop
 ):
     target = tmp_path / "features.parquet"
     with monkeypatch.context() as patch:
-        if stop == "listing":
-            patch.setattr("resnext_keras.features.chunks.list_images", stopped)
-        elif stop == "writing":
-            patch.setattr("resnext_keras.features.chunks.table_of", stopped)
-        elif stop == "joining":
-            patch.setattr("resnext_keras.features.chunks.write_tables", stopped)
-        else:
-            patch.setattr(Chunks, "remove", stopped)
+        patch.setattr(f"resnext_keras.features.chunks.{stop}", stopped)
         with pytest.raises(KeyboardInterrupt):
             run(collection, target)
+    if stop == "table_of":  # The images of a run are those that it has listed.
+        added_image()
     run(collection, target, resume=True)
     assert target.read_bytes() == whole.read_bytes()
     assert errors_of(target) == errors_of(whole)
@@ -251,17 +255,6 @@ def test_finished_chunks_outlast_a_full_disk(collection, whole, tmp_path, monkey
     assert target.read_bytes() == whole.read_bytes()
 
 
-def test_a_shard_may_be_empty(tmp_path, photos):
-    photos[0].resize((40, 40)).save(tmp_path / "one.png")
-    counts = [
-        run(tmp_path / "one.png", tmp_path / f"{i}.parquet", shard=(i, 2)).images
-        for i in (1, 2)
-    ]
-    assert counts == [0, 1]
-    assert features_of(tmp_path / "2.parquet").shape == (1, 1024)
-    assert list(read_features(tmp_path / "1.parquet")) == []
-
-
 def test_a_run_started_again_does_not_continue_the_one_before(
     tmp_path, photos, monkeypatch
 ):
@@ -276,24 +269,3 @@ def test_a_run_started_again_does_not_continue_the_one_before(
             run(folder, target, overwrite=True)
     assert count_rows(target) == 1
     assert run(folder, target, resume=True).images == 2
-
-
-PROVENANCE = Provenance("tiny", "tiny.pth", None, {}, "avg", 4, "float32", "0")
-
-
-def test_images_added_or_removed_meanwhile_do_not_move_the_chunks(tmp_path, photos):
-    for name in "bcd":
-        photos[0].resize((40, 40)).save(tmp_path / f"{name}.png")
-    folder = str(tmp_path)
-    plan = Plan(PROVENANCE, [folder], [folder], [1, 1], "tensorflow", 8, 16)
-    chunks = Chunks(tmp_path / "f.chunks")
-    chunks.folder.mkdir()
-    chunks.begin(plan, [folder])
-    (tmp_path / "a.png").write_bytes((tmp_path / "b.png").read_bytes())
-    again = Chunks(chunks.folder)
-    assert again.resume(plan)
-    assert [Path(os.fsdecode(path)).name for path in again.paths(0)] == [
-        "b.png",
-        "c.png",
-        "d.png",
-    ]
