@@ -18,8 +18,28 @@ def positive_integer(name: str, value) -> int:
     return count
 
 
+def positive_integers(name: str, values) -> tuple[int, ...]:
+    """The values of an argument, or a `ValueError` that names it."""
+    if not isinstance(values, (tuple, list)) or not values:
+        raise ValueError(
+            f"Expected `{name}` to be a tuple of positive integers. "
+            f"Received: {name}={values!r}"
+        )
+    return tuple(positive_integer(name, value) for value in values)
+
+
+def model_name(name) -> str:
+    """The name of a model, or a `ValueError`."""
+    if not isinstance(name, str) or not name or "/" in name:
+        raise ValueError(
+            "Expected `name` to be a non-empty string without '/'. "
+            f"Received: name={name!r}"
+        )
+    return name
+
+
 def did_you_mean(name: str, names: Collection[str], cutoff: float = 0.6) -> str:
-    """A hint for an error message, or an empty string if no name is near.
+    """A hint for an error message, or an empty string if no name is similar.
 
     Args:
         name: The name that was typed.

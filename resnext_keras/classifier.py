@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import keras
 import numpy as np
 
+from resnext_keras.arguments import positive_integer
 from resnext_keras.images.labels import class_names, decode_predictions
 from resnext_keras.images.preprocessing import Preprocessing, preprocess_input
 from resnext_keras.images.read import ImageError, read_image
@@ -69,7 +70,11 @@ class Classifier:
         Yields:
             Each path, in order, with its predictions, or with the `ImageError` if
             the file is not an image.
+
+        Raises:
+            ValueError: See `predict`, or `batch_size` is below 1.
         """
+        batch_size = positive_integer("batch_size", batch_size)
         paths = iter(paths)
         while batch := list(itertools.islice(paths, batch_size)):
             read = [self.read(path) for path in batch]
@@ -80,14 +85,7 @@ class Classifier:
                 yield path, image if is_error else next(predictions)
 
     def read(self, path: str | os.PathLike) -> np.ndarray | ImageError:
-        """Reads an image file for `predict`; returns the error if it is not an image.
-
-        Args:
-            path: The file.
-
-        Returns:
-            RGB, 0 to 255, uint8, (size, size, 3), or an `ImageError`.
-        """
+        """Reads an image file for `predict`, or returns the `ImageError`."""
         try:
             return read_image(path, self.preprocessing)
         except ImageError as error:
@@ -124,12 +122,7 @@ def load_classifier(
             be downloaded.
     """
     checkpoint = resolve(weights, model)
-    if checkpoint.channels != 3:
-        raise ValueError(
-            f"Expected weights for RGB images; {checkpoint.name} has "
-            f"{checkpoint.channels} input channels. "
-            f"Received: weights={checkpoint.name!r}"
-        )
+    checkpoint.check_rgb()
     size = None if any_size else checkpoint.preprocessing.size
     network = ResNeXt(
         checkpoint.spec,

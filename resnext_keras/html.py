@@ -1,7 +1,7 @@
-"""Sheets and pages of images: PNG and HTML files that explain themselves.
+"""Writes drawings of images: a contact sheet (.png), and an HTML page beside it.
 
 A page is one file, which a browser opens without a network. Jinja escapes all text
-in it, file names above all, and the page forbids scripts and loading.
+in it, such as file names, and the page forbids scripts and loading.
 """
 
 import base64
@@ -20,12 +20,7 @@ from resnext_keras.io import atomic_write, output_file
 def checked_outputs(
     output: str | os.PathLike | None, html: bool, overwrite: bool
 ) -> list[Path]:
-    """Paths of a sheet and of the page beside it, checked before anything is done.
-
-    Args:
-        output: The .png file; None for no files.
-        html: Whether to write an .html file of the same name too.
-        overwrite: Whether to replace existing files.
+    """Paths of a sheet (.png) and of the page (.html) beside it; none without `output`.
 
     Raises:
         ValueError: A file exists or cannot be written, or a page has no `output`.
@@ -34,8 +29,7 @@ def checked_outputs(
     if output is None:
         if html:
             raise ValueError(
-                "Expected the path of a .png file, with html=True, for the page to "
-                "lie beside. Received: output=None"
+                "Expected `output`, a .png file, with html=True. Received: output=None"
             )
         return []
     files = [output_file(output, (".png",), overwrite)]
@@ -49,10 +43,8 @@ def checked_outputs(
 def write_outputs(drawing, files: Sequence[Path]) -> None:
     """Writes the files of `checked_outputs`.
 
-    Args:
-        drawing: Has the methods `sheet`, which returns a `PIL.Image`, and `page`,
-            which returns HTML.
-        files: Their paths.
+    `drawing` has the methods `sheet`, which returns a `PIL.Image`, and `page`, which
+    returns HTML.
     """
     for file in files:
         with atomic_write(file) as path:
@@ -63,12 +55,7 @@ def write_outputs(drawing, files: Sequence[Path]) -> None:
 
 
 def render(template: str, **content) -> str:
-    """Fills in a template of the folder `templates`.
-
-    Args:
-        template: Name of its file.
-        content: The variables of the template; text is escaped.
-    """
+    """Fills in a file of the folder `templates`; text in `content` is escaped."""
     return _environment().get_template(template).render(content)
 
 

@@ -1,4 +1,4 @@
-"""Output paths that are checked first, and writes that leave no half files."""
+"""Checks output paths, and writes files and folders at once or not at all."""
 
 import contextlib
 import os
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import filelock
 
-WRITING = ".writing-"  # prefix of temporary folders beside what is being written
+WRITING = ".writing-"  # prefix of temporary folders
 
 
 def output_file(
@@ -19,18 +19,10 @@ def output_file(
     error: type[ValueError] = ValueError,
     beside: tuple[str, ...] = (),
 ) -> Path:
-    """Checks that a file may be written.
+    """Checks that a file may be written, and returns its path with `~` expanded.
 
-    Args:
-        path: The file.
-        suffixes: What its name may end in.
-        overwrite: Whether an existing file may be replaced.
-        error: The exception to raise.
-        beside: Suffixes of files of the same name that are written with it, as in
-            `model.bin` beside `model.xml`.
-
-    Returns:
-        The path, with `~` expanded.
+    Its name has to end in one of `suffixes`. `beside` has the suffixes of files of the
+    same name that are written with it, as in `model.bin` beside `model.xml`.
 
     Raises:
         error: The name ends in something else, the folder does not exist or cannot
@@ -63,7 +55,7 @@ def output_directory(
     beside: Collection[str] = (),
     kind: str = "export",
 ) -> Path:
-    """Checks that a folder may be written.
+    """Checks that a folder may be written, and returns its absolute path.
 
     Only a folder that this package wrote earlier is replaced, so that nobody loses
     a folder of their own by a typo.
@@ -74,9 +66,6 @@ def output_directory(
         earlier: A file, relative to the folder, that marks an earlier one.
         beside: Names of what else an earlier one may contain.
         kind: What messages call it.
-
-    Returns:
-        The absolute path, with `~` expanded.
 
     Raises:
         ValueError: The folder exists and may not be replaced, or its parent does
@@ -99,12 +88,9 @@ def output_directory(
 
 
 def check_outside(folder: str | os.PathLike, images: str | os.PathLike) -> None:
-    """Checks that an output folder is not inside the folder of the images.
+    """Raises a `ValueError` if an output folder is inside the folder of the images.
 
-    Inside, the next run would take it for a class.
-
-    Raises:
-        ValueError: It is inside.
+    There the next run would take it for a class.
     """
     images = os.path.realpath(images)
     if os.path.commonpath([images, os.path.realpath(folder)]) == images:
@@ -139,14 +125,9 @@ def _exists(path: Path) -> str:
 def atomic_write(target: Path, *parts: Path) -> Iterator[Path]:
     """Context manager: gives a temporary path, and renames it to `target` at the end.
 
-    Args:
-        target: The file.
-        parts: Files in the same folder that belong to it, and are written beside the
-            temporary path under their own names. After a kill `target` is either
-            missing or complete with its own parts.
-
-    Yields:
-        The path to write to.
+    `parts` are files in the same folder that belong to the target. They are written
+    beside the temporary path under their own names. After a kill the target is either
+    missing or complete with its own parts.
     """
     with tempfile.TemporaryDirectory(prefix=WRITING, dir=target.parent) as folder:
         yield Path(folder, target.name)
@@ -161,15 +142,7 @@ def atomic_write(target: Path, *parts: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def atomic_directory(target: Path, overwrite: bool) -> Iterator[Path]:
-    """Context manager: gives a temporary folder, and renames it to `target` at the end.
-
-    Args:
-        target: The folder.
-        overwrite: Whether an existing one is replaced.
-
-    Yields:
-        The folder to write to.
-    """
+    """Context manager: gives a temporary folder, renamed to `target` at the end."""
     with tempfile.TemporaryDirectory(prefix=WRITING, dir=target.parent) as folder:
         written = Path(folder, target.name)
         written.mkdir()
@@ -187,14 +160,10 @@ def atomic_directory(target: Path, overwrite: bool) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def exclusive_lock(folder: Path, lock: str) -> Iterator[None]:
-    """Context manager: no other process takes the same lock meanwhile.
+    """Context manager: no other process takes the same lock file in a folder meanwhile.
 
-    Args:
-        folder: An existing folder.
-        lock: Name of the lock file in it. The system frees it when a process dies.
-
-    Raises:
-        ValueError: Another process has it.
+    The system frees the lock when a process dies. A `ValueError` if another process has
+    it.
     """
     try:
         with filelock.FileLock(folder / lock, timeout=0):

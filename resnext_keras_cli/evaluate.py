@@ -98,12 +98,9 @@ def print_evaluation(evaluation):
     classes = evaluation.classes
     rows = table(*classes[0], right=("images", "recall", "precision"))
     for row in classes[:WORST_CLASSES]:
-        percent = (_percent(row[name]) for name in ("recall", "precision"))
-        rows.add_row(row["class"], str(row["images"]), *percent)
+        precision = "-" if row["precision"] is None else f"{row['precision']:.1%}"
+        recall = f"{row['recall']:.1%}"
+        rows.add_row(row["class"], str(row["images"]), recall, precision)
     print_table(rows)
     if (more := len(classes) - WORST_CLASSES) > 0:
         click.echo(f"... {more} more classes, with higher recall.")
-
-
-def _percent(value):
-    return "-" if value is None else f"{value:.1%}"

@@ -6,19 +6,6 @@ import click
 
 from resnext_keras_cli.start import quiet_start
 
-FORMAT_NAMES = (  # as in resnext_keras.export.formats, whose import loads TensorFlow
-    "saved_model",
-    "onnx",
-    "onnx-float16",
-    "onnx-int8",
-    "openvino",
-    "openvino-float16",
-    "openvino-int8",
-    "litert",
-    "litert-float16",
-    "litert-int8",
-)
-
 
 @click.command()
 @click.argument("model", metavar="MODEL|WEIGHTS")
@@ -31,11 +18,12 @@ FORMAT_NAMES = (  # as in resnext_keras.export.formats, whose import loads Tenso
 @click.option(
     "--format",
     "formats",
-    type=click.Choice((*FORMAT_NAMES, "all")),
+    metavar="FORMAT",
     multiple=True,
     default=("saved_model",),
     show_default=True,
-    help="Format and precision; may be given several times.",
+    help="saved_model, onnx, openvino or litert; all but the first also with -float16 "
+    "or -int8, as in onnx-int8. Or all. May be given several times.",
 )
 @click.option(
     "-o",

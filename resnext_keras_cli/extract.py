@@ -2,7 +2,7 @@
 
 import click
 
-from resnext_keras_cli.options import model_option, weights_option
+from resnext_keras_cli.options import batch_option, model_option, weights_option
 from resnext_keras_cli.start import quiet_start
 
 
@@ -59,14 +59,7 @@ class Shard(click.ParamType):
     type=click.IntRange(min=1),
     help="Number of processes for --engine ray. Default: one per 4 cores.",
 )
-@click.option(
-    "--batch",
-    "batch_size",
-    type=click.IntRange(min=1),
-    default=32,
-    show_default=True,
-    help="Number of images that are run at once.",
-)
+@batch_option
 @click.option(
     "--shard",
     type=Shard(),

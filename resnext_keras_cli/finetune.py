@@ -1,8 +1,8 @@
-"""`resnext-keras finetune`: trains a trained network on other classes."""
+"""`resnext-keras finetune`: trains a network with trained weights on other classes."""
 
 import click
 
-from resnext_keras_cli.options import model_option
+from resnext_keras_cli.options import model_option, weights_option
 from resnext_keras_cli.runs import print_run, run_options
 from resnext_keras_cli.start import quiet_start
 
@@ -10,13 +10,7 @@ from resnext_keras_cli.start import quiet_start
 @click.command()
 @run_options
 @model_option
-@click.option(
-    "--weights",
-    metavar="NAME|FILE",
-    help="Weight set that `resnext-keras weights list` prints, a file (.pth, "
-    ".safetensors, .h5), or the folder of a training run. Default: the ImageNet "
-    "weights of --model, which are downloaded, or of resnext50_32x4d.",
-)
+@weights_option
 def finetune(**options):
     """Train a network with trained weights on the classes in DATA.
 

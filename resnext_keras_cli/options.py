@@ -24,6 +24,15 @@ weights_option = click.option(
     "architecture, which are downloaded once.",
 )
 
+batch_option = click.option(
+    "--batch",
+    "batch_size",
+    type=click.IntRange(min=1),
+    default=32,
+    show_default=True,
+    help="Number of images that are run at once.",
+)
+
 
 def sheet_options(command):
     """The options of a command that draws a contact sheet and an HTML page."""

@@ -4,7 +4,7 @@ import json
 
 import click
 
-from resnext_keras_cli.options import model_option, weights_option
+from resnext_keras_cli.options import batch_option, model_option, weights_option
 from resnext_keras_cli.start import quiet_start
 
 
@@ -19,14 +19,7 @@ from resnext_keras_cli.start import quiet_start
     show_default=True,
     help="Number of classes to print for each image.",
 )
-@click.option(
-    "--batch",
-    "batch_size",
-    type=click.IntRange(min=1),
-    default=32,
-    show_default=True,
-    help="Number of images that are run at once.",
-)
+@batch_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, not a table.")
 def predict(images, as_json, **options):
     """Print the most probable classes of each IMAGE.
@@ -35,12 +28,18 @@ def predict(images, as_json, **options):
     """
     with quiet_start():
         from resnext_keras.inference.prediction import predict_files
+    from resnext_keras_cli.tables import print_table, table
 
     result = predict_files(images, **options)
     if as_json:
         click.echo(json.dumps(_as_json(result), indent=2))
     elif result.predictions:
-        _print_table(result)
+        rows = table("image", "class", "score", right=("score",), title=result.weights)
+        for path, predictions in result.predictions:
+            for rank, (_, name, score) in enumerate(predictions):
+                image = "" if rank else click.format_filename(path)
+                rows.add_row(image, name, f"{score:.1%}")
+        print_table(rows)
     for error in result.skipped:
         click.echo(f"Skipped: {error}", err=True)
     if result.skipped:
@@ -60,15 +59,3 @@ def _as_json(result):
         }
         for path, predictions in result.predictions
     ]
-
-
-def _print_table(result):
-    from resnext_keras_cli.tables import print_table, table
-
-    rows = table("image", "class", "score", right=("score",), title=result.weights)
-    for path, predictions in result.predictions:
-        for rank, (_, name, score) in enumerate(predictions):
-            rows.add_row(
-                "" if rank else click.format_filename(path), name, f"{score:.1%}"
-            )
-    print_table(rows)

@@ -8,6 +8,7 @@ import sys
 import click
 
 from resnext_keras_cli.evaluate import print_evaluation
+from resnext_keras_cli.options import size_option
 from resnext_keras_cli.tables import counted, print_table, table
 
 MOST_CLASSES = 20  # number of classes to print
@@ -68,11 +69,7 @@ OPTIONS = (
         help="Change a field of the recipe, as in --set mixup=0.2; may be given "
         "several times.",
     ),
-    click.option(
-        "--size",
-        type=click.IntRange(min=32),
-        help="Height and width of the images in pixels. Default: that of the network.",
-    ),
+    size_option,
     click.option(
         "--validation",
         "validation_share",
@@ -187,19 +184,18 @@ def print_plan(run):
 
 
 def _print_balance(names, training, validation):
-    order = sorted(range(len(names)), key=lambda number: -training[number])
-    rows = table(
-        "class", "training", "validation", "", right=("training", "validation")
-    )
+    columns = "class", "training", "validation", ""
+    rows = table(*columns, right=("training", "validation"))
     shown = range(len(names))
     if len(names) > MOST_CLASSES:
         half = MOST_CLASSES // 2
+        order = sorted(shown, key=lambda number: -training[number])
         shown = [*order[:half], None, *order[-half:]]
     for number in shown:
         if number is None:
             rows.add_row(f"... {len(names) - MOST_CLASSES} more", "", "", "")
             continue
-        bar = "#" * max(round(BAR * training[number] / max(training.max(), 1)), 1)
+        bar = "#" * max(round(BAR * training[number] / training.max()), 1)
         counts = str(training[number]), str(validation[number])
         rows.add_row(names[number], *counts, bar)
     print_table(rows)
@@ -236,7 +232,7 @@ def _in_words(phase, stages):
 
 
 def print_files(result):
-    """Prints the main files of a run, and what each is for."""
+    """Prints the main files of a run and their uses."""
     folder = click.format_filename(result.folder)
     quoted = shlex.quote(folder)
     uses = {

@@ -8,19 +8,16 @@ from collections.abc import Iterator
 
 
 def ready_streams() -> None:
-    """Opens stdout and stderr if they are closed, and lets stdout print any name.
+    """Opens streams that are closed, and lets stdout print any name.
 
     A closed stream, as with `2>&-`, is None, and the next file that is opened would
     get its number. Letters that are not in stdout's encoding are printed as `?`;
     otherwise they would end the command with an error.
     """
-    for number, name in ((1, "stdout"), (2, "stderr")):
-        if getattr(sys, name) is None:
-            nothing = os.open(os.devnull, os.O_WRONLY)
-            if nothing != number:
-                os.dup2(nothing, number)
-                os.close(nothing)
-            setattr(sys, name, os.fdopen(number, "w", encoding="utf-8"))
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:  # the next file gets the lowest free number
+            stream = open(os.devnull, "r+", encoding="utf-8")  # noqa: SIM115
+            setattr(sys, name, stream)
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")
 

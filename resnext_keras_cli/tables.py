@@ -30,15 +30,10 @@ def escaped(text: str) -> str:
 def table(
     *columns: str, right: tuple[str, ...] = (), title: str | None = None
 ) -> Table:
-    """An empty table.
+    """An empty table; `add_row` adds a row of strings.
 
-    Args:
-        columns: The headings; only cells of the last column are wrapped.
-        right: The columns that are aligned to the right.
-        title: The line above the table.
-
-    Returns:
-        The table; `add_row` adds a row of strings.
+    Only cells of the last column are wrapped. The columns in `right` are aligned to the
+    right.
     """
     title = title and escaped(title)
     empty = _Rows(box=None, padding=(0, 2, 0, 0), title=title, title_justify="left")

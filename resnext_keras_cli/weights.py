@@ -100,8 +100,6 @@ def show(name, as_json):
         ("hash", weight_set.hash or "none published"),
         ("format", weight_set.format),
         ("file", str(local_path(weight_set) or "not on this machine yet")),
-        ("mean, deviation", f"{weight_set.mean}, {weight_set.std}"),
-        ("batch-norm epsilon", f"{weight_set.bn_epsilon:g}"),
     ]
     for evaluation in weight_set.evaluations:
         read = evaluation.preprocessing

@@ -25,7 +25,7 @@ from resnext_keras.inference.engines import (
 from resnext_keras.inference.errors import errors_in_one_line
 from resnext_keras.inference.fold import fold_batch_norm, plain_graph
 from resnext_keras.inference.quantization import (
-    check_packages,
+    check_converter,
     checked_images,
     quantize_file,
 )
@@ -40,6 +40,11 @@ PRECISIONS = ("float32", "float16", "int8")
 CARD = "model_card"  # name of the model card in a file
 
 BESIDE = {".xml": (".bin",)}  # suffixes of files that belong to another, by its suffix
+
+
+def files_beside(path: Path) -> list[Path]:
+    """The files that belong to a file, as `model.bin` to `model.xml`."""
+    return [path.with_suffix(suffix) for suffix in BESIDE.get(path.suffix, ())]
 
 
 def export_file(
@@ -95,7 +100,6 @@ def export_file(
     check_backend()
     path = output_model(path, precision, overwrite)
     check_writer(path.suffix, precision)
-    parts = [path.with_suffix(suffix) for suffix in BESIDE.get(path.suffix, ())]
     if (images is None) == (precision == "int8"):
         raise ValueError(
             "Expected `images` if the precision is int8, and only then. "
@@ -119,7 +123,7 @@ def export_file(
     try:
         with (
             errors_in_one_line("the converter", expected, received, *passed),
-            atomic_write(path, *parts) as written,
+            atomic_write(path, *files_beside(path)) as written,
         ):
             write(fold_batch_norm(graph), written, precision, images, text)
     except passed as error:
@@ -141,7 +145,7 @@ def check_writer(suffix: str, precision: str) -> None:
     """Raises an `ImportError` if a package that writes such a file is missing."""
     # OpenVINO has no quantizer; it reads the file that ONNX Runtime quantized.
     if suffix == ".onnx" or (suffix == ".xml" and precision == "int8"):
-        check_packages()
+        check_converter()
     if suffix == ".xml":
         optional("openvino")
 

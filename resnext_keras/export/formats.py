@@ -11,7 +11,12 @@ from tqdm import tqdm
 
 from resnext_keras.arguments import positive_integer
 from resnext_keras.classifier import load_classifier
-from resnext_keras.export.files import BESIDE, check_writer, export_file, output_model
+from resnext_keras.export.files import (
+    check_writer,
+    export_file,
+    files_beside,
+    output_model,
+)
 from resnext_keras.export.saved_model import EARLIER, export_saved_model
 from resnext_keras.images.read import SAMPLE_PHOTO
 from resnext_keras.inference.engines import check_backend, is_installed
@@ -20,7 +25,7 @@ from resnext_keras.inference.predictor import Predictor
 from resnext_keras.inference.quantization import seconds_per_image
 from resnext_keras.io import output_directory
 from resnext_keras.models.specs import ResNeXtSpec
-from resnext_keras.weights.checkpoint import Checkpoint, resolve
+from resnext_keras.weights.checkpoint import resolve
 
 
 @dataclass(frozen=True)
@@ -157,13 +162,18 @@ def export_model(
         weights=checkpoint, include_top=not backbone, any_size=any_size
     ).model
     expected = network.predict(samples, batch_size=32, verbose=0)
-    models = {}
+    models, options = {}, {"weights": checkpoint, "overwrite": overwrite}
     with tqdm(chosen.items(), disable=None, leave=False) as bar:
         for name, format_ in bar:
             bar.set_description(f"writing {name}")
             path = format_.path(base)
-            _write(format_, network, checkpoint, path, samples, top, overwrite)
-            models[name] = _try(format_, path, samples, expected)
+            if format_.ending:
+                precision = format_.precision
+                calibration = samples if precision == "int8" else None
+                export_file(network, path, precision, calibration, **options)
+            else:
+                export_saved_model(network, path, top=top, **options)
+            models[name] = _compared(format_, path, samples, expected)
     return ExportReport(models, len(samples) if images else None, skipped)
 
 
@@ -192,44 +202,17 @@ def _base(output, name: str, formats: Iterable[Format]) -> str | Path:
     return base
 
 
-def _write(
-    format_: Format,
-    model: keras.Model,
-    checkpoint: Checkpoint,
-    path: Path,
-    images,
-    top: int,
-    overwrite: bool,
-) -> None:
-    if format_.ending:
-        images = images if format_.precision == "int8" else None
-        precision = format_.precision
-        export_file(
-            model, path, precision, images, overwrite=overwrite, weights=checkpoint
-        )
-    else:
-        export_saved_model(
-            model, path, top=top, overwrite=overwrite, weights=checkpoint
-        )
-
-
-def _try(format_: Format, path: Path, images: np.ndarray, expected) -> ExportedModel:
+def _compared(
+    format_: Format, path: Path, images: np.ndarray, expected
+) -> ExportedModel:
     """Runs an exported model if its runtime is installed, and compares the outputs."""
-    files = path.rglob("*") if path.is_dir() else (path, *_beside(path))
+    files = path.rglob("*") if path.is_dir() else (path, *files_beside(path))
     size = sum(file.stat().st_size for file in files if file.is_file())
     if not is_installed(format_.engine, path):
         return ExportedModel(path, size)
     predict = Predictor(path, format_.engine)
-    return ExportedModel(
-        path,
-        size,
-        _largest_difference(predict(images), expected),
-        seconds_per_image(predict, images),
-    )
-
-
-def _beside(path: Path) -> list[Path]:
-    return [path.with_suffix(suffix) for suffix in BESIDE.get(path.suffix, ())]
+    difference = _largest_difference(predict(images), expected)
+    return ExportedModel(path, size, difference, seconds_per_image(predict, images))
 
 
 def _largest_difference(outputs, expected) -> float:

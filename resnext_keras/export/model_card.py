@@ -8,7 +8,12 @@ import keras
 
 from resnext_keras.images.labels import checked_names
 from resnext_keras.images.labels import class_names as packaged_names
-from resnext_keras.images.preprocessing import IMAGENET, MEAN, STD, Preprocessing
+from resnext_keras.images.preprocessing import (
+    MEAN,
+    STD,
+    Preprocessing,
+    default_preprocessing,
+)
 from resnext_keras.models.data_format import channels_first
 from resnext_keras.models.graph import classifier_head
 from resnext_keras.weights.checkpoint import (
@@ -62,34 +67,22 @@ def make_model_card(
     class_names: Sequence[str] | None = None,
     licence: str | None = None,
 ) -> ModelCard:
-    """Makes the card of a model.
+    """Makes the card of a functional model.
 
-    Args:
-        model: A functional model that takes square RGB images from `preprocess_input`,
-            in batches of any length.
-        weights: The weights that the model was built with, as `resolve` takes them,
-            for the defaults of the other arguments; None for other weights. It is not
-            checked that the model has these weights.
-        preprocessing: How images are read. None for the preprocessing of the weights
-            at the model's size. Without weights it is then `IMAGENET`, or for a model
-            of another size the whole short side, resized to that size.
-        class_names: Name of each class. None for those of the weights. Without weights
-            these are then ImageNet's if there are 1000 classes, otherwise the numbers
-            of the classes.
-        licence: SPDX identifier; None for that of the weights.
-
-    Returns:
-        The `ModelCard`.
+    The arguments are those of `export_saved_model`. It is not checked that the model
+    has these weights.
 
     Raises:
-        ValueError: The model is not as described; the weights are unknown, were not
-            evaluated at the model's size or have other classes; or the size or the
-            number of names does not fit.
+        ValueError: The model does not take square RGB images in batches of any length;
+            the weights are unknown, were not evaluated at the model's size or have
+            other classes; or the size or the number of names does not fit.
     """
     checkpoint = None if weights is None else resolve(weights)
     size = _size(model)
-    if preprocessing is None:
-        preprocessing = _preprocessing(checkpoint, size)
+    if preprocessing is None and checkpoint is not None:
+        preprocessing = weights_preprocessing(checkpoint, size)
+    elif preprocessing is None:
+        preprocessing = default_preprocessing(size)
     elif not isinstance(preprocessing, Preprocessing) or size not in (
         None,
         preprocessing.size,
@@ -127,14 +120,6 @@ def _size(model) -> int | None:
         "Expected a model for square RGB images from `preprocess_input`, in batches "
         f"of any length. Received: a model for {' and '.join(inputs)}"
     )
-
-
-def _preprocessing(checkpoint: Checkpoint | None, size: int | None) -> Preprocessing:
-    if checkpoint is not None:
-        return weights_preprocessing(checkpoint, size)
-    if size in (None, IMAGENET.size):
-        return IMAGENET
-    return Preprocessing(size=size, resize=size)
 
 
 def _class_names(model, names, checkpoint: Checkpoint | None) -> tuple[str, ...] | None:

@@ -16,33 +16,24 @@ if keras.config.backend() == "tensorflow":
 
 
 def with_features(model: keras.Model, card: ModelCard) -> keras.Model:
-    """A model with the outputs of all signatures, in a dict by signature.
+    """A model of the same weights with the outputs of all signatures, by signature.
 
     `predict` has the model's outputs; `features` one vector for each image, if the
     model has one; `pyramid` the feature maps of a backbone.
-
-    Args:
-        model: A functional model.
-        card: The model's card.
-
-    Returns:
-        A functional model with the same weights.
     """
-    outputs = {"predict": _named_outputs(model, card)}
+    predictions = {"predictions": model.outputs[0]}
+    if card.class_names is None:
+        predictions = dict(zip(output_names(model), model.outputs, strict=True))
+    outputs = {"predict": predictions}
     features = _features(model, card)
     if features is not None:
         outputs["features"] = {"features": features}
     if card.class_names is None:
         several = len(_maps(model)) == len(model.outputs) > 1
-        if pyramid := outputs["predict"] if several else _stages(model):
+        stages = {last.name: last.output for last in stage_outputs(model).values()}
+        if pyramid := predictions if several else stages:
             outputs["pyramid"] = pyramid
     return keras.Model(model.inputs[0], outputs, name=model.name)
-
-
-def _named_outputs(model, card) -> dict:
-    if card.class_names is not None:
-        return {"predictions": model.outputs[0]}
-    return dict(zip(output_names(model), model.outputs, strict=True))
 
 
 def _features(model, card):
@@ -62,22 +53,11 @@ def _maps(model) -> list:
     return [tensor for tensor in model.outputs if len(tensor.shape) == 4]
 
 
-def _stages(model) -> dict:
-    """The last feature maps of each stage of a network of this family."""
-    return {layer.name: layer.output for layer in stage_outputs(model).values()}
-
-
 def build_signatures(network: keras.Model, card: ModelCard, top: int):
-    """Builds the signatures of a model, for batches of any length.
+    """Builds the signatures of a model from `with_features`, folded or not.
 
-    Args:
-        network: A model from `with_features`, folded or not.
-        card: The model's card.
-        top: Number of classes for each image.
-
-    Returns:
-        A `tf.Module` with the variables and the endpoint `serve`, as
-        `keras.Model.export` has it; and the signatures by name.
+    Returns a `tf.Module` with the variables and the endpoint `serve`, as
+    `keras.Model.export` has it; and the signatures by name.
     """
     module = tf.Module()
     # For TensorFlow, Keras' variables stay trainable even in frozen layers. A
@@ -130,10 +110,11 @@ def build_signatures(network: keras.Model, card: ModelCard, top: int):
             for name, values in results.items()
         } | {"valid": valid}
 
-    module.serve = tf.function(
-        lambda images: _only(run(images)["predict"]),
-        input_signature=run.input_signature,
-    )
+    def serve(images):
+        outputs = run(images)["predict"]
+        return outputs if len(outputs) > 1 else next(iter(outputs.values()))
+
+    module.serve = tf.function(serve, input_signature=run.input_signature)
     signatures = {"predict_uint8": of_pixels("predict")}
     signatures |= {name: of_images(name) for name in network.output}
     signatures["serving_default"] = of_files
@@ -156,8 +137,3 @@ def _named(scores, names, top: int):
 def _normalised(pixels):
     images = preprocess_input(tf.cast(pixels, tf.float32), "channels_last")
     return tf.transpose(images, (0, 3, 1, 2)) if channels_first() else images
-
-
-def _only(outputs: dict):
-    """The tensor of a dict with one entry; a dict with several as it is."""
-    return outputs if len(outputs) > 1 else next(iter(outputs.values()))

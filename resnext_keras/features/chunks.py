@@ -70,11 +70,7 @@ class Plan:
 
 
 class Chunks:
-    """The chunks of one run.
-
-    Args:
-        folder: The folder of the chunks.
-    """
+    """The chunks of one run, in a folder."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -87,7 +83,7 @@ class Chunks:
         if not os.path.lexists(self.folder):
             return
         is_folder = self.folder.is_dir() and not self.folder.is_symlink()
-        if not is_folder or not all(map(_OURS.fullmatch, os.listdir(self.folder))):
+        if not (is_folder and all(map(_OURS.fullmatch, os.listdir(self.folder)))):
             raise ValueError(
                 "Expected only the chunks of an earlier run, as nothing else is "
                 f"replaced. Received: {str(self.folder)!r}"
@@ -129,13 +125,7 @@ class Chunks:
             path.write_text(json.dumps(content, indent=1), "utf-8")
 
     def resume(self, plan: Plan) -> bool:
-        """Continues the run in the folder.
-
-        Args:
-            plan: The plan; it has to be that of the earlier run.
-
-        Returns:
-            Whether there is a run.
+        """Continues the run in the folder, and returns whether there is one.
 
         Raises:
             ValueError: The earlier run has another plan.
@@ -168,13 +158,7 @@ class Chunks:
         return self._paths(first_chunk * self.plan.chunk_size, self.count)
 
     def write(self, number: int, files: list[ImageFile], features: np.ndarray) -> None:
-        """Writes a finished chunk.
-
-        Args:
-            number: Number of the chunk, from 0.
-            files: All files of the chunk.
-            features: Features of the files that are images.
-        """
+        """Writes a finished chunk: all its files, and the features of the images."""
         errors = [(file.path, file.reason) for file in files if file.reason]
         images = [file for file in files if not file.reason]
         table = table_of(images, features, self.plan.provenance)
@@ -184,14 +168,9 @@ class Chunks:
             optional("pyarrow.parquet").write_table(table, path, compression="none")
 
     def join(self, target: Path, errors: Path) -> int:
-        """Joins all chunks into the two files of the result, and removes the chunks.
+        """Joins all chunks into the file of features and the CSV file of errors.
 
-        Args:
-            target: The file of features.
-            errors: The CSV file of errors.
-
-        Returns:
-            Number of errors.
+        Removes the chunks, and returns the number of errors.
         """
         skipped = 0
         features_file = self.folder / f"{RESULT}.parquet"

@@ -14,7 +14,7 @@ from resnext_keras.arguments import did_you_mean
 from resnext_keras.inference.engines import check_backend
 from resnext_keras.inference.fold import plain_graph
 from resnext_keras.models.data_format import channels_first
-from resnext_keras.models.graph import classifier_head
+from resnext_keras.models.graph import all_layers, classifier_head
 
 if keras.config.backend() == "tensorflow":
     import tensorflow as tf
@@ -56,7 +56,13 @@ def grad_cam(
     Source: Selvaraju et al., ICCV 2017, equations 1 and 2.
     """
     check_backend()
-    dense = classifier_of(model)
+    head = classifier_head(plain_graph(model))
+    if head is None:
+        raise ValueError(
+            "Expected a classifier: a model that ends in one dense layer, as with "
+            f"include_top=True. Received: model={model.name!r} without one"
+        )
+    dense, _ = head
     target = layer_with_maps(model, layer)
     images = np.asarray(images)
     if images.ndim != 4:
@@ -126,31 +132,12 @@ def _listening(layer: keras.Layer, listener: Callable) -> Iterator[None]:
         del layer.call
 
 
-def classifier_of(model: keras.Model) -> keras.layers.Dense:
-    """The dense layer at the end of a model, or a `ValueError`."""
-    head = classifier_head(plain_graph(model))
-    if head is None:
-        raise ValueError(
-            "Expected a classifier: a model that ends in one dense layer, as with "
-            f"include_top=True. Received: model={model.name!r} without one"
-        )
-    return head[0]
-
-
 def layer_with_maps(model: keras.Model, name: str | None = None) -> keras.Layer:
     """Finds a layer that outputs feature maps, in a model or in nested models.
 
-    Args:
-        model: A functional or `Sequential` model.
-        name: Name of the layer; None for the last one.
-
-    Returns:
-        The layer.
-
-    Raises:
-        ValueError: There is no such layer; the message lists similar names.
+    The last one if `name` is None. A `ValueError` lists similar names.
     """
-    layers = {layer.name: layer for layer in _layers(model)}
+    layers = {layer.name: layer for layer in all_layers(model)}
     names = [layer.name for layer in layers.values() if _has_maps(layer)]
     if not names:
         raise ValueError(
@@ -170,14 +157,6 @@ def layer_with_maps(model: keras.Model, name: str | None = None) -> keras.Layer:
         f"Expected the name of one of the {len(names)} layers with feature maps."
         f"{did_you_mean(name, names, cutoff=0.5)} Received: layer={name!r}"
     )
-
-
-def _layers(model) -> Iterator[keras.Layer]:
-    """All layers; a nested model is followed by its own layers."""
-    for layer in model.layers:
-        yield layer
-        if isinstance(layer, keras.Model):
-            yield from _layers(layer)
 
 
 def _has_maps(layer) -> bool:

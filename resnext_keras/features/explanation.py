@@ -1,6 +1,5 @@
 """Explains predictions: which places of an image are evidence for a class."""
 
-import difflib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from resnext_keras.arguments import positive_integer
+from resnext_keras.arguments import did_you_mean, positive_integer
 from resnext_keras.classifier import load_classifier
 from resnext_keras.features.class_activation import grad_cam, layer_with_maps
 from resnext_keras.html import checked_outputs, data_uri, render, write_outputs
@@ -124,7 +123,8 @@ def explain(
         weights: Name of a weight set, path of a weight file or folder of a training
             run. None for the default weights of the architecture.
         classes: Names or numbers of classes; None for the classes with the highest
-            scores. Names may be in any case, and may have spaces for underscores.
+            scores. Names may be in any case, unless two differ only in that, and may
+            have spaces for underscores.
         top: Number of classes if `classes` is None.
         layer: Name of a layer that outputs feature maps, such as
             `"conv4_block6_out"`; None for the last. Maps of earlier layers are finer,
@@ -182,26 +182,31 @@ def class_number(name: int | str, class_names: Sequence[str]) -> int:
         The number.
 
     Raises:
-        ValueError: There is no such class; the message lists similar names.
+        ValueError: There is no such class, or several differ only in case.
     """
-    names = {_plain(known): number for number, known in enumerate(class_names)}
-    wanted, count = _plain(str(name)), len(class_names)
+    count = len(class_names)
     if isinstance(name, str):
         if name in class_names:
             return class_names.index(name)
-        if wanted in names:
-            return names[wanted]
-    if wanted.isdecimal() and int(wanted) < count:
-        return int(wanted)
-    near = difflib.get_close_matches(wanted, names)
-    near += [known for known in names if wanted in known and known not in near]
-    near = [class_names[names[known]] for known in near[:5]]
-    hint = f"Did you mean {' or '.join(near)}? " if near else ""
+        plain = [_without_case(known) for known in class_names]
+        same = [n for n, known in enumerate(plain) if known == _without_case(name)]
+        if len(same) > 1:
+            raise ValueError(
+                "Expected the name of one class, in the case of "
+                f"{' or '.join(class_names[n] for n in same)}. Received: class={name!r}"
+            )
+        if same:
+            return same[0]
+    text = _without_case(str(name))
+    if text.isdecimal() and int(text) < count:
+        return int(text)
+    parts = [known for known in class_names if text in known.lower()]
+    hint = did_you_mean(text, parts or class_names, 0 if parts else 0.6)
     raise ValueError(
-        f"Expected the name of a class, or a number from 0 to {count - 1}. {hint}"
+        f"Expected the name of a class, or a number from 0 to {count - 1}.{hint} "
         f"Received: class={name!r}"
     )
 
 
-def _plain(name: str) -> str:
+def _without_case(name: str) -> str:
     return "_".join(name.lower().split())

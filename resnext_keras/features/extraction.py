@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from resnext_keras import extras
 from resnext_keras.arguments import positive_integer
 from resnext_keras.features.chunks import LOCK, Chunks, Plan, check_same
 from resnext_keras.features.extractor import Batch, Extractor
@@ -24,7 +25,7 @@ from resnext_keras.features.parquet import (
     read_provenance,
     read_run,
 )
-from resnext_keras.features.ray import check_ray, ray_reader
+from resnext_keras.features.ray import ray_reader
 from resnext_keras.images.listing import SUFFIXES as IMAGES
 from resnext_keras.images.listing import list_images, readable
 from resnext_keras.io import exclusive_lock, output_file
@@ -193,12 +194,14 @@ def _check_options(dtype, batch_size, shard, engine, workers) -> None:
             f"Received: shard={shard!r}"
         )
     if engine == "ray":
-        check_ray(workers)
+        extras.optional("ray", "ray")
     elif workers is not None:
         raise ValueError(
             "Expected `workers` only with engine='ray'. "
             f"Received: workers={workers!r}, engine={engine!r}"
         )
+    if workers is not None:
+        positive_integer("workers", workers)
 
 
 def _checked_folders(folders) -> list[str]:
@@ -271,16 +274,7 @@ def _full_disk(output: Path, chunks: Chunks) -> Iterator[None]:
 
 
 def _write_chunks(chunks: Chunks, batches: Iterator[Batch], first: int) -> int:
-    """Writes the remaining chunks.
-
-    Args:
-        chunks: The chunks of the run.
-        batches: The files of the remaining chunks, with their features.
-        first: Number of the first chunk to write.
-
-    Returns:
-        Number of files in the chunks that were written.
-    """
+    """Writes the chunks from the `first` on, and returns the number of their files."""
     plan, finished = chunks.plan, min(first * chunks.plan.chunk_size, chunks.count)
     bar = tqdm(
         desc="extracting",

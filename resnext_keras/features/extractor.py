@@ -25,22 +25,12 @@ Batch = tuple[list[ImageFile], np.ndarray]
 class Extractor:
     """A network without its classifier, which outputs the mean of its last maps.
 
-    Args:
-        model: The architecture, a name or a spec; None for that of the weights.
-        weights: Name of a weight set, path of a weight file or folder of a training
-            run; None for the default weights of the architecture.
-        dtype: Dtype of the features, `"float32"` or `"float16"`.
-        engine: The engine that runs the network, as `Predictor` takes it.
-        batch_size: Number of images that are run at once, at least 1.
+    The arguments are those of `extract`.
 
     Attributes:
         predictor: A `Predictor` for images from `preprocess_input`.
         preprocessing: How images are read for the network.
         provenance: The `Provenance` of the features.
-
-    Raises:
-        ValueError: See `load_classifier` and `Predictor`.
-        ImportError: The engine is not installed.
     """
 
     def __init__(
@@ -72,13 +62,7 @@ class Extractor:
         )
 
     def features(self, images: np.ndarray) -> np.ndarray:
-        """Computes the features of images.
-
-        Args:
-            images: RGB, 0 to 255, (batch, size, size, 3), as from `read_image`.
-
-        Returns:
-            The features, (batch, length), in the extractor's `dtype`.
+        """Features, (batch, length), of images as from `read_image`, in the `dtype`.
 
         Raises:
             ValueError: A feature is NaN or infinite.
@@ -88,11 +72,7 @@ class Extractor:
     def read(
         self, paths: Iterable[bytes], threads: int | None = None
     ) -> Iterator[Batch]:
-        """Computes the features of files, a batch at a time.
-
-        Args:
-            paths: The files.
-            threads: Number of threads that read them; None for one per core.
+        """Computes the features of files, a batch at a time, read by `threads`.
 
         Yields:
             The files of each batch, and the features of the files that are images.

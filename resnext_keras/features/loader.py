@@ -19,12 +19,10 @@ from resnext_keras.models.data_format import to_data_format
 
 AHEAD = 3  # batches that are ready or being read before they are needed
 
-FAULTS_OF_FILES = frozenset(
-    (
-        *(errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EISDIR),
-        *(errno.EACCES, errno.EPERM, errno.ENXIO),
-        *(errno.EINVAL, errno.EOVERFLOW),  # an offset that no file can have
-    )
+FAULTS_OF_FILES = (
+    *(errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EISDIR),
+    *(errno.EACCES, errno.EPERM, errno.ENXIO),
+    *(errno.EINVAL, errno.EOVERFLOW),  # an offset that no file can have
 )
 """The `errno` of an `OSError` that concerns one file only. With any other a disk, a
 network or the machine has failed, and the next files would fail too."""
@@ -55,16 +53,11 @@ def read_batches(
     batch_size: int,
     threads: int | None = None,
 ) -> Iterator[tuple[list[ImageFile], np.ndarray]]:
-    """Reads files in threads, some batches ahead of the consumer.
+    """Reads files in threads (None: one per core), some batches ahead of the consumer.
 
     The threads run in parallel, since Pillow, hashlib and NumPy release the GIL.
-    `tf.data` would be 3 to 4 % slower, since it copies tensors in and out.
-
-    Args:
-        paths: The files; the iterable does not have to fit into memory.
-        preprocessing: How images are read.
-        batch_size: Number of files in a batch; the last may be shorter.
-        threads: Number of threads; None for one per core.
+    `tf.data` would be 3 to 4 % slower, since it copies tensors in and out. The paths do
+    not have to fit into memory.
 
     Yields:
         The files of each batch, in the order of `paths`, and an array from
@@ -88,16 +81,10 @@ def read_batches(
 def in_threads(
     function: Callable, items: Iterable, ahead: int, threads: int | None = None
 ) -> Iterator:
-    """Calls a function in threads, some calls ahead of the consumer.
+    """Calls a function in threads (one per core), and yields the results in order.
 
-    Args:
-        function: Takes one item.
-        items: The items; the iterable does not have to fit into memory.
-        ahead: Number of results that are ready or being computed.
-        threads: Number of threads; None for one per core.
-
-    Yields:
-        The results in the order of the items.
+    `ahead` is the number of results that are ready or being computed. The items do
+    not have to fit into memory.
     """
     items = iter(items)
     pool = ThreadPoolExecutor(threads or os.cpu_count(), "reading")
@@ -122,15 +109,13 @@ def _read(
     try:
         rgb = read_rgb(os.fsdecode(path), digest)
     except ImageError as error:
-        cause = error.__cause__  # its message is without the path
-        is_own = isinstance(cause, ImageError)
-        reason = str(cause) if is_own else f"{type(cause).__name__}: {cause}"
-        if getattr(cause, "errno", None) not in (None, *FAULTS_OF_FILES):
+        reason = readable(error.reason)
+        if getattr(error.__cause__, "errno", None) not in (None, *FAULTS_OF_FILES):
             raise OSError(
-                f"Expected to be able to read {name!r}. Found: {readable(reason)}. "
-                "Repair the disk or remove the file, then continue with resume=True."
+                f"Expected to be able to read {name!r}. Found: {reason}. Repair the "
+                "disk or remove the file, then continue with resume=True."
             ) from error
-        return ImageFile(name, "", 0, 0, readable(reason)), None
+        return ImageFile(name, "", 0, 0, reason), None
     pixels = resize_and_crop(rgb, preprocessing)
     image = preprocess_input(to_data_format(pixels[np.newaxis]))[0]
     return ImageFile(name, digest.hexdigest(), *rgb.size, ""), image

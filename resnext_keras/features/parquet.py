@@ -1,5 +1,6 @@
 """Parquet files of image features, and the provenance of the features."""
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -96,9 +97,6 @@ def read_features(
 ) -> Iterator[tuple[list[str], np.ndarray]]:
     """Reads a file of features, at most 1024 rows at a time.
 
-    Args:
-        path: A file from `extract`.
-
     Yields:
         Paths of images, and their features, (images, length), float32 or float16 as
         stored.
@@ -142,13 +140,7 @@ def schema_of(provenance: Provenance):
 
 
 def table_of(files: Sequence[ImageFile], features: np.ndarray, provenance: Provenance):
-    """A `pyarrow.Table` with a row for each image.
-
-    Args:
-        files: The images.
-        features: Features of the images, in their order, (images, length).
-        provenance: Provenance of the features.
-    """
+    """A `pyarrow.Table` with a row for each image; features are (images, length)."""
     pyarrow = optional("pyarrow")
     schema = schema_of(provenance)
     flat = np.ascontiguousarray(features, provenance.dtype).reshape(-1)
@@ -166,13 +158,9 @@ def table_of(files: Sequence[ImageFile], features: np.ndarray, provenance: Prove
 def write_tables(
     path: str | os.PathLike, provenance: Provenance, tables, run: dict | None = None
 ) -> None:
-    """Writes a file with a row group for each table that has rows.
+    """Writes a file with a row group for each table of `table_of` that has rows.
 
-    Args:
-        path: The file.
-        provenance: Provenance of the features.
-        tables: Tables from `table_of`.
-        run: Folders and shard of the run, for `read_run`.
+    `run` has the folders and the shard of the run, for `read_run`.
     """
     parquet = optional("pyarrow.parquet")
     # Hashes and features rarely repeat, so dictionary encoding would take more space.
@@ -200,38 +188,24 @@ def _open(path):
         raise _not_features(path, "no such file") from None
     except (ValueError, OSError) as error:
         raise _not_features(path, f"not a whole Parquet file: {error}") from error
-    try:
-        provenance = _provenance_in(file.schema_arrow)
-        _check_columns(file.schema_arrow, schema_of(provenance))
-    except ValueError as error:
-        file.close()
-        raise _not_features(path, str(error)) from None
+    with contextlib.ExitStack() as unless_valid:
+        unless_valid.enter_context(file)
+        schema = file.schema_arrow
+        metadata = (schema.metadata or {}).get(PROVENANCE)
+        if metadata is None:
+            raise _not_features(path, "a Parquet file without our metadata")
+        try:
+            provenance = Provenance(**json.loads(metadata))
+            expected = schema_of(provenance)
+        except (ValueError, TypeError) as error:  # names, types or values of fields
+            problem = f"metadata that cannot be read, {metadata[:100]!r}"
+            raise _not_features(path, problem) from error
+        for field in expected:
+            index = schema.get_field_index(field.name)
+            if index < 0 or schema.field(index).type != field.type:
+                raise _not_features(path, f"no column {field.name!r} of {field.type}")
+        unless_valid.pop_all()
     return file, provenance
-
-
-def _provenance_in(schema) -> Provenance:
-    metadata = (schema.metadata or {}).get(PROVENANCE)
-    if metadata is None:
-        raise ValueError("a Parquet file without our metadata")
-    try:
-        provenance = Provenance(**json.loads(metadata))
-        schema_of(provenance)
-    # Any error in the metadata: names, types or values of fields.
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"metadata that cannot be read, {metadata[:100]!r}") from error
-    return provenance
-
-
-def _check_columns(schema, expected):
-    for field in expected:
-        index = schema.get_field_index(field.name)
-        if index < 0:
-            raise ValueError(f"no column {field.name!r}")
-        if schema.field(index).type != field.type:
-            raise ValueError(
-                f"a column {field.name!r} of {schema.field(index).type}, "
-                f"not of {field.type}"
-            )
 
 
 def _not_features(path, problem: str) -> ValueError:

@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import keras
 
-from resnext_keras.arguments import positive_integer
 from resnext_keras.extras import optional
 from resnext_keras.features.extractor import Batch, Extractor
 from resnext_keras.images.listing import readable
@@ -38,13 +37,6 @@ TRIES = 4
 """Number of times that a unit is tried if its worker dies."""
 
 
-def check_ray(workers: int | None) -> None:
-    """Raises if Ray is not installed, or `workers` is not a positive integer."""
-    optional("ray", "ray")
-    if workers is not None:
-        positive_integer("workers", workers)
-
-
 @contextlib.contextmanager
 def ray_reader(
     load: tuple, batch_size: int, folders: Sequence[str], workers: int | None = None
@@ -63,16 +55,12 @@ def ray_reader(
 
     Yields:
         A function like `Extractor.read`.
-
-    Raises:
-        ValueError: There are more workers than cores, or a worker cannot open the
-            folders or load the network.
-        ImportError: Ray is not installed.
-        ConnectionError: There is no cluster, or workers die repeatedly.
     """
     ray = optional("ray", "ray")
     with _joined(ray):
-        workers, cores = share_cores(_cores_of_machines(ray), workers)
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        machines = [int(resources.get("CPU", 0)) for resources in nodes]
+        workers, cores = share_cores(machines, workers)
         worker = ray.remote(_Worker).options(
             num_cpus=cores, max_restarts=-1, max_task_retries=TRIES - 1
         )
@@ -95,17 +83,10 @@ def ray_reader(
 
 
 def share_cores(machines: Sequence[int], workers: int | None) -> tuple[int, int]:
-    """Divides the cores of machines among workers; each worker is on one machine.
+    """Number of workers, and of cores for each, at most `CORES`.
 
-    Args:
-        machines: Number of cores of each machine.
-        workers: Number of workers; None for as many as fit.
-
-    Returns:
-        Number of workers, and number of cores of each worker, at most `CORES`.
-
-    Raises:
-        ValueError: There are more workers than cores.
+    Each worker is on one machine; `machines` are the numbers of their cores. Without
+    `workers` there are as many as fit.
     """
     for cores in range(CORES, 0, -1):
         room = sum(machine // cores for machine in machines)
@@ -212,9 +193,3 @@ def _joined(ray) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
-
-
-def _cores_of_machines(ray) -> list[int]:
-    return [
-        int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]
-    ]

@@ -161,15 +161,9 @@ def nearest(
 ) -> list[Match]:
     """Finds the rows of feature files with the largest cosine similarity to a vector.
 
-    Args:
-        query: (features,), finite.
-        indexes: Feature files.
-        top: Number of rows to find.
-
-    Returns:
-        The matches, highest similarity first; of equal ones the row of the earlier
-        file first, then the earlier row. A vector of zeros has similarity 0. Vectors
-        with NaN or infinity are left out.
+    Returns the matches, highest similarity first; of equal ones the row of the earlier
+    file first, then the earlier row. A vector of zeros has similarity 0. Vectors with
+    NaN or infinity are left out. `query` is (features,), finite.
     """
     faiss = optional("faiss")
     query = np.array(query, "float32")[np.newaxis]

@@ -71,14 +71,10 @@ def decode_images(image_bytes, preprocessing: Preprocessing):
 
 
 def resize_and_crop(rgb, preprocessing: Preprocessing):
-    """Resizes and crops like `resnext_keras.images.read.resize_and_crop`, in a graph.
+    """Resizes and crops like `images.read.resize_and_crop`, in a graph.
 
-    Args:
-        rgb: One image, uint8, of shape (height, width, 3).
-        preprocessing: Sizes and interpolation.
-
-    Returns:
-        RGB, 0 to 255, uint8, of shape (size, size, 3).
+    `rgb` is one image, uint8, (height, width, 3). Returns RGB, 0 to 255, uint8, (size,
+    size, 3).
     """
     kernel = KERNELS[preprocessing.interpolation]
     *first, last = preprocessing.short_sides
@@ -136,21 +132,20 @@ def _resample(rgb, length, kernel: str, size: int | None):
         kernel_type=kernel,
         antialias=True,
     )
-    # A bicubic kernel overshoots. The cast truncates, so 0.5 is added before.
-    rounded = tf.cast(tf.clip_by_value(resized + 0.5, 0.0, 255.0), tf.uint8)
-    return tf.reshape(rounded, [after, others, 3])
+    return tf.reshape(to_uint8(resized), [after, others, 3])
+
+
+def to_uint8(pixels):
+    """Rounds floats to pixels; values outside of 0 to 255 become 0 or 255."""
+    # The cast truncates, so 0.5 is added before.
+    return tf.cast(tf.clip_by_value(pixels + 0.5, 0.0, 255.0), tf.uint8)
 
 
 def decode_image(contents):
-    """Decodes an image file.
+    """Decodes the contents of an image file, to RGB, uint8, (height, width, 3).
 
-    Args:
-        contents: Contents of the file, a string scalar.
-
-    Returns:
-        RGB, uint8, of shape (height, width, 3). Height and width are 0 for another
-        format, too many pixels or an aspect beyond `MAX_ASPECT`; a broken file gives
-        that or an error of TensorFlow.
+    Height and width are 0 for another format, too many pixels or an aspect beyond
+    `MAX_ASPECT`; a broken file gives that or an error of TensorFlow.
     """
     readers = {  # by the first bytes of a file; a dot is any byte
         b"\xff\xd8\xff": _jpeg,

@@ -45,7 +45,7 @@ def contact_sheet(
     """Draws images in rows, each with a caption below it.
 
     Args:
-        images: uint8 arrays, (H, W) grey or (H, W, 3) RGB, 0 to 255.
+        images: At least one, uint8, (H, W) grey or (H, W, 3) RGB, 0 to 255.
         captions: A short text for each image. It is cut off if it is wider than the
             image.
         marks: For each image True (green caption), False (red caption and frame) or
@@ -55,22 +55,8 @@ def contact_sheet(
 
     Returns:
         The sheet, a `PIL.Image` of mode RGB with a white background.
-
-    Raises:
-        ValueError: There are no images, the numbers of captions or marks differ from
-            that of the images, or `columns` or `size` is below 1.
     """
     marks = [None] * len(images) if marks is None else marks
-    if not len(images) or not len(images) == len(captions) == len(marks):
-        raise ValueError(
-            "Expected at least one image, with as many captions and marks. Received: "
-            f"{len(images)} images, {len(captions)} captions, {len(marks)} marks"
-        )
-    if min(columns, size) < 1:
-        raise ValueError(
-            "Expected `columns` and `size` to be positive. "
-            f"Received: columns={columns}, size={size}"
-        )
     columns = min(columns, len(images))
     step_x, step_y = size + GAP, size + CAPTION_HEIGHT + GAP
     rows = -(-len(images) // columns)
@@ -84,7 +70,6 @@ def contact_sheet(
         y = GAP + place // columns * step_y
         tile = Image.fromarray(np.asarray(image)).convert("RGB")
         sheet.paste(tile.resize((size, size), Image.Resampling.BICUBIC), (x, y))
-        mark = None if mark is None else bool(mark)
         if mark is False:
             draw.rectangle(
                 (x - 2, y - 2, x + size + 1, y + size + 1), None, INK[mark], 2

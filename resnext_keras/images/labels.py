@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import keras
 import numpy as np
 
-from resnext_keras.arguments import did_you_mean
+from resnext_keras.arguments import did_you_mean, positive_integer
 
 
 @functools.cache
@@ -80,10 +80,7 @@ def decode_predictions(
         ValueError: The shape is not as described, `top` is not a positive
             integer, or a score is NaN.
     """
-    if isinstance(top, bool) or not isinstance(top, (int, np.integer)) or top < 1:
-        raise ValueError(
-            f"Expected `top` to be a positive integer. Received: top={top!r}"
-        )
+    top = positive_integer("top", top)
     if keras.backend.standardize_dtype(getattr(preds, "dtype", None)) == "bfloat16":
         preds = keras.ops.cast(preds, "float32")  # NumPy cannot sort bfloat16
     scores = np.asarray(keras.ops.convert_to_numpy(preds)).astype("float64")

@@ -15,11 +15,8 @@ def list_images(
 ) -> Iterator[tuple[str, str | None]]:
     """Lists the images in folders and their subfolders, in the order of their names.
 
-    Links are followed, except for a link to a folder that contains it. Memory holds
-    only the names in the folders above the current image.
-
-    Args:
-        roots: Folders, and files with any suffix.
+    `roots` are folders, and files with any suffix. Links are followed, except for a
+    link to a folder that contains it.
 
     Yields:
         The path of each file with the suffix of an image, and None; or a path that
@@ -32,38 +29,27 @@ def list_images(
             yield root, None
 
 
-def _in_folder(root: str) -> Iterator[tuple[str, str | None]]:
-    """Lists one folder, not recursively: folders can be deeper than Python's stack."""
-    way = []  # for each open folder its identity and the remaining entries
-    folders = [root]  # the folder to open next, if any
-    while folders or way:
-        if folders:
-            path = folders.pop()
-            try:
-                status = os.stat(path)
-                identity = status.st_dev, status.st_ino
-                if any(identity == above for above, _ in way):
-                    yield path, CIRCLE
-                    continue
-                with os.scandir(path) as entries:
-                    way.append((identity, _backwards(entries)))
-            except OSError as error:
-                yield path, f"a folder that cannot be listed: {error.strerror or error}"
-            continue
-        _, entries = way[-1]
-        if not entries:
-            way.pop()
-            continue
-        entry = entries.pop()
+def _in_folder(
+    folder: str, above: tuple[tuple[int, int], ...] = ()
+) -> Iterator[tuple[str, str | None]]:
+    """Lists one folder; `above` identifies the folders that contain it."""
+    try:
+        status = os.stat(folder)
+        identity = status.st_dev, status.st_ino
+        if identity in above:
+            yield folder, CIRCLE
+            return
+        with os.scandir(folder) as entries:
+            # In the order of bytes, so that it is the same in any locale.
+            entries = sorted(entries, key=lambda entry: os.fsencode(entry.name))
+    except OSError as error:
+        yield folder, f"a folder that cannot be listed: {error.strerror or error}"
+        return
+    for entry in entries:
         if _is_folder(entry):
-            folders.append(entry.path)
+            yield from _in_folder(entry.path, (*above, identity))
         elif entry.name.lower().endswith(SUFFIXES):
             yield entry.path, IRREGULAR if _is_irregular(entry) else None
-
-
-def _backwards(entries) -> list[os.DirEntry]:
-    """Entries in reverse order of their names, compared as bytes in any locale."""
-    return sorted(entries, key=lambda e: os.fsencode(e.name), reverse=True)
 
 
 def _is_folder(entry: os.DirEntry) -> bool:

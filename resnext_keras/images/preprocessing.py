@@ -5,12 +5,13 @@ ImageNet's mean and standard deviation (`mode="torch"` of keras.applications). S
 differ in how an image is resized and cropped before; that is a `Preprocessing`.
 """
 
-from dataclasses import dataclass
-from numbers import Integral
+from dataclasses import asdict, dataclass
 
 import keras
 import numpy as np
 from PIL import Image
+
+from resnext_keras.arguments import positive_integer, positive_integers
 
 MEAN = (0.485, 0.456, 0.406)
 """Mean of ImageNet's red, green and blue, for values in [0, 1]."""
@@ -45,13 +46,11 @@ class Preprocessing:
     interpolation: str = "bilinear"
 
     def __post_init__(self):
-        # JSON does not take NumPy's integers, and turns tuples into lists.
-        object.__setattr__(self, "size", _pixels("size", self.size))
-        if isinstance(self.resize, (list, tuple)) and self.resize:
-            resize = tuple(_pixels("resize", short) for short in self.resize)
-        else:
-            resize = _pixels("resize", self.resize)
-        object.__setattr__(self, "resize", resize)
+        # JSON does not take NumPy's integers, and gives lists for tuples.
+        object.__setattr__(self, "size", positive_integer("size", self.size))
+        is_several = isinstance(self.resize, (list, tuple))
+        check = positive_integers if is_several else positive_integer
+        object.__setattr__(self, "resize", check("resize", self.resize))
         if self.short_sides[-1] < self.size:
             raise ValueError(
                 "Expected `resize` to be at least `size`. "
@@ -71,24 +70,18 @@ class Preprocessing:
     def as_json(self) -> dict:
         """The fields as JSON types; `Preprocessing(**fields)` restores the object."""
         resize = self.resize if isinstance(self.resize, int) else list(self.resize)
-        return {
-            "size": self.size,
-            "resize": resize,
-            "interpolation": self.interpolation,
-        }
-
-
-def _pixels(field: str, value) -> int:
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
-        raise ValueError(
-            f"Expected `{field}` to be a positive number of pixels. "
-            f"Received: {field}={value!r}"
-        )
-    return int(value)
+        return asdict(self) | {"resize": resize}
 
 
 IMAGENET = Preprocessing(size=224, resize=256)
 """Preprocessing for the evaluation of the first generation of weight sets."""
+
+
+def default_preprocessing(size: int | None) -> Preprocessing:
+    """How images are read if only their size is known; None for any size."""
+    if size in (None, IMAGENET.size):
+        return IMAGENET
+    return Preprocessing(size=size, resize=size)
 
 
 def preprocess_input(x, data_format=None):

@@ -1,15 +1,13 @@
 """Reads image files with Pillow, as upright RGB pixels."""
 
-import contextlib
 import io
 import os
 import stat
-import threading
 import warnings
 from importlib import resources
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from resnext_keras.images.preprocessing import IMAGENET, INTERPOLATIONS, Preprocessing
 
@@ -25,7 +23,20 @@ SAMPLE_PHOTO = resources.files("resnext_keras") / "data" / "chelsea.jpg"
 
 
 class ImageError(ValueError):
-    """A file cannot be read as an image. The message names it and gives the reason."""
+    """A file cannot be read as an image; the message names the file and the reason.
+
+    Attributes:
+        reason: The reason alone.
+    """
+
+    def __init__(self, reason: str, path: str | os.PathLike | None = None):
+        self.reason = reason
+        if path is not None:
+            reason = (
+                f"Expected an image ({', '.join(FORMATS)}) at {os.fspath(path)!r}. "
+                f"Found: {reason}"
+            )
+        super().__init__(reason)
 
 
 def read_image(
@@ -49,102 +60,85 @@ def read_image(
         ImageError: The file is missing, unreadable, broken or of another format,
             has more pixels than Pillow accepts (about 179 million), or its long side
             is over 100 times its short side.
-        TypeError: `path` is not a path, or `preprocessing` not a `Preprocessing`.
     """
-    path = os.fspath(path)
-    if not isinstance(preprocessing, Preprocessing):
-        raise TypeError(
-            "Expected `preprocessing` to be a Preprocessing. "
-            f"Received: preprocessing={preprocessing!r}"
-        )
     return resize_and_crop(read_rgb(path), preprocessing)
 
 
 def read_rgb(path: str | os.PathLike, digest=None) -> Image.Image:
     """Reads an image as `read_image` does, without resizing and cropping.
 
-    Args:
-        path: A JPEG, PNG, WebP, BMP, GIF, TIFF or PPM file.
-        digest: A `hashlib` hash to update with all bytes of the file.
-
-    Returns:
-        A `PIL.Image` of mode RGB.
-
-    Raises:
-        ImageError: See `read_image`.
+    Updates `digest`, a hash of `hashlib`, with all bytes of the file. Returns a
+    `PIL.Image` of mode RGB.
     """
     try:
-        return _read_rgb(path, digest)
-    # Broken files make Pillow raise nearly anything: OSError, SyntaxError,
-    # struct.error, zlib.error, OverflowError, MemoryError, ...
+        mode = os.stat(path).st_mode
+        if not stat.S_ISREG(mode):
+            raise ImageError("a folder" if stat.S_ISDIR(mode) else "not a regular file")
+        with open(path, "rb") as file:
+            return _decode(file, digest)
     except Exception as error:
-        own = isinstance(error, ImageError)
-        reason = str(error) if own else f"{type(error).__name__}: {error}"
-        raise ImageError(
-            f"Expected an image ({', '.join(FORMATS)}) at {os.fspath(path)!r}. "
-            f"Found: {reason}"
-        ) from error
+        raise ImageError(_reason(error), path) from error
 
 
 def decode_rgb(contents: bytes) -> Image.Image:
     """Decodes the contents of an image file, as `read_rgb` does.
-
-    Args:
-        contents: Contents of a JPEG, PNG, WebP, BMP, GIF, TIFF or PPM file.
-
-    Returns:
-        A `PIL.Image` of mode RGB.
 
     Raises:
         ImageError: See `read_image`; the message gives only the reason.
     """
     try:
         return _decode(io.BytesIO(contents))
-    except ImageError:
-        raise
     except Exception as error:
-        raise ImageError(f"{type(error).__name__}: {error}") from error
+        raise ImageError(_reason(error)) from error
 
 
-def _read_rgb(path, digest) -> Image.Image:
-    """The upright image in RGB; the message of an `ImageError` is only the reason."""
-    try:
-        mode = os.stat(path).st_mode
-    except FileNotFoundError:
-        raise ImageError("no such file") from None
-    if not stat.S_ISREG(mode):
-        raise ImageError("a folder" if stat.S_ISDIR(mode) else "not a regular file")
-    with open(path, "rb") as file:
-        return _decode(file, digest)
+def _reason(error: Exception) -> str:
+    """Why an image cannot be read.
+
+    Broken files make Pillow raise nearly anything: OSError, SyntaxError, struct.error,
+    zlib.error, OverflowError, MemoryError, ...
+    """
+    if isinstance(error, ImageError):
+        return error.reason
+    missing = isinstance(error, FileNotFoundError)
+    return "no such file" if missing else f"{type(error).__name__}: {error}"
 
 
 def _decode(file, digest=None) -> Image.Image:
-    with _quiet_pillow():
-        start = file.read(16)
-        if not start:
-            raise ImageError("an empty file")
-        try:
-            image = Image.open(file, formats=FORMATS)
-        except UnidentifiedImageError:
-            raise ImageError(f"a file that begins with {start!r}") from None
-        width, height = image.size
-        if not 0 < max(width, height) <= MAX_ASPECT * min(width, height):
-            raise ImageError(
-                f"{width} x {height} pixels; the long side may be at most "
-                f"{MAX_ASPECT} times the short one"
-            )
-        image.load()
-        try:
-            rgb = _to_rgb(ImageOps.exif_transpose(image))
-        except ImageError:
-            raise
-        except Exception:  # broken EXIF data, which must not hide intact pixels
-            rgb = _to_rgb(image)
-        if digest is not None:  # last, because a file that is not an image may be huge
-            file.seek(0)
-            while block := file.read(2**20):
-                digest.update(block)
-        return rgb
+    _quiet_pillow()
+    start = file.read(16)
+    if not start:
+        raise ImageError("an empty file")
+    try:
+        image = Image.open(file, formats=FORMATS)
+    except UnidentifiedImageError:
+        raise ImageError(f"a file that begins with {start!r}") from None
+    width, height = image.size
+    if not 0 < max(width, height) <= MAX_ASPECT * min(width, height):
+        raise ImageError(
+            f"{width} x {height} pixels; the long side may be at most "
+            f"{MAX_ASPECT} times the short one"
+        )
+    image.load()
+    try:
+        rgb = _to_rgb(ImageOps.exif_transpose(image))
+    except ImageError:
+        raise
+    except Exception:  # broken EXIF data, which must not hide intact pixels
+        rgb = _to_rgb(image)
+    if digest is not None:  # last, because a file that is not an image may be huge
+        file.seek(0)
+        while block := file.read(2**20):
+            digest.update(block)
+    return rgb
+
+
+def _quiet_pillow() -> None:
+    """Hides Pillow's warnings of odd metadata and large images, in all threads.
+
+    The filter stays: `warnings.catch_warnings` works in one thread only.
+    """
+    warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -167,15 +161,31 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
+def exif_orientation(contents: bytes) -> int:
+    """The EXIF orientation of a JPEG: how to turn it upright.
+
+    Args:
+        contents: Contents of an image file.
+
+    Returns:
+        A number from 1, which is upright, to 8; 1 also for other formats, and for a
+        JPEG without an orientation or with broken EXIF data.
+    """
+    if not contents.startswith(b"\xff\xd8"):
+        return 1
+    _quiet_pillow()
+    try:
+        with Image.open(io.BytesIO(contents), formats=["JPEG"]) as jpeg:
+            number = jpeg.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # see `read_rgb`
+        return 1
+    return number if number in range(1, 9) else 1
+
+
 def resize_and_crop(rgb: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
     """Resizes the short side and crops the centre, with torchvision's rounding.
 
-    Args:
-        rgb: A `PIL.Image` of mode RGB.
-        preprocessing: Sizes and interpolation.
-
-    Returns:
-        RGB, 0 to 255, uint8, of shape (size, size, 3).
+    `rgb` is a `PIL.Image` of mode RGB. Returns RGB, 0 to 255, uint8, (size, size, 3).
     """
     filter_ = INTERPOLATIONS[preprocessing.interpolation]
     for short in preprocessing.short_sides:
@@ -189,29 +199,3 @@ def _resize_short_side(rgb: Image.Image, short: int, filter_) -> Image.Image:
     long = int(short * max(rgb.size) / min(rgb.size))
     size = (long, short) if rgb.width > rgb.height else (short, long)
     return rgb.resize(size, filter_)
-
-
-_quiet_lock = threading.Lock()
-_quiet_readers = 0
-
-
-@contextlib.contextmanager
-def _quiet_pillow():
-    """Hides Pillow's warnings (odd metadata, large images) while a file is read.
-
-    `warnings.catch_warnings` restores a saved list of filters, so threads that end in
-    another order than they began would restore each other's. Here the first reader
-    adds one filter, and the last reader removes it.
-    """
-    global _quiet_readers
-    with _quiet_lock:
-        _quiet_readers += 1
-        warnings.filterwarnings("ignore", module=r"PIL\.")
-        quiet = warnings.filters[0]
-    try:
-        yield
-    finally:
-        with _quiet_lock:
-            _quiet_readers -= 1
-            if _quiet_readers == 0 and quiet in warnings.filters:
-                warnings.filters.remove(quiet)

@@ -16,7 +16,7 @@ import numpy as np
 
 from resnext_keras import extras
 from resnext_keras.inference.errors import NetworkError, errors_in_one_line
-from resnext_keras.models.graph import source_of
+from resnext_keras.models.graph import all_layers, source_of
 
 CARD_FILE = "model.json"
 """Name of the model card's file in a SavedModel's assets."""
@@ -71,6 +71,23 @@ def only_input(inputs: list):
     return inputs[0]
 
 
+def check_shape(
+    images: np.ndarray, shape: tuple[int | None, ...], least: int = 0
+) -> None:
+    """Raises a `ValueError` unless images are a batch for an input of this shape."""
+    sizes = shape[1:]
+    if (
+        images.ndim != len(shape)
+        or len(images) < least
+        or any(n not in (None, m) for n, m in zip(sizes, images.shape[1:], strict=True))
+    ):
+        rest = ", ".join(str(size or "any") for size in sizes)
+        raise ValueError(
+            f"Expected {'at least one image' if least else 'images'} of shape (batch, "
+            f"{rest}). Received: images.shape={images.shape}"
+        )
+
+
 def engines_for(source: Source) -> list[str]:
     """The engines that can run a network, installed or not, fastest first.
 
@@ -82,7 +99,7 @@ def engines_for(source: Source) -> list[str]:
         has_card = (source / "assets" / CARD_FILE).is_file()
         folder = ("tensorflow",) if has_card else ("openvino", "tensorflow")
         return list(FILES.get(source.suffix, folder))
-    if any(layer.compute_dtype != "float32" for layer in _layers(source)):
+    if any(layer.compute_dtype != "float32" for layer in all_layers(source)):
         return ["tensorflow"]
     too_large = 4 * source.count_params() >= 2**31
     return ["openvino", *(() if too_large else ("onnxruntime",)), "tensorflow"]
@@ -155,14 +172,6 @@ def writing_errors() -> tuple[type[Exception], ...]:
     return OSError, tf.errors.OpError
 
 
-def _layers(model: keras.Model) -> Iterator[keras.Layer]:
-    """All layers, including those of nested models."""
-    for layer in model.layers:
-        yield layer
-        if isinstance(layer, keras.Model):
-            yield from _layers(layer)
-
-
 def _packages(engine: str, source: Source) -> tuple[str, ...]:
     if engine == "tensorflow":
         return ()
@@ -197,16 +206,9 @@ def exported(
 ) -> Iterator[Path]:
     """Context manager: exports a model to a temporary file for an engine.
 
-    The input is named `INPUT_NAME`. The outputs are a list, or with `names` a dict.
-    Errors of tf2onnx and ONNX are raised unchanged.
-
-    Args:
-        model: A functional model with one input.
-        engine: `"onnxruntime"` for an ONNX file; others for a SavedModel.
-        names: A name for each output; None for a list of outputs.
-
-    Yields:
-        The path of the file or folder.
+    This is an ONNX file for `"onnxruntime"`, otherwise a SavedModel. The input is named
+    `INPUT_NAME`. The outputs are a list, or with `names` a dict. Errors of tf2onnx and
+    ONNX are raised unchanged.
     """
     outputs = dict(zip(names, model.outputs, strict=True)) if names else model.outputs
     flat = keras.Model(model.inputs, outputs, name=model.name)

@@ -30,15 +30,9 @@ def errors_in_one_line(
 ) -> Iterator[None]:
     """Context manager: turns any exception into a `ValueError` of one line.
 
-    Args:
-        source: Name of the engine or converter that raises the exceptions.
-        expected: What it expects.
-        received: What it received.
-        others: Exceptions that are not changed; nor are `NetworkError`, `ImportError`
-            and `MemoryError`.
-
-    Raises:
-        ValueError: For any other exception.
+    Except for `others`, `NetworkError`, `ImportError` and `MemoryError`. `source` is
+    the engine or converter that raises the exceptions; the message has what it
+    `expected` and `received`.
     """
     try:
         yield

@@ -71,7 +71,7 @@ def predict_files(
     """
     images = [images] if isinstance(images, (str, os.PathLike)) else list(images)
     top = positive_integer("top", top)
-    batch_size = positive_integer("batch_size", batch_size)
+    positive_integer("batch_size", batch_size)
     if not any(map(os.path.lexists, images)):  # a typo, found before any download
         raise ValueError(
             f"Expected image files that exist. Received: {_listed(images)}"

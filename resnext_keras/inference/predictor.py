@@ -17,6 +17,7 @@ from resnext_keras.inference.engines import (
     Source,
     build_engine,
     check_backend,
+    check_shape,
     engines_for,
     is_installed,
     only_input,
@@ -103,7 +104,7 @@ class Predictor:
             ValueError: The shape does not fit the model.
         """
         images = np.ascontiguousarray(images, self._engine.dtype)
-        self._check(images)
+        check_shape(images, self._engine.input_shape)
         batches = [
             self._run(images[start : start + self.batch_size])
             for start in range(0, max(len(images), 1), self.batch_size)
@@ -119,18 +120,6 @@ class Predictor:
             images = np.pad(images, [(0, missing)] + [(0, 0)] * (images.ndim - 1))
         outputs = self._engine.run(images)
         return keras.tree.map_structure(lambda array: array[:rows], outputs)
-
-    def _check(self, images):
-        expected, received = self._engine.input_shape[1:], images.shape[1:]
-        if len(received) != len(expected) or any(
-            size not in (None, length)
-            for size, length in zip(expected, received, strict=True)
-        ):
-            rest = ", ".join(str(size or "any") for size in expected)
-            raise ValueError(
-                f"Expected a batch of images of shape (batch, {rest}). "
-                f"Received: images.shape={images.shape}"
-            )
 
 
 def _source(model_or_path) -> Source:

@@ -16,6 +16,7 @@ from resnext_keras.classifier import load_classifier
 from resnext_keras.inference.engines import (
     check_backend,
     check_fits,
+    check_shape,
     exported,
     only_input,
     optional,
@@ -30,8 +31,6 @@ from resnext_keras.models.specs import ResNeXtSpec
 from resnext_keras.weights.checkpoint import resolve
 
 SUFFIXES = (".onnx",)
-
-PACKAGES = ("onnx", "onnxruntime", "tf2onnx")
 
 WITH_WEIGHTS = ("Conv", "Gemm", "MatMul")
 
@@ -107,7 +106,7 @@ def quantize_model(
         ValueError: The network is unknown, no image can be read, or the file cannot
             be written. All of this is checked before weights are downloaded.
     """
-    check_packages()
+    check_converter()
     check_backend()
     checkpoint = resolve(model)
     name = checkpoint.short_name
@@ -168,7 +167,7 @@ def quantize(
     folded = fold_batch_norm(model)
     images = checked_images(images, only_input(folded.inputs))
     check_fits(folded, "onnxruntime")
-    check_packages()
+    check_converter()
     expected, received = "a model that ONNX supports", f"model={model.name!r}"
     with (
         errors_in_one_line("the converter", expected, received, *writing_errors()),
@@ -179,13 +178,7 @@ def quantize(
 
 
 def quantize_file(float32: Path, images: np.ndarray, target: Path) -> None:
-    """Quantizes an ONNX file.
-
-    Args:
-        float32: The file to quantize.
-        images: Images for calibration, from `checked_images`.
-        target: The file to write.
-    """
+    """Quantizes an ONNX file, with images from `checked_images`."""
     quantization = optional("onnxruntime.quantization")
     # Infers the shapes of all tensors. The symbolic step would need sympy, and finds
     # no more shapes.
@@ -270,44 +263,22 @@ def _float32_nodes(graph) -> Iterator[str]:
             yield node.name
 
 
-def check_packages() -> None:
+def check_converter() -> None:
     """Raises an `ImportError` with the name of the extra if a package is missing."""
-    for package in PACKAGES:
+    for package in ("onnx", "onnxruntime", "tf2onnx"):
         optional(package)
 
 
 def checked_images(images, expected) -> np.ndarray:
-    """Checks images for calibration, and casts them to the dtype of the input.
-
-    Args:
-        images: The images.
-        expected: The network's input, a symbolic tensor.
-
-    Returns:
-        The images.
-
-    Raises:
-        ValueError: Their shape or dtype does not fit, a number is not finite, or the
-            network only takes batches of a fixed length.
-    """
-    length, *sizes = expected.shape
+    """Images for calibration in the dtype of a network's input, or a `ValueError`."""
+    length = expected.shape[0]
     if length not in (None, 1):  # Calibration runs the images one by one.
         raise ValueError(
             "Expected a model for batches of any length. "
             f"Received: a model for batches of {length}"
         )
     images = np.asarray(images)
-    shape = (None, *sizes)
-    if (
-        images.ndim != len(shape)
-        or not len(images)
-        or any(n not in (None, m) for n, m in zip(shape, images.shape, strict=True))
-    ):
-        rest = ", ".join(str(size or "any") for size in sizes)
-        raise ValueError(
-            f"Expected one image or more, of shape (batch, {rest}). "
-            f"Received: images.shape={images.shape}"
-        )
+    check_shape(images, expected.shape, least=1)
     if not np.can_cast(images.dtype, expected.dtype, "same_kind"):
         raise ValueError(
             f"Expected images of the model's type, {expected.dtype}. "
@@ -324,16 +295,7 @@ def checked_images(images, expected) -> np.ndarray:
 def compare_predictions(
     first: Predictor, second: Predictor, images: np.ndarray
 ) -> Comparison:
-    """Compares the predictions of two classifiers, and times them.
-
-    Args:
-        first: A classifier with one output, (batch, classes).
-        second: Another one.
-        images: A batch as both take it, at least one image.
-
-    Returns:
-        The `Comparison`.
-    """
+    """Compares the predictions of two classifiers, (batch, classes), and times them."""
     scores = [predict(images) for predict in (first, second)]
     best = [score.argmax(-1) for score in scores]
     logits = [_logits(score).ravel() for score in scores]
@@ -347,8 +309,8 @@ def compare_predictions(
 def seconds_per_image(predict: Predictor, images: np.ndarray) -> float:
     """Median time for one image in a batch of up to 8.
 
-    Two models are timed one after the other and not in turns, because the threads of
-    ONNX Runtime spin while they wait.
+    Time two models one after the other: the threads of ONNX Runtime spin while they
+    wait.
     """
     batch = images[:TIMED_BATCH]
     predict(batch)

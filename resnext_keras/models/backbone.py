@@ -1,9 +1,11 @@
 """Cuts and freezes a network as the backbone of a detector or a segmenter."""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import keras
+
+from resnext_keras.models.graph import all_layers
 
 _IN_STAGE = re.compile(r"(?:conv|pool)(\d+)_\w+")
 _BLOCK_OUTPUT = re.compile(r"conv(\d+)_block\d+_out")
@@ -12,26 +14,17 @@ _BLOCK_OUTPUT = re.compile(r"conv(\d+)_block\d+_out")
 def stage_of(layer_name: str) -> int | None:
     """The number of the stage that a layer belongs to, counted as in the paper.
 
-    Args:
-        layer_name: A layer's name: `"conv3_block1_out"` belongs to stage 3. The stem
-            is stage 1.
-
-    Returns:
-        The number; None for layers outside the stages.
+    `"conv3_block1_out"` belongs to stage 3. The stem is stage 1. None for layers
+    outside the stages.
     """
     match = _IN_STAGE.fullmatch(layer_name)
     return int(match[1]) if match else None
 
 
 def stage_outputs(model) -> dict:
-    """The last layer of each stage except the stem.
+    """The last layer of each stage except the stem, by the number of the stage.
 
-    Args:
-        model: A `keras.Model`.
-
-    Returns:
-        The layers by the number of their stage, in order; empty for a model that is
-        not a network of this family.
+    Empty for a model that is not a network of this family.
     """
     return {
         int(match[1]): layer  # The last block of a stage overwrites the earlier ones.
@@ -98,7 +91,7 @@ def freeze(model: keras.Model, until: str) -> None:
         ValueError: The model contains no network of this family, or no such stage;
             nothing is frozen then.
     """
-    stages = {layer: stage_of(layer.name) for layer in _all_layers(model)}
+    stages = {layer: stage_of(layer.name) for layer in all_layers(model)}
     names = [f"conv{stage}" for stage in sorted({1, *filter(None, stages.values())})]
     if not any(stages.values()):
         _check_network(model)
@@ -127,10 +120,3 @@ def _check_network(model):
         "Expected a network of this family, whose layers have names like "
         f"'conv3_block1_out'.{hint} Received: model={model!r}"
     )
-
-
-def _all_layers(model) -> Iterator[keras.layers.Layer]:
-    """The layers of a model, and those of models among them."""
-    for layer in getattr(model, "layers", []):
-        yield layer
-        yield from _all_layers(layer)

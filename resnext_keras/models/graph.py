@@ -1,6 +1,15 @@
 """Finds layers in the graph of any functional Keras model."""
 
+from collections.abc import Iterator
+
 import keras
+
+
+def all_layers(model) -> Iterator[keras.Layer]:
+    """The layers of a model; a nested model is followed by its own layers."""
+    for layer in getattr(model, "layers", ()):
+        yield layer
+        yield from all_layers(layer)
 
 
 def classifier_head(model: keras.Model):

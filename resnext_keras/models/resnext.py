@@ -1,16 +1,16 @@
 """Builds a `keras.Model` from a row of the table of architectures."""
 
 import contextlib
+import inspect
 import operator
 import os
-import re
 from collections.abc import Callable
 from typing import Protocol
 
 import keras
 from keras import layers
 
-from resnext_keras.arguments import positive_integer
+from resnext_keras.arguments import model_name, positive_integer
 from resnext_keras.models.blocks import resnext_features
 from resnext_keras.models.data_format import channels_first, image_shape
 from resnext_keras.models.specs import MIN_IMAGE_SIZE, ResNeXtSpec, get_spec
@@ -103,10 +103,17 @@ def ResNeXt(
     Networks", CVPR 2017, Table 1.
     """
     spec = get_spec(model)
-    name = _checked_name(spec.name if name is None else name)
+    name = model_name(spec.name if name is None else name)
     classes = positive_integer("classes", classes)
-    _check_choices(pooling, classifier_activation, weights, include_top)
-    _check_blocks(spec, output_stride, drop_path_rate)
+    _check_options(
+        spec,
+        include_top,
+        weights,
+        pooling,
+        classifier_activation,
+        output_stride,
+        drop_path_rate,
+    )
     shape = _input_shape(spec, include_top, input_tensor, input_shape)
     channels = shape[0 if channels_first() else -1]
     shapes = variable_shapes(spec, channels, classes if include_top else None)
@@ -142,36 +149,25 @@ def _classifier(x, classes, activation):
     )(x)
 
 
-def _checked_name(name):
-    if not isinstance(name, str) or not name or "/" in name:
-        raise ValueError(
-            "Expected `name` to be a non-empty string without '/'. "
-            f"Received: name={name!r}"
-        )
-    return name
-
-
-def _check_choices(pooling, classifier_activation, weights, include_top):
+def _check_options(
+    spec, include_top, weights, pooling, activation, output_stride, drop_path_rate
+):
     if pooling not in (None, *POOLING_LAYERS):
         raise ValueError(
             "Expected `pooling` to be None, 'avg' or 'max'. "
             f"Received: pooling={pooling!r}"
         )
-    activation = keras.activations.get(classifier_activation)
     allowed = (keras.activations.linear, keras.activations.softmax)
-    if include_top and weights is not None and activation not in allowed:
+    is_allowed = keras.activations.get(activation) in allowed
+    if include_top and weights is not None and not is_allowed:
         raise ValueError(
             "Expected `classifier_activation` to be None or 'softmax' with trained "
-            f"weights. Received: classifier_activation={classifier_activation!r}"
+            f"weights. Received: classifier_activation={activation!r}"
         )
-
-
-def _check_blocks(spec, output_stride, drop_path_rate):
     if output_stride not in (None, *spec.strides):
-        *first, last = map(str, reversed(spec.strides))
         raise ValueError(
-            f"Expected `output_stride` to be None, {', '.join(first)} or {last}, the "
-            f"strides of the stages of {spec.name}. "
+            f"Expected `output_stride` to be None or one of the strides of the stages "
+            f"of {spec.name}, {', '.join(map(str, spec.strides))}. "
             f"Received: output_stride={output_stride!r}"
         )
     if not 0 <= drop_path_rate < 1:
@@ -183,36 +179,32 @@ def _check_blocks(spec, output_stride, drop_path_rate):
 
 def _input_shape(spec, include_top, input_tensor, input_shape):
     """Shape of one image: that of `input_tensor`, `input_shape` or the default."""
-    if input_tensor is not None:
-        if not keras.backend.is_keras_tensor(input_tensor):
-            raise ValueError(
-                "Expected `input_tensor` to be a Keras tensor, as keras.Input gives. "
-                f"Received: input_tensor={input_tensor!r}"
-            )
-        shape = _checked_shape(tuple(input_tensor.shape[1:]), "input_tensor")
-        expected = shape
-        if input_shape is not None:
-            expected = _checked_shape(input_shape, "input_shape")
-        pairs = zip(expected, shape, strict=True)
-        if any(a != b for a, b in pairs if None not in (a, b)):
-            raise ValueError(
-                f"Expected `input_shape` to be None or {shape}, the shape of "
-                f"`input_tensor`. Received: input_shape={input_shape!r}"
-            )
-        return shape
     if input_shape is not None:
-        return _checked_shape(input_shape, "input_shape")
-    size = spec.image_size if include_top else None
-    return image_shape(size, size)
+        input_shape = _checked_shape(input_shape, "input_shape")
+    if input_tensor is None:
+        size = spec.image_size if include_top else None
+        return input_shape or image_shape(size, size)
+    if not keras.backend.is_keras_tensor(input_tensor):
+        raise ValueError(
+            "Expected `input_tensor` to be a Keras tensor, as keras.Input gives. "
+            f"Received: input_tensor={input_tensor!r}"
+        )
+    shape = _checked_shape(tuple(input_tensor.shape[1:]), "input_tensor")
+    pairs = zip(input_shape or shape, shape, strict=True)
+    if any(a != b for a, b in pairs if None not in (a, b)):
+        raise ValueError(
+            f"Expected `input_shape` to be None or {shape}, the shape of "
+            f"`input_tensor`. Received: input_shape={input_shape!r}"
+        )
+    return shape
 
 
 def _checked_shape(shape, argument):
-    layout = "(channels, H, W)" if channels_first() else "(H, W, channels)"
     error = ValueError(
-        f"Expected the shape of one image, {layout} under the current "
-        f"keras.config.image_data_format(), with H and W of at least {MIN_IMAGE_SIZE} "
-        "pixels or None. "
-        f"Received: {argument}={shape!r}"
+        f"Expected the shape of one image, "
+        f"{'(channels, H, W)' if channels_first() else '(H, W, channels)'} under the "
+        "current keras.config.image_data_format(), with H and W of at least "
+        f"{MIN_IMAGE_SIZE} pixels or None. Received: {argument}={shape!r}"
     )
     try:
         sizes = tuple(n if n is None else operator.index(n) for n in shape)
@@ -220,8 +212,7 @@ def _checked_shape(shape, argument):
         raise error from None
     if len(sizes) != 3:
         raise error
-    channels = sizes[0] if channels_first() else sizes[-1]
-    sides = sizes[1:] if channels_first() else sizes[:-1]
+    channels, *sides = sizes if channels_first() else sizes[::-1]
     too_small = any(side is not None and side < MIN_IMAGE_SIZE for side in sides)
     if too_small or channels is None or channels < 1:
         raise error
@@ -271,7 +262,7 @@ class ResNeXtBuilder(Protocol):
 
 def _builder(function_name: str, architecture: str) -> ResNeXtBuilder:
     """Makes the public function that builds one architecture of the table."""
-    spec, model_name = get_spec(architecture), function_name.lower()
+    spec, default_name = get_spec(architecture), function_name.lower()
 
     def build(
         include_top=True,
@@ -281,7 +272,7 @@ def _builder(function_name: str, architecture: str) -> ResNeXtBuilder:
         pooling=None,
         classes=1000,
         classifier_activation="softmax",
-        name=model_name,
+        name=default_name,
         *,
         output_stride=None,
         drop_path_rate=0.0,
@@ -302,13 +293,10 @@ def _builder(function_name: str, architecture: str) -> ResNeXtBuilder:
 
     build.__name__ = build.__qualname__ = function_name
     build.__annotations__ = ResNeXtBuilder.__call__.__annotations__
-    # The docstring of `ResNeXt` after its first line, without its first argument.
-    details = (ResNeXt.__doc__ or "").partition("\n")[2]
-    details = re.sub(r" +model:[^:]*?\n(?= +\w+:)", "", details)
-
+    details = (inspect.getdoc(ResNeXtBuilder.__call__) or "").partition("\n")[2]
     build.__doc__ = (
         f"Builds `{architecture}`; called as `keras.applications.ResNet50`.\n\n"
-        f"    Made for images of {spec.image_size} x {spec.image_size} pixels and "
+        f"Made for images of {spec.image_size} x {spec.image_size} pixels and "
         f"{spec.classes} classes.\n{details}"
     )
     return build

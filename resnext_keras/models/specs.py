@@ -4,9 +4,13 @@ Plain Python, so that names and shapes are known without loading Keras.
 """
 
 from dataclasses import dataclass
-from numbers import Integral
 
-from resnext_keras.arguments import did_you_mean
+from resnext_keras.arguments import (
+    did_you_mean,
+    model_name,
+    positive_integer,
+    positive_integers,
+)
 
 SE_REDUCTION = 16
 """Ratio of a block's channels to the channels inside its squeeze-and-excitation."""
@@ -62,51 +66,25 @@ class ResNeXtSpec:
     anti_aliased: bool = False
 
     def __post_init__(self):
-        if not self.name or not isinstance(self.name, str) or "/" in self.name:
-            raise ValueError(
-                "Expected `name` to be a non-empty string without '/'. "
-                f"Received: name={self.name!r}"
-            )
-        depths = self.depths
-        if not (
-            isinstance(depths, (tuple, list)) and depths and all(map(_is_count, depths))
+        model_name(self.name)
+        # JSON does not take NumPy's integers, and gives lists for tuples.
+        for field, check in (
+            ("depths", positive_integers),
+            ("cardinality", positive_integer),
+            ("group_width", positive_integer),
+            ("stem_filters", positive_integers),
         ):
-            raise ValueError(
-                "Expected `depths` to be a tuple of positive integers, the number of "
-                f"blocks of each stage. Received: depths={depths!r}"
-            )
-        object.__setattr__(self, "depths", tuple(map(int, depths)))
-        for field in ("cardinality", "group_width"):
-            value = getattr(self, field)
-            if not _is_count(value):
-                raise ValueError(
-                    f"Expected `{field}` to be a positive integer. "
-                    f"Received: {field}={value!r}"
-                )
-            object.__setattr__(self, field, int(value))  # JSON does not take NumPy's
-        if not isinstance(self.stem, str) or self.stem not in STEMS:
+            object.__setattr__(self, field, check(field, getattr(self, field)))
+        if self.stem not in [*STEMS]:
             raise ValueError(
                 f"Expected `stem` to be one of {sorted(STEMS)}. "
                 f"Received: stem={self.stem!r}"
             )
-        filters = self.stem_filters
-        if not (
-            isinstance(filters, (tuple, list))
-            and len(filters) in (1, 3)
-            and all(map(_is_count, filters))
-        ):
+        if len(self.stem_filters) not in (1, 3):
             raise ValueError(
-                "Expected `stem_filters` to be a tuple of one or three positive "
-                f"integers. Received: stem_filters={filters!r}"
+                "Expected `stem_filters` to be one or three numbers. "
+                f"Received: stem_filters={self.stem_filters!r}"
             )
-        object.__setattr__(self, "stem_filters", tuple(map(int, filters)))
-        for field in ("pooled_shortcut", "squeeze_excite", "anti_aliased"):
-            value = getattr(self, field)
-            if not isinstance(value, bool):
-                raise ValueError(
-                    f"Expected `{field}` to be True or False. "
-                    f"Received: {field}={value!r}"
-                )
 
     @property
     def image_size(self) -> int:
@@ -147,10 +125,6 @@ class ResNeXtSpec:
         """Channels of a stage's bottlenecks and of its output (Table 1)."""
         scale = 2 ** (stage - 2)  # channels double whenever the resolution halves
         return self.cardinality * self.group_width * scale, 256 * scale
-
-
-def _is_count(value) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool) and value > 0
 
 
 # The letters in timm's names: D for ResNet-D, T for its tiered stem, SE for

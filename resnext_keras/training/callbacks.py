@@ -20,23 +20,23 @@ CHECKPOINT, HISTORY = "checkpoint.safetensors", "history.csv"
 
 
 class TrainingError(ValueError):
-    """A run cannot continue; the message gives the reason and the last checkpoint."""
+    """A run cannot continue. The message gives the reason and the last checkpoint."""
 
 
 class NotFiniteError(TrainingError):
-    """A value of the training state is NaN or infinite, so it is not saved."""
+    """A value of the training state is NaN or infinite, so the state is not saved."""
 
 
 class EMA(keras.callbacks.Callback):
-    """Exponential moving average of a network's weights and batch-norm statistics.
+    """Callback: the exponential moving average of a network's weights and statistics.
 
-    Keras' optimizers average only trainable weights. But the moving statistics of batch
-    norm fit the weights of the last steps, not an average over a thousand steps, so
-    this callback averages them too, like torchvision (`use_buffers=True`).
+    Keras' optimizers average only trainable weights. But the statistics of batch norm
+    belong to the weights of the last steps, so this callback averages them too, like
+    torchvision (`use_buffers=True`).
 
-    Validation uses the average. The average begins as the plain mean of all steps, so
-    that the random weights do not count. If several steps run in one execution, the
-    weights after the last step count for all of them.
+    Validation uses the average. It begins as the plain mean of all steps, so that the
+    random weights do not count. If several steps run in one execution, the weights
+    after the last step count for all of them.
 
     Args:
         network: The network.
@@ -46,7 +46,7 @@ class EMA(keras.callbacks.Callback):
     def __init__(self, network: keras.Model, decay: float):
         super().__init__()
         self.weights, self.decay = network.weights, decay
-        # Copies, since a step of JAX reuses the memory of the weights.
+        # Copies, since JAX reuses the memory of the weights.
         self.averages = [
             keras.Variable(keras.ops.copy(weight), trainable=False, name="average")
             for weight in self.weights
@@ -60,12 +60,12 @@ class EMA(keras.callbacks.Callback):
         return [*self.averages, self.seen]
 
     def on_epoch_begin(self, epoch, logs=None):
-        """Starts to count steps; Keras numbers them from 0 in each epoch."""
+        """Restarts the count of steps; Keras numbers them from 0 in each epoch."""
         self._batch = -1
 
     def on_train_batch_end(self, batch, logs=None):
         """Adds the weights after a step, or after several in one execution."""
-        _ = self.model  # makes JAX write the network's weights back
+        _ = self.model  # on JAX this updates the network's weights
         steps, self._batch = batch - self._batch, batch
         seen = int(self.seen.numpy())
         rate = max(1 - self.decay**steps, steps / (seen + steps))
@@ -109,14 +109,14 @@ def new_progress() -> dict:
 
 
 class TrainingState(keras.callbacks.Callback):
-    """Saves and restores checkpoints, saves the best weights, stops on NaN.
+    """Callback: saves and restores checkpoints, saves the best weights, stops on NaN.
 
     The best weights are those with the highest validation accuracy; if several epochs
     have it, as often with few images, those with the lowest validation loss.
 
     Args:
         folder: The folder of the run.
-        network: The part of the model that the best weights are saved of.
+        network: The network within the model; its best weights are saved.
         progress: The progress, see `new_progress`; it is updated.
         steps_per_epoch: Number of steps of an epoch in this phase.
         steps: Number of all steps in this phase.
@@ -148,11 +148,11 @@ class TrainingState(keras.callbacks.Callback):
         self.resume, self.writes = resume, writes
 
     def on_epoch_begin(self, epoch, logs=None):
-        """Restores the checkpoint; Keras has reset the metrics by now."""
+        """Restores the checkpoint, since Keras has reset the metrics before."""
         if self.resume:
             restore(self.folder / CHECKPOINT, self._variables())
             if self.progress["step"] % self.steps_per_epoch == 0:
-                for metric in self.metrics:  # their state is from the validation
+                for metric in self.metrics:  # they were saved after validation
                     metric.reset_state()
             self.resume = False
         self._began = self._saved = time.monotonic()
@@ -188,8 +188,15 @@ class TrainingState(keras.callbacks.Callback):
             write_history(self.folder / HISTORY, history)
         self._save()
 
-    def _variables(self):
-        return checkpoint_variables(self.model, self.metrics, self.ema)
+    def _variables(self) -> list:
+        """All variables that a training step changes, in a fixed order."""
+        return [
+            *self.model.variables,
+            *self.model.optimizer.variables,
+            # `model.metrics_variables` lacks some before the first step.
+            *(variable for metric in self.metrics for variable in metric.variables),
+            *(self.ema.variables if self.ema else ()),
+        ]
 
     def _save(self):
         if self.writes:
@@ -235,44 +242,23 @@ def write_history(path: Path, history: list[dict]) -> None:
         rows.writerows(history)
 
 
-def checkpoint_variables(model: keras.Model, metrics: list, ema: EMA | None) -> list:
-    """All variables that a training step changes, in a fixed order.
-
-    Args:
-        model: A compiled model with a built optimizer.
-        metrics: The metrics to include; `model.metrics_variables` does not have all of
-            them before the first step.
-        ema: The moving average of the weights, or None.
-
-    Returns:
-        The variables of the model (weights, statistics, random seeds), of the
-        optimizer, of the metrics and of the average.
-    """
-    return [
-        *model.variables,
-        *model.optimizer.variables,
-        *(variable for metric in metrics for variable in metric.variables),
-        *(ema.variables if ema else ()),
-    ]
-
-
 def save_checkpoint(path: Path, variables: list, progress: dict) -> None:
     """Writes a checkpoint; an earlier one stays until the new one is complete.
 
     Args:
         path: The `.safetensors` file.
-        variables: The variables, from `checkpoint_variables`.
+        variables: The variables.
         progress: The progress, which is saved as JSON.
 
     Raises:
-        NotFiniteError: A value is NaN or infinite; nothing is written.
+        NotFiniteError: A value is NaN or infinite. Nothing is written then.
     """
     arrays = {_key(*item): np.array(item[1]) for item in enumerate(variables)}
     for key, array in arrays.items():
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise NotFiniteError(f"{key.split()[1]} is NaN or infinite")
     with atomic_write(path) as file:
-        # `save_file` raises no OSError when the disk is full.
+        # Not `save_file`, which raises no OSError when the disk is full.
         file.write_bytes(save(arrays, {"progress": json.dumps(progress)}))
 
 
@@ -296,7 +282,7 @@ def restore(path: Path, variables: list) -> None:
     """Assigns the values of a checkpoint to variables.
 
     Args:
-        path: The file.
+        path: The `.safetensors` file.
         variables: All variables that were saved, or the first of them.
 
     Raises:
@@ -316,7 +302,7 @@ def restore(path: Path, variables: list) -> None:
 
 
 def _key(number: int, variable) -> str:
-    # Without prefixes such as "sgd_1/": their numbers change between processes.
+    # Without prefixes such as "sgd_1/", whose numbers change between processes.
     name, shape = variable.path.split("/")[-1], "x".join(map(str, variable.shape))
     return f"{number:05} {name} {shape}"
 

@@ -1,4 +1,4 @@
-"""Training on several devices and machines, with the means of TensorFlow and JAX.
+"""Training on several devices and machines, on TensorFlow and JAX.
 
 A replica is a copy of the network on one device. On TensorFlow one process uses all
 GPUs of its machine. On JAX several processes, on one machine or many, train together:
@@ -9,8 +9,8 @@ only the first process writes files.
 import contextlib
 import dataclasses
 import json
+import math
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,12 +39,12 @@ XLA_FLAG = "--xla_gpu_deterministic_ops=true"
 
 @dataclass(frozen=True)
 class Devices:
-    """The devices and processes that one training runs on.
+    """The devices and processes of a training run.
 
     Attributes:
         worker: Number of this process, from 0.
         workers: Number of processes.
-        replicas: Copies of the network, over all processes.
+        replicas: Number of copies of the network, in all processes.
         strategy: A `tf.distribute.MirroredStrategy`, a
             `keras.distribution.DataParallel`, or None for one device.
     """
@@ -59,13 +59,9 @@ class Devices:
         """Whether this process writes the files and prints the progress."""
         return self.worker == 0
 
-    @contextlib.contextmanager
-    def scope(self) -> Iterator[None]:
+    def scope(self) -> contextlib.AbstractContextManager:
         """Context manager: networks are built and compiled for these devices."""
-        with (
-            contextlib.nullcontext() if self.strategy is None else self.strategy.scope()
-        ):
-            yield
+        return self.strategy.scope() if self.strategy else contextlib.nullcontext()
 
     def check_batch_size(self, batch_size: int) -> None:
         """Checks that every replica gets the same number of images of a batch.
@@ -83,9 +79,8 @@ class Devices:
     def check_options(self, accumulate: int, steps_per_execution: int) -> None:
         """Checks that the options work on these devices.
 
-        Keras decides within a replica whether accumulated gradients are due, and
-        TensorFlow allows no exchange between replicas in such a branch. Several steps
-        per execution fail in `MirroredStrategy` too.
+        Neither works with `MirroredStrategy`: Keras applies accumulated gradients in a
+        branch, in which TensorFlow allows no exchange between replicas.
 
         Raises:
             ValueError: An option does not work.
@@ -105,17 +100,17 @@ class Devices:
         """Checks that all processes begin at the same step.
 
         Raises:
-            ValueError: They do not; the error is raised in all processes.
+            ValueError: They do not. All processes raise it.
         """
         if self.workers == 1:
             return
-        places = process_allgather(np.int32([phase, step]))
-        different = sorted({tuple(map(int, place)) for place in places})
-        if len(different) > 1:
+        places = np.unique(process_allgather(np.int32([phase, step])), axis=0)
+        if len(places) > 1:
+            received = " and ".join(str(tuple(place)) for place in places.tolist())
             raise ValueError(
                 "Expected a folder on a file system that all processes share, so that "
                 "all resume from one checkpoint. Received: (phase, step) of "
-                f"{' and '.join(map(str, different))}"
+                f"{received}"
             )
 
     def fit(self, model: keras.Model, batches: Any, **options: Any):
@@ -126,8 +121,8 @@ class Devices:
 
         Args:
             model: A model that was built and compiled in `scope`.
-            batches: A `tf.data.Dataset` of this process' share of each batch, without
-                partial batches.
+            batches: A `tf.data.Dataset` of this process' share of each batch; none of
+                them is partial.
             **options: As Keras' `fit` takes them; `validation_data` comes from
                 `pad_last_batch`.
 
@@ -137,13 +132,13 @@ class Devices:
         if self.strategy is not None and keras.config.backend() == "tensorflow":
             _synchronise_batch_norm(model)
             _seed_replicas(model, self.strategy)
-            # Not in the scope: `fit` enters it, and callbacks may make variables.
+            # Outside of the scope: `fit` enters it, and callbacks may make variables.
             return model.fit(batches, **options)
         with self.scope():
             return model.fit(batches, **options)
 
     def share(self, dataset: ImageDataset) -> ImageDataset:
-        """Every `workers`-th image, which this process validates on."""
+        """The images that this process validates on: every `workers`-th one."""
         own = slice(self.worker, None, self.workers)
         return dataclasses.replace(
             dataset,
@@ -153,11 +148,11 @@ class Devices:
         )
 
     def pad_last_batch(self, batches: Any, images: int, rows: int) -> Any:
-        """Pads validation batches, so that all replicas get as many full batches.
+        """Pads validation batches, so that all replicas get equally many full batches.
 
-        The padding is images of zeros with weight 0. The weight of the real images
-        compensates for them in Keras' mean of the losses, so that the loss and all
-        `weighted_metrics` equal those of the real images.
+        The padding is images of zeros with weight 0. The weight of the real images is
+        above 1 to make up for them in Keras' mean of the losses, so that the loss and
+        all `weighted_metrics` are those of the real images.
 
         Args:
             batches: A `tf.data.Dataset` of images and labels of this process' `share`;
@@ -171,7 +166,7 @@ class Devices:
         """
         if self.strategy is None:
             return batches
-        steps = -(-images // (rows * self.workers))
+        steps = math.ceil(images / (rows * self.workers))
         weight = steps * rows * self.workers / images
 
         def pad(*values):
@@ -191,10 +186,10 @@ class Devices:
         return padded.prefetch(tf.data.AUTOTUNE)
 
     def shutdown(self) -> None:
-        """Disconnects the processes of JAX, once all of them call it.
+        """Disconnects the processes of JAX, when all of them have called it.
 
-        Otherwise they end together, or with an error when the first has evaluated
-        for five minutes.
+        Otherwise the others would wait for the first one, and fail if its evaluation
+        takes more than five minutes.
         """
         if self.workers > 1:
             jax.distributed.shutdown()
@@ -229,18 +224,18 @@ def find_devices() -> Devices:
             "the environment; set KERAS_BACKEND=jax or unset it"
         )
     if backend != "tensorflow":
-        # TensorFlow only reads the images, but would allocate the GPUs' memory.
+        # TensorFlow only reads images here, but would allocate the GPUs' memory.
         tf.config.set_visible_devices([], "GPU")
     if backend == "jax":
         if names:
             keras.distribution.initialize()
         if jax.device_count() > 1:
             strategy = keras.distribution.DataParallel(auto_shard_dataset=False)
-            place = jax.process_index(), jax.process_count()
-            return Devices(*place, jax.device_count(), strategy)
+            worker, workers = jax.process_index(), jax.process_count()
+            return Devices(worker, workers, jax.device_count(), strategy)
     elif backend == "tensorflow":
         kind = "GPU" if tf.config.list_logical_devices("GPU") else "CPU"
-        # Virtual CPUs too, if the program has made any.
+        # CPUs too, since a program may have made virtual ones.
         devices = [device.name for device in tf.config.list_logical_devices(kind)]
         if len(devices) > 1:
             return Devices(0, 1, len(devices), tf.distribute.MirroredStrategy(devices))
@@ -251,15 +246,15 @@ def check_deterministic() -> None:
     """Checks that training can be deterministic.
 
     Raises:
-        ValueError: JAX runs on a GPU, without the flag of XLA that this needs.
+        ValueError: JAX runs on a GPU without the necessary flag of XLA.
     """
     if keras.config.backend() != "jax" or jax.default_backend() != "gpu":
         return
     flags = os.environ.get("XLA_FLAGS", "")
     if XLA_FLAG not in flags:
         raise ValueError(
-            f"Expected {XLA_FLAG} in the environment's XLA_FLAGS, without which JAX "
-            f"adds up in any order on a GPU. Received: XLA_FLAGS={flags!r}"
+            f"Expected {XLA_FLAG} in the environment's XLA_FLAGS; without it JAX adds "
+            f"numbers in any order on a GPU. Received: XLA_FLAGS={flags!r}"
         )
 
 
@@ -269,9 +264,9 @@ def make_deterministic() -> None:
     JAX does so on CPUs anyway. On torch, an operation that is not deterministic raises
     an error.
     """
-    tf.config.experimental.enable_op_determinism()  # reads images on all backends
+    tf.config.experimental.enable_op_determinism()  # it reads images on all backends
     if keras.config.backend() == "torch":
-        # Torch requires it of cuBLAS, which reads it when it starts.
+        # Required by torch; cuBLAS reads it when it starts.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
 
@@ -291,10 +286,10 @@ def _synchronise_batch_norm(model: keras.Model) -> None:
 
 
 def _seed_replicas(model: keras.Model, strategy) -> None:
-    """Gives each replica its own dropout seeds; in Keras all start with the same.
+    """Gives each replica its own dropout seeds, since Keras starts all with the same.
 
-    The seeds are computed from those of the first replica, which are in checkpoints, so
-    that a resumed run draws the same numbers.
+    They follow from the seeds of the first replica, which are in checkpoints, so that a
+    resumed run draws the same numbers.
     """
     states = [
         variable.value

@@ -1,8 +1,9 @@
 """Evaluation of a classifier on the images of a data set."""
 
 import itertools
+import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -47,9 +48,9 @@ class Evaluation:
 
     Attributes:
         predictions: The prediction for each image.
-        dataset: The images that were read, with the classes of the network.
+        dataset: The images that could be read, with the classes of the network.
         preprocessing: How they were read.
-        skipped: Name of each file that cannot be read, and the reason.
+        skipped: Name of each other file, and the reason.
         weights: Name of the weight set, path of the file or folder of the run.
         label_mapping: How the images were matched with the network's classes, such as
             `"by names"`.
@@ -86,19 +87,20 @@ class Evaluation:
         """
         names = self.dataset.class_names
         table = class_table(confusion_matrix(self.predictions, len(names)))
-        order = np.argsort(np.nan_to_num(table.recall, nan=2.0), kind="stable")
-        return [
+        columns = table.counts, table.recall, table.precision
+        rows = [
             {
-                "class": names[number],
-                "images": int(table.counts[number]),
-                "recall": float(table.recall[number]),
-                "precision": None
-                if np.isnan(table.precision[number])
-                else float(table.precision[number]),
+                "class": name,
+                "images": images,
+                "recall": recall,
+                "precision": None if math.isnan(precision) else precision,
             }
-            for number in order
-            if table.counts[number]
+            for name, images, recall, precision in zip(
+                names, *(column.tolist() for column in columns), strict=True
+            )
+            if images
         ]
+        return sorted(rows, key=lambda row: row["recall"])
 
     def images(self, numbers) -> np.ndarray:
         """Pixels of some images as the network sees them, uint8 (n, size, size, 3)."""
@@ -129,8 +131,8 @@ def evaluate(
         weights: Name of a weight set, path of a weight file or folder of a training
             run. None for the default weights of the architecture.
         labels: A CSV file; each line has the name of an image and its class.
-        output: The folder to create for the report; None for a folder in the current
-            folder that is named after the weights.
+        output: The folder to create for the report; None for one in the current folder
+            that is named after the weights.
         batch_size: Number of images that are run at once, at least 1.
         engine: The engine that runs the network, as `Predictor` takes it.
         overwrite: Whether to replace an earlier report.
@@ -181,7 +183,8 @@ def open_evaluation(
         The images, and how they were matched with the classes, such as `"by names"`.
 
     Raises:
-        ValueError: There are no images, or their classes are not those of the network.
+        ValueError: The network has no classes, there are no images, or their classes
+            are not those of the network.
     """
     if not names:
         raise ValueError("Expected the weights of a classifier. Received: no classes")
@@ -206,20 +209,21 @@ def evaluate_images(
         classifier: The network, and how it reads images.
         dataset: The images, with the network's classes, from `open_evaluation`.
         skipped: Name and reason of files that were skipped earlier, for the report.
-        engine: See `Predictor`. On other backends than TensorFlow, Keras runs the
-            network.
+        engine: See `Predictor`. On JAX and torch, Keras runs the network.
         batch_size: Number of images that are run at once.
 
     Returns:
-        The evaluation of the images that can be read, with the names of the others.
+        The `Evaluation`.
 
     Raises:
         ValueError: No image can be read.
     """
-    predict = _predictor(classifier.model, engine, batch_size)
+    predict = classifier.model.predict_on_batch
+    if keras.config.backend() == "tensorflow":
+        predict = Predictor(classifier.model, engine, batch_size)
     preprocessing, skipped = classifier.preprocessing, list(skipped)
     images = enumerate(_images(dataset, preprocessing, batch_size))
-    numbers, parts = [], []
+    numbers, batches = [], []
     bar = tqdm(desc="evaluating", total=len(dataset), unit=" images", disable=None)
     with bar:
         while batch := list(itertools.islice(images, batch_size)):
@@ -233,15 +237,16 @@ def evaluate_images(
                 pixels = preprocess_input(to_data_format(np.stack(list(read.values()))))
                 labels = dataset.labels[list(read)]
                 numbers += read
-                parts.append(score_predictions(predict(pixels), labels))
+                batches.append(score_predictions(predict(pixels), labels))
             bar.update(len(batch))
-    if not parts:
-        first = (
-            f"the first is {skipped[0][0]!r}: {skipped[0][1]}" if skipped else "none"
+    if not batches:
+        name, reason = skipped[0]
+        raise ValueError(
+            "Expected images that can be read. Received: the first is "
+            f"{name!r}: {reason}"
         )
-        raise ValueError(f"Expected images that can be read. Received: {first}")
     return Evaluation(
-        concatenate(parts),
+        concatenate(batches),
         dataset.subset(numbers),
         preprocessing,
         skipped,
@@ -249,20 +254,14 @@ def evaluate_images(
     )
 
 
-def _predictor(model, engine: str, batch_size: int) -> Callable:
-    if keras.config.backend() == "tensorflow":
-        return Predictor(model, engine, batch_size)
-    return model.predict_on_batch
-
-
 def _images(
     dataset: ImageDataset, preprocessing: Preprocessing, batch_size: int
 ) -> Iterator[np.ndarray | ImageError]:
     """Pixels of each image, or the error of reading it.
 
-    Pillow reads the images, as in the libraries that publish weights. The resizing of
-    `evaluation_batches` rounds some pixels differently, which changes a few of a
-    thousand predictions.
+    Pillow reads the images, as in the libraries that publish weights. In
+    `evaluation_batches` TensorFlow rounds some pixels differently, which changes a few
+    predictions in a thousand.
     """
 
     def read(number):

@@ -9,10 +9,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from resnext_keras.arguments import positive_integer
-
-SUM_TOLERANCE = 0.02
-"""Largest difference from 1 of the sum of an image's scores: float16 rounds them."""
+SUM_TOLERANCE = 0.02  # of the scores of an image, since float16 rounds them
 
 
 @dataclass(frozen=True)
@@ -42,11 +39,11 @@ class Predictions:
 
         Of equal scores the lower class number ranks first, as in `decode_predictions`.
         """
-        return float(np.mean(self.ranks < positive_integer("top", top)))
+        return float(np.mean(self.ranks < top))
 
-    def worst(self, most: int) -> np.ndarray:
+    def worst(self, count: int) -> np.ndarray:
         """Numbers of the images with the highest losses, highest first."""
-        return np.argsort(-self.losses, kind="stable")[:most]
+        return np.argsort(-self.losses, kind="stable")[:count]
 
 
 def score_predictions(scores: np.ndarray, labels: np.ndarray) -> Predictions:
@@ -56,47 +53,35 @@ def score_predictions(scores: np.ndarray, labels: np.ndarray) -> Predictions:
         scores: (n, classes), the output of a softmax.
         labels: (n,), the true classes, integers from 0 to classes - 1.
 
+    Returns:
+        The `Predictions`.
+
     Raises:
-        ValueError: The shapes do not fit, a label is out of range, or the scores of an
-            image are not probabilities: NaN, or the logits of a network without
-            softmax.
+        ValueError: The scores of an image are not probabilities: NaN, or the logits of
+            a network without softmax.
     """
     scores = np.asarray(scores).astype("float64")
-    labels = np.asarray(labels)
-    if scores.ndim != 2 or labels.shape != scores.shape[:1]:
-        raise ValueError(
-            "Expected `scores` of shape (n, classes) and `labels` of shape (n,). "
-            f"Received: scores.shape={scores.shape}, labels.shape={labels.shape}"
-        )
-    classes = scores.shape[1]
-    if not np.issubdtype(labels.dtype, np.integer) or (
-        len(labels) and not 0 <= labels.min() <= labels.max() < classes
-    ):
-        raise ValueError(
-            f"Expected `labels` to be integers from 0 to {classes - 1}. "
-            f"Received: labels={labels!r}"
-        )
-    sums = scores.sum(axis=1)
+    sums, least = scores.sum(axis=1), scores.min(axis=1)
     with np.errstate(invalid="ignore"):
-        wrong = ~((np.abs(sums - 1) <= SUM_TOLERANCE) & (scores.min(1, initial=0) >= 0))
-    if wrong.any():
-        first = int(np.flatnonzero(wrong)[0])
+        are_probabilities = (np.abs(sums - 1) <= SUM_TOLERANCE) & (least >= 0)
+    if not are_probabilities.all():
+        first = int(are_probabilities.argmin())
         raise ValueError(
             "Expected scores from 0 to 1 that add up to 1, as a softmax gives them. "
             f"Received: a sum of {sums[first]:.4g} and a least score of "
-            f"{scores[first].min():.4g} in row {first}"
+            f"{least[first]:.4g} in row {first}"
         )
     predicted = scores.argmax(axis=1)
     rows = np.arange(len(labels))
     true_scores = scores[rows, labels]
-    better = (scores > true_scores[:, None]) | (
-        (scores == true_scores[:, None]) & (np.arange(classes) < labels[:, None])
-    )
+    is_earlier = np.arange(scores.shape[1]) < labels[:, None]
+    true = true_scores[:, None]
+    is_better = (scores > true) | ((scores == true) & is_earlier)
     return Predictions(
         labels.astype("int32"),
         predicted.astype("int32"),
         scores[rows, predicted],
-        better.sum(axis=1).astype("int32"),
+        is_better.sum(axis=1).astype("int32"),
         -np.log(np.maximum(true_scores, np.finfo("float32").tiny)),
     )
 
@@ -115,7 +100,8 @@ def confusion_matrix(predictions: Predictions, classes: int) -> np.ndarray:
     """Counts how often each class was predicted as each.
 
     Returns:
-        int64 (classes, classes), of true class (row) and predicted class (column).
+        int64 (classes, classes): a row for each true class, a column for each
+        predicted class.
     """
     pairs = predictions.labels.astype("int64") * classes + predictions.predicted
     return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
@@ -126,11 +112,11 @@ class ClassTable:
     """Precision and recall of each class.
 
     Attributes:
-        counts: int64 (classes,), images of the class.
-        precision: float64 (classes,), share of the images predicted as the class
-            that are of it; NaN where there are none.
-        recall: float64 (classes,), share of the images of the class that were
-            predicted as it; NaN where there are none.
+        counts: int64 (classes,), number of images of the class.
+        precision: float64 (classes,), correct share of the predictions of the class;
+            NaN without predictions.
+        recall: float64 (classes,), correctly predicted share of the images of the
+            class; NaN without images.
     """
 
     counts: np.ndarray
@@ -141,21 +127,21 @@ class ClassTable:
 def class_table(confusion: np.ndarray) -> ClassTable:
     """Precision and recall of each class of a confusion matrix."""
     right = confusion.diagonal()
-    counts, taken = confusion.sum(axis=1), confusion.sum(axis=0)
-    with np.errstate(invalid="ignore"):  # 0 of 0 is NaN
-        return ClassTable(counts, right / taken, right / counts)
+    counts, predicted = confusion.sum(axis=1), confusion.sum(axis=0)
+    with np.errstate(invalid="ignore"):  # 0 / 0 is NaN
+        return ClassTable(counts, right / predicted, right / counts)
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Whether a prediction of confidence 0.8 is right in 8 of 10 cases.
+    """Calibration: predictions of confidence 0.8 should be right in 8 of 10 cases.
 
     Attributes:
-        error: The expected calibration error, 0 to 1: how far accuracy and confidence
-            of a bin are apart, on average over the images.
-        counts: int64 (bins,), images whose confidence lies in the bin.
-        confidence: float64 (bins,), the mean in the bin; NaN in an empty one.
-        accuracy: float64 (bins,), the same of top-1.
+        error: The expected calibration error, 0 to 1: the difference between accuracy
+            and confidence of a bin, on average over the images.
+        counts: int64 (bins,), number of images with a confidence in the bin.
+        confidence: float64 (bins,), mean confidence in the bin; NaN if it is empty.
+        accuracy: float64 (bins,), top-1 accuracy in the bin; NaN if it is empty.
     """
 
     error: float
@@ -165,12 +151,12 @@ class Calibration:
 
 
 def calibration(predictions: Predictions, bins: int = 15) -> Calibration:
-    """The expected calibration error and what a reliability diagram shows.
+    """The expected calibration error, and the bins of a reliability diagram.
 
     Args:
         predictions: Predictions for at least one image.
-        bins: Number of intervals of confidence, all of the same length, each without
-            its lower end.
+        bins: Number of intervals of confidence. All have the same length, and each
+            includes its upper end.
 
     Returns:
         The `Calibration`.
@@ -178,13 +164,13 @@ def calibration(predictions: Predictions, bins: int = 15) -> Calibration:
     Source: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017,
     equations 2 and 3; 15 bins as in its section 5.
     """
-    edges = np.linspace(0, 1, positive_integer("bins", bins) + 1)
-    place = np.searchsorted(edges[1:-1], predictions.confidence)
-    counts = np.bincount(place, minlength=bins)
+    edges = np.linspace(0, 1, bins + 1)
+    numbers = np.searchsorted(edges[1:-1], predictions.confidence)
+    counts = np.bincount(numbers, minlength=bins)
     right = predictions.predicted == predictions.labels
-    with np.errstate(invalid="ignore"):  # 0 of 0 is NaN
-        confidence = np.bincount(place, predictions.confidence, bins) / counts
-        accuracy = np.bincount(place, right, bins) / counts
-    apart = np.nan_to_num(np.abs(accuracy - confidence))
-    error = float(apart @ counts / len(predictions))
+    with np.errstate(invalid="ignore"):  # 0 / 0 is NaN
+        confidence = np.bincount(numbers, predictions.confidence, bins) / counts
+        accuracy = np.bincount(numbers, right, bins) / counts
+    differences = np.nan_to_num(np.abs(accuracy - confidence))
+    error = float(differences @ counts / len(predictions))
     return Calibration(error, counts, confidence, accuracy)

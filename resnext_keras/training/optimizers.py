@@ -15,35 +15,33 @@ from resnext_keras.training.recipes import Recipe
 if keras.config.backend() == "tensorflow":
     import tensorflow as tf
 
-# Share of the rate at which a warm-up begins, as in torchvision's training of
-# IMAGENET1K_V2 (`--lr-warmup-decay 0.01`).
+# Share of the rate at which a warm-up begins, as torchvision's `--lr-warmup-decay`.
 WARMUP_START = 0.01
 
-# Variables that do not decay with `norm_weight_decay=False`: scales and shifts of batch
-# norm, as with torchvision's `--norm-weight-decay 0.0`; biases decay. In TensorFlow's
-# names the layer comes before, the device after.
+# Scales and shifts of batch norm, which do not decay with `norm_weight_decay=False`.
+# Biases decay, as with torchvision's `--norm-weight-decay 0.0`. TensorFlow puts the
+# name of the layer before, that of the device after.
 NOT_DECAYED = r"(^|/)(gamma|beta)(/replica_\d+)?(:\d+)?$"
 
 
 @keras.saving.register_keras_serializable(package="resnext_keras")
 class SGD(keras.optimizers.SGD):
-    """`keras.optimizers.SGD` that steps as `torch.optim.SGD` does.
+    """`keras.optimizers.SGD` with the steps of `torch.optim.SGD`.
 
-    The published recipes are PyTorch's, and their numbers mean something else in
-    Keras' own SGD: its velocity contains the learning rate, so that a lower rate takes
-    effect only gradually, and its weight decay bypasses the momentum. The arguments are
-    the same, and so is what all Keras optimizers share: clipping (before the decay is
-    added, as in PyTorch), accumulated gradients, moving averages, and
-    `exclude_from_weight_decay`, whose names a saved model keeps. A schedule counts
-    updates; in Keras' own it counts the parts of a batch.
+    The published recipes are for PyTorch. Keras' own SGD gives other results with the
+    same numbers: its velocity contains the learning rate, so that a lower rate takes
+    effect only gradually, and its weight decay bypasses the momentum.
+
+    The arguments are those of `keras.optimizers.SGD`. Clipping comes before the decay,
+    as in PyTorch. A schedule counts updates; in Keras it counts the parts of a batch.
+    A saved model keeps the names of `exclude_from_weight_decay`.
 
     Source: https://pytorch.org/docs/stable/generated/torch.optim.SGD.html, without
-    dampening. There the first buffer is the first gradient; here it starts at zero,
-    with the same result.
+    dampening.
     """
 
     def exclude_from_weight_decay(self, var_list=None, var_names=None):
-        """Excludes variables from weight decay, as in Keras; saves the names."""
+        """Excludes variables from weight decay, as in Keras, and keeps the names."""
         super().exclude_from_weight_decay(var_list, var_names)
         self._not_decayed = tuple(var_names or ())
 
@@ -100,9 +98,9 @@ class SGD(keras.optimizers.SGD):
 
 
 def _after(gradient):
-    """Context manager: TensorFlow's operations wait for a gradient.
+    """Context manager: operations of TensorFlow wait for a gradient.
 
-    Otherwise TensorFlow would multiply all weights at the start of a step, and keep a
+    Otherwise TensorFlow would multiply all weights at the start of a step, and hold a
     copy of them during the step.
     """
     if keras.config.backend() == "tensorflow":
@@ -115,8 +113,8 @@ class Warmup(LearningRateSchedule):
     """A schedule with a linear warm-up.
 
     Args:
-        schedule: The schedule without it.
-        steps: Updates of the warm-up, at least 1.
+        schedule: The schedule without the warm-up.
+        steps: Number of updates of the warm-up, at least 1.
     """
 
     def __init__(self, schedule: LearningRateSchedule, steps: int):
@@ -124,19 +122,19 @@ class Warmup(LearningRateSchedule):
         self.schedule, self.steps = schedule, steps
 
     def __call__(self, step):
-        """The rate of an update, counted from 0."""
+        """The learning rate of an update, counted from 0."""
         rate = self.schedule(step)
         done = ops.minimum(ops.cast(step, rate.dtype) / self.steps, 1)
         return rate * (WARMUP_START + (1 - WARMUP_START) * done)
 
     def get_config(self):
-        """As Keras has it."""
+        """The configuration for Keras."""
         schedule = keras.saving.serialize_keras_object(self.schedule)
         return {"schedule": schedule, "steps": self.steps}
 
     @classmethod
     def from_config(cls, config):
-        """As Keras has it."""
+        """A schedule from its configuration."""
         schedule = keras.saving.deserialize_keras_object(config["schedule"])
         return cls(schedule, config["steps"])
 
@@ -155,8 +153,7 @@ def build_optimizer(
         gradient_accumulation_steps: Batches per update, at least 2; None for one.
 
     Returns:
-        An `SGD` that is not built yet. Its learning rate depends on the number of
-        updates. For the moving average of the weights see the callback `EMA`.
+        An `SGD` that is not built yet, with the schedule of the recipe.
     """
     parts = gradient_accumulation_steps or 1
     optimizer = SGD(
@@ -175,17 +172,17 @@ def schedule(recipe: Recipe, updates: int) -> LearningRateSchedule:
     """The learning rate schedule of a recipe.
 
     Args:
-        recipe: A row of the table.
-        updates: Of the whole training.
+        recipe: The recipe.
+        updates: Number of updates of the whole training.
     """
     highest = recipe.learning_rate
     warmup = min(round(recipe.warmup * updates), updates - 1)
     if recipe.milestones:
         # Keras' schedule changes after a boundary, PyTorch's at it.
-        falls = [max(round(share * updates), 1) - 1 for share in recipe.milestones]
-        rates = [highest * 0.1**n for n in range(len(falls) + 1)]
-        falling = PiecewiseConstantDecay(falls, rates)
-        return Warmup(falling, warmup) if warmup else falling
+        boundaries = [max(round(share * updates), 1) - 1 for share in recipe.milestones]
+        rates = [highest * 0.1**n for n in range(len(boundaries) + 1)]
+        steps = PiecewiseConstantDecay(boundaries, rates)
+        return Warmup(steps, warmup) if warmup else steps
     if not warmup:
         return CosineDecay(highest, updates)
     return CosineDecay(

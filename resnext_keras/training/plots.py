@@ -1,6 +1,7 @@
 """Plots of a report, as PNG files."""
 
 import itertools
+import math
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,16 +12,16 @@ from resnext_keras.training.metrics import Calibration
 
 TRAINING, VALIDATION = "#e08214", "#2166ac"
 
-MOST_NAMES = 30  # classes that are named on the axes
-MOST_CELLS = 1000  # per side, of two pixels or more
-MOST_LETTERS = 24  # of a name; longer ones would leave no room for the matrix
+MAX_NAMES = 30  # with more classes the axes have no names
+MAX_CELLS = 1000  # per side, so that each has two pixels or more
+MAX_LETTERS = 24  # longer names would leave no room for the matrix
 
 
 def plot_curves(history: list[dict], path: Path) -> None:
     """Draws loss and accuracy over the epochs.
 
     Args:
-        history: A row for each epoch, as `history.csv` has it.
+        history: A row for each epoch, as in `history.csv`.
         path: The PNG file to write.
     """
     figure, (left, right) = _figure(10, 3.6, 2)
@@ -46,13 +47,13 @@ def plot_confusion(confusion: np.ndarray, names: Sequence[str], path: Path) -> N
 
     Args:
         confusion: (classes, classes), from `confusion_matrix`.
-        names: Of the classes.
+        names: Name of each class.
         path: The PNG file to write.
     """
-    named = len(names) <= MOST_NAMES
+    named = len(names) <= MAX_NAMES
     counts = confusion.sum(axis=1, keepdims=True)
     shares = confusion / np.maximum(counts, 1)
-    cells = _largest(shares, -(-len(names) // MOST_CELLS))
+    cells = _largest(shares, math.ceil(len(names) / MAX_CELLS))
     side = 2.5 + 0.35 * len(names) if named else max(8, 1 + 0.02 * len(cells))
     figure, axes = _figure(side, side)
     axes.imshow(
@@ -82,27 +83,25 @@ def plot_confusion(confusion: np.ndarray, names: Sequence[str], path: Path) -> N
     _save(figure, path)
 
 
-def plot_reliability(found: Calibration, path: Path) -> None:
+def plot_reliability(calibration: Calibration, path: Path) -> None:
     """Draws accuracy over confidence.
 
     Args:
-        found: From `calibration`.
+        calibration: From the function `calibration`.
         path: The PNG file to write.
     """
     figure, axes = _figure(4.5, 4.2)
-    edges = np.linspace(0, 1, len(found.counts) + 1)
-    heights = np.nan_to_num(found.accuracy)
-    bars = axes.bar(
-        edges[:-1], heights, 1 / len(heights), align="edge", color=VALIDATION
-    )
-    axes.bar_label(bars, [count or "" for count in found.counts], fontsize=6)
+    heights = np.nan_to_num(calibration.accuracy)
+    starts = np.linspace(0, 1, len(heights), endpoint=False)
+    bars = axes.bar(starts, heights, 1 / len(heights), align="edge", color=VALIDATION)
+    axes.bar_label(bars, [count or "" for count in calibration.counts], fontsize=6)
     axes.plot([0, 1], [0, 1], color="grey", linestyle=":")
     axes.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
     _save(figure, path)
 
 
 def _largest(values: np.ndarray, step: int) -> np.ndarray:
-    """The largest of `step` x `step` neighbours, so that no confusion is lost."""
+    """The largest of each `step` x `step` cells, so that no confusion is hidden."""
     missing = -len(values) % step
     values = np.pad(values, ((0, missing), (0, missing)))
     count = len(values) // step
@@ -110,7 +109,7 @@ def _largest(values: np.ndarray, step: int) -> np.ndarray:
 
 
 def _figure(width: float, height: float, columns: int = 1):
-    import matplotlib.figure  # takes a third of a second
+    import matplotlib.figure  # here, since it takes a third of a second
 
     figure = matplotlib.figure.Figure((width, height), layout="constrained")
     return figure, figure.subplots(1, columns)
@@ -118,11 +117,11 @@ def _figure(width: float, height: float, columns: int = 1):
 
 def _short(name: str) -> str:
     line = " ".join(name.split())
-    return line if len(line) <= MOST_LETTERS else f"{line[: MOST_LETTERS - 1]}…"
+    return line if len(line) <= MAX_LETTERS else f"{line[: MAX_LETTERS - 1]}…"
 
 
 def _save(figure, path: Path) -> None:
     with warnings.catch_warnings():
-        # The page and the table show names that the font cannot.
+        # The font may lack letters of a name; the page and the CSV files have them.
         warnings.filterwarnings("ignore", "Glyph", UserWarning)
         figure.savefig(path, dpi=100)

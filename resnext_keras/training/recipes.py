@@ -1,7 +1,4 @@
-"""Training recipes as data.
-
-Plain Python, so that recipes can be read without loading Keras.
-"""
+"""Training recipes as data, in plain Python, which loads without Keras."""
 
 import dataclasses
 import math
@@ -24,8 +21,8 @@ class Recipe:
         epochs: Passes over the training images.
         batch_size: Images per update, over all devices.
         learning_rate: The highest learning rate, for updates of `batch_size` images.
-        milestones: Shares of all epochs at which the rate falls to a tenth; without
-            any it falls along a cosine to zero.
+        milestones: Shares of all epochs after which the rate falls to a tenth. Without
+            milestones it falls along a cosine to zero.
         warmup: Share of all epochs in which the rate rises from nearly zero.
         momentum: Momentum of SGD.
         nesterov: Whether to use Nesterov momentum.
@@ -36,25 +33,24 @@ class Recipe:
         mixup: Alpha of mixup (Zhang et al., 2018); 0 for none.
         cutmix: Alpha of CutMix (Yun et al., 2019); 0 for none. With both, each batch
             gets one of them at random.
-        crop: How a training image is cropped: `"random_resized"`, a random part of
-            `least_area` to all of the area (Szegedy et al., 2015), `"pad"`, the
-            resized image shifted by up to an eighth of its size (He et al., 2016,
-            section 4.2), or `"center"`, as in evaluation.
-        least_area: See `crop`.
+        crop: How a training image is cropped. `"random_resized"`: a random part of it
+            (Szegedy et al., 2015). `"pad"`: the image of evaluation, shifted by up to
+            an eighth of its size (He et al., 2016, section 4.2). `"center"`: the image
+            of evaluation.
+        least_area: The smallest share of the area for the crop `"random_resized"`.
         flip: Whether half of the images are mirrored.
         augment: `""`, `"trivial"` (TrivialAugment, Mueller and Hutter, 2021), or
             `"ink"` for handwriting: small shifts and turns, and negatives.
         random_erase: Share of the images with an erased part (Zhong et al., 2020).
-        ema_span: Share of all steps that the exponential moving average of the
-            weights spans, so that it suits runs of any length: the decay of a step is
-            1 - 1 / (`ema_span` * steps). The average is what is validated and saved;
-            0 for none.
+        ema_span: Share of all steps that the exponential moving average of the weights
+            spans: the decay of a step is 1 - 1 / (`ema_span` * steps). The average is
+            validated and saved; 0 for none.
         train_size: Height and width of training images, in pixels; None for that of
             evaluation.
         drop_path: Rate of stochastic depth, as `ResNeXt` takes it.
 
     Raises:
-        ValueError: A value is outside what is described above.
+        ValueError: A value is out of range.
     """
 
     name: str
@@ -81,77 +77,73 @@ class Recipe:
     drop_path: float = 0.0
 
     def __post_init__(self):
-        for field, (expected, is_right) in _RANGES.items():
-            value = getattr(self, field)
-            try:
-                right = is_right(value)
-            except TypeError:  # of a value of another kind
-                right = False
-            if not right:
-                raise ValueError(
-                    f"Expected `{field}` of a recipe to be {expected}. "
-                    f"Received: {field}={value!r}"
-                )
+        for fields, expected, is_valid in _RANGES:
+            for field in fields:
+                value = getattr(self, field)
+                try:
+                    valid = is_valid(value)
+                except TypeError:  # the value has another type
+                    valid = False
+                if not valid:
+                    raise ValueError(
+                        f"Expected `{field}` of a recipe to be {expected}. "
+                        f"Received: {field}={value!r}"
+                    )
 
 
 def _is_count(value) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
-def _is_finite(value) -> bool:
-    return value >= 0 and math.isfinite(value)
-
-
 def _is_share(value) -> bool:
     return 0 <= value < 1
 
 
-_RANGES = {
-    **dict.fromkeys(
-        ("epochs", "batch_size"),
-        ("a positive integer", _is_count),
+def _are_milestones(values) -> bool:
+    is_sequence = isinstance(values, tuple | list)
+    return (
+        is_sequence and list(values) == sorted(values) and all(map(_is_share, values))
+    )
+
+
+_SHARES = (
+    "warmup",
+    "momentum",
+    "label_smoothing",
+    "random_erase",
+    "ema_span",
+    "drop_path",
+)
+
+# Fields, what is expected, and a function that checks it.
+_RANGES = (
+    (("epochs", "batch_size"), "a positive integer", _is_count),
+    (("learning_rate",), "above 0 and finite", lambda value: 0 < value < math.inf),
+    (
+        ("weight_decay", "mixup", "cutmix"),
+        "0 or more, and finite",
+        lambda value: 0 <= value < math.inf,
     ),
-    "learning_rate": (
-        "above 0 and finite",
-        lambda value: value > 0 and _is_finite(value),
-    ),
-    **dict.fromkeys(
-        ("weight_decay", "mixup", "cutmix"), ("0 or more, and finite", _is_finite)
-    ),
-    **dict.fromkeys(
-        (
-            "warmup",
-            "momentum",
-            "label_smoothing",
-            "random_erase",
-            "ema_span",
-            "drop_path",
-        ),
-        ("at least 0 and less than 1", _is_share),
-    ),
-    **dict.fromkeys(
+    (_SHARES, "at least 0 and less than 1", _is_share),
+    (
         ("nesterov", "norm_weight_decay", "flip"),
-        ("True or False", lambda value: isinstance(value, bool)),
+        "True or False",
+        lambda value: isinstance(value, bool),
     ),
-    "least_area": ("above 0 and at most 1", lambda value: 0 < value <= 1),
-    "milestones": (
-        "rising shares of the epochs",
-        lambda value: (
-            isinstance(value, tuple | list)
-            and list(value) == sorted(value)
-            and all(map(_is_share, value))
-        ),
-    ),
-    "crop": (f"one of {', '.join(CROPS)}", CROPS.__contains__),
-    "augment": (
+    (("least_area",), "above 0 and at most 1", lambda value: 0 < value <= 1),
+    (("milestones",), "rising shares of the epochs", _are_milestones),
+    (("crop",), f"one of {', '.join(CROPS)}", CROPS.__contains__),
+    (
+        ("augment",),
         f"one of {', '.join(AUGMENTATIONS)}, or empty",
         ("", *AUGMENTATIONS).__contains__,
     ),
-    "train_size": (
+    (
+        ("train_size",),
         "a positive number of pixels, or None",
         lambda value: value is None or _is_count(value),
     ),
-}
+)
 
 
 RECIPES = {
@@ -207,8 +199,8 @@ RECIPES = {
             learning_rate=0.05,
             warmup=1 / 20,
             nesterov=True,
-            # 5e-4 there, by Keras' SGD, which takes a weight's decay off once; here
-            # it goes through the momentum, which repeats it ten times.
+            # 5e-4 there: Keras' SGD applies the decay once. Here the momentum repeats
+            # it ten times.
             weight_decay=5e-5,
             crop="center",
             flip=False,
@@ -240,7 +232,7 @@ def get_recipe(name: str) -> Recipe:
     """Finds a recipe by its name.
 
     Raises:
-        ValueError: There is no such recipe; the message suggests names.
+        ValueError: There is no such recipe. The message suggests names.
     """
     if name not in RECIPES:
         raise ValueError(
@@ -256,8 +248,8 @@ def adjusted(recipe: Recipe, /, **changes) -> Recipe:
     Args:
         recipe: The recipe.
         **changes: Fields and their values; None keeps the value. With a `batch_size`
-            but no `learning_rate`, the rate is scaled in proportion to the batch size
-            (Goyal et al., 2017, section 2.1).
+            but without a `learning_rate`, the rate is scaled in proportion to the batch
+            size (Goyal et al., 2017, section 2.1).
 
     Returns:
         The changed recipe.

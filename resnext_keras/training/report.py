@@ -1,4 +1,4 @@
-"""The report of an evaluation: a page for a browser, plots, and CSV files."""
+"""The report of an evaluation: an HTML page, plots and CSV files."""
 
 import base64
 import csv
@@ -24,16 +24,16 @@ CURVES, CONFUSION, RELIABILITY = "curves.png", "confusion.png", "reliability.png
 
 FILES = (REPORT, CLASSES, PREDICTIONS, CURVES, CONFUSION, RELIABILITY)
 
-WORST = 24  # images that are shown
+WORST = 24  # number of images on the page
 
-LISTED = 100  # files that were left out, by name
+LISTED = 100  # number of skipped files on the page
 
 
 def check_packages() -> None:
-    """Checks that the packages of reports are installed.
+    """Checks that the packages of a report are installed.
 
     Raises:
-        ImportError: One of them is not; the message names the extra.
+        ImportError: One is missing; the message names the extra.
     """
     for package in ("jinja2", "matplotlib"):
         optional(package, "train")
@@ -45,15 +45,15 @@ def report_title(name: str, data: str | os.PathLike) -> str:
 
 
 def in_words(figures: dict[str, float]) -> list[tuple[str, str]]:
-    """The figures of an evaluation as text: names, and shares in percent."""
-    names = {
-        "top_1": "top-1",
-        "top_5": "top-5",
-        "cross_entropy": "cross-entropy",
-        "calibration_error": "calibration error",
+    """The names and values of an evaluation's metrics as text."""
+    formats = {
+        "top_1": ("top-1", ".2%"),
+        "top_5": ("top-5", ".2%"),
+        "cross_entropy": ("cross-entropy", ".4f"),
+        "calibration_error": ("calibration error", ".2%"),
     }
     return [
-        (names[name], f"{value:.4f}" if name == "cross_entropy" else f"{value:.2%}")
+        (formats[name][0], format(value, formats[name][1]))
         for name, value in figures.items()
     ]
 
@@ -69,11 +69,11 @@ def write_report(
     """Writes a report into an existing folder.
 
     Args:
-        folder: Gets `report.html`, which needs no other file, its plots as PNG,
-            `classes.csv` and `predictions.csv`.
-        evaluation: What to report.
-        title: Of the page.
-        history: A row for each epoch, of a report of training.
+        folder: The folder. It gets `report.html`, which needs no other file, the plots
+            as PNG, `classes.csv` and `predictions.csv`.
+        evaluation: The evaluation.
+        title: Title of the page.
+        history: A row for each epoch, for the learning curves; None for no curves.
         settings: Text for the end of the page.
 
     Returns:

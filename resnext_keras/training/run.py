@@ -1,4 +1,4 @@
-"""The folder of a training run: checks it, creates it, resumes the run in it."""
+"""Opens a training run: checks its data, devices and folder, or resumes it."""
 
 import contextlib
 import csv
@@ -15,7 +15,7 @@ import keras
 import numpy as np
 
 from resnext_keras.images.listing import readable
-from resnext_keras.images.preprocessing import Preprocessing
+from resnext_keras.images.preprocessing import Preprocessing, default_preprocessing
 from resnext_keras.io import atomic_directory, check_outside, output_directory
 from resnext_keras.training.callbacks import CHECKPOINT
 from resnext_keras.training.data.dataset import ImageDataset, decodable, open_dataset
@@ -25,27 +25,27 @@ from resnext_keras.training.distribution import (
     find_devices,
 )
 from resnext_keras.training.settings import Phase, Settings
-from resnext_keras.weights.checkpoint import RUN, default_preprocessing
+from resnext_keras.weights.checkpoint import RUN
 
 SKIPPED = "skipped.csv"
 
-EVALUATION_ROWS = 64  # at most
+MAX_EVALUATION_ROWS = 64
 
 PACKAGES = ("resnext-keras", "keras", "tensorflow", "numpy", "jax", "torch")
 
 
 @dataclass(frozen=True)
 class Run:
-    """A training run that can start, or resume.
+    """A training run that is ready to start or to resume.
 
     Attributes:
-        settings: Its settings.
-        folder: Its folder.
+        settings: The settings.
+        folder: The folder of its files.
         training: The images to train on.
         validation: The images to validate on.
-        skipped: Name of each file that is skipped, and the reason.
+        skipped: Name of each skipped file, and the reason.
         preprocessing: How images are read for evaluation.
-        resume: Whether it resumes.
+        resume: Whether the run resumes.
         devices: The devices that it runs on.
     """
 
@@ -59,7 +59,7 @@ class Run:
     devices: Devices
 
     def steps(self, phase: Phase) -> int:
-        """Number of steps of an epoch: its whole batches, but at least one step."""
+        """Number of steps of an epoch: those of its whole batches, or of one batch."""
         batches = max(len(self.training) // phase.recipe.batch_size, 1)
         return batches * self.settings.accumulate
 
@@ -67,12 +67,11 @@ class Run:
     def evaluation_rows(self) -> int:
         """Number of images that a device evaluates at once.
 
-        Evaluation needs an eighth of the memory of training, so this needs no more
-        memory than a training step.
+        Four times those of a training step: an image needs an eighth of the memory.
         """
         settings = self.settings
         step = min(map(settings.step_size, settings.phases)) // self.devices.replicas
-        return min(EVALUATION_ROWS, 4 * max(step, 1))
+        return min(MAX_EVALUATION_ROWS, 4 * max(step, 1))
 
 
 def open_run(
@@ -81,7 +80,7 @@ def open_run(
     *,
     resume: bool = False,
 ) -> Run:
-    """Checks everything that a run needs, and creates its folder.
+    """Checks everything that a run needs, then creates its folder.
 
     Args:
         settings: The settings of the run.
@@ -92,7 +91,7 @@ def open_run(
         The `Run`.
 
     Raises:
-        ValueError: The folder exists, or holds another run; or see `find_devices`, the
+        ValueError: The folder exists or has another run; or see `find_devices`, the
             checks of `Devices`, `check_deterministic`, `open_dataset` and
             `Checkpoint.fetch`. Nothing is written then.
     """
@@ -110,13 +109,13 @@ def open_run(
     skipped = _read_skipped(folder, settings.data) if resume else []
 
     def keep(dataset):
-        # Download after the quick checks of the data set, before the slow one.
+        # After the quick checks of the data, before the slow one.
         if settings.weights:
             settings.weights.fetch()
         if resume:
-            return _without(dataset, skipped)
-        kept, left_out = decodable(dataset)
-        skipped.extend(left_out)
+            return _without(dataset, dict(skipped))
+        kept, broken = decodable(dataset)
+        skipped.extend(broken)
         return kept
 
     training, validation = open_dataset(
@@ -132,14 +131,22 @@ def open_run(
         resume,
         devices,
     )
-    _check_executions(run)
-    if devices.is_chief:
-        (_check_same if resume else _write_run)(run)
+    steps = min(map(run.steps, settings.phases))
+    if settings.steps_per_execution > steps:
+        raise ValueError(
+            f"Expected `steps_per_execution` to be at most {steps}, the steps of an "
+            f"epoch of {len(training)} images. Received: "
+            f"steps_per_execution={settings.steps_per_execution}"
+        )
+    if devices.is_chief and resume:
+        _check_same(run)
+    elif devices.is_chief:
+        _write_run(run)
     return run
 
 
 def _check_folder(folder: Path, resume: bool) -> bool:
-    """Whether there is a run to resume."""
+    """Checks the folder of a run, and returns whether there is one to resume."""
     if not os.path.lexists(folder):
         output_directory(folder, overwrite=False, earlier=Path(RUN))
         return False
@@ -161,7 +168,7 @@ def _evaluation_preprocessing(settings: Settings) -> Preprocessing:
     preprocessing = (
         settings.weights.preprocessing
         if settings.weights
-        else default_preprocessing(settings.spec)
+        else default_preprocessing(settings.spec.image_size)
     )
     size = settings.size or preprocessing.size
     # Without the first resize of the digits' weights, which is only for their images.
@@ -169,20 +176,8 @@ def _evaluation_preprocessing(settings: Settings) -> Preprocessing:
     return dataclasses.replace(preprocessing, size=size, resize=resize)
 
 
-def _check_executions(run: Run) -> None:
-    """Raises an error if one execution has more steps than an epoch."""
-    per_execution = run.settings.steps_per_execution
-    steps = min(map(run.steps, run.settings.phases))
-    if per_execution > steps:
-        raise ValueError(
-            f"Expected `steps_per_execution` to be at most {steps}, the steps of an "
-            f"epoch of {len(run.training)} images. Received: "
-            f"steps_per_execution={per_execution}"
-        )
-
-
 def _describe(run: Run) -> dict:
-    """The content of `run.json` that has to be equal for a run to be resumed."""
+    """The part of `run.json` that must be equal to resume the run."""
     digest = hashlib.sha256()
     for split in (run.training, run.validation):
         digest.update(np.ascontiguousarray(split.labels, "<i4"))
@@ -227,12 +222,11 @@ def _check_same(run: Run) -> None:
             )
 
 
-def _without(dataset: ImageDataset, skipped: list[tuple[str, str]]) -> ImageDataset:
-    left_out = {name for name, _ in skipped}
-    if not left_out:
+def _without(dataset: ImageDataset, skipped: dict[str, str]) -> ImageDataset:
+    if not skipped:
         return dataset
     return dataset.subset(
-        np.array([n for n, name in enumerate(dataset.names) if name not in left_out])
+        [number for number, name in enumerate(dataset.names) if name not in skipped]
     )
 
 
@@ -246,7 +240,7 @@ def _read_skipped(folder: Path, data: str) -> list[tuple[str, str]]:
 
 
 def _difference(earlier, received, name: str = "") -> str:
-    """The first difference between two JSON values."""
+    """The first difference between two JSON values, as text."""
     if isinstance(earlier, dict) and isinstance(received, dict):
         for key in received:
             if earlier.get(key) != received[key]:

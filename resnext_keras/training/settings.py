@@ -1,6 +1,7 @@
-"""The settings of a training run, with which it can be repeated."""
+"""The settings of a training run, all that is needed to repeat it."""
 
 import dataclasses
+import math
 import os
 from dataclasses import dataclass
 
@@ -33,24 +34,15 @@ class Phase:
 
 @dataclass(frozen=True)
 class Settings:
-    """The settings of a run; with the same data and seed they give the same weights.
+    """The settings of a run. With the same data they give the same weights.
 
     Attributes:
-        data: Path of the images, as `open_dataset` takes it.
+        data: Path of the data set.
         spec: The architecture.
         weights: The checkpoint to start from; None for random weights.
         phases: The phases, one after the other.
-        size: Height and width of the images for evaluation, in pixels; None for the
-            size of the weights, or without weights for that of the architecture.
-        validation_share: Share of the images to validate on, if the data have no
-            validation split.
-        seed: Seed of the split, the random weights, the order and the augmentation.
-        precision: A Keras dtype policy, one of `PRECISIONS`.
-        accumulate: Number of parts that the recipe's batch is split into; the gradients
-            of that many steps are averaged for one update.
-        steps_per_execution: Argument of Keras' `compile`.
-        deterministic: Whether the same run gives exactly the same weights, which is
-            slower.
+
+    The others are arguments of `train`.
 
     Raises:
         ValueError: A value is outside its range.
@@ -80,6 +72,11 @@ class Settings:
             raise ValueError(
                 "Expected `validation_share` to be between 0 and 1. "
                 f"Received: validation_share={self.validation_share!r}"
+            )
+        if not (isinstance(self.seed, int) and 0 <= self.seed < 2**32):
+            raise ValueError(
+                "Expected `seed` to be an integer from 0 to 2**32 - 1. "
+                f"Received: seed={self.seed!r}"
             )
         sizes = [("train_size", phase.recipe.train_size) for phase in self.phases]
         for field, size in [("size", self.size), *sizes]:
@@ -116,7 +113,7 @@ def finetune_phases(
     learning_rate: float | None = None,
     **changes,
 ) -> tuple[Phase, ...]:
-    """The phases of fine-tuning: first a new classifier, then the last two stages too.
+    """The two phases of fine-tuning: a new classifier, then the last two stages too.
 
     Args:
         spec: The architecture.
@@ -127,25 +124,21 @@ def finetune_phases(
         **changes: Changes of both recipes, see `adjusted`.
 
     Returns:
-        The phases; only the first if `epochs` is 1.
+        The phases; only the first one if `epochs` is 1.
 
     Raises:
         ValueError: See `adjusted`.
     """
+    first, second = {"learning_rate": learning_rate}, {}
+    if epochs is not None:
+        first["epochs"] = math.ceil(positive_integer("epochs", epochs) / 3)
+        second["epochs"] = epochs - first["epochs"]
+    head = adjusted(FINETUNE_HEAD, **first, **changes)
+    if learning_rate is not None:
+        second["learning_rate"] = learning_rate / 10
     last = 1 + len(spec.depths)
-    head_epochs = (
-        None if epochs is None else -(-positive_integer("epochs", epochs) // 3)
-    )
-    head = adjusted(
-        FINETUNE_HEAD, epochs=head_epochs, learning_rate=learning_rate, **changes
-    )
-    phases = [Phase(head, f"conv{last}")]
-    if epochs is None or epochs > head_epochs:
-        stages = adjusted(
-            FINETUNE_STAGES,
-            epochs=None if epochs is None else epochs - head_epochs,
-            learning_rate=None if learning_rate is None else learning_rate / 10,
-            **changes,
-        )
-        phases.append(Phase(stages, f"conv{max(last - 2, 1)}"))
-    return tuple(phases)
+    phases = (Phase(head, f"conv{last}"),)
+    if epochs == 1:
+        return phases
+    stages = adjusted(FINETUNE_STAGES, **second, **changes)
+    return *phases, Phase(stages, f"conv{max(last - 2, 1)}")

@@ -1,4 +1,4 @@
-"""Training and fine-tuning of a network on a data set of images."""
+"""Training and fine-tuning of a network on the images of a data set."""
 
 import contextlib
 import os
@@ -42,13 +42,17 @@ from resnext_keras.training.report import (
 )
 from resnext_keras.training.run import SKIPPED, Run, open_run
 from resnext_keras.training.settings import Phase, Settings, finetune_phases
-from resnext_keras.weights.checkpoint import BEST, RUN, Checkpoint, resolve
+from resnext_keras.weights.checkpoint import (
+    BEST,
+    DEFAULT_MODEL,
+    RUN,
+    Checkpoint,
+    resolve,
+)
 
 MODEL, EXPORT = "model.keras", "saved_model"
 
-LOCK = ".lock"  # of the process that trains in the folder
-
-DEFAULT = "resnext50_32x4d"
+LOCK = ".lock"  # held by the process that trains in the folder
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,7 @@ class TrainingResult:
 def train(
     data: str | os.PathLike,
     output: str | os.PathLike,
-    model: ResNeXtSpec | str = DEFAULT,
+    model: ResNeXtSpec | str = DEFAULT_MODEL,
     recipe: Recipe | str | None = None,
     *,
     epochs: int | None = None,
@@ -101,10 +105,12 @@ def train(
     Args:
         data: Path of the images, one of:
 
-            - An image folder, with a folder of images for each class; or with folders
-              `train` and `val`, `validation` or `test` that have class folders.
+            - An image folder: a folder for each class with its images, at any depth;
+              or folders `train` and `val`, `validation` or `test` with such folders.
             - A directory of TensorFlow Datasets.
-            - A TFRecord file, or a folder of TFRecord files, with encoded images.
+            - A TFRecord file, or a folder of such files with the split in their names,
+              of `tf.train.Example` with `image/encoded` and `image/class/label`, or
+              with `image` and `label`.
         output: The folder to create for the run; it may not be inside `data`.
         model: The architecture, a name from `list_models()` or a `ResNeXtSpec`.
         recipe: `"paper"`, `"torchvision2"`, `"cifar"`, `"digits"` or a `Recipe`; None
@@ -149,38 +155,36 @@ def train(
     """
     spec = get_spec(model)
     recipe = recipe or ("cifar" if spec.stem == "cifar" else "paper")
-    recipe = adjusted(
-        recipe if isinstance(recipe, Recipe) else get_recipe(recipe),
-        epochs=epochs,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
+    changes = {
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
         **(recipe_changes or {}),
-    )
+    }
+    recipe = recipe if isinstance(recipe, Recipe) else get_recipe(recipe)
     return _run(
-        Settings(
-            os.path.abspath(data),
-            spec,
-            None,
-            (Phase(recipe),),
-            size,
-            validation_share,
-            seed,
-            precision,
-            accumulate,
-            steps_per_execution,
-            deterministic,
-        ),
+        spec,
+        None,
+        (Phase(adjusted(recipe, **changes)),),
+        data,
         output,
-        checkpoint_seconds,
-        export,
-        callbacks,
-        resume,
-        on_start,
-        verbose,
+        size=size,
+        validation_share=validation_share,
+        precision=precision,
+        accumulate=accumulate,
+        steps_per_execution=steps_per_execution,
+        seed=seed,
+        deterministic=deterministic,
+        checkpoint_seconds=checkpoint_seconds,
+        export=export,
+        callbacks=callbacks,
+        resume=resume,
+        on_start=on_start,
+        verbose=verbose,
     )
 
 
-def finetune(
+def finetune(  # noqa: D417 - the other arguments are those of `train`
     data: str | os.PathLike,
     output: str | os.PathLike,
     model: ResNeXtSpec | str | None = None,
@@ -204,14 +208,13 @@ def finetune(
     on_start: Callable[[Run], None] | None = None,
     verbose: int | str = "auto",
 ) -> TrainingResult | None:
-    """Trains a network with trained weights on new images and their classes.
+    """Trains a network with trained weights on other classes.
 
     First a new classifier is trained on frozen stages. Then the last two stages are
-    trained too, at a tenth of the learning rate.
+    trained too, at a tenth of the learning rate. Arguments that are not listed here are
+    those of `train`.
 
     Args:
-        data: See `train`.
-        output: See `train`.
         model: The architecture, a name from `list_models()` or a `ResNeXtSpec`. None
             for the architecture of the weights, or without weights for
             `"resnext50_32x4d"`.
@@ -219,22 +222,9 @@ def finetune(
             or folder of a training run. None for the default weights of the
             architecture.
         epochs: Epochs of both phases together; None for those of the recipes.
-        batch_size: See `train`.
         learning_rate: Learning rate of the classifier; None for that of the recipe.
-        recipe_changes: See `train`; for both phases.
-        size: See `train`; None for the size of the weights.
-        validation_share: See `train`.
-        precision: See `train`.
-        accumulate: See `train`.
-        steps_per_execution: See `train`.
-        seed: See `train`.
-        deterministic: See `train`.
-        checkpoint_seconds: See `train`.
-        export: See `train`.
-        callbacks: See `train`.
-        resume: See `train`.
-        on_start: See `train`.
-        verbose: See `train`.
+        recipe_changes: Fields of both recipes, and their values.
+        size: Height and width of the images; None for the size of the weights.
 
     Returns:
         See `train`.
@@ -244,54 +234,52 @@ def finetune(
         ImportError: The extra `train` is not installed.
     """
     checkpoint = resolve(weights, model)
-    if checkpoint.channels != 3:
-        raise ValueError(
-            f"Expected weights for RGB images; {checkpoint.name} has "
-            f"{checkpoint.channels} input channels. "
-            f"Received: weights={checkpoint.name!r}"
-        )
-    spec = checkpoint.spec
-    phases = finetune_phases(
-        spec,
-        epochs=epochs,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
+    checkpoint.check_rgb()
+    changes = {
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
         **(recipe_changes or {}),
-    )
+    }
     return _run(
-        Settings(
-            os.path.abspath(data),
-            spec,
-            checkpoint,
-            phases,
-            size,
-            validation_share,
-            seed,
-            precision,
-            accumulate,
-            steps_per_execution,
-            deterministic,
-        ),
+        checkpoint.spec,
+        checkpoint,
+        finetune_phases(checkpoint.spec, **changes),
+        data,
         output,
-        checkpoint_seconds,
-        export,
-        callbacks,
-        resume,
-        on_start,
-        verbose,
+        size=size,
+        validation_share=validation_share,
+        precision=precision,
+        accumulate=accumulate,
+        steps_per_execution=steps_per_execution,
+        seed=seed,
+        deterministic=deterministic,
+        checkpoint_seconds=checkpoint_seconds,
+        export=export,
+        callbacks=callbacks,
+        resume=resume,
+        on_start=on_start,
+        verbose=verbose,
     )
 
 
 def _run(
-    settings: Settings,
+    spec: ResNeXtSpec,
+    weights: Checkpoint | None,
+    phases: tuple[Phase, ...],
+    data: str | os.PathLike,
     output: str | os.PathLike,
+    *,
     checkpoint_seconds: float,
     export: bool,
     callbacks: Sequence[keras.callbacks.Callback],
     resume: bool,
     on_start: Callable[[Run], None] | None,
     verbose: int | str,
+    **options: Any,
 ) -> TrainingResult | None:
+    """Opens a run, trains and reports; `options` are those of `Settings`."""
+    settings = Settings(os.path.abspath(data), spec, weights, phases, **options)
     check_packages()
     if export:
         check_backend()
@@ -331,7 +319,7 @@ def _train(run: Run, callbacks, seconds: float, verbose: int | str) -> None:
 
 
 def _finish(run: Run, export: bool) -> TrainingResult:
-    """Writes the model, the report and the SavedModel of a trained run."""
+    """Writes the model, the report and the SavedModel of the best weights."""
     classifier = load_classifier(weights=run.folder)
     with atomic_write(run.folder / MODEL) as file:
         classifier.model.save(file)
@@ -375,7 +363,7 @@ def build_network(
         classifier_activation=None,
         drop_path_rate=max(recipe.drop_path for recipe in recipes),
     )
-    if settings.weights:  # a new classifier, even for as many classes
+    if settings.weights:  # the classifier is new, even for as many classes
         head = network.get_layer("predictions")
         head.kernel.assign(head.kernel_initializer(head.kernel.shape))
         head.bias.assign(keras.ops.zeros(head.bias.shape))
@@ -383,7 +371,7 @@ def build_network(
 
 
 def with_preprocessing(network: keras.Model) -> keras.Model:
-    """Adds `preprocess_input` to a network, so that only uint8 is sent to the device.
+    """Puts `preprocess_input` before a network, so that the device gets uint8 pixels.
 
     Args:
         network: A model from preprocessed images to logits.
@@ -404,11 +392,11 @@ class Batches:
     """The batches for the phases of a run.
 
     Attributes:
-        training: Function from the number of a phase and of its first step to a
-            `tf.data.Dataset` of uint8 pixels (batch, H, W, 3) and float32 soft labels
-            (batch, classes), for the steps to the end of the phase.
+        training: Function from the number of a phase and a step of it to a
+            `tf.data.Dataset` from this step to the end of the phase. It has uint8
+            pixels (batch, H, W, 3) and float32 soft labels (batch, classes).
         validation: Such a dataset of the validation images.
-        steps: Function from the number of a phase to the number of steps per epoch.
+        steps: Function from the number of a phase to its steps per epoch.
     """
 
     training: Callable
@@ -417,12 +405,12 @@ class Batches:
 
 
 def _batches(run: Run) -> Batches:
-    settings, classes = run.settings, len(run.training.class_names)
-    devices = run.devices
+    settings, devices = run.settings, run.devices
+    classes = len(run.training.class_names)
 
     def steps(number):
-        per_execution = settings.steps_per_execution
-        return run.steps(settings.phases[number]) // per_execution * per_execution
+        steps = run.steps(settings.phases[number])
+        return steps - steps % settings.steps_per_execution
 
     def training(number, first_step):
         phase = settings.phases[number]
@@ -469,7 +457,7 @@ def run_phases(
         folder: The folder for `checkpoint.safetensors`, `best.weights.h5` and
             `history.csv`.
         devices: The devices; the network was built in their scope.
-        callbacks: Other Keras callbacks, for each phase.
+        callbacks: Other Keras callbacks, which run in each phase.
         resume: Whether to continue from the checkpoint in the folder, if there is one.
         seconds: Time between two checkpoints; there is also one after each epoch.
         verbose: Argument of Keras' `fit`.
@@ -505,8 +493,8 @@ def run_phases(
                 progress,
                 steps_per_epoch=steps_per_epoch,
                 steps=steps,
-                # With several processes, each has metrics of its own share, and only
-                # the chief writes: there a resumed epoch starts its metrics again.
+                # Each of several processes has the metrics of its own images, but only
+                # the chief writes. So there a resumed epoch starts its metrics again.
                 metrics=metrics if devices.workers == 1 else [],
                 ema=ema,
                 seconds=seconds,
@@ -515,7 +503,7 @@ def run_phases(
             )
             all_callbacks = [*([ema] if ema else []), *callbacks, state]
             _fit(model, phase, batches, progress, all_callbacks, devices, verbose)
-        elif resume:  # it was stopped between two phases
+        elif resume:  # the run was stopped between two phases
             restore(path, model.variables)
         resume = False
         progress |= {"phase": number + 1, "step": 0}
@@ -538,7 +526,7 @@ def _compile(model, network, settings, phase, steps_per_epoch):
         gradient_accumulation_steps=accumulate if accumulate > 1 else None,
     )
     if settings.precision == "mixed_float16":
-        # Keras goes by the policy of the model, which takes pixels and is float32.
+        # Keras adds it by the policy of the outer model, which is float32.
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
     model.compile(
         optimizer,
@@ -548,7 +536,7 @@ def _compile(model, network, settings, phase, steps_per_epoch):
         weighted_metrics=metrics,  # the last batch may be padded
         steps_per_execution=settings.steps_per_execution,
     )
-    model.optimizer.build(model.trainable_variables)  # a checkpoint may fill them
+    model.optimizer.build(model.trainable_variables)  # before a checkpoint is restored
     return [model.metrics[0], *metrics]  # the first is the loss
 
 
@@ -582,15 +570,13 @@ def _fit(model, phase, batches, progress, callbacks, devices, verbose):
 
 def _is_out_of_memory(error: Exception) -> bool:
     text = f"{type(error).__name__} {error}".lower()
-    return isinstance(error, MemoryError) or any(
-        sign in text
-        for sign in ("resourceexhausted", "resource_exhausted", "out of memory", "oom")
-    )
+    signs = "resourceexhausted", "resource_exhausted", "out of memory"
+    return isinstance(error, MemoryError) or any(sign in text for sign in signs)
 
 
 @contextlib.contextmanager
 def _dtype_policy(name: str):
-    """Context manager: layers are built with a Keras dtype policy."""
+    """Context manager: sets the dtype policy of Keras."""
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(name)
     try:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from resnext_keras.arguments import did_you_mean
 from resnext_keras.images.labels import class_names
-from resnext_keras.images.preprocessing import IMAGENET, Preprocessing
+from resnext_keras.images.preprocessing import Preprocessing, default_preprocessing
 from resnext_keras.models.specs import ARCHITECTURES, ResNeXtSpec, get_spec
 from resnext_keras.models.variables import Shapes, variable_shapes
 from resnext_keras.weights.loading import (
@@ -114,6 +114,18 @@ class Checkpoint:
         if self.weight_set is not None:
             return self.name
         return Path(os.path.abspath(self.name)).name.split(".")[0]
+
+    def check_rgb(self) -> None:
+        """Checks that the weights are for RGB images.
+
+        Raises:
+            WeightsError: They are for another number of channels.
+        """
+        if self.channels != 3:
+            raise WeightsError(
+                f"Expected weights for RGB images; {self.name} has {self.channels} "
+                f"input channels. Received: weights={self.name!r}"
+            )
 
     def fetch(self) -> Path:
         """Downloads the weight file if it is missing, and verifies its hash once.
@@ -265,13 +277,12 @@ def _of_spec(checkpoint: Checkpoint, spec: ResNeXtSpec | None) -> Checkpoint:
 
 
 def _from_set(weight_set: WeightSet, remedy: str = "") -> Checkpoint:
-    classes = weight_set.classes
     labels = weight_set.labels
     return Checkpoint(
         get_spec(weight_set.architecture),
-        classes,
+        weight_set.classes,
         weight_set.preprocessing,
-        class_names(labels) if labels else _numbers(classes),
+        class_names(labels) if labels else _numbers(weight_set.classes),
         weight_set.name,
         weight_set.licence,
         weight_set=weight_set,
@@ -282,20 +293,17 @@ def _from_set(weight_set: WeightSet, remedy: str = "") -> Checkpoint:
 def _best_weights(folder: Path) -> Path | None:
     """The weights of a training run; None for another folder, or before the first."""
     # Path.is_file may raise for an impossible path; os.path.isfile does not.
-    return (
-        folder / BEST
-        if all(os.path.isfile(folder / name) for name in (BEST, RUN))
-        else None
-    )
+    is_run = all(os.path.isfile(folder / name) for name in (BEST, RUN))
+    return folder / BEST if is_run else None
 
 
 def _from_run(folder: Path) -> Checkpoint:
     try:
         content = json.loads((folder / RUN).read_text(encoding="utf-8"))
         spec = ResNeXtSpec(**content["settings"]["spec"])
-        reading = content["preprocessing"]
+        fields = content["preprocessing"]
         preprocessing = Preprocessing(
-            reading["size"], reading["resize"], reading["interpolation"]
+            fields["size"], fields["resize"], fields["interpolation"]
         )
         names = tuple(content["class_names"])
     except (ValueError, KeyError, TypeError) as error:
@@ -331,18 +339,12 @@ def _from_file(path: Path, spec: ResNeXtSpec | None) -> Checkpoint:
     return Checkpoint(
         spec,
         classes,
-        default_preprocessing(spec),
+        default_preprocessing(spec.image_size),
         class_names("imagenet") if classes == 1000 else _numbers(classes),
         str(path),
         channels=channels,
         _file=file,
     )
-
-
-def default_preprocessing(spec: ResNeXtSpec) -> Preprocessing:
-    """How images are read if nothing but the architecture is known of the weights."""
-    size = spec.image_size
-    return IMAGENET if size == IMAGENET.size else Preprocessing(size=size, resize=size)
 
 
 def _numbers(classes: int | None) -> tuple[str, ...]:
@@ -356,19 +358,13 @@ def _find(weights: str | os.PathLike, architecture: str | None) -> WeightSet | P
             "Expected `weights` to be the name of a weight set, the path of a file or "
             f"of the folder of a training run, or None. Received: weights={weights!r}"
         )
-    is_name = isinstance(weights, str) and os.sep not in weights
     owner, _, tag = os.fsdecode(weights).rpartition(".")
-    if is_name and tag == "imagenet":
+    if tag == "imagenet" and isinstance(weights, str) and os.sep not in weights:
         if architecture in (None, owner or architecture):
             return _default(owner or architecture, weights)
         if owner in ARCHITECTURES:
             raise _of_another(weights, [_default(owner, weights)], architecture)
-    if weights in WEIGHT_SETS:
-        weight_set = WEIGHT_SETS[weights]
-        if architecture not in (None, weight_set.architecture):
-            raise _of_another(weights, [weight_set], architecture)
-        return weight_set
-    named = [s for s in WEIGHT_SETS.values() if weights in (s.tag, *s.aliases)]
+    named = [s for s in WEIGHT_SETS.values() if weights in (s.name, s.tag, *s.aliases)]
     sets = [s for s in named if architecture in (None, s.architecture)]
     if len(sets) == 1:
         return sets[0]
@@ -424,13 +420,23 @@ def _of_another(weights, sets, architecture) -> WeightsError:
 
 def _unknown(weights, path: Path, architecture: str | None) -> WeightsError:
     received = f"Received: weights={os.fspath(weights)!r}"
-    if _looks_like_path(weights, path):
+    is_path = (
+        path.name != weights  # a path object, or it has folders
+        or path.suffix.lower() in (*READERS, *HINTS)
+        or os.path.lexists(path)
+    )
+    if is_path:
         problem = "no such file"
         if os.path.isdir(path):
             problem = f"a folder without {BEST} and {RUN} of a training run"
-        hint = did_you_mean(path.name, _files_beside(path))
+        files = []
+        with contextlib.suppress(OSError, ValueError):
+            files = [
+                f.name for f in path.parent.iterdir() if f.suffix.lower() in READERS
+            ]
         return WeightsError(
-            f"Expected a weight file, found {problem}.{hint} {received}"
+            f"Expected a weight file, found {problem}.{did_you_mean(path.name, files)} "
+            f"{received}"
         )
     sets = sets_of(architecture)
     names = [
@@ -443,26 +449,10 @@ def _unknown(weights, path: Path, architecture: str | None) -> WeightsError:
         listed = f"of {architecture!r} there are {_names(sets)}"
         if default_set(architecture):
             names = ["imagenet", f"{architecture}.imagenet", *names]
-    hint = did_you_mean(weights, dict.fromkeys(names))
     return WeightsError(
         "Expected the name of a weight set, or the path of a file or of the folder of "
-        f"a training run.{hint} {received}; {listed}."
+        f"a training run.{did_you_mean(weights, names)} {received}; {listed}."
     )
-
-
-def _looks_like_path(weights: str | os.PathLike, path: Path) -> bool:
-    return (
-        not isinstance(weights, str)
-        or path.name != weights  # it has folders
-        or path.suffix.lower() in (*READERS, *HINTS)
-        or os.path.lexists(path)
-    )
-
-
-def _files_beside(path: Path) -> list[str]:
-    with contextlib.suppress(OSError, ValueError):
-        return [f.name for f in path.parent.iterdir() if f.suffix.lower() in READERS]
-    return []
 
 
 def _names(sets: list[WeightSet]) -> str:

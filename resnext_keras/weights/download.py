@@ -50,16 +50,10 @@ def cache_folder() -> Path:
 
 
 def local_path(weight_set: WeightSet) -> Path | None:
-    """The path of a weight set's file on this machine.
+    """The path of a weight set's file on this machine; None if it is not here.
 
-    The file is looked for in the installed package or in `weights/` of a checkout,
-    and then in the cache. It is not verified.
-
-    Args:
-        weight_set: A row of the registry.
-
-    Returns:
-        The path; None if there is no such file.
+    The file is looked for in the installed package or in `weights/` of a checkout, and
+    then in the cache. It is not verified.
     """
     paths = [folder / weight_set.file for folder in (SHIPPED, cache_folder())]
     return next((path for path in paths if os.path.isfile(path)), None)
@@ -105,15 +99,9 @@ def _warn_of_licence(weight_set: WeightSet) -> None:
 
 
 def check_hash(weight_set: WeightSet, path: Path, remedy: str) -> None:
-    """Compares the hash of a file with the published one, if there is one.
+    """Raises a `WeightsError` unless a file has the published hash, if there is one.
 
-    Args:
-        weight_set: A row of the registry.
-        path: The file.
-        remedy: The last sentence of the error.
-
-    Raises:
-        WeightsError: The hashes differ, or the file cannot be read.
+    The error ends with the sentence `remedy`.
     """
     if weight_set.hash is None:
         return

@@ -71,18 +71,7 @@ def open_file(path: str | os.PathLike) -> AbstractContextManager[LazyTensors]:
 
 @contextlib.contextmanager
 def open_weights(path: str | os.PathLike, expected: Shapes):
-    """Context manager: opens a weight file and matches it with a network.
-
-    Args:
-        path: See `open_file`.
-        expected: See `match`.
-
-    Yields:
-        The matched tensors, see `match`.
-
-    Raises:
-        WeightsError: See `open_file` and `match`.
-    """
+    """Context manager: opens a file (`open_file`) and matches its tensors (`match`)."""
     with open_file(path) as stored:
         yield match(stored, expected, Path(path))
 
@@ -91,11 +80,6 @@ def identify(
     stored: LazyTensors, specs: Collection[ResNeXtSpec], path: Path
 ) -> tuple[ResNeXtSpec, int, int | None]:
     """Finds the architecture with exactly these tensors.
-
-    Args:
-        stored: The tensors of a file.
-        specs: The architectures to choose from.
-        path: The file, for errors.
 
     Returns:
         The spec, the number of input channels, and the number of classes (None without

@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 from importlib import resources
 
-from resnext_keras.images.preprocessing import MEAN, STD, Preprocessing
+from resnext_keras.images.preprocessing import Preprocessing
 from resnext_keras.models.specs import get_spec
 
 TABLE = resources.files("resnext_keras") / "weights" / "sets.csv"
@@ -57,10 +57,7 @@ class WeightSet:
         classes: Number of classes; None for a file without a classifier.
         labels: Name of the table of class names, for `class_names(labels)`;
             None if the package has no such table.
-        bn_epsilon: Epsilon of the batch norm in training.
         note: Anything else that a user should know.
-        mean: Mean of red, green and blue that `preprocess_input` subtracts.
-        std: Standard deviation that it divides by.
     """
 
     architecture: str
@@ -76,10 +73,7 @@ class WeightSet:
     size_bytes: int | None = None
     classes: int | None = None
     labels: str | None = None
-    bn_epsilon: float = 1e-5
     note: str = ""
-    mean: tuple[float, float, float] = MEAN
-    std: tuple[float, float, float] = STD
 
     @property
     def name(self) -> str:
@@ -126,7 +120,6 @@ def _weight_set(row: dict[str, str]) -> WeightSet:
         hash=row["hash"] or None,
         classes=classes,
         labels="imagenet" if classes == 1000 else None,
-        bn_epsilon=float(row["bn_epsilon"]),
         note=row["note"],
     )
 

@@ -44,17 +44,10 @@ LazyTensors = Mapping[str, LazyTensor]
 def lazy_block(
     file: BinaryIO, path: Path, offset: int, dtype: np.dtype, shape: tuple[int, ...]
 ) -> LazyTensor:
-    """A tensor that is one block of a file, in C order.
+    """A tensor that is one block of a file, in C order, from the byte `offset` on.
 
     Only this block is ever in memory. The pages of a memory-mapped file would stay as
     long as the mapping.
-
-    Args:
-        file: The file, open for reading.
-        path: Its path, for errors.
-        offset: Where the block begins, in bytes.
-        dtype: Type of the stored numbers.
-        shape: Shape of the tensor.
     """
 
     def read() -> np.ndarray:
@@ -71,15 +64,7 @@ def lazy_block(
 
 
 def finite_array(name: str, tensor: LazyTensor, dtype) -> np.ndarray:
-    """Reads a tensor, converts it, and checks that all numbers are finite.
-
-    Args:
-        name: Its name, for the error.
-        tensor: The tensor, of an open file.
-        dtype: A floating-point dtype, as a string or of NumPy.
-
-    Returns:
-        The numbers, in `dtype`.
+    """Reads a tensor in a floating-point dtype.
 
     Raises:
         WeightsError: A number is not finite, or too large for `dtype`.

@@ -13,7 +13,6 @@ from resnext_keras.models.data_format import image_shape, to_data_format
 from resnext_keras.models.resnext import ResNeXt
 from resnext_keras.models.specs import ResNeXtSpec
 from resnext_keras.weights.checkpoint import Checkpoint, resolve
-from resnext_keras.weights.tensors import WeightsError
 
 
 @dataclass(frozen=True)
@@ -57,12 +56,8 @@ def verify_weights(
             fails.
     """
     checkpoint = resolve(weights, model)
+    checkpoint.check_rgb()
     path = checkpoint.fetch()
-    if checkpoint.channels != 3:
-        raise WeightsError(
-            f"Expected weights for RGB images in {path}, found "
-            f"{checkpoint.channels} channels."
-        )
     size = checkpoint.preprocessing.size
     classes = checkpoint.classes
     network = ResNeXt(

@@ -142,7 +142,7 @@ def test_a_typo_costs_no_download(tmp_path, monkeypatch, arguments, message):
     ):
         monkeypatch.setattr(f"resnext_keras.{module}.load_classifier", None)
     monkeypatch.setattr(
-        "resnext_keras.inference.quantization.check_packages", lambda: None
+        "resnext_keras.inference.quantization.check_converter", lambda: None
     )
     (tmp_path / "text.jpg").write_text("no image")
     Image.new("RGB", (40, 40)).save("one.png")

@@ -76,7 +76,7 @@ def test_images_are_for_int8_only_and_must_be_preprocessed(model, refused):
     for message, precision, images in (
         ("`images` if .*Received: precision='int8'", "int8", None),
         ("Received: precision='float16'", "float16", IMAGES),
-        ("one image or more", "int8", IMAGES[:0]),
+        ("at least one", "int8", IMAGES[:0]),
         ("NaN or infinity", "int8", IMAGES * np.nan),
         ("numbers from 0 to 255", "int8", pixels),
     ):

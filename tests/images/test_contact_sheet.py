@@ -45,10 +45,3 @@ def test_what_is_cut_off_is_told_by_an_ellipsis():
     assert not np.array_equal(long, other)
     same = captions("short", "short ")
     assert np.array_equal(*same)
-
-
-def test_what_does_not_belong_together_is_refused():
-    with pytest.raises(ValueError, match="1 images, 2 captions"):
-        contact_sheet([WHITE], ["a", "b"])
-    with pytest.raises(ValueError, match="size=0"):
-        contact_sheet([WHITE], ["a"], size=0)

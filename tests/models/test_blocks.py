@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from keras import layers
 
-from resnext_keras.models.blocks import conv_block, identity_block
+from resnext_keras.models.blocks import residual_block
 
 CARDINALITY, GROUP_WIDTH, FILTERS = 32, 4, 256
 WIDTH = CARDINALITY * GROUP_WIDTH
@@ -24,7 +24,7 @@ def randomised(model):
 def grouped():
     """Form (c) of Figure 3, as the networks of this package are built."""
     x = keras.Input((9, 10, FILTERS))
-    y = identity_block(x, WIDTH, FILTERS, cardinality=CARDINALITY, name="block")
+    y = residual_block(x, WIDTH, FILTERS, cardinality=CARDINALITY, name="block")
     return randomised(keras.Model(x, y))
 
 
@@ -90,17 +90,20 @@ def test_the_three_forms_of_figure_3_are_one_network(
 
 @pytest.mark.parametrize("size", [(8, 8), (9, 7)])
 @pytest.mark.parametrize("stride", [1, 2])
-def test_conv_block_halves_odd_and_even_sizes_rounded_up(size, stride):
+def test_a_projected_block_halves_odd_and_even_sizes_rounded_up(size, stride):
     x = keras.Input((*size, 16))
-    y = conv_block(x, 8, 24, stride=stride, cardinality=4, name="block")
+    y = residual_block(
+        x, 8, 24, stride=stride, cardinality=4, name="block", projected=True
+    )
     assert y.shape == (None, -(-size[0] // stride), -(-size[1] // stride), 24)
 
 
 def test_the_stride_is_on_the_3x3_convolution_and_on_the_projection():
     x = keras.Input((8, 8, 16))
-    model = keras.Model(
-        x, conv_block(x, 8, 24, stride=2, cardinality=4, name="conv3_block1")
+    y = residual_block(
+        x, 8, 24, stride=2, cardinality=4, name="conv3_block1", projected=True
     )
+    model = keras.Model(x, y)
     strides = {
         layer.name: layer.strides
         for layer in model.layers
@@ -116,7 +119,7 @@ def test_the_stride_is_on_the_3x3_convolution_and_on_the_projection():
 
 def test_training_moves_each_batch_norm_a_tenth_of_the_way_as_in_torch():
     x = keras.Input((8, 8, 16))
-    y = conv_block(x, 8, 24, stride=2, cardinality=4, name="block")
+    y = residual_block(x, 8, 24, stride=2, cardinality=4, name="block", projected=True)
     names = [layer.name for layer in keras.Model(x, y).layers if "_bn" in layer.name]
     assert len(names) == 4
     taps = [keras.Model(x, y).get_layer(name) for name in names]

@@ -254,12 +254,3 @@ def test_class_folders_without_any_image_are_refused(tmp_path):
     (tmp_path / "b").mkdir()
     with pytest.raises(ValueError, match="no folder has any"):
         open_dataset(tmp_path)
-
-
-@pytest.mark.parametrize(
-    "options", [{"validation_share": s} for s in (0, 1, -0.1)] + [{"seed": -1}]
-)
-def test_impossible_shares_and_seeds_are_refused(folder, options):
-    (name,) = options
-    with pytest.raises(ValueError, match=f"Expected `{name}`.*Received: {name}="):
-        open_dataset(folder, **options)

@@ -161,25 +161,3 @@ def test_half_precision_still_adds_up_to_one(case, predictions):
 def test_what_is_no_probability_is_refused(scores, found):
     with pytest.raises(ValueError, match=f"Expected scores from 0 to 1.*{found}"):
         score_predictions(np.array(scores), np.zeros(len(scores), int))
-
-
-@pytest.mark.parametrize("labels", [[-1], [2], [0.0], [True]])
-def test_what_is_no_class_is_refused(labels):
-    with pytest.raises(ValueError, match="integers from 0 to 1"):
-        score_predictions(np.array([[0.5, 0.5]]), np.array(labels))
-
-
-def test_shapes_that_do_not_fit_are_refused():
-    for labels in (np.zeros(3, int), np.zeros((2, 1), int)):
-        with pytest.raises(ValueError, match=r"scores.shape=\(2, 2\)"):
-            score_predictions(np.full((2, 2), 0.5), labels)
-    with pytest.raises(ValueError, match="`scores` of shape"):
-        score_predictions(np.array([1.0]), np.array([0]))
-
-
-@pytest.mark.parametrize("count", [0, -1, 1.5])
-def test_counts_that_are_none_are_refused(predictions, count):
-    with pytest.raises(ValueError, match="Expected `top`"):
-        predictions.accuracy(count)
-    with pytest.raises(ValueError, match="Expected `bins`"):
-        calibration(predictions, count)

@@ -289,29 +289,6 @@ def test_evaluation_reads_every_image_once_in_order(seven, tmp_path):
 # Errors
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"seed": -1}, "seed=-1"),
-        ({"seed": 2**64}, "seed=18446744073709551616"),
-        ({"steps": 0}, "steps=0"),
-        ({"first_step": -2}, "first_step=-2"),
-        ({"batch_size": 0}, "batch_size=0"),
-        ({"workers": 3}, "workers=3, batch_size=4"),
-        ({"workers": 2, "worker": 2}, "worker=2, workers=2"),
-    ],
-    ids=str,
-)
-def test_bad_arguments_are_refused(seven, options, message):
-    with pytest.raises(ValueError, match=message):
-        batches(seven, PLAIN, **options)
-
-
-def test_no_images_are_refused(seven):
-    with pytest.raises(ValueError, match="at least one image"):
-        batches(dataclasses.replace(seven, labels=seven.labels[:0]), PLAIN)
-
-
 @pytest.mark.parametrize("crop", ["random_resized", "pad"])
 def test_what_is_no_image_is_said(crop):
     with pytest.raises(tf.errors.InvalidArgumentError, match="Expected an image"):

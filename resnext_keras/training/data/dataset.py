@@ -16,12 +16,12 @@ TRAINING = ("train", "training")
 VALIDATION = ("validation", "val", "valid", "test")  # the first that exists is used
 SPLITS = TRAINING + VALIDATION
 
-NO_FORMAT = "not JPEG, PNG, BMP or WebP, or too many pixels or too long"
+NOT_DECODED = "not JPEG, PNG, BMP or WebP, or too many pixels or too long"
 
 
 @dataclass(frozen=True)
 class ImageDataset:
-    """Encoded images of one split, each in one class.
+    """The encoded images of one split and their classes.
 
     Attributes:
         class_names: Name of each class.
@@ -29,7 +29,7 @@ class ImageDataset:
         names: Name of each image for messages: its path, or the file and number of
             its record.
         read: Function from the number of an image, a scalar int64 tensor, to its
-            encoded bytes, a scalar string tensor. It works in a graph of `tf.data`.
+            encoded bytes, a scalar string tensor. It works in `tf.data`.
     """
 
     class_names: tuple[str, ...]
@@ -53,7 +53,7 @@ class ImageDataset:
 
 
 class Names(Sequence):
-    """A sequence of names that are computed on access, which takes no memory."""
+    """A sequence of names that takes no memory: they are computed on access."""
 
     def __init__(self, name: Callable[[int], str], count: int):
         self._name, self._count = name, count
@@ -86,10 +86,16 @@ class Layout:
 
 
 def few(names, most: int = 3) -> str:
-    """The first few names and the number of the others, for a message."""
+    """The first names and the number of the others, for a message."""
     names = list(names)
     listed = ", ".join(map(repr, names[:most]))
     return listed if len(names) <= most else f"{listed} and {len(names) - most} more"
+
+
+def short_message(error: Exception) -> str:
+    """The message of an error of TensorFlow, without the names of its operations."""
+    message = re.sub(r"\{\{.*?\}\} *", "", str(getattr(error, "message", error)))
+    return " ".join(message.partition("[Op:")[0].split())
 
 
 def open_dataset(
@@ -101,14 +107,7 @@ def open_dataset(
     """Opens a data set, and splits it into training and validation images.
 
     Args:
-        path: One of:
-
-            - An image folder: a folder for each class with its images, at any depth;
-              or folders `train` and `val`, `validation` or `test` with such folders.
-            - A TFDS directory.
-            - A folder of TFRecord files of `tf.train.Example` with `image/encoded` and
-              `image/class/label`, or with `image` and `label`. The names of the files
-              contain the split. Or one such file.
+        path: The data set, see `train`.
         validation_share: Share of each class to validate on, at least one image, if
             the data set has no validation split; between 0 and 1.
         seed: Seed of that split, 0 to 2**32 - 1.
@@ -121,16 +120,6 @@ def open_dataset(
         ValueError: There are no images to train on or to validate on, an image has no
             class, the splits have different classes, or a file is broken.
     """
-    if not 0 < validation_share < 1:
-        raise ValueError(
-            "Expected `validation_share` to be between 0 and 1. "
-            f"Received: validation_share={validation_share!r}"
-        )
-    if not (isinstance(seed, int | np.integer) and 0 <= seed < 2**32):
-        raise ValueError(
-            "Expected `seed` to be an integer from 0 to 2**32 - 1. "
-            f"Received: seed={seed!r}"
-        )
     layout = _find(path)
     training, validation = _first(layout, TRAINING), _first(layout, VALIDATION)
     if training is None and "" not in layout.splits:
@@ -138,20 +127,18 @@ def open_dataset(
             f"Expected a split to train on ({' or '.join(TRAINING)}). Received: "
             f"{readable(layout.path)!r} with {few(layout.splits)}"
         )
-    if validation is None:
-        (whole,) = _opened(layout, training or "")
-        _check(whole, layout.path)
-        return _split(keep(whole), validation_share, seed)
-    opened = _opened(layout, training, validation)
-    _check(opened[0], layout.path)
-    return keep(opened[0]), keep(opened[1])
+    splits = [training or ""] if validation is None else [training, validation]
+    opened = _opened(layout, *splits)
+    _check_classes(opened[0], layout.path)
+    kept = [keep(dataset) for dataset in opened]
+    return tuple(kept) if len(kept) == 2 else _split(*kept, validation_share, seed)
 
 
 def open_split(path: str | os.PathLike) -> ImageDataset:
     """Opens the images of a data set to evaluate on.
 
     Args:
-        path: See `open_dataset`.
+        path: The data set, see `train`.
 
     Returns:
         The images of its validation split, or all images if it has none.
@@ -184,17 +171,17 @@ def decodable(dataset: ImageDataset) -> tuple[ImageDataset, list[tuple[str, str]
         ValueError: No image can be decoded, or none of a class.
     """
     numbers = np.fromiter(_decoded(dataset), "int64")
-    left_out = np.setdiff1d(np.arange(len(dataset)), numbers)
-    if not len(left_out):
+    broken = np.setdiff1d(np.arange(len(dataset)), numbers).tolist()
+    if not broken:
         return dataset, []
-    reasons = [(dataset.names[n], _reason(dataset, n)) for n in left_out.tolist()]
+    reasons = [(dataset.names[number], _reason(dataset, number)) for number in broken]
     kept = dataset.subset(numbers)
-    lost = (class_counts(dataset) > 0) & (class_counts(kept) == 0)
-    if lost.any():
+    empty = (class_counts(dataset) > 0) & (class_counts(kept) == 0)
+    if empty.any():
+        name, reason = reasons[0]
         raise ValueError(
             "Expected images that can be decoded in each class. Received: none in "
-            f"{few(_selected(dataset, lost))}; the first is {reasons[0][0]!r}: "
-            f"{reasons[0][1]}"
+            f"{few(_selected(dataset, empty))}; the first is {name!r}: {reason}"
         )
     return kept, reasons
 
@@ -230,7 +217,7 @@ def _first(layout: Layout, names: tuple[str, ...]) -> str | None:
 
 
 def _opened(layout: Layout, *splits: str) -> tuple[ImageDataset, ...]:
-    """Opens some splits of a data set; an error if one has no images."""
+    """Opens some splits of a data set. A split without images is an error."""
     known = {split: layout.splits[split] for split in splits if split in layout.splits}
     opened = layout.open(known) if len(known) == len(splits) else {}
     for split in splits:
@@ -242,7 +229,7 @@ def _opened(layout: Layout, *splits: str) -> tuple[ImageDataset, ...]:
     return tuple(opened[split] for split in splits)
 
 
-def _check(training: ImageDataset, path: str):
+def _check_classes(training: ImageDataset, path: str) -> None:
     """Raises a `ValueError` unless there are at least two classes to learn."""
     counts = class_counts(training)
     if np.count_nonzero(counts) < 2:
@@ -283,21 +270,20 @@ def _split(
         if len(of_class):
             count = min(max(round(share * len(of_class)), 1), len(of_class) - 1)
             held_out[draw.permutation(of_class)[:count]] = True
-    return whole.subset(np.flatnonzero(~held_out)), whole.subset(
-        np.flatnonzero(held_out)
-    )
+    training, validation = (np.flatnonzero(mask) for mask in (~held_out, held_out))
+    return whole.subset(training), whole.subset(validation)
 
 
 def _decoded(dataset: ImageDataset) -> Iterator[int]:
     """Yields the numbers of the images that training can decode."""
 
-    def pixels(number):
+    def size(number):
         return number, tf.size(decode_image(dataset.read(number)), tf.int64)
 
     data = tf.data.Dataset.range(len(dataset))
-    data = data.map(pixels, tf.data.AUTOTUNE, deterministic=True).ignore_errors()
+    data = data.map(size, tf.data.AUTOTUNE, deterministic=True).ignore_errors()
     bar = tqdm(
-        desc="looking at the images",
+        desc="checking the images",
         total=len(dataset),
         unit=" images",
         disable=None,
@@ -316,7 +302,5 @@ def _reason(dataset: ImageDataset, number: int) -> str:
             return "an empty file"
         decode_image(contents)
     except (tf.errors.OpError, ValueError) as error:
-        message = str(getattr(error, "message", error))
-        message = re.sub(r"\{\{.*?\}\} *", "", message).partition("[Op:")[0]
-        return readable(" ".join(message.split()))
-    return NO_FORMAT
+        return readable(short_message(error))
+    return NOT_DECODED

@@ -1,4 +1,4 @@
-"""Image folders: data sets with one folder of images per class."""
+"""Image folders: data sets with a folder of images for each class."""
 
 import contextlib
 import os
@@ -39,27 +39,27 @@ def find_image_folder(path: str) -> Layout:
         The `Layout`.
 
     Raises:
-        ValueError: There are no folders in it, or there are images beside them.
+        ValueError: The folder has no folders, or has images beside them.
     """
     folders = _folders(path)
     splits = {name for name in folders if name.lower() in SPLITS}
     kinds = {name.lower() for name in splits}
     # A class may be named "train" (the vehicle); then it holds images, not folders.
     both = kinds & set(TRAINING) and kinds & set(VALIDATION)
-    if splits and (
+    are_splits = splits and (
         both
         or len(splits) == len(folders)
-        or any(_holds_folders(os.path.join(path, name)) for name in splits)
-    ):
-        if len(kinds) < len(splits):
-            raise ValueError(
-                "Expected one folder per split. Received: "
-                f"{readable(path)!r} with {few(sorted(splits))}; rename or remove one"
-            )
-        parts = {name.lower(): os.path.join(path, name) for name in splits}
-    else:
-        parts = {"": path}
-    return Layout(path, parts, _open)
+        or any(_has_folders(os.path.join(path, name)) for name in splits)
+    )
+    if not are_splits:
+        return Layout(path, {"": path}, _open)
+    if len(kinds) < len(splits):
+        raise ValueError(
+            "Expected one folder per split. Received: "
+            f"{readable(path)!r} with {few(sorted(splits))}; rename or remove one"
+        )
+    folders = {name.lower(): os.path.join(path, name) for name in splits}
+    return Layout(path, folders, _open)
 
 
 def files_dataset(
@@ -77,7 +77,7 @@ def files_dataset(
     Returns:
         The `ImageDataset`.
     """
-    # The paths are in a single tensor, so that no Python objects stay in memory.
+    # A single tensor has all paths, so that no Python objects stay in memory.
     tensor = tf.constant([os.fsencode(path) for path in paths], tf.string)
     return ImageDataset(
         class_names,
@@ -89,18 +89,18 @@ def files_dataset(
 
 def _open(splits: dict[str, str]) -> dict[str, ImageDataset]:
     opened = {split: _open_one(folder) for split, folder in splits.items()}
-    (first, *others) = opened
-    for other in others:
-        one, two = (set(opened[split].class_names) for split in (first, other))
-        if one != two:
+    first, *others = (set(dataset.class_names) for dataset in opened.values())
+    for other in others:  # at most one: the validation split
+        differences = zip(splits.values(), (first - other, other - first), strict=True)
+        only = [
+            f"only in {readable(folder)!r}: {few(sorted(names))}"
+            for folder, names in differences
+            if names
+        ]
+        if only:
             raise ValueError(
                 "Expected the same class folders in both splits. Received: "
-                + "; ".join(
-                    f"only in {readable(splits[split])!r}: {few(sorted(names))}"
-                    for split, names in ((first, one - two), (other, two - one))
-                    if names
-                )
-                + "; rename, add or remove them"
+                f"{'; '.join(only)}; rename, add or remove them"
             )
     return opened
 
@@ -135,13 +135,7 @@ def _open_one(folder: str) -> ImageDataset:
 
 
 def images_within(folder: str | os.PathLike) -> list[bytes]:
-    """Lists the images in a folder, at any depth, in the order of their names.
-
-    Args:
-        folder: The folder.
-
-    Returns:
-        The paths.
+    """Paths of the images in a folder, at any depth, in the order of their names.
 
     Raises:
         ValueError: A folder cannot be listed, or an image is not a regular file.
@@ -163,8 +157,8 @@ def images_within(folder: str | os.PathLike) -> list[bytes]:
     return paths
 
 
-def _holds_folders(path: str) -> bool:
-    # If the folder cannot be listed, opening it raises the error later.
+def _has_folders(path: str) -> bool:
+    # A folder that cannot be listed raises its error later, when it is opened.
     with contextlib.suppress(OSError), os.scandir(path) as entries:
         return any(
             os.path.isdir(entry.path) and not entry.name.startswith(".")
@@ -174,7 +168,7 @@ def _holds_folders(path: str) -> bool:
 
 
 def _folders(path: str) -> list[str]:
-    """Names of the folders in a folder, sorted by bytes; an error if it has images."""
+    """Names of the folders in a folder, sorted by bytes. Images in it are an error."""
     folders, images = [], []
     try:
         with os.scandir(path) as entries:

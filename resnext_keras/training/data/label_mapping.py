@@ -1,9 +1,9 @@
 """Maps the classes of a data set to those of a network."""
 
 import csv
-import functools
 import os
 import re
+from dataclasses import replace
 from importlib import resources
 
 import numpy as np
@@ -41,17 +41,13 @@ def map_labels(
     for kind, classes in _spellings(names).items():
         unknown[kind] = [name for name in used if not _matches(name, classes)]
         if not unknown[kind]:
-            # Classes without images may have any name.
-            numbers = np.array(
-                [
-                    _number(name, classes) if name in used else -1
-                    for name in dataset.class_names
-                ],
-                "int32",
-            )
-            labels = numbers[dataset.labels]
-            mapped = ImageDataset(names, labels, dataset.names, dataset.read)
-            return mapped, f"by {kind}"
+            numbers = [
+                # Classes without images may have any name.
+                _number(name, classes) if name in used else -1
+                for name in dataset.class_names
+            ]
+            labels = np.array(numbers, "int32")[dataset.labels]
+            return replace(dataset, class_names=names, labels=labels), f"by {kind}"
     raise ValueError(
         f"Expected classes of the network, which has {len(names)}: {few(names)}. "
         f"Received: {len(dataset.class_names)} classes, of these unknown: "
@@ -99,9 +95,9 @@ def _plain(name: str) -> str:
 
 
 def _spellings(names) -> dict[str, dict]:
-    """Numbers of the classes by exact and by plain name, for each way to write them.
+    """Numbers of the classes by exact and by plain spelling.
 
-    The ways are names, numbers and, for ImageNet, WordNet ids.
+    They may be spelled as names, as numbers and, for ImageNet, as WordNet ids.
     """
     spellings = {"names": names, "numbers": map(str, range(len(names)))}
     if names == class_names("imagenet"):
@@ -130,12 +126,6 @@ def _number(name: str, classes: dict) -> int | None:
     return numbers[0] if numbers else None
 
 
-@functools.cache
-def _validation_labels() -> tuple[int, ...]:
-    with VALIDATION_LABELS.open("rb") as file, np.load(file) as data:
-        return tuple(data["labels"].tolist())
-
-
 def _validation_classes(paths, names) -> list[int]:
     # A network trained on folders with WordNet ids as names has its classes in the same
     # order.
@@ -145,7 +135,9 @@ def _validation_classes(paths, names) -> list[int]:
             f"ILSVRC2012. Received: a network of {len(names)} classes: {few(names)}; "
             "give a file of labels, or put the images into class folders"
         )
-    labels, classes = _validation_labels(), []
+    with VALIDATION_LABELS.open("rb") as file, np.load(file) as data:
+        labels = data["labels"].tolist()
+    classes = []
     for path in paths:
         match = _VALIDATION_NAME.match(_name(path))
         number = int(match[1]) if match else 0
@@ -159,15 +151,14 @@ def _validation_classes(paths, names) -> list[int]:
 
 
 def _csv_classes(labels, paths, names) -> list[int]:
-    rows = _rows(labels)
     spellings = _spellings(names).values()
     classes = {}
-    for place, row in enumerate(rows):
+    for line, row in enumerate(_rows(labels)):
         numbers = (_number(row[-1], spelling) for spelling in spellings)
         number = next((n for n in numbers if n is not None), None)
         if number is not None:
             classes[row[0].strip()] = number
-        elif place > 0:  # the first may be a header
+        elif line > 0:  # the first may be a header
             raise ValueError(
                 f"Expected a class of the network, such as {few(names)}. Received: "
                 f"{row[-1]!r} in the line {','.join(row)!r} of {readable(labels)!r}"

@@ -9,7 +9,6 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-from resnext_keras.arguments import positive_integer
 from resnext_keras.images.preprocessing import Preprocessing
 from resnext_keras.training.data.dataset import ImageDataset
 from resnext_keras.training.recipes import Recipe
@@ -26,8 +25,6 @@ from resnext_keras.training.transforms.crops import (
     random_resized_crop,
 )
 from resnext_keras.training.transforms.mixup import mix
-
-LIMIT = 2**40  # of seeds and steps; products with small numbers still fit into int64
 
 
 def training_batches(
@@ -68,14 +65,8 @@ def training_batches(
         A dataset of images, RGB, 0 to 255, uint8, of shape (rows, size, size, 3), and
         soft labels, float32, of shape (rows, classes), with rows = `batch_size` /
         `workers`.
-
-    Raises:
-        ValueError: There are no images, `workers` does not divide the batch, or a
-            value is out of range.
     """
     batch_size = recipe.batch_size if batch_size is None else batch_size
-    _check(dataset, seed, first_step, batch_size, worker, workers)
-    positive_integer("steps", steps)
     rows = batch_size // workers
     places = np.arange(worker * rows, (worker + 1) * rows)
     is_mixed = bool(recipe.mixup or recipe.cutmix)
@@ -99,7 +90,7 @@ def training_batches(
     numbers = np.int64([first_step, first_step + steps]) * len(places)
     data = _mapped(tf.data.Dataset.range(*numbers), load)
     data = data.batch(len(places), drop_remainder=True).enumerate(first_step)
-    # One at a time, to save memory; its operations run in parallel.
+    # One batch at a time, to save memory; the operations run in parallel.
     return _finished(_mapped(data, finish, 1))
 
 
@@ -109,18 +100,14 @@ def evaluation_batches(
     """Batches of all images once, in their order, read like `read_image` does.
 
     Args:
-        dataset: The images to evaluate on; all of them can be decoded.
+        dataset: The images; all of them can be decoded.
         preprocessing: Sizes and interpolation.
         batch_size: Images per batch; the last batch may have fewer.
 
     Returns:
         A dataset of images, RGB, 0 to 255, uint8, of shape (batch, size, size, 3), and
         labels, int32, of shape (batch,).
-
-    Raises:
-        ValueError: `batch_size` is not a positive integer.
     """
-    positive_integer("batch_size", batch_size)
     labels = tf.constant(dataset.labels, tf.int32)
 
     def load(index):
@@ -138,7 +125,7 @@ def _reader(dataset, recipe, preprocessing, seed: int) -> Callable:
     size = recipe.train_size or preprocessing.size
     augment = AUGMENTATIONS[recipe.augment]
 
-    def cut(contents, seed):
+    def crop(contents, seed):
         if recipe.crop == "center":
             return center_crop(contents, preprocessing, size)
         if recipe.crop == "pad":
@@ -151,15 +138,13 @@ def _reader(dataset, recipe, preprocessing, seed: int) -> Callable:
         # Similar seeds give similar orders; `split` makes them independent.
         (ordering,) = split(_seed_of("order", seed, place // count), 1)
         index = tf.random.experimental.index_shuffle(place % count, ordering, count - 1)
-        cropping, flipping, augmenting, erasing = split(
-            _seed_of("image", seed, place), 4
-        )
-        image = cut(dataset.read(index), cropping)
+        seeds = split(_seed_of("image", seed, place), 4)
+        image = crop(dataset.read(index), seeds[0])
         if recipe.flip:
-            image = flip(image, flipping)
-        image = augment(image, augmenting)
+            image = flip(image, seeds[1])
+        image = augment(image, seeds[2])
         if recipe.random_erase:
-            image = random_erase(image, recipe.random_erase, erasing)
+            image = random_erase(image, recipe.random_erase, seeds[3])
         return image, tf.gather(labels, index)
 
     return read
@@ -185,26 +170,3 @@ def _finished(data):
         tf.data.experimental.AutoShardPolicy.OFF
     )
     return data.prefetch(tf.data.AUTOTUNE).with_options(options)
-
-
-def _check(dataset, seed, first_step, batch_size, worker, workers):
-    positive_integer("batch_size", batch_size)
-    positive_integer("workers", workers)
-    if not len(dataset):
-        raise ValueError("Expected at least one image. Received: none")
-    for name, value in (("seed", seed), ("first_step", first_step), ("worker", worker)):
-        if not 0 <= value < LIMIT:
-            raise ValueError(
-                f"Expected `{name}` to be from 0 to {LIMIT - 1}. "
-                f"Received: {name}={value!r}"
-            )
-    if batch_size % workers:
-        raise ValueError(
-            "Expected `workers` to divide the batch. Received: "
-            f"workers={workers}, batch_size={batch_size}"
-        )
-    if worker >= workers:
-        raise ValueError(
-            "Expected `worker` to be less than `workers`. Received: "
-            f"worker={worker}, workers={workers}"
-        )

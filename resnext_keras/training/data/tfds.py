@@ -1,4 +1,6 @@
-"""TFDS directories, as TensorFlow Datasets writes them, read without that package.
+"""TFDS directories: data sets in the format of TensorFlow Datasets.
+
+They are read without that package.
 
 Source: https://www.tensorflow.org/datasets/external_tfrecord
 """
@@ -28,7 +30,10 @@ def find_tfds(path: str) -> Layout | None:
         ValueError: There are several versions, files are missing, or the features
             are not those of images in classes.
     """
-    versions = [path] if os.path.exists(os.path.join(path, FEATURES)) else _below(path)
+    folders = [path]
+    if not os.path.exists(os.path.join(path, FEATURES)):
+        folders = [os.path.join(path, name) for name in sorted(os.listdir(path))]
+    versions = [f for f in folders if os.path.exists(os.path.join(f, FEATURES))]
     if not versions:
         return None
     if len(versions) > 1:
@@ -48,14 +53,7 @@ def find_tfds(path: str) -> Layout | None:
             f"Received: {readable(folder)!r}, where {error} is not as expected; "
             "prepare the data set again"
         ) from error
-    files = {split: list(lengths) for split, lengths in splits.items()}
-    lengths = {file: n for some in splits.values() for file, n in some.items()}
-    return Layout(folder, files, lambda parts: _open(parts, form, lengths))
-
-
-def _below(path: str) -> list[str]:
-    folders = (os.path.join(path, name) for name in sorted(os.listdir(path)))
-    return [each for each in folders if os.path.exists(os.path.join(each, FEATURES))]
+    return Layout(folder, splits, lambda some: _open(some, form))
 
 
 def _json(folder: str, name: str) -> dict:
@@ -71,7 +69,7 @@ def _json(folder: str, name: str) -> dict:
 
 
 def _form(folder: str, features: dict, info: dict) -> Form:
-    """Finds the features of the image and of its class, among the supervised keys."""
+    """Finds the features of the image and its class, the supervised keys first."""
     known = features["featuresDict"]["features"]
     items = info.get("supervisedKeys", {}).get("tuple", {}).get("items", [])
     supervised = [item.get("featureKey") for item in items]
@@ -114,7 +112,7 @@ def _splits(folder: str, info: dict) -> dict[str, dict[str, int]]:
     if kind != "tfrecord":
         raise ValueError(
             "Expected a data set in TFRecord files. Received: "
-            f"{readable(folder)!r}, whose fileFormat={kind!r}; prepare it with "
+            f"{readable(folder)!r} with fileFormat={kind!r}; prepare it with "
             "file_format='tfrecord'"
         )
     splits = {}
@@ -145,14 +143,14 @@ def _splits(folder: str, info: dict) -> dict[str, dict[str, int]]:
     return splits
 
 
-def _open(parts: dict, form: Form, lengths: dict[str, int]) -> dict[str, ImageDataset]:
-    opened = open_tfrecords(parts, form)
+def _open(splits: dict[str, dict[str, int]], form: Form) -> dict[str, ImageDataset]:
+    opened = open_tfrecords(splits, form)
     # In a file that is truncated between two records, no record is broken.
-    for split, files in parts.items():
-        count, wanted = len(opened[split]), sum(lengths[file] for file in files)
-        if count != wanted:
+    for split, files in splits.items():
+        count, expected = len(opened[split]), sum(files.values())
+        if count != expected:
             raise ValueError(
-                f"Expected {wanted} records in the split {split!r}, as {INFO} says. "
+                f"Expected {expected} records in the split {split!r}, as {INFO} says. "
                 f"Received: {count} in {few(files)}; prepare the data set again"
             )
     return opened

@@ -1,14 +1,15 @@
-"""Data sets in TFRecord files: each record is a `tf.train.Example` with an image.
+"""Data sets in TFRecord files of `tf.train.Example`, each with an image and its class.
 
 One pass over the records finds their offsets and labels. Then images can be read in
 any order.
 """
 
+import contextlib
 import os
 import re
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import tensorflow as tf
@@ -22,9 +23,10 @@ from resnext_keras.training.data.dataset import (
     Layout,
     Names,
     few,
+    short_message,
 )
 
-HEADER, FOOTER = 12, 4  # bytes around a record: its length, and checksums of both
+HEADER, FOOTER = 12, 4  # bytes around a record: its length and checksums
 PLACE = np.dtype(
     [(key, "i8") for key in ("file", "number", "offset", "length", "label")]
 )
@@ -37,12 +39,12 @@ LABEL_FILE = "labels.txt"
 
 @dataclass(frozen=True)
 class Form:
-    """The names of the features of an example, and the meaning of its labels.
+    """The features of an example, and the meaning of its labels.
 
     Attributes:
         image: Name of the feature with the encoded image.
         label: Name of the feature with the number of the class.
-        text: Names of features with the name of the class, the best first.
+        text: Names of features with the name of the class; the first is preferred.
         first: Number of the first class; None for 0 if there is a label 0, else 1.
         class_names: Name of each class; None if there is no list of them.
     """
@@ -55,8 +57,8 @@ class Form:
 
 
 FORMS = (
-    # From the scripts for ImageNet, in which label 0 is "background". Scripts for
-    # smaller data sets use the same features, but their labels begin at 0.
+    # The scripts for ImageNet, in which label 0 is "background". Scripts for smaller
+    # data sets use the same features, but their labels begin at 0.
     Form(
         "image/encoded",
         "image/class/label",
@@ -68,14 +70,18 @@ FORMS = (
 
 
 def open_tfrecords(
-    splits: dict[str, Sequence[str]], form: Form | None = None
+    splits: dict[str, Collection[str]],
+    form: Form | None = None,
+    first: int | None = None,
+    class_names: tuple[str, ...] | None = None,
 ) -> dict[str, ImageDataset]:
     """Opens the images of some splits, all with the same class numbers.
 
     Args:
         splits: The files of each split.
-        form: The form of the examples; None, or a form without features, for that of
-            the first example.
+        form: The form of the examples; None for that of the first example.
+        first: See `Form`; None for that of the form.
+        class_names: See `Form`; None for those of the form.
 
     Returns:
         The images of each split.
@@ -85,7 +91,11 @@ def open_tfrecords(
             a label is out of range, or there are no records.
     """
     files = [file for some in splits.values() for file in some]
-    form = _form_of(files, form)
+    form = form or _form_of(files)
+    if first is not None:
+        form = replace(form, first=first)
+    if class_names is not None:
+        form = replace(form, class_names=class_names)
     places, texts = _scan(files, form)
     if not len(places):
         raise ValueError(
@@ -97,57 +107,50 @@ def open_tfrecords(
     for split, some in splits.items():
         numbers = range(begin, begin + len(some))
         begin += len(some)
-        mine = places[np.isin(places["file"], numbers)]
-        opened[split] = _images(files, mine, first, class_names, form)
+        of_split = places[np.isin(places["file"], numbers)]
+        opened[split] = _images(files, of_split, first, class_names, form)
     return opened
 
 
-def _form_of(files: Sequence[str], given: Form | None) -> Form:
-    if given and given.image:
-        return given
-    try:
-        for file in files:
-            for record in tf.data.TFRecordDataset(os.fsencode(file)).take(1):
-                example = tf.train.Example.FromString(record.numpy())
-                return _shown(example.features.feature, given, file)
-    except (tf.errors.OpError, DecodeError) as error:
-        raise _broken(file, 0, error) from error
-    return FORMS[0]
-
-
-def _shown(features, given: Form | None, file: str) -> Form:
+def _form_of(files: Sequence[str]) -> Form:
+    """The form of the first example; any form if there are no examples."""
+    for file in files:
+        try:
+            records = tf.data.TFRecordDataset(os.fsencode(file)).take(1)
+            examples = [tf.train.Example.FromString(r.numpy()) for r in records]
+        except (tf.errors.OpError, DecodeError) as error:
+            raise _broken(file, 0, error) from error
+        if examples:
+            break
+    else:
+        return FORMS[0]
+    features = examples[0].features.feature
     for form in FORMS:
         if form.image in features and form.label in features:
-            text = tuple(key for key in form.text if key in features)[:1]
-            first, names = form.first, None
-            if given:
-                names = given.class_names
-                first = form.first if given.first is None else given.first
-            return Form(form.image, form.label, text, first, names)
-    wanted = " or ".join(f"{form.image!r} with {form.label!r}" for form in FORMS)
+            text = [key for key in form.text if key in features]
+            return replace(form, text=tuple(text[:1]))
+    expected = " or ".join(f"{form.image!r} with {form.label!r}" for form in FORMS)
     raise ValueError(
-        f"Expected examples with the features {wanted}. Received: {readable(file)!r} "
+        f"Expected examples with the features {expected}. Received: {readable(file)!r} "
         f"with {few(sorted(features), 9)}"
     )
 
 
 def _features(form: Form) -> dict:
-    wanted = {
+    return {
         form.image: tf.io.FixedLenFeature([], tf.string),
         form.label: tf.io.FixedLenFeature([], tf.int64),
+        **{key: tf.io.FixedLenFeature([], tf.string, "") for key in form.text},
     }
-    for key in form.text:
-        wanted[key] = tf.io.FixedLenFeature([], tf.string, "")
-    return wanted
 
 
 def _scan(files: Sequence[str], form: Form) -> tuple[np.ndarray, dict[int, str]]:
     """Place and label of each record, file by file; and names of labels."""
 
     def parse(number, records):
-        found = tf.io.parse_example(records, _features(form))
-        texts = found[form.text[0]] if form.text else tf.strings.substr(records, 0, 0)
-        return number, tf.strings.length(records), found[form.label], texts
+        values = tf.io.parse_example(records, _features(form))
+        texts = values[form.text[0]] if form.text else tf.strings.substr(records, 0, 0)
+        return number, tf.strings.length(records), values[form.label], texts
 
     def of_file(number, file):
         records = tf.data.TFRecordDataset(file, buffer_size=2**22).batch(64)
@@ -168,13 +171,11 @@ def _scan(files: Sequence[str], form: Form) -> tuple[np.ndarray, dict[int, str]]
     blocks, texts = [], {}
     try:
         with bar:
-            for batch in data.as_numpy_iterator():
-                number, lengths, labels, names = batch
+            for number, lengths, labels, names in data.as_numpy_iterator():
                 block = np.zeros(len(lengths), PLACE)
                 block["file"], block["length"], block["label"] = number, lengths, labels
                 blocks.append(block)
-                if form.text:
-                    texts |= dict(zip(labels.tolist(), names, strict=True))
+                texts |= dict(zip(labels.tolist(), names, strict=True))
                 bar.update(int((HEADER + lengths + FOOTER).sum()))
     except tf.errors.OpError as error:
         raise _first_broken(files, form, error) from error
@@ -185,39 +186,35 @@ def _scan(files: Sequence[str], form: Form) -> tuple[np.ndarray, dict[int, str]]
     begins = np.searchsorted(places["file"], places["file"])  # first of each file
     places["number"] = np.arange(len(places)) - begins
     places["offset"] = ends - spans - (ends - spans)[begins] + HEADER
-    return places, {label: _text(name) for label, name in texts.items() if name}
-
-
-def _text(name: bytes) -> str:
-    return name.decode("utf-8", "backslashreplace")
+    return places, {
+        label: name.decode("utf-8", "backslashreplace")
+        for label, name in texts.items()
+        if name
+    }
 
 
 def _first_broken(files, form: Form, error: Exception) -> ValueError:
-    """Finds the first broken record, reading one by one; the fast pass does not."""
+    """Finds the first broken record, which the fast pass does not name."""
     for file in files:
         number = 0
         try:
             for record in tf.data.TFRecordDataset(os.fsencode(file)):
                 tf.io.parse_single_example(record, _features(form))
                 number += 1
-        except tf.errors.OpError as found:
-            return _broken(file, number, found)
+        except tf.errors.OpError as reason:
+            return _broken(file, number, reason)
     return ValueError(f"Expected TFRecord files that can be read. Received: {error}")
 
 
 def _broken(file: str, number: int, error: Exception) -> ValueError:
-    reason = str(getattr(error, "message", error))
-    reason = re.sub(r"\{\{.*?\}\} *", "", reason).partition("[Op:")[0].strip()
     remedy = "write or fetch the file again"
-    try:
-        with open(file, "rb") as opened:
-            if number == 0 and opened.read(2) == b"\x1f\x8b":
-                remedy = "decompress it: a compressed file has no random access"
-    except OSError:
-        pass  # `reason` has it
+    with contextlib.suppress(OSError), open(file, "rb") as opened:
+        if number == 0 and opened.read(2) == b"\x1f\x8b":
+            remedy = "decompress it: a compressed file has no random access"
     return ValueError(
         "Expected whole TFRecord files of tf.train.Example with an image and its "
-        f"class. Received: {readable(file)!r}, record {number}: {reason}; {remedy}"
+        f"class. Received: {readable(file)!r}, record {number}: "
+        f"{short_message(error)}; {remedy}"
     )
 
 
@@ -244,8 +241,9 @@ def _classes(files, places, texts, form: Form) -> tuple[int, tuple[str, ...]]:
         )
     names = form.class_names
     if names is None:
-        # By their own numbers: one split alone does not show which the first is.
-        names = tuple(texts.get(first + i, str(first + i)) for i in range(count))
+        # The labels themselves, since one split may not show the first class.
+        labels = range(first, first + count)
+        names = tuple(texts.get(label, str(label)) for label in labels)
     return first, names
 
 
@@ -263,8 +261,8 @@ def _images(files, places, first: int, class_names, form: Form) -> ImageDataset:
         path = tf.gather(paths, tf.gather(file, index))
         place = path, tf.gather(offset, index), tf.gather(length, index)
         record = tf.ensure_shape(tf.numpy_function(_read, place, tf.string), [])
-        wanted = {form.image: tf.io.FixedLenFeature([], tf.string)}
-        return tf.io.parse_single_example(record, wanted)[form.image]
+        features = {form.image: tf.io.FixedLenFeature([], tf.string)}
+        return tf.io.parse_single_example(record, features)[form.image]
 
     labels = (places["label"] - first).astype("int32")
     return ImageDataset(class_names, labels, Names(name, len(places)), read)
@@ -278,17 +276,12 @@ def _read(path, offset, length) -> bytes:
         return file.read(length)
 
 
-def _is_record_file(name: str) -> bool:
-    """Whether a file is named as TFRecord files are."""
-    return ".tfrecord" in name.lower() or SHARD.fullmatch(name) is not None
-
-
 def find_tfrecords(path: str) -> Layout | None:
     """Finds the layout of a folder of TFRecord files, or of one such file.
 
-    The split of a file is in its name (`train-...`, `set-validation.tfrecord`) or is
-    the name of its folder. A file `labels.txt` beside them may name the classes, one
-    per line, as `name` or `0:name`.
+    The name of a file has its split (`train-...`, `set-validation.tfrecord`), or the
+    name of its folder is the split. A file `labels.txt` beside them may name the
+    classes, one per line, as `name` or `0:name`.
 
     Args:
         path: The folder or the file.
@@ -307,29 +300,32 @@ def find_tfrecords(path: str) -> Layout | None:
         return None
     splits = defaultdict(list)
     for file in files:
-        found = SPLIT.search(os.path.basename(file))
-        folder = os.path.basename(os.path.dirname(file)).lower()
-        inside = os.path.dirname(file) != path
-        splits[folder if inside else found[1].lower() if found else ""].append(file)
+        folder, name = os.path.split(file)
+        in_name = SPLIT.search(name)
+        if folder != path:
+            splits[os.path.basename(folder).lower()].append(file)
+        else:
+            splits[in_name[1].lower() if in_name else ""].append(file)
     if "" in splits and len(splits) > 1:
         raise ValueError(
             f"Expected a split in the name of each file: {', '.join(SPLITS)}. "
             f"Received: {few(map(readable, splits['']))}; rename or move them"
         )
     _check_shards(files)
-    names = os.path.join(path, LABEL_FILE)
-    form = _label_file(names) if os.path.exists(names) else None
-    return Layout(path, dict(splits), lambda parts: open_tfrecords(parts, form))
+    first, names = _label_file(os.path.join(path, LABEL_FILE))
+    return Layout(
+        path, dict(splits), lambda some: open_tfrecords(some, None, first, names)
+    )
 
 
-def _check_shards(files: Sequence[str]):
+def _check_shards(files: Sequence[str]) -> None:
     """Raises a `ValueError` if a file of a numbered series is missing."""
-    rows = defaultdict(set)
+    series = defaultdict(set)
     for file in files:
-        if found := SHARD.fullmatch(file):
-            start, number, count, end = found.groups()
-            rows[start, count, end].add(int(number))
-    for (start, count, end), numbers in rows.items():
+        if shard := SHARD.fullmatch(file):
+            start, number, count, end = shard.groups()
+            series[start, count, end].add(int(number))
+    for (start, count, end), numbers in series.items():
         missing = [
             readable(f"{start}-{number:05}-of-{count}{end}")
             for number in range(int(count))
@@ -343,32 +339,34 @@ def _check_shards(files: Sequence[str]):
 
 
 def _listed(path: str) -> list[str]:
-    """The TFRecord files in a folder, and in folders in it that are named as splits."""
-    files = []
-    for name in sorted(os.listdir(path)):
-        inside = os.path.join(path, name)
-        if os.path.isfile(inside):
-            files += [inside] if _is_record_file(name) else []
-        elif os.path.isdir(inside) and name.lower() in SPLITS:
-            files += [
-                os.path.join(inside, file)
-                for file in sorted(os.listdir(inside))
-                if _is_record_file(file)
-            ]
-    return files
+    """The TFRecord files in a folder, and in its folders with the name of a split."""
+    folders = [path] + [
+        os.path.join(path, name)
+        for name in sorted(os.listdir(path))
+        if name.lower() in SPLITS and os.path.isdir(os.path.join(path, name))
+    ]
+    files = [
+        os.path.join(folder, name)
+        for folder in folders
+        for name in sorted(os.listdir(folder))
+        if ".tfrecord" in name.lower() or SHARD.fullmatch(name)
+    ]
+    return list(filter(os.path.isfile, files))
 
 
-def _label_file(path: str) -> Form:
+def _label_file(path: str) -> tuple[int | None, tuple[str, ...] | None]:
+    """The first label and the class names of a label file; None for what it lacks."""
+    if not os.path.exists(path):
+        return None, None
     with open(path, encoding="utf-8", errors="backslashreplace") as file:
         lines = [line.strip() for line in file if line.strip()]
     numbered = [NUMBERED.fullmatch(line) for line in lines]
     if not lines or not all(numbered):
-        return Form("", "", first=None, class_names=tuple(lines))
-    numbers = [int(found[1]) for found in numbered]
+        return None, tuple(lines)
+    numbers = [int(line[1]) for line in numbered]
     if numbers != list(range(numbers[0], numbers[0] + len(numbers))):
         raise ValueError(
             "Expected the lines of a label file to be numbered in their order. "
             f"Received: {readable(path)!r}"
         )
-    names = tuple(found[2].strip() for found in numbered)
-    return Form("", "", first=numbers[0], class_names=names)
+    return numbers[0], tuple(line[2].strip() for line in numbered)

@@ -1,8 +1,8 @@
 """Random augmentation of a training image.
 
-Everything is a function of the image and a seed, so that parallel workers and a resumed
-run change an image alike. Keras' layers for this draw from a state, in the order in
-which they happen to run, and none of them is TrivialAugment.
+Each function depends only on the image and a seed, so that parallel workers and resumed
+runs give the same images. Keras' layers draw from a state instead, whose order varies,
+and none of them is TrivialAugment.
 
 Images are RGB, 0 to 255, uint8, of shape (size, size, 3). A seed is two integers.
 """
@@ -14,13 +14,13 @@ import tensorflow as tf
 from resnext_keras.training.transforms.crops import MEAN_COLOUR, random_box
 from resnext_keras.training.transforms.operations import operations, transformed
 
-BINS = 31  # magnitudes of torchvision, from none to the largest
+BINS = 31  # number of magnitudes, as in torchvision
 
 ERASED_AREAS = (0.02, 0.33)
 ERASED_RATIOS = (0.3, 3.3)
 
-# Largest turn (1 is a full one), shift and slant (shares of the size), and smallest and
-# largest number of source pixels per pixel.
+# Largest turn (a share of a full turn), shift and slant (shares of the size), and
+# smallest and largest number of source pixels per pixel.
 INK_TURN, INK_SHIFT, INK_SLANT, INK_ZOOM = 0.04, 0.1, 0.1, (0.9, 1.4)
 
 
@@ -82,7 +82,7 @@ def random_erase(image, share: float, seed):
 
     Args:
         image: One image.
-        share: Of the images.
+        share: Share of the images that are changed, 0 to 1.
         seed: Two integers.
 
     Source: Zhong et al., "Random Erasing Data Augmentation", AAAI 2020, as
@@ -90,25 +90,17 @@ def random_erase(image, share: float, seed):
     """
     size = image.shape[0]
     chance, seed = split(seed, 2)
-    box, found = random_box(size, size, ERASED_AREAS, ERASED_RATIOS, seed)
-    erased = inside(box, size)[..., tf.newaxis] & found & _chance(share, chance)
+    box, fits = random_box(size, size, ERASED_AREAS, ERASED_RATIOS, seed)
+    erased = inside(box, size)[..., tf.newaxis] & fits & _chance(share, chance)
     return tf.where(erased, tf.constant(MEAN_COLOUR, tf.uint8), image)
 
 
 def inside(box, size: int):
-    """The mask of a box in an image.
-
-    Args:
-        box: Top, left, height and width.
-        size: Height and width of the image.
-
-    Returns:
-        A mask, bool, of shape (size, size).
-    """
+    """A mask, bool (size, size), of a box (top, left, height, width) in an image."""
     top, left, height, width = tf.unstack(box)
-    places = tf.range(size)
-    rows = (top <= places) & (places < top + height)
-    columns = (left <= places) & (places < left + width)
+    pixels = tf.range(size)
+    rows = (top <= pixels) & (pixels < top + height)
+    columns = (left <= pixels) & (pixels < left + width)
     return rows[:, tf.newaxis] & columns
 
 

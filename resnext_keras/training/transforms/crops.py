@@ -1,30 +1,28 @@
-"""From an encoded image to the square of pixels that a network is trained on."""
+"""Decodes an image file for training, and crops a square of its pixels."""
 
 import dataclasses
 import math
 
+import numpy as np
 import tensorflow as tf
 
-from resnext_keras.images.decode import decode_image, resize_and_crop
+from resnext_keras.images import read
+from resnext_keras.images.decode import decode_image, resize_and_crop, to_uint8
 from resnext_keras.images.preprocessing import MEAN, Preprocessing
 
 MEAN_COLOUR = tuple(round(255 * mean) for mean in MEAN)
-"""The colour that `preprocess_input` makes nearly zero, as a network's padding is."""
+"""The colour that `preprocess_input` maps to nearly zero, the value of padding."""
 
 TRIES = 10  # as torchvision's
 CROP_RATIOS = (3 / 4, 4 / 3)
 
-MAX_ENTRIES = 64  # of a list that are looked at; cameras write a dozen or two
-ORIENTATION = 0x0112
-UPRIGHT = 1
-
 
 def evaluation_image(contents, preprocessing: Preprocessing):
-    """Reads an image as `read_image` does, and turns a JPEG upright as it does.
+    """Reads an image like `read_image`, and turns a JPEG upright.
 
     Args:
-        contents: Contents of an image file of a format that an exported model reads,
-            a string scalar.
+        contents: Contents of an image file, a string scalar. The formats are those of
+            `decode_image`.
         preprocessing: Sizes and interpolation.
 
     Returns:
@@ -36,7 +34,8 @@ def evaluation_image(contents, preprocessing: Preprocessing):
 
 def center_crop(contents, preprocessing: Preprocessing, size: int):
     """The image of evaluation, at another size in pixels."""
-    resize = round(preprocessing.resize * size / preprocessing.size)
+    *first, last = preprocessing.short_sides
+    resize = *first, round(last * size / preprocessing.size)
     scaled = dataclasses.replace(preprocessing, size=size, resize=resize)
     return evaluation_image(contents, scaled)
 
@@ -44,15 +43,15 @@ def center_crop(contents, preprocessing: Preprocessing, size: int):
 def pad_crop(contents, preprocessing: Preprocessing, size: int, seed):
     """The image of `center_crop`, shifted by up to an eighth of its size.
 
-    Source: He et al., 2016, section 4.2: of 40 x 40 pixels, four on each side of them
-    padding, 32 x 32. What comes in is the mean colour, as in the authors' and
-    ResNeXt's Torch code, which pads after normalising.
+    Source: He et al., 2016, section 4.2: an image of 32 x 32 is padded by four pixels
+    on each side, then cropped. The padding is the mean colour, since the authors' and
+    ResNeXt's Torch code pads after normalising.
     """
-    most = size // 8
+    padding = size // 8
     image = center_crop(contents, preprocessing, size)
-    shift = tf.random.stateless_uniform([2], seed, 0, 2 * most + 1, tf.int32)
+    shift = tf.random.stateless_uniform([2], seed, 0, 2 * padding + 1, tf.int32)
     image = tf.cast(image, tf.int32) - MEAN_COLOUR
-    image = tf.pad(image, [[most, most], [most, most], [0, 0]])
+    image = tf.pad(image, [[padding, padding], [padding, padding], [0, 0]])
     image = tf.slice(image, [*tf.unstack(shift), 0], [size, size, 3]) + MEAN_COLOUR
     return tf.cast(image, tf.uint8)
 
@@ -62,14 +61,14 @@ def random_resized_crop(
 ):
     """A random part of an image, resized with antialiasing.
 
-    Of a JPEG no more than that part is decoded. The part is chosen in the image as
-    it is stored: the chances are the same for an image on its side.
+    Only this part of a JPEG is decoded. It is chosen before the image is turned
+    upright, which does not change the probabilities.
 
     Args:
         contents: Contents of an image file, a string scalar.
-        preprocessing: Its interpolation is used.
+        preprocessing: For its interpolation.
         size: Height and width in pixels.
-        least_area: Smallest share of the image's area, to 1.
+        least_area: Smallest share of the image's area; the largest is 1.
         seed: Two integers.
 
     Returns:
@@ -80,8 +79,8 @@ def random_resized_crop(
 
     def box(shape):
         height, width = tf.unstack(shape)
-        part, found = random_box(height, width, (least_area, 1.0), CROP_RATIOS, seed)
-        return tf.where(found, part, _largest_center_box(height, width))
+        part, fits = random_box(height, width, (least_area, 1.0), CROP_RATIOS, seed)
+        return tf.where(fits, part, _largest_center_box(height, width))
 
     def of_jpeg():
         part = box(tf.image.extract_jpeg_shape(contents)[:2])
@@ -104,18 +103,18 @@ def random_resized_crop(
 
 
 def random_box(height, width, areas, ratios, seed):
-    """A part of random area and shape at a random place.
+    """A part of an image with a random area, aspect ratio and position.
 
     Args:
-        height: Of the whole, in pixels, an int32 scalar.
-        width: As `height`.
-        areas: Smallest and largest share of the whole's area.
-        ratios: Smallest and largest width by height; its logarithm is what is drawn.
+        height: Height of the image in pixels, an int32 scalar.
+        width: Width of the image in pixels, an int32 scalar.
+        areas: Smallest and largest share of the image's area.
+        ratios: Smallest and largest width / height; the logarithm is drawn uniformly.
         seed: Two integers.
 
     Returns:
-        Top, left, height and width in pixels, int32 (4,), and whether one was found
-        that lies within the whole, in ten tries.
+        Top, left, height and width in pixels, int32 (4,); and whether it lies within
+        the image, which ten tries may not achieve.
 
     Source: torchvision's `RandomResizedCrop.get_params`.
     """
@@ -133,13 +132,8 @@ def random_box(height, width, areas, ratios, seed):
     return tf.stack([tops, lefts, heights, widths], -1)[first], within[first]
 
 
-def to_uint8(pixels):
-    """Rounds floats to pixels; what is outside of 0 to 255 becomes its nearest end."""
-    return tf.cast(tf.clip_by_value(pixels + 0.5, 0.0, 255.0), tf.uint8)
-
-
 def _largest_center_box(height, width):
-    """The part of an image that is too long for a random one; of `CROP_RATIOS`."""
+    """The largest part at the centre with one of `CROP_RATIOS`, for long images."""
     rows, columns = tf.cast(height, tf.float32), tf.cast(width, tf.float32)
     low, high = CROP_RATIOS
     h = tf.minimum(height, tf.cast(tf.round(columns / low), tf.int32))
@@ -155,31 +149,26 @@ def _decode(contents):
 
 
 def exif_orientation(contents):
-    """The EXIF orientation of an image: how to turn it upright.
+    """`resnext_keras.images.read.exif_orientation` in a graph: an int32 scalar.
 
-    TensorFlow decodes pixels as they are stored, and phones store most images on
-    their side.
-
-    Args:
-        contents: Contents of an image file, a string scalar.
-
-    Returns:
-        An int32 scalar from 1, which is upright, to 8; 1 too for other formats,
-        and for a JPEG without that entry.
-
-    Source: CIPA DC-008 (Exif 2.32), sections 4.5.2, 4.6.2 and 4.7.2.
+    TensorFlow decodes pixels as they are stored, and phones store most images on their
+    side. Pillow reads the EXIF data in a tenth of the time that TensorFlow's operations
+    need for it.
     """
-    is_jpeg = tf.strings.substr(contents, 0, 2) == b"\xff\xd8"
-    exif = tf.cond(is_jpeg, lambda: _exif_segment(contents), lambda: 0)
-    return tf.cond(exif > 0, lambda: _read(contents, exif + 10), lambda: UPRIGHT)
+    number = tf.numpy_function(_orientation, [contents], tf.int32, stateful=False)
+    return tf.ensure_shape(number, [])
+
+
+def _orientation(contents: bytes) -> np.int32:
+    return np.int32(read.exif_orientation(contents))
 
 
 def upright(rgb, orientation):
-    """Turns and mirrors an image as its EXIF orientation asks.
+    """Turns and mirrors an image by its EXIF orientation.
 
     Args:
         rgb: One image as it is stored, of shape (height, width, 3).
-        orientation: What `exif_orientation` gives.
+        orientation: From `exif_orientation`.
 
     Returns:
         The image; of shape (width, height, 3) for 5 to 8.
@@ -190,55 +179,3 @@ def upright(rgb, orientation):
         for orientations in ([3, 4, 7, 8], [2, 3, 6, 7])
     )
     return tf.raw_ops.Reverse(tensor=rgb, dims=[down, right, False])
-
-
-def _exif_segment(contents):
-    """Where the segment with EXIF data begins; 0 if there is none before the pixels."""
-
-    def is_other(at, kind):
-        return kind == 0
-
-    def step(at, kind):
-        segment = _bytes(contents, at, 10)
-        is_segment = (segment[0] == 0xFF) & (segment[1] != 0xDA)  # the pixels follow
-        is_exif = (segment[1] == 0xE1) & (_text(contents, at + 4, 6) == b"Exif\0\0")
-        length = segment[2] * 256 + segment[3]
-        kind = tf.where(is_segment & (length >= 2), tf.where(is_exif, 1, 0), -1)
-        return tf.where(kind == 0, at + 2 + length, at), kind
-
-    at, kind = tf.while_loop(
-        is_other, step, [tf.constant(2), tf.constant(0)], maximum_iterations=MAX_ENTRIES
-    )
-    return tf.where(kind == 1, at, 0)
-
-
-def _read(contents, tiff):
-    """The orientation in the first directory of the TIFF data that begin at `tiff`."""
-    is_little = _text(contents, tiff, 2) == b"II"
-
-    def number(digits):
-        """The number in two or four bytes, on the last axis."""
-        digits = tf.cond(is_little, lambda: digits[..., ::-1], lambda: digits)
-        powers = [256**i for i in reversed(range(digits.shape[-1]))]
-        # A broken file may overflow; it then is upright.
-        return tf.reduce_sum(digits * tf.constant(powers), -1)
-
-    directory = tiff + number(_bytes(contents, tiff + 4, 4))
-    entries = _bytes(contents, directory + 2, 12 * MAX_ENTRIES)
-    entries = tf.reshape(entries, [MAX_ENTRIES, 12])
-    is_entry = tf.range(MAX_ENTRIES) < number(_bytes(contents, directory, 2))
-    is_orientation = is_entry & (number(entries[:, :2]) == ORIENTATION)
-    values = tf.where(is_orientation, number(entries[:, 8:10]), 0)
-    found = tf.reduce_max(values)
-    return tf.where((found >= 1) & (found <= 8), found, UPRIGHT)
-
-
-def _text(contents, start, length: int):
-    size = tf.strings.length(contents)
-    return tf.strings.substr(contents, tf.clip_by_value(start, 0, size), length)
-
-
-def _bytes(contents, start, length: int):
-    """Some bytes, int32, with zeros beyond the end of the file."""
-    text = _text(contents, start, length)
-    return tf.cast(tf.io.decode_raw(text, tf.uint8, fixed_length=length), tf.int32)

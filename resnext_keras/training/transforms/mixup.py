@@ -1,4 +1,4 @@
-"""Mixup and CutMix: each image of a batch with the one before it, and soft labels."""
+"""Mixup and CutMix: mix each image of a batch with the one before it."""
 
 import tensorflow as tf
 
@@ -8,8 +8,8 @@ from resnext_keras.training.transforms.augment import inside, split
 def mix(images, labels, mixup: float, cutmix: float, seed):
     """Mixes a batch by mixup or CutMix; with both, by one of them at random.
 
-    As in torchvision all images of a batch are mixed alike, each with the one before
-    it, and the first with the last.
+    As in torchvision all images of a batch are mixed in the same way: each with the one
+    before it, and the first with the last.
 
     Args:
         images: RGB, 0 to 255, uint8, of shape (batch, size, size, 3).
@@ -39,7 +39,7 @@ def mix(images, labels, mixup: float, cutmix: float, seed):
 
 def _mixup(images, labels, alpha: float, seed):
     """Zhang et al., "mixup: Beyond Empirical Risk Minimization", ICLR 2018."""
-    # In 256ths, so that 16 bits will do for pixels: batches may be large.
+    # In 256ths, so that 16 bits suffice: batches may be large.
     share = tf.round(256.0 * _beta(alpha, seed))
     own, wide = tf.cast(share, tf.uint16), tf.cast(images, tf.uint16)
     mixed = own * wide + (256 - own) * tf.roll(wide, 1, 0) + 128
@@ -48,7 +48,7 @@ def _mixup(images, labels, alpha: float, seed):
 
 
 def _cutmix(images, labels, alpha: float, seed):
-    """Yun et al., "CutMix", ICCV 2019: a part of the image before in each."""
+    """Yun et al., "CutMix", ICCV 2019."""
     size = images.shape[1]
     share_seed, place_seed = split(seed, 2)
     reach = tf.cast(0.5 * tf.sqrt(1.0 - _beta(alpha, share_seed)) * size, tf.int32)
@@ -65,8 +65,8 @@ def _mixed_labels(labels, share):
 
 
 def _beta(alpha: float, seed):
-    """A share that is drawn from Beta(alpha, alpha)."""
-    # Small alphas give gammas near the smallest of float32, and 0 by 0.
+    """A random number from Beta(alpha, alpha)."""
+    # In float64, since small alphas would give 0 / 0 in float32.
     first, second = tf.unstack(
         tf.random.stateless_gamma([2], seed, alpha, dtype=tf.float64)
     )

@@ -1,7 +1,7 @@
-"""The operations of TrivialAugment, as Pillow and torchvision have them.
+"""The operations of TrivialAugment, with the results of Pillow and torchvision.
 
 An operation takes an image, RGB, 0 to 255, uint8, of shape (size, size, 3), and a
-magnitude, a float scalar that is negative half of the time, and gives an image.
+magnitude, a float scalar that is negative half of the time. It returns an image.
 """
 
 import math
@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from resnext_keras.training.transforms.crops import to_uint8
+from resnext_keras.images.decode import to_uint8
 
 GREY = (0.299, 0.587, 0.114)  # ITU-R 601-2, as Pillow's mode L
 SMOOTH = ((1 / 13, 1 / 13, 1 / 13), (1 / 13, 5 / 13, 1 / 13), (1 / 13, 1 / 13, 1 / 13))
@@ -70,23 +70,23 @@ def rotate(image, magnitude):
 
 
 def brightness(image, magnitude):
-    """Nearer to black, or farther."""
+    """Blends with black, or away from it."""
     return _blend(0.0, tf.cast(image, tf.float32), magnitude)
 
 
 def colour(image, magnitude):
-    """Nearer to grey, or farther."""
+    """Blends with the grey image, or away from it."""
     return _blend(_grey(image), tf.cast(image, tf.float32), magnitude)
 
 
 def contrast(image, magnitude):
-    """Nearer to the mean grey, or farther."""
+    """Blends with the mean grey, or away from it."""
     mean = tf.round(tf.reduce_mean(_grey(image)))
     return _blend(mean, tf.cast(image, tf.float32), magnitude)
 
 
 def sharpness(image, magnitude):
-    """Nearer to the smoothed image, or farther; its border is not smoothed."""
+    """Blends with the smoothed image, or away from it; the border is not smoothed."""
     image = tf.cast(image, tf.float32)
     kernel = tf.reshape(tf.constant(SMOOTH), [3, 3, 1, 1]) * tf.ones([1, 1, 3, 1])
     smooth = tf.nn.depthwise_conv2d(image[tf.newaxis], kernel, [1, 1, 1, 1], "VALID")[0]
@@ -103,7 +103,7 @@ def posterize(image, magnitude):
 
 
 def solarize(image, magnitude):
-    """Makes negatives of values from 255 - magnitude on."""
+    """Inverts values from 255 - magnitude on."""
     bright = tf.cast(image, tf.float32) >= 255.0 - tf.abs(magnitude)
     return tf.where(bright, 255 - image, image)
 
@@ -119,7 +119,7 @@ def auto_contrast(image, magnitude):
 
 
 def equalize(image, magnitude):
-    """Spreads the values of each channel so that all are about as frequent.
+    """Spreads the values of each channel, so that all are about equally frequent.
 
     Source: Pillow's `ImageOps.equalize`.
     """
@@ -136,14 +136,14 @@ def equalize(image, magnitude):
 
 
 def transformed(image, matrix=(1.0, 0.0, 0.0, 1.0), *, centre=None, shift=(0.0, 0.0)):
-    """An image of pixels from elsewhere in it, interpolated; black from outside.
+    """Transforms an image affinely, with bilinear interpolation; outside is black.
 
     Args:
         image: One image.
-        matrix: Turns and stretches the x and y of a pixel, as seen from `centre`, into
-            the x and y it is taken from: the rows one after the other.
-        centre: The x and y that stay, in pixels; None for the middle of the image.
-        shift: Added to the x and y that a pixel is taken from.
+        matrix: Two rows, one after the other. They map the x and y of a pixel, relative
+            to `centre`, to those of its source.
+        centre: The x and y of the fixed point, in pixels; None for the middle.
+        shift: Number of pixels that are added to the x and y of the source.
     """
     size = image.shape[0]
     centre = (size - 1) / 2 if centre is None else centre

@@ -68,14 +68,10 @@ def main(path: str) -> None:
 def index(path: str) -> dict:
     """Lists an HDF5 file's tensors, without reading any.
 
-    Args:
-        path: The file.
-
-    Returns:
-        A dict with `generation`, the version of Keras that wrote the file (2 or 3),
-        and `tensors`, each [layer, variable, shape, dtype, offset in bytes] with the
-        dtype as NumPy writes it, or "bfloat16". If the file is not a weight file, a
-        dict with `error` only, a message for the user.
+    Returns a dict with `generation`, the version of Keras that wrote the file (2 or 3),
+    and `tensors`, each [layer, variable, shape, dtype, offset in bytes] with the dtype
+    as NumPy writes it, or "bfloat16". If the file is not a weight file, a dict with
+    `error` only, a message for the user.
     """
     try:
         file = h5py.File(path, "r")

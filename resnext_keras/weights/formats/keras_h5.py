@@ -38,15 +38,11 @@ START = (
     "import sys; sys.path += sys.argv[2:]; import hdf5_index; "
     "hdf5_index.main(sys.argv[1])"
 )
-FOLDERS = list(
-    dict.fromkeys(
-        [
-            str(Path(np.__file__).parents[1]),
-            str(Path(h5py.__file__).parents[1]),
-            str(Path(hdf5_index.__file__).parent),
-        ]
-    )
-)
+FOLDERS = [
+    str(Path(np.__file__).parents[1]),
+    str(Path(h5py.__file__).parents[1]),
+    str(Path(hdf5_index.__file__).parent),
+]
 
 HEADS = {"probs": "predictions"}
 
@@ -99,11 +95,10 @@ def _once(tensors: Iterable[tuple[str, LazyTensor]], path: Path) -> LazyTensors:
 
 def _index(path: str) -> dict:
     """The result of `hdf5_index.index`, computed in a separate process."""
-    # Frozen programs have no Python to start, and neither have programs that embed
-    # Python, such as uWSGI, where `sys.executable` is that program. There HDF5 runs in
-    # this process, without limits.
-    host = os.path.basename(sys.executable or "").lower()
-    if getattr(sys, "frozen", False) or not ("python" in host or "pypy" in host):
+    # A frozen program, or one that embeds Python, has no Python to start. There HDF5
+    # runs in this process, without limits.
+    program = os.path.basename(sys.executable or "").lower()
+    if getattr(sys, "frozen", False) or "python" not in program:
         return hdf5_index.index(path)
     try:
         done = subprocess.run(
@@ -167,17 +162,8 @@ def _keras_applications_tensors(
 ) -> Iterator[tuple[str, LazyTensor]]:
     """The tensors of a file of keras-applications by this package's names.
 
-    Args:
-        state: The tensors of the file, by `"{layer}/{variable}"`, as in
-            `"conv2_block1_2_conv/depthwise_kernel"`.
-        path: The file, for errors.
-
-    Yields:
-        Name and tensor. Kernels of grouped convolutions replace the depthwise kernels
-        and the constant kernels of the sums.
-
-    Raises:
-        WeightsError: The file is of another network.
+    Kernels of grouped convolutions replace the depthwise kernels, such as
+    `conv2_block1_2_conv/depthwise_kernel`, and the constant kernels of the sums.
     """
     if not any(name.endswith("/depthwise_kernel") for name in state):
         raise WeightsError(

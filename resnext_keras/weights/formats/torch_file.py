@@ -154,15 +154,8 @@ def _stored(
 def read_zip(file: BinaryIO) -> Contents:
     """Reads a zip file, except for its storages.
 
-    Args:
-        file: The file. Its `read` returns at most `MAX_BYTES`, since zipfile reads
-            the directory at once, and makes far larger objects of it.
-
-    Returns:
-        The `Contents`.
-
-    Raises:
-        Exception: The file is damaged, or not torch's; zipfile raises many kinds.
+    The file's `read` has to return at most `MAX_BYTES`, since zipfile reads the
+    directory at once, and makes far larger objects of it.
     """
     archive = zipfile.ZipFile(file)
     names = archive.namelist()
@@ -226,17 +219,7 @@ def _offset_in_zip(file: BinaryIO, member: zipfile.ZipInfo, storage: Storage) ->
 
 
 def read_legacy(file: BinaryIO) -> Contents:
-    """Reads a file in the older format, except for its storages.
-
-    Args:
-        file: The file.
-
-    Returns:
-        The `Contents`.
-
-    Raises:
-        UnpicklingError: The file is damaged, or not torch's.
-    """
+    """Reads a file in the older format, except for its storages."""
     file.seek(0)
     data = io.BytesIO(file.read(MAX_BYTES))
     if data.getvalue()[257:262] == b"ustar":
@@ -253,17 +236,8 @@ def read_legacy(file: BinaryIO) -> Contents:
         raise pickle.UnpicklingError("no list of storages")
     if len(keys) != len(storages) or set(keys) != storages.keys():
         raise pickle.UnpicklingError("other storages than those of its tensors")
-    return Contents(
-        root, _offsets_in_legacy(file, data.tell(), [storages[key] for key in keys])
-    )
-
-
-def _offsets_in_legacy(
-    file: BinaryIO, start: int, storages: list[Storage]
-) -> dict[str, int]:
-    """Offsets of the storages' numbers; an error unless all are in the file."""
-    offsets = {}
-    for storage in storages:
+    offsets, start = {}, data.tell()
+    for storage in (storages[key] for key in keys):
         file.seek(start)
         count = int.from_bytes(file.read(8), "little")
         if count != storage.numel:
@@ -274,4 +248,4 @@ def _offsets_in_legacy(
         start += 8 + storage.nbytes
     if start > file.seek(0, io.SEEK_END):
         raise pickle.UnpicklingError("numbers that are cut off")
-    return offsets
+    return Contents(root, offsets)

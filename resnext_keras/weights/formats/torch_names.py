@@ -64,12 +64,7 @@ TORCH_AXES = {4: (3, 2, 0, 1), 2: (1, 0)}
 def keras_tensors(state: Mapping[str, LazyTensor], path: Path) -> dict[str, LazyTensor]:
     """Converts a `state_dict` to this package's names and Keras' layout.
 
-    Args:
-        state: The tensors by torch's names.
-        path: The file, for errors.
-
-    Returns:
-        The tensors by `"{layer}/{variable}"`, without the counters of batches.
+    Returns the tensors by `"{layer}/{variable}"`, without the counters of batches.
 
     Raises:
         WeightsError: A name is not one of a ResNeXt, or two names are of the same
@@ -101,15 +96,7 @@ def keras_tensors(state: Mapping[str, LazyTensor], path: Path) -> dict[str, Lazy
 def torch_tensors(
     tensors: Mapping[str, LazyTensor], spec: ResNeXtSpec
 ) -> dict[str, LazyTensor]:
-    """Converts a network's tensors to torch's names and layout.
-
-    Args:
-        tensors: The tensors by `"{layer}/{variable}"`.
-        spec: The spec of the network.
-
-    Returns:
-        The tensors by the names of a `state_dict`.
-    """
+    """Converts the tensors of a spec's network to torch's names and layout."""
     layers = LAYERS | STEMS[len(spec.stem_filters) > 1]
     layers |= SHORTCUTS[spec.pooled_shortcut]
     patterns = [

@@ -4,7 +4,7 @@ A pickle is a program for a stack machine, and Python's own machine imports and
 calls whatever the program names. The machine here supports only the opcodes and names
 that a `state_dict` needs: it looks names up in a table, and they create descriptions
 of tensors. Its memory and time are bounded, too; Python's machine would allocate any
-memo size that a pickle asks for.
+memo size that a pickle asks for. `pickletools` only splits a pickle into operations.
 
 Sources: CPython's `pickletools` for the opcodes; torch's `serialization.py` and
 `_utils.py` for the names.
@@ -13,7 +13,7 @@ Sources: CPython's `pickletools` for the opcodes; torch's `serialization.py` and
 import io
 import math
 import pickle
-import struct
+import pickletools
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
@@ -27,7 +27,7 @@ MAX_BYTES = 2**22
 MAX_OPERATIONS = 2**20
 
 # Exceptions of operations in a damaged pickle.
-DAMAGE = (IndexError, KeyError, TypeError, ValueError, struct.error)
+DAMAGE = (IndexError, KeyError, TypeError, ValueError)
 
 # The limit of NumPy before 2.0.
 MAX_AXES = 32
@@ -175,15 +175,11 @@ def _counts(values: object) -> tuple[int, ...]:
 
 
 def load(data: io.BytesIO, storages: dict[str, Storage]) -> object:
-    """Runs one pickle.
+    """Runs one pickle; the position of `data` moves to its end.
 
-    Args:
-        data: The pickle; its position moves to the end of the pickle.
-        storages: A dict, to which each storage of the pickle is added by its key.
-
-    Returns:
-        The object: dictionaries, lists, tuples, strings, numbers and `Tensor`s within
-        their storages. It may contain itself.
+    Adds each storage of the pickle to `storages` by its key. Returns dictionaries,
+    lists, tuples, strings, numbers and `Tensor`s within their storages. The object may
+    contain itself.
 
     Raises:
         UnpicklingError: The pickle is damaged, or is not of a `state_dict`.
@@ -208,18 +204,15 @@ class _Machine:
         self.operations = 0
 
     def run(self) -> object:
-        while True:
+        for opcode, argument, _ in pickletools.genops(self.data):
             self.count(1)
-            code = self.data.read(1)
-            if code == pickle.STOP:
+            if opcode.name == "STOP":
                 return self.stack.pop()
-            if not code:
-                raise pickle.UnpicklingError("a pickle that is cut off, or too long")
-            if code not in OPERATIONS:
+            if opcode.name not in OPERATIONS:
                 raise pickle.UnpicklingError(
-                    f"the pickle opcode {code!r}, which no state_dict needs"
+                    f"the pickle opcode {opcode.name}, which no state_dict needs"
                 )
-            OPERATIONS[code](self)
+            OPERATIONS[opcode.name](self, argument)
 
     def count(self, operations: int) -> None:
         """Counts operations, so that no pickle runs for ever."""
@@ -228,25 +221,6 @@ class _Machine:
             raise pickle.UnpicklingError(
                 f"a pickle of over {MAX_OPERATIONS} operations"
             )
-
-    # Arguments that follow an opcode
-
-    def number(self, layout: str) -> int | float:
-        (number,) = struct.unpack(layout, self.data.read(struct.calcsize(layout)))
-        return number
-
-    def raw(self, layout: str) -> bytes:
-        """Reads a length, then that many bytes."""
-        length = self.number(layout)
-        data = self.data.read(length)
-        if len(data) < length:
-            raise ValueError("cut off")
-        return data
-
-    def line(self) -> str:
-        return self.data.readline().removesuffix(b"\n").decode()
-
-    # Operations
 
     def push(self, value: object) -> None:
         self.stack.append(value)
@@ -315,42 +289,40 @@ class _Machine:
         fill(self.stack[-1], zip(items[::2], items[1::2], strict=True))
 
 
-OPERATIONS: dict[bytes, Callable[[_Machine], object]] = {
-    pickle.PROTO: lambda m: m.number("<B"),
-    pickle.FRAME: lambda m: m.number("<Q"),
-    pickle.NONE: lambda m: m.push(None),
-    pickle.NEWTRUE: lambda m: m.push(True),
-    pickle.NEWFALSE: lambda m: m.push(False),
-    pickle.BININT: lambda m: m.push(m.number("<i")),
-    pickle.BININT1: lambda m: m.push(m.number("<B")),
-    pickle.BININT2: lambda m: m.push(m.number("<H")),
-    pickle.LONG1: lambda m: m.push(int.from_bytes(m.raw("<B"), "little", signed=True)),
-    pickle.BINFLOAT: lambda m: m.push(m.number(">d")),
-    pickle.BINUNICODE: lambda m: m.push(m.raw("<I").decode()),
-    pickle.SHORT_BINUNICODE: lambda m: m.push(m.raw("<B").decode()),
-    pickle.BINSTRING: lambda m: m.push(m.raw("<I").decode()),  # Python 2's strings
-    pickle.SHORT_BINSTRING: lambda m: m.push(m.raw("<B").decode()),
-    pickle.EMPTY_DICT: lambda m: m.push({}),
-    pickle.EMPTY_LIST: lambda m: m.push([]),
-    pickle.EMPTY_TUPLE: lambda m: m.push(()),
-    pickle.MARK: _Machine.mark,
-    pickle.TUPLE: lambda m: m.push(tuple(m.pop_to_mark())),
-    pickle.TUPLE1: lambda m: m.push(m.pop(1)),
-    pickle.TUPLE2: lambda m: m.push(m.pop(2)),
-    pickle.TUPLE3: lambda m: m.push(m.pop(3)),
-    pickle.APPEND: lambda m: m.append(m.pop(1)),
-    pickle.APPENDS: lambda m: m.append(m.pop_to_mark()),
-    pickle.SETITEM: lambda m: m.set_items(m.pop(2)),
-    pickle.SETITEMS: lambda m: m.set_items(m.pop_to_mark()),
-    pickle.BINPUT: lambda m: m.memo.update({m.number("<B"): m.stack[-1]}),
-    pickle.LONG_BINPUT: lambda m: m.memo.update({m.number("<I"): m.stack[-1]}),
-    pickle.MEMOIZE: lambda m: m.memo.update({len(m.memo): m.stack[-1]}),
-    pickle.BINGET: lambda m: m.push(m.memo[m.number("<B")]),
-    pickle.LONG_BINGET: lambda m: m.push(m.memo[m.number("<I")]),
-    pickle.GLOBAL: lambda m: m.find(m.line(), m.line()),
-    pickle.STACK_GLOBAL: lambda m: m.find(*m.pop(2)),
-    pickle.REDUCE: _Machine.call,
-    pickle.NEWOBJ: _Machine.call,
-    pickle.BUILD: _Machine.build,
-    pickle.BINPERSID: _Machine.find_storage,
+PUSHES = (
+    *("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"),
+    *("BINUNICODE", "SHORT_BINUNICODE"),
+    *("BINSTRING", "SHORT_BINSTRING"),  # Python 2's strings
+)
+
+OPERATIONS: dict[str, Callable[[_Machine, object], object]] = {
+    "PROTO": lambda m, _: None,
+    "FRAME": lambda m, _: None,
+    **dict.fromkeys(PUSHES, _Machine.push),
+    "NONE": lambda m, _: m.push(None),
+    "NEWTRUE": lambda m, _: m.push(True),
+    "NEWFALSE": lambda m, _: m.push(False),
+    "EMPTY_DICT": lambda m, _: m.push({}),
+    "EMPTY_LIST": lambda m, _: m.push([]),
+    "EMPTY_TUPLE": lambda m, _: m.push(()),
+    "MARK": lambda m, _: m.mark(),
+    "TUPLE": lambda m, _: m.push(tuple(m.pop_to_mark())),
+    "TUPLE1": lambda m, _: m.push(m.pop(1)),
+    "TUPLE2": lambda m, _: m.push(m.pop(2)),
+    "TUPLE3": lambda m, _: m.push(m.pop(3)),
+    "APPEND": lambda m, _: m.append(m.pop(1)),
+    "APPENDS": lambda m, _: m.append(m.pop_to_mark()),
+    "SETITEM": lambda m, _: m.set_items(m.pop(2)),
+    "SETITEMS": lambda m, _: m.set_items(m.pop_to_mark()),
+    "BINPUT": lambda m, place: m.memo.update({place: m.stack[-1]}),
+    "LONG_BINPUT": lambda m, place: m.memo.update({place: m.stack[-1]}),
+    "MEMOIZE": lambda m, _: m.memo.update({len(m.memo): m.stack[-1]}),
+    "BINGET": lambda m, place: m.push(m.memo[place]),
+    "LONG_BINGET": lambda m, place: m.push(m.memo[place]),
+    "GLOBAL": lambda m, names: m.find(*names.split(" ", 1)),
+    "STACK_GLOBAL": lambda m, _: m.find(*m.pop(2)),
+    "REDUCE": lambda m, _: m.call(),
+    "NEWOBJ": lambda m, _: m.call(),
+    "BUILD": lambda m, _: m.build(),
+    "BINPERSID": lambda m, _: m.find_storage(),
 }

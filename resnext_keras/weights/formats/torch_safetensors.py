@@ -51,17 +51,20 @@ def open_torch_safetensors(path: Path) -> Iterator[LazyTensors]:
         WeightsError: The file is not a safetensors file, is damaged, or holds tensors
             that are not those of a ResNeXt.
     """
-    _check_size(path)
-    try:
-        # The library checks sizes and offsets against each other and the file.
-        safe_open(path, framework="numpy").__exit__(None, None, None)
-    except (SafetensorError, OSError) as error:
-        raise WeightsError(
-            f"Expected a safetensors file, found something else or a damaged file: "
-            f"{path} ({error})"
-        ) from error
-    with path.open("rb") as file:
-        header_size = int.from_bytes(file.read(8), "little")
+    with contextlib.ExitStack() as stack:
+        try:
+            file = stack.enter_context(path.open("rb"))
+            header_size = int.from_bytes(file.read(8), "little")
+            if header_size > MAX_HEADER:  # too large to be parsed safely
+                raise ValueError(f"not with a header of at most {MAX_HEADER} bytes")
+            # The library checks sizes and offsets against each other and the file.
+            with safe_open(path, framework="numpy"):
+                pass
+        except (SafetensorError, OSError, ValueError) as error:
+            raise WeightsError(
+                "Expected a safetensors file, found something else or a damaged file: "
+                f"{path} ({error})"
+            ) from error
         header = _parsed(file.read(header_size), path)
         header.pop("__metadata__", None)
         state = {}
@@ -83,25 +86,8 @@ def open_torch_safetensors(path: Path) -> Iterator[LazyTensors]:
         yield keras_tensors(state, path)
 
 
-def _check_size(path: Path) -> None:
-    """Raises an error for a header that is too large to parse safely."""
-    try:
-        with path.open("rb") as file:
-            size = int.from_bytes(file.read(8), "little")
-    except OSError as error:
-        raise WeightsError(
-            f"Expected a safetensors file, found one that cannot be read: {path} "
-            f"({error.strerror})"
-        ) from error
-    if size > MAX_HEADER:
-        raise WeightsError(
-            f"Expected a safetensors file with a header of at most {MAX_HEADER} bytes, "
-            f"found something else or a damaged file: {path}"
-        )
-
-
 def _parsed(header: bytes, path: Path) -> dict:
-    """The header as a dict; unlike safetensors, refuses a name that comes twice."""
+    """The header as a dict; an error if a name comes twice, unlike in safetensors."""
 
     def check(pairs):
         if len(dict(pairs)) < len(pairs):
