@@ -8,8 +8,18 @@ import pytest
 from resnext_keras.io import output_directory, output_file
 
 
+@pytest.fixture(autouse=True)
+def _folders(tmp_path, monkeypatch):
+    """A folder that may not be written, and files and folders that exist."""
+    for folder in ("folder.png", "locked"):
+        (tmp_path / folder).mkdir()
+    for file in ("old.png", "new.xml"):
+        (tmp_path / file).touch()
+    monkeypatch.setattr(os, "access", lambda path, _: Path(path).name != "locked")
+
+
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "message"),
     [
         ("a.txt", r"ends in \.png or \.xml\. Received: '.*a\.txt'$"),
         (".png", r"ends in \.png or \.xml\. Received"),
@@ -24,24 +34,17 @@ from resnext_keras.io import output_directory, output_file
         ("new.png", r"overwrite=True\. Received: '.*new\.xml'$"),
     ],
 )
-def test_each_mistake_is_told_alone(tmp_path, monkeypatch, name, told):
-    for folder in ("folder.png", "locked"):
-        (tmp_path / folder).mkdir()
-    for file in ("old.png", "new.xml"):
-        (tmp_path / file).touch()
-    monkeypatch.setattr(os, "access", lambda path, _: Path(path).name != "locked")
-    with pytest.raises(ValueError, match=told):
+def test_each_mistake_in_a_path_has_its_own_message(tmp_path, name, message):
+    with pytest.raises(ValueError, match=message):
         output_file(
             tmp_path / name, (".png", ".xml"), overwrite=False, beside=(".xml",)
         )
 
 
-@pytest.mark.parametrize(
-    ("name", "told"),
-    [("no/a", "does not exist"), ("locked/a", "is not permitted")],
-)
-def test_folders_have_the_same_messages(tmp_path, monkeypatch, name, told):
-    (tmp_path / "locked").mkdir()
-    monkeypatch.setattr(os, "access", lambda path, _: Path(path).name != "locked")
-    with pytest.raises(ValueError, match=told):
-        output_directory(tmp_path / name, False, Path("report.html"))
+def test_folders_have_the_same_messages(tmp_path):
+    for name, message in (
+        ("no/a", "does not exist"),
+        ("locked/a", "is not permitted"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            output_directory(tmp_path / name, False, Path("report.html"))

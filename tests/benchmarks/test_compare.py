@@ -46,14 +46,14 @@ def test_contenders_take_turns_each_in_a_process_of_its_own(tmp_path, monkeypatc
     monkeypatch.setenv("KERAS_BACKEND", "jax")  # the user's settings do not count
     path = tmp_path / "calls"
     marks = [stand_in("recorder", m, mark=m, path=str(path)) for m in "ab"]
-    results = results_of(*marks, rounds=3)
+    results = results_of(*marks, rounds=2)
     calls = [line.split() for line in path.read_text().splitlines()]
     turns = [len(list(calls)) for _, calls in itertools.groupby(c[1] for c in calls)]
-    assert turns == [3] * 6  # two of three are counted
-    assert [call[0] for call in calls[::3]] == ["a", "b"] * 3
+    assert turns == [3] * 4  # two of three are counted
+    assert [call[0] for call in calls[::3]] == ["a", "b"] * 2
     assert all(call[2:] == ["3", "tensorflow"] for call in calls)
-    assert len(results["a"]["seconds"]) == 6
-    assert len(results["a"]["first_seconds"]) == 3
+    assert len(results["a"]["seconds"]) == 4
+    assert len(results["a"]["first_seconds"]) == 2
 
 
 def test_each_round_begins_with_the_floor_and_has_every_contender_for_a_task():
@@ -114,15 +114,7 @@ def test_a_failure_is_named_and_the_others_go_on():
 @pytest.mark.parametrize(
     ("facts", "left_out"),
     [
-        ({}, {"ours-torch-compile"}),
         ({"model": "resnext101_32x8d"}, {"ours-torch-compile", "keras-applications"}),
-        (
-            {"device": "gpu"},
-            {
-                *("ours-torch-compile", "ours-without-onednn", "predictor-onnxruntime"),
-                *("predictor-openvino", "torch-onnxruntime", "torch-openvino"),
-            },
-        ),
         (
             {"backend": "jax", "precision": "bfloat16", "device": "gpu"},
             {name for name in BY_NAME if "-" in name and name not in PEERS}
@@ -176,10 +168,7 @@ def test_the_script_prints_what_it_writes(tmp_path, capsys):
     ("arguments", "message"),
     [
         (["--peers", "troch"], "invalid choice: 'troch'"),
-        (["--batch", "two"], "invalid int value: 'two'"),
-        (["--json", "nowhere/times.json"], "Received: nowhere/times.json"),
         (["--json", "mine.json"], "Received: mine.json"),
-        (["resnext50"], "Did you mean"),
     ],
 )
 def test_wrong_arguments_are_refused_before_anything_is_timed(

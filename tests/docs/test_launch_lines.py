@@ -43,32 +43,33 @@ def run(tmp_path):
     return run_script
 
 
-def check_command(line):
-    assert line.startswith("train ")
-    assert line.endswith(" --resume")
-
-
-def test_slurm_starts_as_many_processes_of_jax_as_tasks(run):
-    (script,) = blocks("Slurm")
-    found = run(script, SLURM_NTASKS="32", SLURM_JOB_ID="1")
-    assert len(found) == 2
-    for backend, _, processes, _, command in found:
-        assert (backend, processes) == ("jax", "32")
-        check_command(command)
-
-
-def test_each_pod_of_kubernetes_gets_its_number(run):
-    (manifest,) = blocks("Kubernetes")
-    (script,) = re.findall(r"- \|\n((?: {14}.*\n)+)", manifest)
-    ((*environment, command),) = run(
-        script.replace(" " * 14, ""), JOB_COMPLETION_INDEX="3"
-    )
-    assert environment == ["jax", "train-0.train:2222", "4", "3"]
-    check_command(command)
-
-
-def test_each_host_gets_its_number(run):
-    (script,) = blocks("Hosts with GPUs, no scheduler")
-    ((*environment, command),) = run(script)
-    assert environment == ["jax", "host0:2222", "2", "0"]
-    check_command(command)
+@pytest.mark.parametrize(
+    ("heading", "environment", "started"),
+    [
+        (
+            "Slurm",
+            {"SLURM_NTASKS": "32", "SLURM_JOB_ID": "1"},
+            [["jax", "", "32", ""]] * 2,
+        ),
+        (
+            "Kubernetes",
+            {"JOB_COMPLETION_INDEX": "3"},
+            [["jax", "train-0.train:2222", "4", "3"]],
+        ),
+        ("Hosts with GPUs, no scheduler", {}, [["jax", "host0:2222", "2", "0"]]),
+    ],
+)
+def test_each_process_gets_its_number(run, heading, environment, started):
+    (script,) = blocks(heading)
+    if heading == "Kubernetes":
+        (script,) = re.findall(r"- \|\n((?: {14}.*\n)+)", script)
+        script = script.replace(" " * 14, "")
+    lines = run(script, **environment)
+    assert len(lines) == len(started)
+    for (*settings, command), expected in zip(lines, started, strict=True):
+        assert command.startswith("train ")
+        assert command.endswith(" --resume")
+        assert settings[0] == expected[0]
+        assert settings[2] == expected[2]
+        if heading != "Slurm":  # which finds the others by itself
+            assert settings == expected

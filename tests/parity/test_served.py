@@ -151,21 +151,3 @@ def assert_same(row, expected, name):
     if row["valid"]:
         assert row["classes"] == expected["classes"]
         assert row["indices"] == expected["indices"].tolist()
-
-
-def test_a_malformed_request_is_refused_and_the_next_is_answered(url, images):
-    for signature in ("predict", "predict_uint8", "features"):
-        for instances in ([1, 2], [[1, 2, 3]], [[[[1, 2]]]]):
-            body = {"signature_name": signature, "instances": instances}
-            assert requests.post(url, json=body, timeout=60).status_code >= 400
-    ask(url, [{"instances": [b64(next(iter(images.values())))]}])
-
-
-def test_tensors_are_taken_too(url, served):
-    images = np.random.default_rng(1).normal(size=(2, 32, 32, 3)).astype("float32")
-    run = tf.saved_model.load(served).signatures
-    for signature, key in (("predict", "predictions"), ("features", "features")):
-        body = {"signature_name": signature, "instances": images.tolist()}
-        ((answer,), _) = ask(url, [body])
-        expected = run[signature](images=tf.constant(images))[key]
-        np.testing.assert_allclose(answer["predictions"], expected, atol=1e-5)

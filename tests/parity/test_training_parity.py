@@ -56,7 +56,7 @@ def weights(tmp_path_factory):
 
 
 def batches(size, steps):
-    """Pixels, uint8, and shares of the classes, step by step: four batches by turns.
+    """Pixels, uint8, and one-hot labels, step by step: four batches by turns.
 
     Squares of many colours: of noise one image is much like another to a network, and
     what batch norm makes of such small differences is rounding.
@@ -165,7 +165,7 @@ def differences(ours, theirs):
 
 # torch looks for a GPU in its first step back, and may warn that there is none.
 @pytest.mark.filterwarnings("ignore:CUDA initialization:UserWarning")
-def test_in_double_precision_nothing_but_rounding_is_another(weights):
+def test_in_double_precision_only_rounding_differs(weights):
     with double_precision():
         ours = of_ours(weights, **DOUBLE)
     theirs = of_torch(**DOUBLE)

@@ -12,6 +12,15 @@ def run(*arguments, code=0):
     return result
 
 
+def error_of(*arguments, code=1):
+    """The one line of the error in which the command ends; nothing else is printed."""
+    result = run(*arguments, code=code)
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("Error: ")
+    assert result.stdout == ""
+    return line
+
+
 def row_of(text, first):
     """The words of the row of a table that begins with a word."""
     return next(

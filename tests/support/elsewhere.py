@@ -1,4 +1,4 @@
-"""Networks with random weights, and their scores in fresh processes."""
+"""Networks with random weights, and what fresh processes make of them."""
 
 import os
 import subprocess
@@ -7,45 +7,6 @@ import sys
 import numpy as np
 
 from resnext_keras.models.runtime import has_onednn
-
-# Programs of the arguments: file of images, file for the scores, files of models.
-# The scores are those of all images, and then of the first alone.
-LOAD_KERAS_FILES = """
-import sys, numpy as np
-from pathlib import Path
-import resnext_keras, keras
-images, scores, *paths = sys.argv[1:]
-images, found = np.load(images), {}
-for path in paths:
-    model = keras.models.load_model(path)
-    grouped = model.get_layer("conv2_block1_2_conv")
-    assert type(grouped) is resnext_keras.GroupedConv2D
-    batches = [model.predict(batch, verbose=0) for batch in (images, images[:1])]
-    found[Path(path).name] = np.concatenate(batches)
-np.savez(scores, **found)
-"""
-LOAD_SAVED_MODELS = """
-import sys, numpy as np, tensorflow as tf
-from pathlib import Path
-images, scores, *paths = sys.argv[1:]
-images, found = np.load(images), {}
-for path in paths:
-    model = tf.saved_model.load(path)
-    batches = [model.serve(batch) for batch in (images, images[:1])]
-    found[Path(path).name] = np.concatenate(batches)
-np.savez(scores, **found)
-assert "resnext_keras" not in sys.modules
-"""
-
-# Programs of the arguments: two that do not matter, a model's file, files to export.
-EXPORT_FILES = """
-import sys, keras, numpy as np
-from resnext_keras.export.files import export_file
-_, scores, model, *paths = sys.argv[1:]
-for path in paths:
-    export_file(keras.models.load_model(model), path)
-np.savez(scores)
-"""
 
 # The environment of a process with oneDNN's kernels where this one has none, and
 # without where it has.
@@ -63,7 +24,10 @@ def randomised(model):
 
 
 def scores_elsewhere(program, paths, images, tmp_path):
-    """The scores, by name of the file, in a fresh process with `OTHER_KERNELS`."""
+    """What a program saves, in a fresh process with `OTHER_KERNELS`.
+
+    Its arguments are a file of the images, the .npz file to write, and the paths.
+    """
     np.save(tmp_path / "images.npy", images)
     arguments = [tmp_path / "images.npy", tmp_path / "scores.npz", *paths]
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""A network of all that the family has, for the tests of its exports."""
+"""Networks with random weights, for the tests of their exports."""
 
 import dataclasses
 
@@ -8,14 +8,15 @@ from weight_files import EVERY_OPTION, TINY
 
 from resnext_keras import Preprocessing, ResNeXt
 
-NAMES = ("ash", "birch", "cedar", "elm", "fir")
+NAMES = ("birch", "ель", "木", 'a "b"', "c\nd")  # any letters
+# A network with all that the family has.
 SPEC = dataclasses.replace(TINY, stem="imagenet", depths=(1, 2), **EVERY_OPTION)
 SIGNATURES = {"serving_default", "predict", "predict_uint8", "features"}
 READING = Preprocessing(size=32, resize=40)
 IMAGES = np.random.default_rng(1).normal(size=(3, 32, 32, 3)).astype("float32")
 
 
-def build(include_top=True, spec=SPEC, **options):
-    """A network of all that the family has, with random weights and statistics."""
+def build(include_top=True, spec=TINY, **options):
+    """A network with random weights and statistics."""
     options = {"input_shape": (32, 32, 3), "classes": len(NAMES)} | options
     return randomised(ResNeXt(spec, include_top, None, **options))

@@ -9,7 +9,7 @@ import numpy as np
 
 
 def run(path, images):
-    """The outputs of an exported file by name, and what it tells about itself."""
+    """The outputs of an exported file by name, and its model card."""
     outputs, card = RUNTIMES[Path(path).suffix](str(path), images)
     return outputs, json.loads(card)
 

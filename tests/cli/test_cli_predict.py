@@ -1,0 +1,204 @@
+"""`resnext-keras predict`, and images that are named to any command."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+from command import error_of, row_of, run
+from helpers import SMALL
+from PIL import Image
+
+from resnext_keras import ResNeXt, predict_files
+from resnext_keras.classifier import load_classifier
+from resnext_keras.digits import as_network_sees, held_out_digits
+from resnext_keras.inference import prediction
+from resnext_keras.inference.prediction import sample_images
+
+pytestmark = pytest.mark.tensorflow
+
+# Names that a terminal or a table would read otherwise.
+ODD = ("[red]digit.png", "a [b] c.png", ":smile:.png", "ä ö.png", "a\n\x1b[2Jb.png")
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def digit():
+    """A held-out digit as `digit.png`; gives its class."""
+    images, labels = held_out_digits()
+    Image.fromarray(images[0]).save("digit.png")
+    return str(labels[0])
+
+
+def test_the_function_returns_what_the_command_prints(digit, tmp_path):
+    (tmp_path / "text.jpg").write_text("no image")
+    files = ["digit.png", "text.jpg", "missing.png"]
+    found = predict_files(files, weights="digits", top=2)
+    assert found.weights == "resnext11_8x4d.digits"
+    ((path, (best, second)),) = found.predictions
+    assert (path, best[1]) == ("digit.png", digit)
+    assert 1 >= best[2] >= second[2] >= 0
+
+    command = ("predict", *files, "--weights", "digits", "--top", 2)
+    result = run(*command, code=1)
+    assert result.stdout.startswith("resnext11_8x4d.digits\n")
+    assert row_of(result.stdout, "digit.png")[1] == digit
+    printed = run(*command, "--json", code=1)
+    assert json.loads(printed.stdout) == [
+        {
+            "file": "digit.png",
+            "weights": "resnext11_8x4d.digits",
+            "predictions": [
+                {"id": id_, "name": name, "score": score}
+                for id_, name, score in (best, second)
+            ],
+        }
+    ]
+    for stderr in (result.stderr, printed.stderr):
+        text, missing, count = stderr.splitlines()
+        assert "text.jpg" in text
+        assert "missing.png" in missing
+        assert count == "2 of 3 files skipped."
+    for wrong in ({"top": 0}, {"batch_size": 1.5}):
+        with pytest.raises(ValueError, match="positive integer"):
+            predict_files("digit.png", weights="digits", **wrong)
+
+
+def test_many_files_give_the_same_as_each_alone():
+    images, labels = held_out_digits()
+    paths = [f"{number}.png" for number in range(70)]
+    for path, image in zip(paths, images, strict=False):
+        Image.fromarray(image).save(path)
+    together = predict_files(paths, weights="digits", top=1).predictions
+    assert [path for path, _ in together] == paths
+    classifier = load_classifier(weights="digits")
+    alone = classifier.predict(
+        as_network_sees(images[:70], classifier.preprocessing), 1
+    )
+    for (_, ((_, name, score),)), ((_, expected, closely),) in zip(
+        together, alone, strict=True
+    ):
+        assert name == expected
+        assert score == pytest.approx(closely, abs=1e-5)
+    names = [name for _, ((_, name, _),) in together]
+    assert np.mean(names == labels[:70].astype(str)) > 0.9
+
+
+def test_the_architecture_of_a_weight_file_is_found(digit):
+    ResNeXt("resnext11_8x4d", weights=None, classes=3).save_weights("own.weights.h5")
+    result = predict_files("digit.png", weights="own.weights.h5")
+    ((_, predictions),) = result.predictions
+    assert {name for _, name, _ in predictions} == {"0", "1", "2"}
+
+
+def test_a_row_has_any_file_name_as_it_is(digit, tmp_path):
+    for name in ODD:
+        (tmp_path / name).write_bytes((tmp_path / "digit.png").read_bytes())
+    text = run("predict", "--weights", "digits", "--top", 1, *ODD).stdout
+    _, _, *rows = text.splitlines()
+    shown = [name.replace("\n", r"\n").replace("\x1b", r"\x1b") for name in ODD]
+    assert [row[: len(name)] for row, name in zip(rows, shown, strict=True)] == shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model", "resnext50"], "Did you mean resnext50_32x4d"),
+        (["--model", "resnext50_32x4d"], "resnext50_32x4d-1a0047aa.pth"),
+        (["--model", "resnext101_32x48d"], "resnext101_32x48d.fb_wsl_ig1b_ft_in1k"),
+        (["--model", "foo"], "names that `resnext-keras list` gives. Received: 'foo'"),
+        (["--weights", "digit"], "Did you mean digits? Received: 'digit'; `resnext-"),
+        (["--weights", "resnext50_32x4d.keras_in1k_notop"], "with a classifier; "),
+        (["--model", "resnext50_32x4d", "--weights", "digits"], "resnext11_8x4d"),
+        ([], "digits need no download: --weights digits."),
+    ],
+)
+def test_wrong_weights_give_one_line(digit, arguments, message):
+    assert message in error_of("predict", *arguments, "digit.png")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["predict", "--model", "gone.jpg", "gone.png"],
+            "image files that exist. Received: 'gone.jpg', 'gone.png'",
+        ),
+        (["explain", "--model", "gone.jpg"], "no such file"),
+        (["explain", "--model", "text.jpg"], "a file that begins with b'no image'"),
+        (["explain", "--model", "one.png", "--class", "tabi"], "Did you mean tabby"),
+        (["quantize", "gone.jpg"], "None of the images can be read"),
+        (["export", "text.jpg"], "None of the images can be read"),
+    ],
+)
+def test_a_typo_costs_no_download(tmp_path, monkeypatch, arguments, message):
+    for module in (
+        *("classifier", "inference.prediction", "inference.quantization"),
+        "export.formats",
+    ):
+        monkeypatch.setattr(f"resnext_keras.{module}.load_classifier", None)
+    monkeypatch.setattr(
+        "resnext_keras.inference.quantization.check_converter", lambda: None
+    )
+    (tmp_path / "text.jpg").write_text("no image")
+    Image.new("RGB", (40, 40)).save("one.png")
+    position = 2 if "--model" in arguments else 1
+    arguments.insert(position, "resnext50_32x4d")
+    result = run(*arguments, code=1)
+    assert message in result.stderr.splitlines()[-1]
+    assert result.stdout == ""
+    assert sorted(os.listdir()) == ["one.png", "text.jpg"]
+
+
+@pytest.mark.parametrize("command", ["predict", "extract"])
+def test_a_file_without_permission_is_skipped(monkeypatch, command):
+    for name in ("one.png", "secret.png"):
+        Image.new("L", (8, 8)).save(name)
+    opened = open
+
+    def guarded(path, *arguments, **options):
+        if path == "secret.png":
+            raise PermissionError(13, "Permission denied", path)
+        return opened(path, *arguments, **options)
+
+    monkeypatch.setattr("builtins.open", guarded)
+    arguments = ("one.png", "secret.png", "--weights", "digits")
+    result = run(command, *arguments, code=command == "predict")
+    assert "kipped" in result.stderr
+    assert "Usage" not in result.stderr
+
+
+@pytest.fixture
+def read(monkeypatch):
+    """Gives the files that `sample_images` reads."""
+    files = []
+
+    def no_pixels(path, preprocessing):
+        files.append(path)
+        return np.zeros((8, 8, 3), "uint8")
+
+    def call(*paths):
+        files.clear()
+        images, _ = sample_images(paths, SMALL)
+        assert len(images) == len(files)
+        return list(files)
+
+    monkeypatch.setattr(prediction, "read_image", no_pixels)
+    return call
+
+
+def test_samples_are_spread_over_all_folders(tmp_path, monkeypatch, read):
+    (tmp_path / "b").mkdir()
+    names = ["b/1.jpg", "b/2.PNG", "b/3.webp", "c.tiff", "d.jpeg"]
+    for name in [*names, "b/x.txt", "y"]:
+        (tmp_path / name).touch()
+    files = read(str(tmp_path))
+    assert [os.path.relpath(file) for file in files] == names
+    assert read("y", "b") == ["y", *names[:3]]
+    for most, chosen in ((2, [files[0], files[2]]), (5, files), (9, files)):
+        monkeypatch.setattr(prediction, "MAX_IMAGES", most)
+        assert read(str(tmp_path)) == chosen
