@@ -188,6 +188,28 @@ def test_a_random_crop_is_an_upright_part_of_the_image():
     assert 1.1 < ratios.max() < 1.4
 
 
+def test_the_ratio_of_a_random_part_is_uniform_in_its_logarithm():
+    """As torchvision draws it: wide parts are as frequent as tall ones."""
+    draws = tf.data.Dataset.range(4000).map(
+        lambda seed: random_box(
+            480,
+            480,
+            (0.2, 0.4),
+            CROP_RATIOS,
+            tf.stack([tf.constant(3, tf.int64), seed]),
+        ),
+        2,
+    )
+    boxes, is_found = next(draws.batch(4000).as_numpy_iterator())
+    assert is_found.all()
+    logarithms = np.log(boxes[:, 3] / boxes[:, 2])
+    spread = 2 * np.log(CROP_RATIOS[1]) / 12**0.5
+    assert abs(logarithms.mean()) < 4 * spread / 4000**0.5
+    assert logarithms.std() == pytest.approx(spread, rel=0.05)
+    shares = boxes[:, 2] * boxes[:, 3] / 480**2
+    assert shares.mean() == pytest.approx(0.3, abs=0.005)
+
+
 @pytest.mark.parity
 @pytest.mark.parametrize("shape", [(240, 320), (60, 400), (40, 400)], ids=str)
 def test_random_parts_are_distributed_as_torchvisions(shape):
