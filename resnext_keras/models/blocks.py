@@ -72,8 +72,13 @@ def conv_initializer():
 def squeeze_and_excite(x, filters, *, name):
     """Weighs the channels by their averages over the image (Hu et al., Figure 2).
 
-    The layers are named as in Keras' EfficientNet. Returns feature maps of the shape of
-    `x`, (batch, H, W, filters), each channel times a weight in (0, 1).
+    Args:
+        x: Feature maps, (batch, H, W, filters).
+        filters: Number of channels, a multiple of 16.
+        name: Prefix of the layers' names; the rest is as in Keras' EfficientNet.
+
+    Returns:
+        Feature maps of the shape of `x`, each channel times a weight in (0, 1).
     """
     weights = layers.GlobalAveragePooling2D(keepdims=True, name=f"{name}_squeeze")(x)
     for part, width, activation in (
@@ -88,6 +93,55 @@ def squeeze_and_excite(x, filters, *, name):
             name=f"{name}_{part}",
         )(weights)
     return layers.Multiply(name=f"{name}_excite")([x, weights])
+
+
+def residual_branch(
+    x,
+    width,
+    filters,
+    *,
+    stride,
+    cardinality,
+    name,
+    dilation=1,
+    squeeze_excite=False,
+    anti_aliased=False,
+):
+    """1x1 reduce, 3x3 in `cardinality` groups, 1x1 expand.
+
+    Args:
+        x: Feature maps, (batch, H, W, channels).
+        width: Channels of the bottleneck, a multiple of `cardinality`.
+        filters: Number of output channels.
+        stride: Stride of the 3x3 convolution.
+        cardinality: Groups of the 3x3 convolution (the paper's C).
+        name: Prefix of the layers' names.
+        dilation: Dilation of the 3x3 convolution.
+        squeeze_excite: Whether squeeze-and-excitation weighs the output.
+        anti_aliased: Whether an average of pixels replaces the stride.
+
+    Returns:
+        Feature maps, (batch, ceil(H / stride), ceil(W / stride), filters).
+    """
+    pooled = anti_aliased and stride > 1
+    x = conv_bn(x, width, 1, name=f"{name}_1")
+    x = layers.Activation("relu", name=f"{name}_1_relu")(x)
+    # The 3x3 convolution has the stride, as in the authors' Torch code. In ResNet50
+    # of keras.applications the first 1x1 convolution has it.
+    x = conv_bn(
+        x,
+        width,
+        3,
+        stride=1 if pooled else stride,
+        groups=cardinality,
+        dilation=dilation,
+        name=f"{name}_2",
+    )
+    x = layers.Activation("relu", name=f"{name}_2_relu")(x)
+    if pooled:
+        x = average_pool(x, stride, name=f"{name}_2_pool")
+    x = conv_bn(x, filters, 1, name=f"{name}_3")
+    return squeeze_and_excite(x, filters, name=f"{name}_se") if squeeze_excite else x
 
 
 def average_pool(x, stride, *, name):
@@ -115,95 +169,138 @@ def add_relu(shortcut, branch, name, drop_path_rate=0.0):
     return layers.Activation("relu", name=f"{name}_out")(x)
 
 
-def residual_block(
+def identity_block(
     x,
     width,
     filters,
     *,
     cardinality,
     name,
-    stride=1,
     dilation=1,
-    projected=False,
+    squeeze_excite=False,
+    drop_path_rate=0.0,
+):
+    """Adds the residual branch to `x` itself; the shape stays as it is.
+
+    Args:
+        x: Feature maps, (batch, H, W, filters).
+        width: Channels of the bottleneck, a multiple of `cardinality`.
+        filters: Number of output channels, which is also that of `x`.
+        cardinality: Groups of the 3x3 convolution (the paper's C).
+        name: Prefix of the layers' names, as in `"conv3_block2"`.
+        dilation: Dilation of the 3x3 convolution.
+        squeeze_excite: Whether squeeze-and-excitation weighs the branch.
+        drop_path_rate: Fraction of the images for which training drops the branch.
+
+    Returns:
+        Feature maps of the shape of `x`.
+    """
+    branch = residual_branch(
+        x,
+        width,
+        filters,
+        stride=1,
+        cardinality=cardinality,
+        name=name,
+        dilation=dilation,
+        squeeze_excite=squeeze_excite,
+    )
+    return add_relu(x, branch, name, drop_path_rate)
+
+
+def conv_block(
+    x,
+    width,
+    filters,
+    *,
+    stride,
+    cardinality,
+    name,
+    dilation=1,
     squeeze_excite=False,
     anti_aliased=False,
     pooled_shortcut=False,
     drop_path_rate=0.0,
 ):
-    """Adds a bottleneck to a shortcut: 1x1 reduce, grouped 3x3, 1x1 expand.
+    """Adds the residual branch to a 1x1 projection of `x`: the first block of a stage.
 
     Args:
         x: Feature maps, (batch, H, W, channels).
         width: Channels of the bottleneck, a multiple of `cardinality`.
         filters: Number of output channels.
-        cardinality: Groups of the 3x3 convolution (the paper's C).
-        name: Prefix of the layers' names, as in `"conv3_block2"`.
         stride: Stride of the 3x3 convolution and of the projection.
+        cardinality: Groups of the 3x3 convolution (the paper's C).
+        name: Prefix of the layers' names, as in `"conv3_block1"`.
         dilation: Dilation of the 3x3 convolution.
-        projected: Whether the shortcut is a 1x1 projection of `x`, as in the first
-            block of a stage; otherwise it is `x` itself.
-        squeeze_excite: Whether squeeze-and-excitation weighs the bottleneck's output.
-        anti_aliased: Whether averages of pixels replace the bottleneck's stride.
+        squeeze_excite: Whether squeeze-and-excitation weighs the branch.
+        anti_aliased: Whether averages replace the branch's stride.
         pooled_shortcut: Whether the shortcut takes the stride by average pooling of
             2x2 pixels before the projection, which then has stride 1.
-        drop_path_rate: Fraction of the images for which training drops the bottleneck.
+        drop_path_rate: Fraction of the images for which training drops the branch.
 
     Returns:
         Feature maps, (batch, ceil(H / stride), ceil(W / stride), filters).
     """
-    pooled = anti_aliased and stride > 1
-    branch = conv_bn(x, width, 1, name=f"{name}_1")
-    branch = layers.Activation("relu", name=f"{name}_1_relu")(branch)
-    # The 3x3 convolution has the stride, as in the authors' Torch code. In ResNet50
-    # of keras.applications the first 1x1 convolution has it.
-    branch = conv_bn(
-        branch,
+    branch = residual_branch(
+        x,
         width,
-        3,
-        stride=1 if pooled else stride,
-        groups=cardinality,
+        filters,
+        stride=stride,
+        cardinality=cardinality,
+        name=name,
         dilation=dilation,
-        name=f"{name}_2",
+        squeeze_excite=squeeze_excite,
+        anti_aliased=anti_aliased,
     )
-    branch = layers.Activation("relu", name=f"{name}_2_relu")(branch)
-    if pooled:
-        branch = average_pool(branch, stride, name=f"{name}_2_pool")
-    branch = conv_bn(branch, filters, 1, name=f"{name}_3")
-    if squeeze_excite:
-        branch = squeeze_and_excite(branch, filters, name=f"{name}_se")
     shortcut = x
     if pooled_shortcut:
         shortcut = average_pool(shortcut, stride, name=f"{name}_0_pool")
         stride = 1
-    if projected:
-        shortcut = conv_bn(shortcut, filters, 1, stride=stride, name=f"{name}_0")
+    shortcut = conv_bn(shortcut, filters, 1, stride=stride, name=f"{name}_0")
     return add_relu(shortcut, branch, name, drop_path_rate)
 
 
 def residual_stage(x, spec, stage, *, stride, dilations, drop_path_rates):
     """Stacks the blocks of conv`stage`; only the first changes the shape.
 
-    `stride` is that of the first block, `dilations` are those of the first block and of
-    the others. `drop_path_rates` has for each block the fraction of the images for
-    which training drops its branch.
+    Args:
+        x: Feature maps, (batch, H, W, channels).
+        spec: The `ResNeXtSpec` that is being built.
+        stage: Number of the stage, counted as in the paper: 2 for conv2.
+        stride: Stride of the first block.
+        dilations: Dilation of the first block and of the others.
+        drop_path_rates: For each block, the fraction of the images for which
+            training drops its branch.
+
+    Returns:
+        Feature maps, (batch, ceil(H / stride), ceil(W / stride),
+        256 * 2 ** (stage - 2)).
     """
     width, filters = spec.widths(stage)
-    for block, rate in enumerate(drop_path_rates):
-        first = block == 0
-        x = residual_block(
+    first_rate, *rates = drop_path_rates
+    options = {"cardinality": spec.cardinality, "squeeze_excite": spec.squeeze_excite}
+    x = conv_block(
+        x,
+        width,
+        filters,
+        stride=stride,
+        dilation=dilations[0],
+        anti_aliased=spec.anti_aliased,
+        # timm averages even where dilation replaces the stride.
+        pooled_shortcut=spec.pooled_shortcut and stage > 2,
+        drop_path_rate=first_rate,
+        name=f"conv{stage}_block1",
+        **options,
+    )
+    for block, rate in enumerate(rates, start=2):
+        x = identity_block(
             x,
             width,
             filters,
-            cardinality=spec.cardinality,
-            name=f"conv{stage}_block{block + 1}",
-            stride=stride if first else 1,
-            dilation=dilations[not first],
-            projected=first,
-            squeeze_excite=spec.squeeze_excite,
-            anti_aliased=spec.anti_aliased,
-            # timm averages even where dilation replaces the stride.
-            pooled_shortcut=first and spec.pooled_shortcut and stage > 2,
+            dilation=dilations[1],
             drop_path_rate=rate,
+            name=f"conv{stage}_block{block}",
+            **options,
         )
     return x
 
@@ -211,8 +308,13 @@ def residual_stage(x, spec, stage, *, stride, dilations, drop_path_rates):
 def stem(x, spec):
     """conv1, and in ImageNet networks its pooling (Table 1; for CIFAR section 5.3).
 
-    Returns feature maps of a quarter of the height and width (in CIFAR networks of the
-    full size), with the filters of the last convolution as channels.
+    Args:
+        x: Preprocessed images, (batch, H, W, channels).
+        spec: The `ResNeXtSpec` that is being built.
+
+    Returns:
+        Feature maps of a quarter of the height and width (in CIFAR networks of the
+        full size), with the filters of the last convolution as channels.
     """
     stride = 2 if spec.stem == "imagenet" else 1
     for name, kernel_size, filters in spec.stem_convolutions:
