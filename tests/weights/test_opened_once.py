@@ -26,7 +26,7 @@ COMMANDS = {
     "export": ("export", "{weights}", "-o", "{out}/export"),
     "finetune": (
         *("finetune", "{data}", "--weights", "{weights}", "-o", "{out}/finetuned"),
-        *("--epochs", "2", "--batch", "4"),
+        *("--epochs", "1", "--batch", "4"),
     ),
 }
 
