@@ -33,6 +33,11 @@ sys.modules.setdefault("triton", None)
 sys.path.insert(0, str(GOLDEN))
 
 
+def pytest_xdist_auto_num_workers():
+    """One worker more than cores, since many tests wait for a process they start."""
+    return (os.cpu_count() or 1) + 1
+
+
 def pytest_collection_modifyitems(items):
     """Skips what needs TensorFlow where Keras runs on another backend."""
     backend = keras.config.backend()

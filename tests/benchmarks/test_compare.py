@@ -128,6 +128,7 @@ def test_who_takes_part_where_all_packages_are_installed(facts, left_out, monkey
     assert {c.name for c in CONTENDERS if c.obstacle(facts)} == left_out
 
 
+@pytest.mark.long
 def test_the_script_prints_what_it_writes(tmp_path, capsys):
     path = tmp_path / "times.json"
     compare.main(
