@@ -20,7 +20,7 @@ CHECKPOINT, HISTORY = "checkpoint.safetensors", "history.csv"
 
 
 class TrainingError(ValueError):
-    """A run cannot continue. The message gives the reason and the last checkpoint."""
+    """A run cannot continue; the message gives the reason."""
 
 
 class NotFiniteError(TrainingError):
@@ -217,11 +217,13 @@ class TrainingState(keras.callbacks.Callback):
     def _stopped(self, reason: str) -> TrainingError:
         step, steps = self.progress["step"], self.steps_per_epoch
         path = self.folder / CHECKPOINT
-        last = (
-            f"the last checkpoint, of step {read_progress(path)['step']}, is {path}"
-            if path.exists()
-            else "no checkpoint has been saved yet"
-        )
+        last = "no checkpoint has been saved yet"
+        if path.exists():
+            saved = read_progress(path)
+            last = (
+                f"the last checkpoint, of step {saved['step']} of phase "
+                f"{saved['phase'] + 1}, is {path}"
+            )
         return TrainingError(
             f"Step {step}, in epoch {(step - 1) // steps + 1} of phase "
             f"{self.progress['phase'] + 1}: {reason}; {last}. "
@@ -253,10 +255,12 @@ def save_checkpoint(path: Path, variables: list, progress: dict) -> None:
     Raises:
         NotFiniteError: A value is NaN or infinite. Nothing is written then.
     """
-    arrays = {_key(*item): np.array(item[1]) for item in enumerate(variables)}
-    for key, array in arrays.items():
+    arrays = {}
+    for number, variable in enumerate(variables):
+        array = np.array(variable)
         if array.dtype.kind == "f" and not np.isfinite(array).all():
-            raise NotFiniteError(f"{key.split()[1]} is NaN or infinite")
+            raise NotFiniteError(f"{variable.path} is NaN or infinite")
+        arrays[_key(number, variable)] = array
     with atomic_write(path) as file:
         # Not `save_file`, which raises no OSError when the disk is full.
         file.write_bytes(save(arrays, {"progress": json.dumps(progress)}))

@@ -7,7 +7,6 @@ only the first process writes files.
 """
 
 import contextlib
-import dataclasses
 import json
 import math
 import os
@@ -63,17 +62,22 @@ class Devices:
         """Context manager: networks are built and compiled for these devices."""
         return self.strategy.scope() if self.strategy else contextlib.nullcontext()
 
-    def check_batch_size(self, batch_size: int) -> None:
-        """Checks that every replica gets the same number of images of a batch.
+    def check_batch_size(self, batch_size: int, accumulate: int = 1) -> None:
+        """Checks that every replica gets the same number of images in each step.
 
         Raises:
-            ValueError: The number of replicas does not divide the batch size.
+            ValueError: The number of replicas does not divide the batch size, divided
+                by `accumulate`.
         """
-        if batch_size % self.replicas:
-            below = max(batch_size // self.replicas, 1) * self.replicas
+        unit = self.replicas * accumulate
+        if batch_size % unit:
+            below = max(batch_size // unit, 1) * unit
+            parts = f" in {accumulate} parts" if accumulate > 1 else ""
+            option = f", accumulate={accumulate}" if accumulate > 1 else ""
             raise ValueError(
-                f"Expected a batch that {self.replicas} replicas share evenly, such as "
-                f"{below} or {below + self.replicas}. Received: batch_size={batch_size}"
+                f"Expected a batch that {self.replicas} replicas share evenly{parts}, "
+                f"such as {below} or {below + unit}. "
+                f"Received: batch_size={batch_size}{option}"
             )
 
     def check_options(self, accumulate: int, steps_per_execution: int) -> None:
@@ -139,13 +143,7 @@ class Devices:
 
     def share(self, dataset: ImageDataset) -> ImageDataset:
         """The images that this process validates on: every `workers`-th one."""
-        own = slice(self.worker, None, self.workers)
-        return dataclasses.replace(
-            dataset,
-            labels=dataset.labels[own],
-            names=dataset.names[own],
-            read=lambda number: dataset.read(number * self.workers + self.worker),
-        )
+        return dataset.subset(np.arange(self.worker, len(dataset), self.workers))
 
     def pad_last_batch(self, batches: Any, images: int, rows: int) -> Any:
         """Pads validation batches, so that all replicas get equally many full batches.

@@ -1,8 +1,10 @@
-"""Training recipes as data, in plain Python, which loads without Keras."""
+"""Training recipes as data, in plain Python."""
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from resnext_keras.arguments import did_you_mean
 
@@ -242,14 +244,20 @@ def get_recipe(name: str) -> Recipe:
     return RECIPES[name]
 
 
+def all_changes(recipe_changes: Mapping[str, Any] | None, **arguments) -> dict:
+    """The arguments that are not None, and `recipe_changes`, which go first."""
+    named = {field: value for field, value in arguments.items() if value is not None}
+    return named | dict(recipe_changes or {})
+
+
 def adjusted(recipe: Recipe, /, **changes) -> Recipe:
     """Changes fields of a recipe.
 
     Args:
         recipe: The recipe.
-        **changes: Fields and their values; None keeps the value. With a `batch_size`
-            but without a `learning_rate`, the rate is scaled in proportion to the batch
-            size (Goyal et al., 2017, section 2.1).
+        **changes: Fields and their values. With a `batch_size` but without a
+            `learning_rate`, the rate is scaled in proportion to the batch size (Goyal
+            et al., 2017, section 2.1).
 
     Returns:
         The changed recipe.
@@ -257,7 +265,6 @@ def adjusted(recipe: Recipe, /, **changes) -> Recipe:
     Raises:
         ValueError: A field does not exist, or a value is out of range.
     """
-    changes = {field: value for field, value in changes.items() if value is not None}
     fields = [field.name for field in dataclasses.fields(Recipe)][2:]
     for field in changes:
         if field not in fields:

@@ -59,7 +59,10 @@ class Run:
     devices: Devices
 
     def steps(self, phase: Phase) -> int:
-        """Number of steps of an epoch: those of its whole batches, or of one batch."""
+        """Number of steps of an epoch.
+
+        These are its whole batches, at least one, times `accumulate`.
+        """
         batches = max(len(self.training) // phase.recipe.batch_size, 1)
         return batches * self.settings.accumulate
 
@@ -100,7 +103,7 @@ def open_run(
         check_deterministic()
     devices.check_options(settings.accumulate, settings.steps_per_execution)
     for phase in settings.phases:
-        devices.check_batch_size(settings.step_size(phase))
+        devices.check_batch_size(phase.recipe.batch_size, settings.accumulate)
     if devices.is_chief:
         resume = _check_folder(folder, resume)
     else:  # the chief may be creating it just now
@@ -218,7 +221,7 @@ def _check_same(run: Run) -> None:
         if earlier[key] != value:
             raise ValueError(
                 f"Expected the {key} of the run in {run.folder}, to resume it. "
-                f"Received: {_difference(earlier[key], value)}"
+                f"Received: {_difference(earlier[key], value, key)}"
             )
 
 
@@ -239,14 +242,16 @@ def _read_skipped(folder: Path, data: str) -> list[tuple[str, str]]:
     return [(now + name.removeprefix(before), reason) for name, reason in rows]
 
 
-def _difference(earlier, received, name: str = "") -> str:
+def _difference(earlier, received, name: str) -> str:
     """The first difference between two JSON values, as text."""
     if isinstance(earlier, dict) and isinstance(received, dict):
         for key in received:
             if earlier.get(key) != received[key]:
                 return _difference(earlier.get(key), received[key], key)
     if isinstance(earlier, list) and isinstance(received, list):
-        for one, other in zip(earlier, received, strict=False):
+        if len(earlier) != len(received):
+            return f"{len(received)} {name} instead of {len(earlier)}"
+        for one, other in zip(earlier, received, strict=True):
             if one != other:
                 return _difference(one, other, name)
     return f"{name}={received!r} instead of {earlier!r}"

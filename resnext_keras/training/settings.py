@@ -24,8 +24,8 @@ class Phase:
 
     Attributes:
         recipe: The recipe.
-        frozen: The last frozen stage, `"conv1"` to `"conv5"` (then only the classifier
-            is trained); None to train all layers.
+        frozen: The last frozen stage, from `"conv1"` to the last, which leaves only the
+            classifier to train; None to train all layers.
     """
 
     recipe: Recipe
@@ -34,7 +34,10 @@ class Phase:
 
 @dataclass(frozen=True)
 class Settings:
-    """The settings of a run. With the same data they give the same weights.
+    """The settings of a run.
+
+    With `deterministic`, the same data, devices and versions they give the same
+    weights.
 
     Attributes:
         data: Path of the data set.
@@ -129,7 +132,9 @@ def finetune_phases(
     Raises:
         ValueError: See `adjusted`.
     """
-    first, second = {"learning_rate": learning_rate}, {}
+    first, second = {}, {}
+    if learning_rate is not None:
+        first["learning_rate"] = learning_rate
     if epochs is not None:
         first["epochs"] = math.ceil(positive_integer("epochs", epochs) / 3)
         second["epochs"] = epochs - first["epochs"]

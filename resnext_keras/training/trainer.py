@@ -19,6 +19,7 @@ from resnext_keras.models.backbone import freeze
 from resnext_keras.models.data_format import channels_first, image_shape
 from resnext_keras.models.resnext import ResNeXt
 from resnext_keras.models.specs import ResNeXtSpec, get_spec
+from resnext_keras.models.variables import variable_shapes
 from resnext_keras.training.callbacks import (
     CHECKPOINT,
     EMA,
@@ -33,7 +34,7 @@ from resnext_keras.training.data.pipeline import evaluation_batches, training_ba
 from resnext_keras.training.distribution import Devices, make_deterministic
 from resnext_keras.training.evaluation import Evaluation, evaluate_images
 from resnext_keras.training.optimizers import build_optimizer
-from resnext_keras.training.recipes import Recipe, adjusted, get_recipe
+from resnext_keras.training.recipes import Recipe, adjusted, all_changes, get_recipe
 from resnext_keras.training.report import (
     REPORT,
     check_packages,
@@ -49,6 +50,7 @@ from resnext_keras.weights.checkpoint import (
     Checkpoint,
     resolve,
 )
+from resnext_keras.weights.loading import assign
 
 MODEL, EXPORT = "model.keras", "saved_model"
 
@@ -64,7 +66,7 @@ class TrainingResult:
             `phase`, `loss`, `accuracy`, `val_loss`, `val_accuracy`, `learning_rate`,
             `seconds`, and for more than five classes `top5` and `val_top5`.
         folder: The folder of the run, for arguments `weights`.
-        files: Path of each file by its name: `best.weights.h5`, `model.keras`,
+        files: Path of each main file by its name: `best.weights.h5`, `model.keras`,
             `report.html`, `history.csv`, `run.json`, `skipped.csv`,
             `checkpoint.safetensors`, and with `export` also `saved_model`.
         evaluation: The `Evaluation` of the best weights on the validation images.
@@ -95,7 +97,7 @@ def train(
     deterministic: bool = False,
     checkpoint_seconds: float = 60.0,
     export: bool = False,
-    callbacks: Sequence[keras.callbacks.Callback] = (),
+    callbacks: Sequence[keras.callbacks.Callback] | keras.callbacks.Callback = (),
     resume: bool = False,
     on_start: Callable[[Run], None] | None = None,
     verbose: int | str = "auto",
@@ -107,10 +109,12 @@ def train(
 
             - An image folder: a folder for each class with its images, at any depth;
               or folders `train` and `val`, `validation` or `test` with such folders.
+              Images are JPEG, PNG, BMP or WebP; other files are skipped.
             - A directory of TensorFlow Datasets.
             - A TFRecord file, or a folder of such files with the split in their names,
               of `tf.train.Example` with `image/encoded` and `image/class/label`, or
-              with `image` and `label`.
+              with `image` and `label`. A file `labels.txt` beside them may name the
+              classes, one a line.
         output: The folder to create for the run; it may not be inside `data`.
         model: The architecture, a name from `list_models()` or a `ResNeXtSpec`.
         recipe: `"paper"`, `"torchvision2"`, `"cifar"`, `"digits"` or a `Recipe`; None
@@ -121,8 +125,9 @@ def train(
             proportion to `batch_size`.
         recipe_changes: Other fields of the recipe and their values, such as
             `{"mixup": 0.2}`.
-        size: Height and width of the images in pixels, at least 32; None for the size
-            that the network was made for.
+        size: Height and width in pixels of the images of evaluation, and of training
+            unless the recipe has a `train_size`; at least 32. None for the size that
+            the network was made for.
         validation_share: Share of the images to validate on, between 0 and 1, if
             `data` has no validation split.
         precision: `"float32"`, `"mixed_bfloat16"` or `"mixed_float16"`.
@@ -136,9 +141,9 @@ def train(
         checkpoint_seconds: Time between two checkpoints; there is also one after each
             epoch.
         export: Whether to also write a SavedModel.
-        callbacks: Keras callbacks, which run in every phase and every process. Their
-            model takes uint8 pixels. A callback that sets `stop_training` ends the
-            phase.
+        callbacks: Keras callbacks, or a single one, which run in every phase and every
+            process. Their model takes uint8 pixels. A callback that sets
+            `stop_training` ends the phase.
         resume: Whether to continue the run in `output`, if there is one. With
             `deterministic` the result equals that of an uninterrupted run.
         on_start: Function that is called with the opened `Run` before training starts.
@@ -155,12 +160,12 @@ def train(
     """
     spec = get_spec(model)
     recipe = recipe or ("cifar" if spec.stem == "cifar" else "paper")
-    changes = {
-        "epochs": epochs,
-        "batch_size": batch_size,
-        "learning_rate": learning_rate,
-        **(recipe_changes or {}),
-    }
+    changes = all_changes(
+        recipe_changes,
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+    )
     recipe = recipe if isinstance(recipe, Recipe) else get_recipe(recipe)
     return _run(
         spec,
@@ -203,7 +208,7 @@ def finetune(  # noqa: D417 - the other arguments are those of `train`
     deterministic: bool = False,
     checkpoint_seconds: float = 60.0,
     export: bool = False,
-    callbacks: Sequence[keras.callbacks.Callback] = (),
+    callbacks: Sequence[keras.callbacks.Callback] | keras.callbacks.Callback = (),
     resume: bool = False,
     on_start: Callable[[Run], None] | None = None,
     verbose: int | str = "auto",
@@ -221,8 +226,10 @@ def finetune(  # noqa: D417 - the other arguments are those of `train`
         weights: The weights to start from: name of a weight set, path of a weight file
             or folder of a training run. None for the default weights of the
             architecture.
-        epochs: Epochs of both phases together; None for those of the recipes.
-        learning_rate: Learning rate of the classifier; None for that of the recipe.
+        epochs: Epochs of both phases together; 1 trains only the classifier. None for
+            those of the recipes.
+        learning_rate: Learning rate of the classifier. None for that of the recipe,
+            scaled in proportion to `batch_size`.
         recipe_changes: Fields of both recipes, and their values.
         size: Height and width of the images; None for the size of the weights.
 
@@ -235,12 +242,12 @@ def finetune(  # noqa: D417 - the other arguments are those of `train`
     """
     checkpoint = resolve(weights, model)
     checkpoint.check_rgb()
-    changes = {
-        "epochs": epochs,
-        "batch_size": batch_size,
-        "learning_rate": learning_rate,
-        **(recipe_changes or {}),
-    }
+    changes = all_changes(
+        recipe_changes,
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+    )
     return _run(
         checkpoint.spec,
         checkpoint,
@@ -281,6 +288,8 @@ def _run(
     """Opens a run, trains and reports; `options` are those of `Settings`."""
     settings = Settings(os.path.abspath(data), spec, weights, phases, **options)
     check_packages()
+    if isinstance(callbacks, keras.callbacks.Callback):
+        callbacks = [callbacks]
     if export:
         check_backend()
     run = open_run(settings, output, resume=resume)
@@ -357,16 +366,17 @@ def build_network(
     size = preprocessing.size if sizes == {preprocessing.size} else None
     network = ResNeXt(
         settings.spec,
-        weights=settings.weights,
+        weights=None,
         input_shape=image_shape(size, size),
         classes=classes,
         classifier_activation=None,
         drop_path_rate=max(recipe.drop_path for recipe in recipes),
     )
-    if settings.weights:  # the classifier is new, even for as many classes
-        head = network.get_layer("predictions")
-        head.kernel.assign(head.kernel_initializer(head.kernel.shape))
-        head.bias.assign(keras.ops.zeros(head.bias.shape))
+    if settings.weights:  # without their classifier, even for as many classes
+        with settings.weights.open(
+            variable_shapes(settings.spec, classes=None)
+        ) as tensors:
+            assign(network, tensors)
     return network
 
 
@@ -564,7 +574,7 @@ def _fit(model, phase, batches, progress, callbacks, devices, verbose):
             raise TrainingError(
                 "A step does not fit in memory. Lower the batch size or the image "
                 "size, or split the batch into parts (accumulate). "
-                f"Received: {error}"
+                f"Received: {type(error).__name__}"
             ) from error
 
 

@@ -118,6 +118,14 @@ def test_what_several_devices_cannot_do_is_refused_before_anything_is_made(
     assert not list(tmp_path.iterdir())
 
 
+def test_parts_of_a_batch_are_shared_evenly_too():
+    devices = Devices(replicas=4)
+    devices.check_batch_size(16, 2)
+    message = r"in 2 parts, such as 8 or 16\. Received: batch_size=12, accumulate=2"
+    with pytest.raises(ValueError, match=message):
+        devices.check_batch_size(12, 2)
+
+
 def test_jax_on_a_gpu_needs_a_flag_to_be_deterministic(monkeypatch):
     monkeypatch.setattr(keras.config, "backend", lambda: "jax")
     gpu = types.SimpleNamespace(default_backend=lambda: "gpu")
@@ -155,7 +163,7 @@ def test_validation_images_are_shared_evenly_and_count_once(linear_model, count)
         devices = Devices(worker, 3, 6, strategy="any")
         assert devices.is_chief == (worker == 0)
         own = devices.share(everything)
-        assert own.names == everything.names[worker::3]
+        assert list(own.names) == everything.names[worker::3]
         numbers = tf.data.Dataset.range(len(own))
         data = numbers.map(lambda n, own=own: (own.read(n), tf.gather(own.labels, n)))
         shares.append(devices.pad_last_batch(data.batch(2), count, 2))

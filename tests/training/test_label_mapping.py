@@ -203,6 +203,13 @@ def test_a_file_that_is_not_text_and_a_folder_without_images_are_refused(
         flat_images(tmp_path / "flat", labels("a,cat"), ANIMALS)
 
 
+def test_missing_paths_are_refused(folder, labels, tmp_path):
+    with pytest.raises(ValueError, match=r"images that exists. Received: '.*gone'"):
+        flat_images(tmp_path / "gone", labels("a,cat"), ANIMALS)
+    with pytest.raises(ValueError, match=r"a CSV file .*gone.csv': .*No such file"):
+        flat_images(folder("a.jpg"), tmp_path / "gone.csv", ANIMALS)
+
+
 def test_a_folder_that_cannot_be_listed_is_refused(folder, labels, monkeypatch):
     flat = folder("a.jpg")
     (flat / "hidden").mkdir()

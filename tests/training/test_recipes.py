@@ -11,6 +11,7 @@ from resnext_keras.training.recipes import (
     RECIPES,
     Recipe,
     adjusted,
+    all_changes,
     get_recipe,
 )
 from resnext_keras.training.settings import PRECISIONS, Phase, Settings, finetune_phases
@@ -127,10 +128,17 @@ def test_the_learning_rate_follows_the_batch_unless_it_is_named():
     named = adjusted(PLAIN, batch_size=32, learning_rate=0.3)
     assert (named.batch_size, named.learning_rate) == (32, 0.3)
     assert adjusted(PLAIN, epochs=5).learning_rate == PLAIN.learning_rate
-    assert adjusted(PLAIN, batch_size=None, mixup=None) == PLAIN
     assert adjusted(PLAIN, flip=False, mixup=0.5) == dataclasses.replace(
         PLAIN, flip=False, mixup=0.5
     )
+
+
+def test_arguments_of_none_are_not_changes_but_values_of_recipe_changes_are():
+    changes = all_changes({"train_size": None}, epochs=None, batch_size=16)
+    assert changes == {"train_size": None, "batch_size": 16}
+    assert adjusted(RECIPES["torchvision2"], **changes).train_size is None
+    (head, _) = finetune_phases(SMALLEST, **all_changes({"mixup": 0.1}, epochs=None))
+    assert head.recipe.mixup == 0.1
 
 
 def test_an_unknown_field_lists_the_nearest():

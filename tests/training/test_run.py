@@ -11,13 +11,15 @@ import numpy as np
 import pytest
 from PIL import Image
 from run_data import image_folder, tfrecords
-from weight_files import SMALLEST
+from weight_files import SMALLEST, TINY
 
 import resnext_keras as rk
 from resnext_keras.images.listing import readable
+from resnext_keras.images.preprocessing import default_preprocessing
 from resnext_keras.training.recipes import RECIPES, adjusted
 from resnext_keras.training.run import open_run
 from resnext_keras.training.settings import Phase, Settings, finetune_phases
+from resnext_keras.training.trainer import build_network
 from resnext_keras.weights.checkpoint import resolve
 from resnext_keras.weights.verify import verify_weights
 
@@ -50,7 +52,7 @@ def done(data, tmp_path_factory):
     callback = keras.callbacks.LambdaCallback(
         on_epoch_end=lambda epoch, values: logs.append((values, callback.model))
     )
-    options = {"callbacks": [callback], "on_start": opened.append, "verbose": 0}
+    options = {"callbacks": callback, "on_start": opened.append, "verbose": 0}
     result = rk.train(data, folder, SMALLEST, **OPTIONS, **options)
     return opened[0], result, logs
 
@@ -154,6 +156,18 @@ def test_a_run_resumes_only_with_its_images(done, data):
         extra.unlink()
 
 
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [(["dark", "bright"], "class_names='light' instead of"), (["a"], "2 class_names")],
+)
+def test_a_difference_names_what_differs(done, data, tmp_path, names, message):
+    folder = shutil.copytree(done[0].folder, tmp_path / "run")
+    content = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps(content | {"class_names": names}))
+    with pytest.raises(ValueError, match=f"Received: {message}"):
+        open_run(settings(data), folder, resume=True)
+
+
 def test_no_more_steps_are_run_at_once_than_an_epoch_has(done, data):
     too_many = settings(data, steps_per_execution=4)
     with pytest.raises(ValueError, match=r"at most 3, .* steps_per_execution=4"):
@@ -247,6 +261,18 @@ def test_fine_tuning_starts_from_the_weights_with_a_new_classifier(data, tmp_pat
     assert [row["phase"] for row in result.history] == [1, 2]
     classifier = rk.load_classifier(weights=result.folder)
     assert classifier.model.output_shape == (None, 2)
+
+
+def test_fine_tuning_takes_weights_without_a_classifier(data, tmp_path):
+    network = rk.ResNeXt(TINY, False, None, input_shape=(32, 32, 3))
+    network.save_weights(tmp_path / "notop.weights.h5")
+    checkpoint = resolve(tmp_path / "notop.weights.h5", TINY)
+    assert checkpoint.classes is None
+    to = settings(data, spec=TINY, weights=checkpoint)
+    tuned = build_network(to, 2, default_preprocessing(32))
+    assert tuned.output_shape == (None, 2)
+    pairs = zip(network.weights, tuned.weights, strict=False)
+    assert all(np.array_equal(weight, other) for weight, other in pairs)
 
 
 @pytest.mark.parametrize("epochs", ["many", 2.5, 0])

@@ -80,6 +80,18 @@ def test_the_same_form_may_begin_at_zero(tmp_path):
     assert dataset.class_names == ("0", "1")
 
 
+@pytest.mark.parametrize(("labels", "expected"), [([1, 2], [1, 2]), ([1, 3], [0, 2])])
+def test_class_names_give_the_first_number_where_a_split_lacks_it(
+    tmp_path, labels, expected
+):
+    write(tmp_path / "val.tfrecord", labels, IMAGENET)
+    (tmp_path / "labels.txt").write_text("tench\ngoldfish\nshark\n")
+    for path in (tmp_path, tmp_path / "val.tfrecord"):
+        dataset = open_split(path)
+        assert dataset.class_names == ("tench", "goldfish", "shark")
+        assert dataset.labels.tolist() == expected
+
+
 def test_records_of_many_batches_are_read_by_number(tmp_path):
     labels = [number % 3 for number in range(300)]
     for split in ("train", "val"):
@@ -183,6 +195,10 @@ def longer(info):
     return info
 
 
+def split_named_all(info):
+    return info | {"splits": [info["splits"][0] | {"name": "all"}]}
+
+
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
@@ -193,6 +209,7 @@ def longer(info):
             lambda info: info | {"fileFormat": "array_record"},
             "fileFormat='array_record'",
         ),
+        ("dataset_info.json", split_named_all, "one of the splits train, .*with 'all'"),
         ("dataset_info.json", longer, "11 records in the split 'train'.*10"),
         (
             "dataset_info.json",

@@ -193,7 +193,8 @@ def test_a_loss_of_nan_ends_the_run_and_leaves_the_last_good_state(tmp_path):
         )
 
     batches = dataclasses.replace(BATCHES, training=spoilt)
-    with pytest.raises(TrainingError, match=r"^Step 6, in epoch 2 of phase 1: .*NaN"):
+    message = "^Step 6, in epoch 2 of phase 1: .*NaN.* of step 5 of phase 1, is"
+    with pytest.raises(TrainingError, match=message):
         run(tmp_path, settings(SMALLEST), batches=batches)
     assert read_progress(tmp_path / CHECKPOINT)["step"] == 5
 
@@ -201,8 +202,9 @@ def test_a_loss_of_nan_ends_the_run_and_leaves_the_last_good_state(tmp_path):
 def test_a_checkpoint_that_cannot_be_written_leaves_the_last_one(tmp_path, monkeypatch):
     path, variable = tmp_path / CHECKPOINT, keras.Variable([1.0, 2.0])
     save_checkpoint(path, [variable], {"step": 1})
-    with pytest.raises(NotFiniteError, match="is NaN or infinite"):
-        save_checkpoint(path, [keras.Variable([1.0, np.inf])], {"step": 2})
+    infinite = keras.Variable([1.0, np.inf], name="gamma")
+    with pytest.raises(NotFiniteError, match=r"^gamma is NaN or infinite"):
+        save_checkpoint(path, [infinite], {"step": 2})
     write_bytes = Path.write_bytes
 
     def fill_disk(file, content):
@@ -234,8 +236,8 @@ def test_a_checkpoint_of_another_network_is_refused_and_changes_nothing(tmp_path
     ("error", "message"),
     [
         (
-            tf.errors.ResourceExhaustedError(None, None, "OOM when allocating"),
-            "^A step does not fit in memory. Lower the batch size .*accumulate",
+            tf.errors.ResourceExhaustedError(None, None, "OOM\nwhen allocating"),
+            r"^A step does not fit in memory. Lower the batch .* ResourceExhausted\w+$",
         ),
         (ValueError("bedroom/1.jpg"), "^bedroom"),
     ],

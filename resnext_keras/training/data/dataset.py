@@ -16,7 +16,10 @@ TRAINING = ("train", "training")
 VALIDATION = ("validation", "val", "valid", "test")  # the first that exists is used
 SPLITS = TRAINING + VALIDATION
 
-NOT_DECODED = "not JPEG, PNG, BMP or WebP, or too many pixels or too long"
+NOT_DECODED = (
+    "not JPEG, PNG, BMP or WebP, or over 179 million pixels, or one side over 100 "
+    "times the other"
+)
 
 
 @dataclass(frozen=True)
@@ -130,6 +133,8 @@ def open_dataset(
     splits = [training or ""] if validation is None else [training, validation]
     opened = _opened(layout, *splits)
     _check_classes(opened[0], layout.path)
+    if validation is None:
+        _check_pairs(opened[0])
     kept = [keep(dataset) for dataset in opened]
     return tuple(kept) if len(kept) == 2 else _split(*kept, validation_share, seed)
 
@@ -178,10 +183,11 @@ def decodable(dataset: ImageDataset) -> tuple[ImageDataset, list[tuple[str, str]
     kept = dataset.subset(numbers)
     empty = (class_counts(dataset) > 0) & (class_counts(kept) == 0)
     if empty.any():
-        name, reason = reasons[0]
+        first = np.flatnonzero(empty[dataset.labels[broken]])[0]
+        name, reason = reasons[first]
         raise ValueError(
-            "Expected images that can be decoded in each class. Received: none in "
-            f"{few(_selected(dataset, empty))}; the first is {name!r}: {reason}"
+            "Expected each class to have an image that can be decoded. Received: none "
+            f"in {few(_selected(dataset, empty))}; the first is {name!r}: {reason}"
         )
     return kept, reasons
 
@@ -250,10 +256,8 @@ def _selected(dataset: ImageDataset, selected: np.ndarray) -> list[str]:
     return [name for name, is_selected in names if is_selected]
 
 
-def _split(
-    whole: ImageDataset, share: float, seed: int
-) -> tuple[ImageDataset, ImageDataset]:
-    """Holds out a share of each class for validation."""
+def _check_pairs(whole: ImageDataset) -> None:
+    """Raises a `ValueError` if a class has one image, so none to hold out."""
     single = class_counts(whole) == 1
     if single.any():
         raise ValueError(
@@ -261,6 +265,13 @@ def _split(
             f"validation. Received: one image of {few(_selected(whole, single))}; add "
             "some, or remove the class"
         )
+
+
+def _split(
+    whole: ImageDataset, share: float, seed: int
+) -> tuple[ImageDataset, ImageDataset]:
+    """Holds out a share of each class for validation."""
+    _check_pairs(whole)  # again, since broken images were removed
     # The only generator of NumPy that draws the same numbers in every version: a run
     # that is resumed elsewhere must not validate on its training images.
     draw = np.random.RandomState(seed)

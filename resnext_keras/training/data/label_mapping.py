@@ -73,6 +73,10 @@ def flat_images(
     Raises:
         ValueError: The file does not match the images or the classes.
     """
+    if not os.path.isdir(folder):
+        raise ValueError(
+            f"Expected a folder of images that exists. Received: {readable(folder)!r}"
+        )
     paths = images_within(folder)
     if not paths:
         raise ValueError(f"Expected images. Received: none in {readable(folder)!r}")
@@ -185,7 +189,7 @@ def _rows(labels) -> list[list[str]]:
     try:
         with open(labels, newline="", encoding="utf-8-sig") as file:
             return [row for row in csv.reader(file) if row]
-    except (UnicodeDecodeError, csv.Error) as error:
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ValueError(
             "Expected a CSV file with a line for each image. Received: "
             f"{readable(labels)!r}: {error}"

@@ -134,6 +134,12 @@ def _splits(folder: str, info: dict) -> dict[str, dict[str, int]]:
                 file = file.replace(f"{{{key}}}", value)
             files[os.path.join(folder, os.path.basename(file))] = length
         splits[name.lower()] = files
+    if not splits:
+        names = few([split["name"] for split in info["splits"]], 9)
+        raise ValueError(
+            f"Expected one of the splits {', '.join(SPLITS)}, with images. Received: "
+            f"{readable(folder)!r} with {names or 'none'}"
+        )
     missing = [f for some in splits.values() for f in some if not os.path.exists(f)]
     if missing:
         raise ValueError(

@@ -45,7 +45,9 @@ class Form:
         image: Name of the feature with the encoded image.
         label: Name of the feature with the number of the class.
         text: Names of features with the name of the class; the first is preferred.
-        first: Number of the first class; None for 0 if there is a label 0, else 1.
+        first: Number of the first class. None to infer it, as 0 or 1: with names, 1 if
+            there are labels from 1 to the number of names; without names, 1 if there is
+            no label 0.
         class_names: Name of each class; None if there is no list of them.
     """
 
@@ -222,7 +224,9 @@ def _classes(files, places, texts, form: Form) -> tuple[int, tuple[str, ...]]:
     """Number of the first class, and the names of all."""
     first = form.first
     if first is None:
-        first = int(places["label"].min() > 0)
+        # A split may lack images of the first class, so the names decide.
+        labels, names = places["label"], form.class_names
+        first = int(labels.min() > 0 if names is None else labels.max() >= len(names))
     largest = int(places["label"].max()) + 1 - first
     if form.class_names is None and largest > len(places):
         raise ValueError(
@@ -290,11 +294,11 @@ def find_tfrecords(path: str) -> Layout | None:
         The `Layout`; None if there are no such files in the folder.
 
     Raises:
-        ValueError: Some files have a split and others have none, or a file of a
-            numbered series is missing.
+        ValueError: Some files have a split and others have none, a file of a numbered
+            series is missing, or the label file is wrong.
     """
     if not os.path.isdir(path):
-        return Layout(path, {"": [path]}, open_tfrecords)
+        return _layout(path, {"": [path]}, os.path.dirname(path))
     files = _listed(path)
     if not files:
         return None
@@ -312,10 +316,13 @@ def find_tfrecords(path: str) -> Layout | None:
             f"Received: {few(map(readable, splits['']))}; rename or move them"
         )
     _check_shards(files)
-    first, names = _label_file(os.path.join(path, LABEL_FILE))
-    return Layout(
-        path, dict(splits), lambda some: open_tfrecords(some, None, first, names)
-    )
+    return _layout(path, dict(splits), path)
+
+
+def _layout(path: str, splits: dict[str, list[str]], folder: str) -> Layout:
+    """The layout of files, with the class names of the label file in a folder."""
+    first, names = _label_file(os.path.join(folder, LABEL_FILE))
+    return Layout(path, splits, lambda some: open_tfrecords(some, None, first, names))
 
 
 def _check_shards(files: Sequence[str]) -> None:
