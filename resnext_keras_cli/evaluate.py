@@ -4,9 +4,9 @@ import json
 
 import click
 
-from resnext_keras_cli.options import model_option, weights_option
+from resnext_keras_cli.options import batch_option, model_option, weights_option
 from resnext_keras_cli.start import quiet_start
-from resnext_keras_cli.tables import print_table, table
+from resnext_keras_cli.tables import counted, print_table, table
 
 WORST_CLASSES = 10  # number of classes to print; the report has all
 
@@ -32,14 +32,7 @@ SKIPPED_FILES = 5  # number of skipped files to print; the report has more
     "the current folder.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace an earlier report.")
-@click.option(
-    "--batch",
-    "batch_size",
-    type=click.IntRange(min=1),
-    default=32,
-    show_default=True,
-    help="Number of images that are run at once.",
-)
+@batch_option
 @click.option(
     "--engine",
     type=click.Choice(["auto", "tensorflow", "onnxruntime", "openvino"]),
@@ -59,7 +52,7 @@ def evaluate(as_json, **options):
     Prints top-1 and top-5 accuracy, calibration error and the classes with the lowest
     recall, and writes a folder with report.html, the confusion matrix, the worst
     predictions, and CSV files of all classes and predictions. Files that cannot be
-    read are named and skipped; the exit code is then 1.
+    read are skipped; the first are named, and the exit code is then 1.
     """
     with quiet_start():
         from resnext_keras.training.evaluation import evaluate
@@ -76,13 +69,19 @@ def evaluate(as_json, **options):
         click.echo(json.dumps(content, indent=2))
     else:
         count = len(evaluation.dataset) + len(evaluation.skipped)
-        click.echo(f"{count} images, classes {evaluation.label_mapping}.")
+        click.echo(
+            f"{counted(count, 'image')}, classes matched {evaluation.label_mapping}."
+        )
         print_evaluation(evaluation)
         click.echo(f"Report: {click.format_filename(evaluation.report)}")
     for file, reason in evaluation.skipped[:SKIPPED_FILES]:
         click.echo(f"Skipped: {file}: {reason}", err=True)
     if count := len(evaluation.skipped):
-        click.echo(f"{count} files skipped; the report names them.", err=True)
+        click.echo(
+            f"{counted(count, 'file')} {'is' if count == 1 else 'are'} skipped; the "
+            "report names up to 100.",
+            err=True,
+        )
         raise click.exceptions.Exit(1)
 
 
@@ -90,8 +89,7 @@ def print_evaluation(evaluation):
     """Prints the metrics of an evaluation, and the classes with the lowest recall."""
     from resnext_keras.training.report import in_words
 
-    rows = table("", "", right=("",))
-    rows.show_header = False
+    rows = table("metric", "value", right=("value",))
     for figure in in_words(evaluation.figures):
         rows.add_row(*figure)
     print_table(rows)
@@ -103,4 +101,4 @@ def print_evaluation(evaluation):
         rows.add_row(row["class"], str(row["images"]), recall, precision)
     print_table(rows)
     if (more := len(classes) - WORST_CLASSES) > 0:
-        click.echo(f"... {more} more classes, with higher recall.")
+        click.echo(f"... {more} more classes; the report has all.")

@@ -84,7 +84,7 @@ def _print(report):
     numbers = ("size", "difference", "time an image")
     rows = table("format", *numbers, "file", right=numbers)
     for name, model in report.models.items():
-        measured = ("not installed", "")
+        measured = ("runtime not installed", "")
         if model.difference is not None:
             measured = f"{model.difference:.1e}", f"{1000 * model.seconds:.2f} ms"
         size = f"{model.size_bytes / 1e6:.1f} MB"

@@ -57,7 +57,7 @@ TRACEBACK = click.Option(
 )
 @click.version_option(package_name="resnext-keras")
 def group():
-    """Train ResNeXt networks, and classify images with them."""
+    """Classify images, extract features, train and export with ResNeXt networks."""
 
 
 for command in (

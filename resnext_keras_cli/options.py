@@ -6,7 +6,7 @@ size_option = click.option(
     "--size",
     type=click.IntRange(min=32),
     help="Height and width of the images in pixels. "
-    "Default: the size that the network was made for.",
+    "Default: the size of the weights, or without weights that of the architecture.",
 )
 
 model_option = click.option(

@@ -224,9 +224,11 @@ def _in_words(phase, stages):
         )
         if is_used
     ]
+    size = f" of {recipe.train_size} x {recipe.train_size} pixels"
     return (
         f"{counted(recipe.epochs, 'epoch')} by the recipe {recipe.name}, batches of "
-        f"{recipe.batch_size}, {trained}; learning rate {recipe.learning_rate:.3g}, "
+        f"{counted(recipe.batch_size, 'image')}{size if recipe.train_size else ''}, "
+        f"{trained}; learning rate {recipe.learning_rate:.3g}, "
         f"which falls {fall}; {', '.join(changes) or 'no augmentation'}"
     )
 

@@ -20,6 +20,7 @@ def summary(model, size, classes):
     MODEL is a name from `resnext-keras list`.
     """
     with quiet_start():
+        from resnext_keras.models.data_format import image_shape
         from resnext_keras.models.flops import stage_costs
         from resnext_keras.models.resnext import ResNeXt
         from resnext_keras.models.specs import get_spec
@@ -27,7 +28,9 @@ def summary(model, size, classes):
 
     spec = get_spec(model)
     size, classes = size or spec.image_size, classes or spec.classes
-    network = ResNeXt(spec, weights=None, input_shape=(size, size, 3), classes=classes)
+    network = ResNeXt(
+        spec, weights=None, input_shape=image_shape(size, size), classes=classes
+    )
     numbers = ("parameters", "multiply-adds")
     rows = table(
         "stage",

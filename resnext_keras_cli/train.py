@@ -26,7 +26,9 @@ def train(**options):
 
     DATA is a folder with a folder of images for each class, or with folders train and
     val (or validation or test) that have class folders; a directory of TensorFlow
-    Datasets; or TFRecord files of encoded images.
+    Datasets; or TFRecord files of encoded images, with a file labels.txt beside them
+    that may name the classes, one a line. Images are JPEG, PNG, BMP or WebP; other
+    files are skipped.
 
     RUN gets best.weights.h5 and model.keras, the network with the highest validation
     accuracy; history.csv; report.html, with learning curves, the confusion matrix and

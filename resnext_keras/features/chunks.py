@@ -90,7 +90,7 @@ class Chunks:
             )
 
     def has_begun(self) -> bool:
-        """Whether there is a run that has not written its file yet."""
+        """Whether the folder has a run whose file is not complete yet."""
         return any((self.folder / name).is_file() for name in (PLAN, LISTING))
 
     def begin(self, plan: Plan, folders: list[str]) -> None:

@@ -147,7 +147,7 @@ def explain(
     rgb = read_rgb(image)  # before weights are downloaded
     checkpoint = resolve(weights, model)
     names = checkpoint.class_names
-    if isinstance(classes, (int, str)):
+    if isinstance(classes, (int, np.integer, str)):
         classes = [classes]
     numbers = [class_number(name, names) for name in classes or ()] if names else []
     classifier = load_classifier(weights=checkpoint)

@@ -28,6 +28,7 @@ from resnext_keras.features.parquet import (
 from resnext_keras.features.ray import ray_reader
 from resnext_keras.images.listing import SUFFIXES as IMAGES
 from resnext_keras.images.listing import list_images, readable
+from resnext_keras.inference.predictor import check_engine
 from resnext_keras.io import exclusive_lock, output_file
 from resnext_keras.models.specs import ResNeXtSpec
 from resnext_keras.weights.checkpoint import Checkpoint
@@ -187,12 +188,13 @@ def _check_options(dtype, batch_size, shard, engine, workers) -> None:
             f"Expected `dtype` to be {' or '.join(DTYPES)}. Received: dtype={dtype!r}"
         )
     positive_integer("batch_size", batch_size)
-    number, shards = shard
-    if not 1 <= number <= shards:
+    is_pair = isinstance(shard, (tuple, list)) and list(map(type, shard)) == [int, int]
+    if not (is_pair and 1 <= shard[0] <= shard[1]):
         raise ValueError(
             "Expected `shard` to be (i, n) with i from 1 to n. "
             f"Received: shard={shard!r}"
         )
+    check_engine("auto" if engine == "ray" else engine)
     if engine == "ray":
         extras.optional("ray", "ray")
     elif workers is not None:

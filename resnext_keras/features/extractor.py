@@ -23,7 +23,7 @@ Batch = tuple[list[ImageFile], np.ndarray]
 
 
 class Extractor:
-    """A network without its classifier, which outputs the mean of its last maps.
+    """A network without its classifier; it outputs the mean of its last feature maps.
 
     The arguments are those of `extract`.
 

@@ -112,8 +112,8 @@ def _read(
         reason = readable(error.reason)
         if getattr(error.__cause__, "errno", None) not in (None, *FAULTS_OF_FILES):
             raise OSError(
-                f"Expected to be able to read {name!r}. Found: {reason}. Repair the "
-                "disk or remove the file, then continue with resume=True."
+                f"Expected a file that can be read. Received: {name!r}: {reason}. "
+                "Repair the disk or remove the file, then continue with resume=True."
             ) from error
         return ImageFile(name, "", 0, 0, reason), None
     pixels = resize_and_crop(rgb, preprocessing)

@@ -31,6 +31,19 @@ if keras.config.backend() == "tensorflow":
 logger = logging.getLogger(__name__)
 
 
+def check_engine(engine: str) -> None:
+    """Raises a `ValueError` if there is no such engine, or Keras is not on TensorFlow.
+
+    It is quick: call it before weights are downloaded.
+    """
+    check_backend()
+    if engine not in ("auto", *ENGINES):
+        raise ValueError(
+            f"Expected `engine` to be 'auto' or one of {', '.join(ENGINES)}. "
+            f"Received: engine={engine!r}"
+        )
+
+
 class Predictor:
     """Runs a network on any number of images, on the fastest engine.
 
@@ -75,12 +88,7 @@ class Predictor:
         engine: str = "auto",
         batch_size: int = 32,
     ):
-        check_backend()
-        if engine not in ("auto", *ENGINES):
-            raise ValueError(
-                f"Expected `engine` to be 'auto' or one of {', '.join(ENGINES)}. "
-                f"Received: engine={engine!r}"
-            )
+        check_engine(engine)
         batch_size = positive_integer("batch_size", batch_size)
         source = _source(model_or_path)
         self.engine, self._engine = _build(source, engine)

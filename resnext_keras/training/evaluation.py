@@ -18,7 +18,7 @@ from resnext_keras.features.loader import AHEAD, in_threads
 from resnext_keras.images.listing import readable
 from resnext_keras.images.preprocessing import Preprocessing, preprocess_input
 from resnext_keras.images.read import ImageError, decode_rgb, resize_and_crop
-from resnext_keras.inference.predictor import Predictor
+from resnext_keras.inference.predictor import Predictor, check_engine
 from resnext_keras.io import atomic_directory, check_outside, output_directory
 from resnext_keras.models.data_format import to_data_format
 from resnext_keras.models.specs import ResNeXtSpec
@@ -50,7 +50,7 @@ class Evaluation:
         predictions: The prediction for each image.
         dataset: The images that could be read, with the classes of the network.
         preprocessing: How they were read.
-        skipped: Name of each other file, and the reason.
+        skipped: Name of each file that could not be read, and the reason.
         weights: Name of the weight set, path of the file or folder of the run.
         label_mapping: How the images were matched with the network's classes, such as
             `"by names"`.
@@ -147,6 +147,8 @@ def evaluate(
     """
     check_packages()
     positive_integer("batch_size", batch_size)
+    if keras.config.backend() == "tensorflow":  # otherwise Keras runs the network
+        check_engine(engine)
     checkpoint = resolve(weights, model)
     name = checkpoint.short_name
     folder = output_directory(

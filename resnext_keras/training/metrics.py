@@ -97,7 +97,7 @@ def concatenate(parts: Sequence[Predictions]) -> Predictions:
 
 
 def confusion_matrix(predictions: Predictions, classes: int) -> np.ndarray:
-    """Counts how often each class was predicted as each.
+    """Counts images by true and predicted class.
 
     Returns:
         int64 (classes, classes): a row for each true class, a column for each

@@ -3,7 +3,6 @@
 import base64
 import csv
 import os
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -65,7 +64,7 @@ def write_report(
     title: str,
     history: list[dict] | None = None,
     settings: str | None = None,
-) -> "Evaluation":
+) -> None:
     """Writes a report into an existing folder.
 
     Args:
@@ -75,9 +74,6 @@ def write_report(
         title: Title of the page.
         history: A row for each epoch, for the learning curves; None for no curves.
         settings: Text for the end of the page.
-
-    Returns:
-        The evaluation, with the path of the page.
     """
     from resnext_keras.html import render  # imports jinja2
 
@@ -98,14 +94,13 @@ def write_report(
         worst=_worst(evaluation),
         classes=rows,
         skipped=evaluation.skipped[:LISTED],
-        left_out=len(evaluation.skipped),
+        skipped_count=len(evaluation.skipped),
         settings=settings,
         curves=_png_uri(folder / CURVES) if history else None,
         confusion=_png_uri(folder / CONFUSION),
         reliability=_png_uri(folder / RELIABILITY),
     )
     (folder / REPORT).write_text(page, encoding="utf-8")
-    return replace(evaluation, report=folder / REPORT)
 
 
 def _worst(evaluation) -> list[dict]:

@@ -1,6 +1,7 @@
 """Training and fine-tuning of a network on the images of a data set."""
 
 import contextlib
+import dataclasses
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -336,7 +337,7 @@ def _finish(run: Run, export: bool) -> TrainingResult:
         classifier, run.validation, run.skipped, batch_size=run.evaluation_rows
     )
     history = read_progress(run.folder / CHECKPOINT)["history"]
-    evaluation = write_report(
+    write_report(
         run.folder,
         evaluation,
         title=report_title(run.settings.spec.name, run.settings.data),
@@ -354,6 +355,7 @@ def _finish(run: Run, export: bool) -> TrainingResult:
             overwrite=True,
         )
     files = {name: run.folder / name for name in names}
+    evaluation = dataclasses.replace(evaluation, report=files[REPORT])
     return TrainingResult(history, run.folder, files, evaluation)
 
 

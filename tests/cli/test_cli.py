@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from unittest.mock import Mock
 
 import click
+import keras
 import pytest
 from click.testing import CliRunner
 from command import error_of, row_of, run
@@ -41,6 +42,15 @@ def test_the_demo_draws_predictions_and_replaces_only_its_own_sheet(
     with Image.open(sheet) as image:
         assert image.format == "PNG"
         assert min(image.size) > 500
+
+
+def test_summary_works_with_channels_first():
+    keras.config.set_image_data_format("channels_first")
+    try:
+        text = run("summary", "resnext11_8x4d").stdout
+    finally:
+        keras.config.set_image_data_format("channels_last")
+    assert row_of(text, "conv4")[2:6:2] == ["x", "x"]
 
 
 def test_summary_has_a_row_for_each_stage():

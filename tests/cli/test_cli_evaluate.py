@@ -48,7 +48,7 @@ def test_it_prints_figures_and_classes_and_writes_a_report(digits):
     (digits / "5" / "gone.jpg").symlink_to("nowhere")
     command = ("evaluate", digits, "--weights", "digits", "--engine", "tensorflow")
     result = run(*command, code=1)
-    assert "33 images, classes by names." in result.stdout
+    assert "33 images, classes matched by names." in result.stdout
     assert row_of(result.stdout, "top-1")[1].endswith("%")
     assert row_of(result.stdout, "top-5")[1] == "100.00%"
     assert row_of(result.stdout, "calibration")[2].endswith("%")
@@ -58,7 +58,7 @@ def test_it_prints_figures_and_classes_and_writes_a_report(digits):
     assert "Skipped: digits/4/empty.jpg: an empty file" in result.stderr
     assert "Skipped: digits/3/broken.png: " in result.stderr
     assert "Skipped: digits/5/gone.jpg: " in result.stderr
-    assert result.stderr.endswith("3 files skipped; the report names them.\n")
+    assert result.stderr.endswith("3 files are skipped; the report names up to 100.\n")
     folder = Path(result.stdout.split("Report: ")[1].strip()).parent
     assert folder.name == "resnext11_8x4d.digits.evaluation"
     assert set(os.listdir(folder)) == REPORTED
@@ -105,6 +105,11 @@ def test_only_an_earlier_report_is_replaced(digits):
     evaluate(digits, output="report", overwrite=True)
     assert set(os.listdir("report")) == REPORTED
     assert report.read_text(encoding="utf-8") != "an earlier one"
+
+
+def test_an_unknown_engine_is_refused_before_a_download(digits):
+    with pytest.raises(ValueError, match="Received: engine='tpu'"):
+        evaluate(digits, weights="resnext50_32x4d.imagenet", engine="tpu")
 
 
 @pytest.mark.parametrize(

@@ -50,6 +50,8 @@ def test_the_function_draws_only_when_asked_and_replaces_only_with_overwrite(dig
     def explain(**options):
         return rk.explain("digit.png", weights="digits", **options)
 
+    (zero,) = explain(classes=np.int64(0)).classes
+    assert zero.name == "0"
     explanation = explain(classes=[int(digit), "8"])
     assert [evidence.name for evidence in explanation.classes] == [digit, "8"]
     assert explanation.weights == "resnext11_8x4d.digits"

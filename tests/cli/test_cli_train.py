@@ -58,6 +58,7 @@ def trained(data, tmp_path_factory):
     """The folder of a run at a size of its own, and what the command printed."""
     folder = tmp_path_factory.mktemp("runs") / "first.run"
     options = ("--epochs", 2, "--batch", 8, "--size", 40, "--learning-rate", 0.02)
+    options += ("--set", "train_size=32")
     result = run(
         "train", f"{data}/", "-o", f"{folder}/", "--model", "tiny", *options, "--export"
     )
@@ -81,8 +82,8 @@ def test_the_plan_is_printed_first_then_progress_figures_and_files(trained):
     ]
     assert lines[4] == "tiny from random weights, images of 40 x 40 pixels."
     assert lines[5] == (
-        "Phase 1: 2 epochs by the recipe cifar, batches of 8, trains all layers; "
-        "learning rate 0.02, which falls in steps; pad crops, flips."
+        "Phase 1: 2 epochs by the recipe cifar, batches of 8 images of 32 x 32 pixels, "
+        "trains all layers; learning rate 0.02, which falls in steps; pad crops, flips."
     )
     assert lines[6] == "Epoch 1/2"
     assert "val_accuracy" in lines[7]

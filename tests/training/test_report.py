@@ -20,6 +20,7 @@ from resnext_keras.training.report import (
     FILES,
     PREDICTIONS,
     RELIABILITY,
+    REPORT,
     WORST,
     report_title,
     write_report,
@@ -76,7 +77,7 @@ def csv_rows(path):
 
 
 def test_the_report_of_a_run_has_every_part(evaluation, folder, page):
-    assert headings(page) == ["Learning curves", *HEADINGS, "Left out", "Settings"]
+    assert headings(page) == ["Learning curves", *HEADINGS, "Skipped", "Settings"]
     text = html.unescape(page)
     for name, value in evaluation.figures.items():
         assert name.replace("_", " ") in text.replace("-", " ")
@@ -150,7 +151,8 @@ def test_an_evaluation_of_a_thousand_classes_has_no_part_of_a_training(tmp_path)
     Image.new("RGB", (16, 16)).save(path)
     images = files_dataset([path] * 1000, labels, names)
     thousand = Evaluation(predictions, images, READING, [], "set")
-    page = write_report(tmp_path, thousand, title="net").report.read_text("utf-8")
+    write_report(tmp_path, thousand, title="net")
+    page = (tmp_path / REPORT).read_text("utf-8")
     assert headings(page) == HEADINGS
     assert not (tmp_path / CURVES).exists()
     assert page.count("<tr><td>class ") == 1000

@@ -18,7 +18,7 @@ CROP_RATIOS = (3 / 4, 4 / 3)
 
 
 def evaluation_image(contents, preprocessing: Preprocessing):
-    """Reads an image like `read_image`, and turns a JPEG upright.
+    """Reads an image like `read_image`, but turns only JPEGs upright.
 
     Args:
         contents: Contents of an image file, a string scalar. The formats are those of
