@@ -225,8 +225,8 @@ def finetune(  # noqa: D417 - the other arguments are those of `train`
             for the architecture of the weights, or without weights for
             `"resnext50_32x4d"`.
         weights: The weights to start from: name of a weight set, path of a weight file
-            or folder of a training run. None for the default weights of the
-            architecture.
+            or folder of a training run. They need no classifier, since it is replaced.
+            None for the default weights of the architecture.
         epochs: Epochs of both phases together; 1 trains only the classifier. None for
             those of the recipes.
         learning_rate: Learning rate of the classifier. None for that of the recipe,
