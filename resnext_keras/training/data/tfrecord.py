@@ -45,9 +45,9 @@ class Form:
         image: Name of the feature with the encoded image.
         label: Name of the feature with the number of the class.
         text: Names of features with the name of the class; the first is preferred.
-        first: Number of the first class. None to infer it, as 0 or 1: with names, 1 if
-            there are labels from 1 to the number of names; without names, 1 if there is
-            no label 0.
+        first: Number of the first class. None to infer it: with `class_names` 1 if a
+            label is as large as their number, without them 1 if no label is 0,
+            otherwise 0.
         class_names: Name of each class; None if there is no list of them.
     """
 
