@@ -261,7 +261,7 @@ def test_an_impossible_spec_is_refused(field, value):
 
 
 def test_kernels_begin_as_in_the_authors_torch_code():
-    """He et al., 2015, by fan-out: a grouped kernel counts the filters of all groups."""
+    """He et al., 2015, by fan-out, which counts the filters of all groups."""
     model = ResNeXt("resnext11_8x4d", weights=None, classes=10)
     layers = [x for x in model.layers if isinstance(x, keras.layers.Conv2D)]
     assert len(layers) == 13
