@@ -58,12 +58,15 @@ class Classifier:
         return decode_predictions(scores, top, class_names=names)
 
     def predict_files(
-        self, paths: Iterable[str | os.PathLike], top: int = 5, batch_size: int = 32
+        self,
+        paths: str | os.PathLike | Iterable[str | os.PathLike],
+        top: int = 5,
+        batch_size: int = 32,
     ) -> Iterator[tuple[str | os.PathLike, Predictions | ImageError]]:
         """Predicts the most probable classes of image files, a batch at a time.
 
         Args:
-            paths: The files.
+            paths: The files, or one.
             top: Number of classes for each image, at least 1.
             batch_size: Number of images in memory at once, at least 1.
 
@@ -75,7 +78,7 @@ class Classifier:
             ValueError: See `predict`, or `batch_size` is below 1.
         """
         batch_size = positive_integer("batch_size", batch_size)
-        paths = iter(paths)
+        paths = iter([paths] if isinstance(paths, (str, os.PathLike)) else paths)
         while batch := list(itertools.islice(paths, batch_size)):
             read = [self.read(path) for path in batch]
             images = [image for image in read if not isinstance(image, ImageError)]

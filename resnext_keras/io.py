@@ -93,7 +93,7 @@ def check_outside(folder: str | os.PathLike, images: str | os.PathLike) -> None:
     There the next run would take it for a class.
     """
     images = os.path.realpath(images)
-    if os.path.commonpath([images, os.path.realpath(folder)]) == images:
+    if Path(os.path.realpath(folder)).is_relative_to(images):
         raise ValueError(
             f"Expected a folder outside the image folder {images!r}. "
             f"Received: {str(folder)!r}"

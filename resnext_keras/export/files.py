@@ -82,7 +82,8 @@ def export_file(
             size and int8 computation (in LiteRT files the classifier stays in float32).
         images: For int8, a batch for calibration as `quantize` takes it, from
             `preprocess_input`; otherwise None.
-        weights: The weights that the model was built with, as `ResNeXt` takes them,
+        weights: The weights that the model was built with: full name of a weight set,
+            path of a file of a listed architecture, or folder of a training run,
             for the defaults of the next three; None for other weights.
         preprocessing: How images are read; see `export_saved_model`.
         class_names: Name of each class; see `export_saved_model`.

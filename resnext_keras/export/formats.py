@@ -96,7 +96,7 @@ class ExportReport:
 
 
 def export_model(
-    model: ResNeXtSpec | str | os.PathLike,
+    weights: ResNeXtSpec | str | os.PathLike,
     images: str | os.PathLike | Iterable[str | os.PathLike] = (),
     *,
     formats: Iterable[str] = ("saved_model",),
@@ -115,12 +115,12 @@ def export_model(
     For a Keras model of your own, use `export_saved_model` and `export_file`.
 
     Args:
-        model: An architecture, for its default weights; or weights, as `ResNeXt` takes
-            them.
+        weights: Name of a weight set, path of a file, folder of a training run, or an
+            architecture for its default weights.
         images: Image files and folders, to compare each format with Keras and to
-            calibrate int8, for which about a hundred images or more that resemble
-            those in later use are best. Without images the comparison uses a bundled
-            photo, and int8 is not possible.
+            calibrate int8, for which about a hundred images that resemble those in
+            later use are best. At most 128 are used, evenly spaced. Without images the
+            comparison uses a bundled photo, and int8 is not possible.
         formats: `"saved_model"`, `"onnx"`, `"openvino"` or `"litert"`; all but the
             first also with `-float16` or `-int8`, as in `"onnx-int8"`. Or `"all"`.
         output: Path of the files without their endings; for a saved_model this is its
@@ -146,7 +146,7 @@ def export_model(
     chosen = _formats(formats)
     for format_ in chosen.values():
         check_writer(format_.path("model").suffix, format_.precision)
-    checkpoint = resolve(model)
+    checkpoint = resolve(weights)
     name = checkpoint.short_name
     base = _base(output, f"{name}.backbone" if backbone else name, chosen.values())
     for format_ in chosen.values():
@@ -156,7 +156,7 @@ def export_model(
             output_directory(format_.path(base), overwrite, EARLIER)
     images = [images] if isinstance(images, (str, os.PathLike)) else list(images)
     if not images and any(f.precision == "int8" for f in chosen.values()):
-        raise ValueError("Expected images to calibrate int8 with. Received: none")
+        raise ValueError("Expected images to calibrate int8 with. Received: images=()")
     samples, skipped = sample_images(images or [SAMPLE_PHOTO], checkpoint.preprocessing)
     network = load_classifier(
         weights=checkpoint, include_top=not backbone, any_size=any_size

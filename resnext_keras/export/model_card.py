@@ -92,7 +92,9 @@ def make_model_card(
             f"Received: preprocessing={preprocessing!r}"
         )
     if not isinstance(licence, (str, type(None))):
-        raise ValueError(f"Expected a string. Received: licence={licence!r}")
+        raise ValueError(
+            f"Expected `licence` to be a string. Received: licence={licence!r}"
+        )
     return ModelCard(
         model.name,
         preprocessing,

@@ -72,15 +72,16 @@ def export_saved_model(
             from `preprocess_input`, of any size or a fixed one. It is a classifier if
             its only output comes from a dense layer. It is not changed.
         path: The folder to write. Its name is the model's name in TF Serving.
-        weights: The weights that the model was built with, as `ResNeXt` takes them,
+        weights: The weights that the model was built with: full name of a weight set,
+            path of a file of a listed architecture, or folder of a training run,
             for the defaults of preprocessing, class names and licence; None for
             other weights. It is not checked that the model has these weights.
-        preprocessing: How images are read. None for the preprocessing of the weights.
-            Without weights it is then that of ImageNet at 224 pixels, or for a model of
-            another size the whole short side, resized to that size.
+        preprocessing: How images are read. None for that of the weights. Without
+            weights: 224 pixels from a short side of 256 for a model of that size or of
+            any size; otherwise the short side is resized to the model's size.
         class_names: Name of each class, for any model with one output (batch,
-            classes). None for those of the weights. Without weights these are then
-            ImageNet's for 1000 classes, otherwise the numbers of the classes.
+            classes). None for those of the weights; without weights ImageNet's for
+            1000 classes, otherwise the numbers of the classes.
         licence: SPDX identifier of the weights' licence; None for that of `weights`.
         top: Number of classes that `serving_default` gives, at least 1.
         overwrite: Whether an earlier export may be replaced.

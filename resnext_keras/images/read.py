@@ -60,7 +60,13 @@ def read_image(
         ImageError: The file is missing, unreadable, broken or of another format,
             has more pixels than Pillow accepts (about 179 million), or its long side
             is over 100 times its short side.
+        TypeError: `preprocessing` is not a `Preprocessing`.
     """
+    if not isinstance(preprocessing, Preprocessing):
+        raise TypeError(
+            "Expected `preprocessing` to be a `Preprocessing`, such as "
+            f"weights_preprocessing gives. Received: preprocessing={preprocessing!r}"
+        )
     return resize_and_crop(read_rgb(path), preprocessing)
 
 
@@ -177,7 +183,7 @@ def exif_orientation(contents: bytes) -> int:
     try:
         with Image.open(io.BytesIO(contents), formats=["JPEG"]) as jpeg:
             number = jpeg.getexif().get(ExifTags.Base.Orientation)
-    except Exception:  # see `read_rgb`
+    except Exception:  # Pillow raises many kinds for broken data
         return 1
     return number if number in range(1, 9) else 1
 

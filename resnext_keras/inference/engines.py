@@ -108,9 +108,10 @@ def engines_for(source: Source) -> list[str]:
 def check_fits(model: keras.Model, engine: str) -> None:
     """Raises a `ValueError` if an engine cannot run a network's size or dtype."""
     if engine not in engines_for(model):
+        dtypes = sorted({layer.compute_dtype for layer in all_layers(model)})
         raise ValueError(
             "Expected a model in float32 and, except for OpenVINO, of less than 2 GB. "
-            f"Received: model={model.name!r} in {model.compute_dtype} "
+            f"Received: model={model.name!r} in {' and '.join(dtypes)} "
             f"of {4 * model.count_params() / 1e9:.2f} GB"
         )
 

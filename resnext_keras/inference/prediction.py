@@ -72,7 +72,8 @@ def predict_files(
     images = [images] if isinstance(images, (str, os.PathLike)) else list(images)
     top = positive_integer("top", top)
     positive_integer("batch_size", batch_size)
-    if not any(map(os.path.lexists, images)):  # a typo, found before any download
+    # A typo or a folder, found before any download.
+    if not any(os.path.lexists(path) and not os.path.isdir(path) for path in images):
         raise ValueError(
             f"Expected image files that exist. Received: {_listed(images)}"
         )

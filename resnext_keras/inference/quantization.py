@@ -78,7 +78,7 @@ class Quantization:
 
 
 def quantize_model(
-    model: ResNeXtSpec | str | os.PathLike,
+    weights: ResNeXtSpec | str | os.PathLike,
     images: str | os.PathLike | Iterable[str | os.PathLike],
     *,
     output: str | os.PathLike | None = None,
@@ -89,11 +89,11 @@ def quantize_model(
     For a Keras model of your own, use `quantize`.
 
     Args:
-        model: An architecture, for its default weights; or weights, as `ResNeXt` takes
-            them.
+        weights: Name of a weight set, path of a file, folder of a training run, or an
+            architecture for its default weights.
         images: Image files and folders for the calibration, which sets the ranges of
-            the numbers in the network. About a hundred images or more that resemble
-            those in later use are best.
+            the numbers in the network. About a hundred images that resemble those in
+            later use are best. At most 128 are used, evenly spaced.
         output: The `.onnx` file; None for a file in the current folder that is named
             after the weights.
         overwrite: Whether an existing file may be replaced.
@@ -108,7 +108,7 @@ def quantize_model(
     """
     check_converter()
     check_backend()
-    checkpoint = resolve(model)
+    checkpoint = resolve(weights)
     name = checkpoint.short_name
     target = output_file(output or f"{name}.int8.onnx", SUFFIXES, overwrite)
     images, skipped = sample_images(images, checkpoint.preprocessing)

@@ -115,7 +115,7 @@ def _check_network(model):
         for layer in nested
         if isinstance(layer, keras.Model) and stage_outputs(layer)
     ]
-    hint = f" Its layer {inside[0]!r} is one: model.get_layer(...)." if inside else ""
+    hint = f" The model's layer {inside[0]!r} is one." if inside else ""
     raise ValueError(
         "Expected a network of this family, whose layers have names like "
         f"'conv3_block1_out'.{hint} Received: model={model!r}"

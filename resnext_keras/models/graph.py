@@ -34,5 +34,6 @@ def classifier_head(model: keras.Model):
 
 def source_of(tensor):
     """The layer or operation that outputs a tensor of a model, and its inputs."""
+    # Private, but functional models have no public way from a tensor to its layer.
     operation, node, _ = tensor._keras_history
     return operation, operation._inbound_nodes[node].input_tensors

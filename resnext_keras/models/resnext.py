@@ -75,8 +75,9 @@ def ResNeXt(
             for the size that the architecture was made for, or without the
             classifier for any size.
         pooling: Output of a network without classifier: None for the last feature
-            maps, (batch, H / 32, W / 32, channels); `"avg"` or `"max"` for one
-            vector per image, (batch, channels).
+            maps, (batch, ceil(H / stride), ceil(W / stride), channels) with the stride
+            of `output_stride`; `"avg"` or `"max"` for one vector per image, (batch,
+            channels).
         classes: Number of outputs of the classifier.
         classifier_activation: Activation of the classifier; None gives the logits.
             With trained weights only None or `"softmax"`.
@@ -96,7 +97,7 @@ def ResNeXt(
 
     Raises:
         ValueError: An argument is outside what is described above, or the weights
-            do not fit or cannot be downloaded (`WeightsError`). No model is built
+            do not fit or cannot be downloaded (`WeightsError`). No model is returned
             then.
 
     Source: Xie et al., "Aggregated Residual Transformations for Deep Neural

@@ -2,7 +2,7 @@
 
 Import this module before TensorFlow and Keras. It turns on TensorFlow's oneDNN
 kernels, and TensorFlow reads that switch when it is loaded. By default they are off on
-processors without AVX-512, where a training step then takes 1.6 times as long.
+processors without AVX-512, where a training step then takes 1.5 times as long.
 """
 
 import logging

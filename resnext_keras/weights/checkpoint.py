@@ -91,7 +91,7 @@ class Checkpoint:
         classes: Number of classes; None without a classifier.
         preprocessing: How images are read for the weights.
         class_names: Name of each class; empty without a classifier.
-        name: For messages, metadata and model cards: full name of the weight set,
+        name: For messages and metadata: full name of the weight set,
             path of the file, or folder of the training run.
         licence: SPDX identifier; None where it is not known.
         channels: Number of input channels.
@@ -110,7 +110,7 @@ class Checkpoint:
 
     @property
     def short_name(self) -> str:
-        """A name for output files: that of the set, the run's folder or the file."""
+        """Name of the set, run's folder or file, for output files and model cards."""
         if self.weight_set is not None:
             return self.name
         return Path(os.path.abspath(self.name)).name.split(".")[0]
@@ -253,8 +253,9 @@ def weights_preprocessing(
     by_size = {reading.size: reading for reading in readings}
     if size not in by_size:
         raise WeightsError(
-            f"Expected `size` to be one that {checkpoint.name} was evaluated at: "
-            f"{' or '.join(map(str, by_size))}. Received: size={size!r}"
+            f"Expected a size that {checkpoint.name} has a preprocessing for: "
+            f"{' or '.join(map(str, by_size))}. For another size, make a "
+            f"`Preprocessing`. Received: size={size!r}"
         )
     return by_size[size]
 
@@ -387,7 +388,7 @@ def _default(architecture: str | None, weights: str) -> WeightSet:
     """The set that `"imagenet"` names, or an error with the alternatives."""
     if architecture is None:
         raise WeightsError(
-            "Expected the name of an architecture with it, as in "
+            "Expected 'imagenet' with an architecture, as in "
             "'resnext50_32x4d.imagenet', since each has its own default weights. "
             f"Received: weights={weights!r}"
         )

@@ -34,6 +34,7 @@ def convert_weights(
         The spec of the network.
 
     Raises:
+        ValueError: The architecture is unknown.
         WeightsError: The source is unknown, damaged or of another architecture, or the
             target exists or has another suffix. The target is not changed then.
     """

@@ -90,8 +90,10 @@ def identify(
     """
     fits = _fitting(stored, specs)
     if not fits:
-        names = " or ".join(spec.name for spec in specs)
-        raise WeightsError(f"Expected the weights of {names}. Received: {path}")
+        raise WeightsError(
+            "Expected the weights of an architecture of list_models(); for a network "
+            f"of your own, give its ResNeXtSpec as `model`. Received: {path}"
+        )
     if len(fits) > 1:
         names = " and ".join(spec.name for spec, _, _ in fits)
         raise WeightsError(

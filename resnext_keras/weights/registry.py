@@ -172,11 +172,11 @@ BUNDLED = WeightSet(
 WEIGHT_SETS = {weight_set.name: weight_set for weight_set in (*_published(), BUNDLED)}
 
 
-def list_weights(architecture: str | None = None) -> list[str]:
+def list_weights(model: str | None = None) -> list[str]:
     """Lists the names of the weight sets, for the argument `weights`.
 
     Args:
-        architecture: Name of an architecture, to list only its sets; None for all.
+        model: Name of an architecture, to list only its sets; None for all.
 
     Returns:
         The full names, as in `"resnext50_32x4d.tv2_in1k"`.
@@ -184,7 +184,7 @@ def list_weights(architecture: str | None = None) -> list[str]:
     Raises:
         ValueError: There is no such architecture.
     """
-    architecture = None if architecture is None else get_spec(architecture).name
+    architecture = None if model is None else get_spec(model).name
     return [weight_set.name for weight_set in sets_of(architecture)]
 
 

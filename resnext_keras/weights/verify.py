@@ -52,6 +52,7 @@ def verify_weights(
         The `Verification`.
 
     Raises:
+        ValueError: The architecture is unknown.
         WeightsError: There are no such weights, they cannot be downloaded, or a check
             fails.
     """

@@ -128,6 +128,7 @@ def test_wrong_weights_give_one_line(digit, arguments, message):
             ["predict", "--model", "gone.jpg", "gone.png"],
             "image files that exist. Received: 'gone.jpg', 'gone.png'",
         ),
+        (["predict", "--model", "."], "image files that exist. Received: '.'"),
         (["explain", "--model", "gone.jpg"], "no such file"),
         (["explain", "--model", "text.jpg"], "a file that begins with b'no image'"),
         (["explain", "--model", "one.png", "--class", "tabi"], "Did you mean tabby"),

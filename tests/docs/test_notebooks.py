@@ -24,7 +24,7 @@ FOLDER = ROOT / "notebooks"
             "explain", r"the brightest tenth: [1-6]\d% right", marks=pytest.mark.long
         ),
         pytest.param("search", "360 images, 1 skipped", marks=pytest.mark.long),
-        pytest.param("segment", r"never saw: 0\.[5-9]", marks=pytest.mark.long),
+        pytest.param("segment", r"test scenes: 0\.[5-9]", marks=pytest.mark.long),
         pytest.param("serve", '"valid": true', marks=pytest.mark.parity),
     ],
 )

@@ -176,6 +176,12 @@ def test_the_first_frame_of_an_animation_is_read(tmp_path):
         assert centre(frames[0], tmp_path / name, **options, **lossless) == [255, 0, 0]
 
 
+def test_the_name_of_weights_is_no_preprocessing(tmp_path):
+    path = save(Image.new("RGB", (4, 4)), tmp_path / "image.png")
+    with pytest.raises(TypeError, match="such as weights_preprocessing gives"):
+        read_image(path, "resnext50_32x4d.imagenet")
+
+
 def test_a_tiny_image_is_enlarged(tmp_path):
     path = save(Image.new("RGB", (1, 1), (1, 2, 3)), tmp_path / "dot.png")
     got = read_image(path)

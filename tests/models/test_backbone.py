@@ -69,7 +69,7 @@ def test_a_model_of_another_family_is_refused(function):
 
 def test_a_network_within_a_model_is_found_and_named():
     model = keras.Sequential([tiny(name="backbone", pooling="avg")])
-    with pytest.raises(ValueError, match="Its layer 'backbone' is one"):
+    with pytest.raises(ValueError, match="layer 'backbone' is one"):
         feature_pyramid(model)
 
 

@@ -258,3 +258,15 @@ def test_an_impossible_spec_is_refused(field, value):
     good = {"name": "own", "depths": (1, 1), "cardinality": 2, "group_width": 4}
     with pytest.raises(ValueError, match=field):
         ResNeXtSpec(**(good | {field: value}))
+
+
+def test_kernels_begin_as_in_the_authors_torch_code():
+    """He et al., 2015, by fan-out, which counts the filters of all groups."""
+    model = ResNeXt("resnext11_8x4d", weights=None, classes=10)
+    layers = [x for x in model.layers if isinstance(x, keras.layers.Conv2D)]
+    assert len(layers) == 13
+    for kernel in (layer.kernel for layer in layers):
+        height, width, _, filters = kernel.shape
+        values = keras.ops.convert_to_numpy(kernel)
+        expected = (2 / (height * width * filters)) ** 0.5
+        assert values.std() == pytest.approx(expected, rel=4 / values.size**0.5)

@@ -188,6 +188,15 @@ def test_a_random_crop_is_an_upright_part_of_the_image():
     assert 1.1 < ratios.max() < 1.4
 
 
+def test_another_seed_mixes_other_shares(seven):
+    recipe = dataclasses.replace(PLAIN, mixup=1.0)
+    shares = [
+        [labels.max() for _, labels in batches(seven, recipe, seed=seed)]
+        for seed in (0, 1)
+    ]
+    assert np.isclose(*shares).sum() <= 1
+
+
 def test_the_ratio_of_a_random_part_is_uniform_in_its_logarithm():
     """As torchvision draws it: wide parts are as frequent as tall ones."""
     draws = tf.data.Dataset.range(4000).map(

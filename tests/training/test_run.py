@@ -72,6 +72,22 @@ def test_training_returns_the_history_the_files_and_the_evaluation(done):
     assert result.evaluation.report == result.files["report.html"]
 
 
+def test_the_seed_decides_the_first_weights(data, tmp_path):
+    first = []
+
+    def stop(logs):
+        first.append(callback.model.get_weights()[0])
+        raise InterruptedError
+
+    callback = keras.callbacks.LambdaCallback(on_train_begin=stop)
+    for run, seed in enumerate((1, 1, 2)):
+        options = {**OPTIONS, "callbacks": [callback], "seed": seed}
+        with pytest.raises(InterruptedError):
+            rk.train(data, tmp_path / str(run), SMALLEST, **options)
+    np.testing.assert_array_equal(first[0], first[1])
+    assert np.abs(first[0] - first[2]).max() > 0.01
+
+
 def test_a_run_writes_its_settings_its_versions_and_what_it_skipped(done):
     run, result, _ = done
     content = json.loads(result.files["run.json"].read_text())

@@ -109,7 +109,7 @@ def test_a_file_of_a_thousand_classes_has_those_of_imagenet(resnext50_file):
 
 def test_a_file_of_a_network_outside_the_table_needs_its_spec(good_weights):
     for path in good_weights.values():
-        message = "Expected the weights of resnext50_32x4d.*Received: "
+        message = r"list_models\(\).*its ResNeXtSpec as `model`\. Received: "
         with pytest.raises(WeightsError, match=message) as error:
             resolve(path)
         assert str(path) in str(error.value)

@@ -71,7 +71,7 @@ def test_a_network_outside_the_table_needs_its_spec(tmp_path):
     model = resnext_keras.ResNeXt(spec, weights=None, classes=4)
     source, target = tmp_path / "own.weights.h5", tmp_path / "own.safetensors"
     model.save_weights(source)
-    with pytest.raises(WeightsError, match="Expected the weights of resnext50_32x4d"):
+    with pytest.raises(WeightsError, match=r"list_models\(\).*ResNeXtSpec"):
         convert_weights(source, target)
     assert not target.exists()
     assert convert_weights(source, target, spec) == spec
@@ -152,7 +152,7 @@ def test_a_file_without_classes_or_channels_is_refused(source, tmp_path, empty):
     state = torch_state(SPEC, 10)
     state |= {name: np.zeros(shape, "float32") for name, shape in empty.items()}
     save_file(state, source)
-    with pytest.raises(WeightsError, match="Expected the weights of "):
+    with pytest.raises(WeightsError, match="Expected the weights of an architecture"):
         convert_weights(source, tmp_path / "target.weights.h5")
 
 
