@@ -78,6 +78,10 @@ class Recipe:
     train_size: int | None = None
     drop_path: float = 0.0
 
+    def ema_decay(self, steps: int) -> float:
+        """Decay of the moving average in each of a run's `steps`, 0 to below 1."""
+        return 1 - 1 / max(self.ema_span * steps, 1)
+
     def __post_init__(self):
         for fields, expected, is_valid in _RANGES:
             for field in fields:

@@ -497,7 +497,7 @@ def run_phases(
             metrics = _compile(model, network, settings, phase, steps_per_epoch)
             ema = None
             if recipe.ema_span:
-                ema = EMA(network, 1 - 1 / max(recipe.ema_span * steps, 1))
+                ema = EMA(network, recipe.ema_decay(steps))
         if progress["step"] < steps:
             state = TrainingState(
                 folder,

@@ -234,6 +234,22 @@ def test_cutmix_puts_a_part_of_the_one_before_into_each(batch):
     assert len(set(shares)) > 30
 
 
+def test_cutmix_parts_have_the_sizes_of_the_papers_algorithm(batch):
+    """Yun et al., 2019, algorithm A1, for uniform shares, computed by NumPy."""
+    rng, side = np.random.default_rng(0), 16
+    reach = (0.5 * np.sqrt(1 - rng.random(50_000)) * side).astype(int)
+    area = 1
+    for _ in range(2):
+        middle = rng.integers(0, side, 50_000)
+        low, high = np.maximum(middle - reach, 0), np.minimum(middle + reach, side)
+        area = area * (high - low)
+    expected = 1 - area / side**2
+    images, labels = map(tf.constant, batch)
+    shares = many(lambda seed: mix(images, labels, 0.0, 1.0, seed)[1][0, 0], 1000)
+    assert np.mean(shares) == pytest.approx(expected.mean(), abs=0.04)
+    assert np.std(shares) == pytest.approx(expected.std(), rel=0.1)
+
+
 @pytest.mark.parity
 def test_cutmix_parts_are_distributed_as_torchvisions(batch):
     torch = pytest.importorskip("torch")

@@ -244,3 +244,9 @@ def test_fine_tuning_trains_a_classifier_then_two_stages_at_a_tenth_of_the_rate(
     assert stages.recipe.learning_rate == pytest.approx(rate)
     (only,) = finetune_phases(get_spec("resnext29_8x64d"), epochs=1)
     assert only.frozen == "conv4"
+
+
+def test_the_average_spans_a_share_of_the_steps():
+    recipe = dataclasses.replace(PLAIN, ema_span=0.04)
+    assert recipe.ema_decay(1000) == pytest.approx(1 - 1 / 40)
+    assert recipe.ema_decay(10) == 0  # less than a step: the last weights
