@@ -78,9 +78,9 @@ def extract(folders, output, **options):
     listed in a file that ends in .errors.csv. If all files are skipped, the exit code
     is 1, and --resume tries them again.
 
-    The same command with --resume continues a run that was stopped, and gives the same
-    file. Until the end of the run its chunks are in OUTPUT.chunks. --resume does not
-    change a finished run, so a scheduler may always pass it.
+    The same command with --resume resumes an interrupted run, and gives the same file.
+    Until the end of the run its chunks are in OUTPUT.chunks. --resume does not change a
+    finished run, so a scheduler may always pass it.
 
     To use N machines with the same folders, start job I (1 to N) with `--shard I/N -o
     features-I.parquet --resume`. The rows of all N files, one after the other, are

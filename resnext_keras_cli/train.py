@@ -33,9 +33,9 @@ def train(**options):
     RUN gets best.weights.h5 and model.keras, the network with the highest validation
     accuracy; history.csv; report.html, with learning curves, the confusion matrix and
     the worst predictions; run.json, all settings and versions; skipped.csv, the files
-    that cannot be read as images; and checkpoint.safetensors. From this checkpoint the
-    same command with --resume continues a run that was stopped. If there is no run yet,
-    --resume starts one, so a scheduler may always pass it.
+    that cannot be read as images; and checkpoint.safetensors. The same command with
+    --resume resumes an interrupted run from this checkpoint, or starts a run if there
+    is none, so a scheduler may always pass it.
     """
     with quiet_start():
         from resnext_keras.training.trainer import train
