@@ -67,7 +67,7 @@ class Shard(click.ParamType):
     metavar="I/N",
     help="Extract only the I-th of N shares of all images.",
 )
-@click.option("--resume", is_flag=True, help="Continue a run that was stopped.")
+@click.option("--resume", is_flag=True, help="Resume an interrupted run.")
 @click.option("--overwrite", is_flag=True, help="Start again, and replace OUTPUT.")
 def extract(folders, output, **options):
     """Write the features of all images in FOLDERs into a Parquet file.

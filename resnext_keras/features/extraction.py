@@ -112,7 +112,7 @@ def extract(
         shard: `(i, n)`: only the i-th of n shares of all images, i from 1 to n. The
             rows of all shards, in this order, are those of a single run.
         workers: Number of processes for `"ray"`; None for one per 4 cores.
-        resume: Whether to continue a run that was stopped, if there is one. A
+        resume: Whether to resume an interrupted run, if there is one. A
             finished file is not changed, unless it has no images.
         overwrite: Whether to start again and replace earlier files.
 
