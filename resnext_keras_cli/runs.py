@@ -45,6 +45,11 @@ OPTIONS = (
         "--resume", is_flag=True, help="Continue the run in RUN, if there is one."
     ),
     click.option(
+        "--allow-changed",
+        is_flag=True,
+        help="Resume without images that are missing or new since the run began.",
+    ),
+    click.option(
         "--epochs",
         type=click.IntRange(min=1),
         help="Number of epochs, of all phases together. Default: that of the recipe.",

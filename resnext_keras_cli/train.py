@@ -27,15 +27,17 @@ def train(**options):
     DATA is a folder with a folder of images for each class, or with folders train and
     val (or validation or test) that have class folders; a directory of TensorFlow
     Datasets; or TFRecord files of encoded images, with a file labels.txt beside them
-    that may name the classes, one a line. Images are JPEG, PNG, BMP or WebP; other
-    files are skipped.
+    that may name the classes, one a line. An image is known by its contents: JPEG,
+    PNG, WebP, BMP, GIF, TIFF, PPM, AVIF or HEIC. Other files are skipped and listed,
+    except for hidden ones and those with the ending of another type, such as .txt.
 
     RUN gets best.weights.h5 and model.keras, the network with the highest validation
     accuracy; history.csv; report.html, with learning curves, the confusion matrix and
-    the worst predictions; run.json, all settings and versions; skipped.csv, the files
-    that cannot be read as images; and checkpoint.safetensors. The same command with
-    --resume resumes an interrupted run from this checkpoint, or starts a run if there
-    is none, so a scheduler may always pass it.
+    the worst predictions; run.json, all settings and versions; images.csv, the images
+    of each split; skipped.csv, the files that cannot be read as images; and
+    checkpoint.safetensors. The same command with --resume resumes an interrupted run
+    from this checkpoint, or starts a run if there is none, so a scheduler may always
+    pass it.
     """
     with quiet_start():
         from resnext_keras.training.trainer import train

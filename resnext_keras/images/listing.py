@@ -1,10 +1,24 @@
-"""Lists the image files in folders, in a fixed order."""
+"""Lists the files in folders that may be images, in a fixed order."""
 
+import mimetypes
 import os
 import re
 from collections.abc import Iterable, Iterator
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
+SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".bmp", ".gif"),
+    *(".tif", ".tiff", ".ppm", ".avif", ".heic", ".heif"),
+)
+"""Usual endings of images. A file is known by its contents, whatever its ending."""
+
+# Files and folders that programs leave beside images, besides those with a dot:
+# thumbnails of NAS systems, archives of macOS, waste and settings of Windows.
+LEFT_BY_PROGRAMS = (
+    *("@eadir", "@__thumb", "#recycle", "__macosx", "$recycle.bin"),
+    *("thumbs.db", "ehthumbs.db", "desktop.ini"),
+)
+
+TYPES = mimetypes.MimeTypes()  # those of Python alone, the same on every machine
 
 CIRCLE = "a link to a folder that contains it; not followed"
 IRREGULAR = "not a regular file"  # such as a pipe, which could block for ever
@@ -13,14 +27,18 @@ IRREGULAR = "not a regular file"  # such as a pipe, which could block for ever
 def list_images(
     roots: Iterable[str | os.PathLike],
 ) -> Iterator[tuple[str, str | None]]:
-    """Lists the images in folders and their subfolders, in the order of their names.
+    """Lists what may be an image in folders, in the order of the names.
 
-    `roots` are folders, and files with any suffix. Links are followed, except for a
-    link to a folder that contains it.
+    These are all files, at any depth, except for hidden ones, such as the thumbnails of
+    a file manager, and those whose ending is of another type, such as `.txt`. Links are
+    followed, except for a link to a folder that contains it.
+
+    Args:
+        roots: Folders, and files with any name.
 
     Yields:
-        The path of each file with the suffix of an image, and None; or a path that
-        cannot be listed or read, and the reason.
+        The path of each file, and None; or a path that cannot be listed or read, and
+        the reason.
     """
     for root in map(os.fspath, roots):
         if os.path.isdir(root):
@@ -46,10 +64,24 @@ def _in_folder(
         yield folder, f"a folder that cannot be listed: {error.strerror or error}"
         return
     for entry in entries:
+        if is_hidden(entry.name):
+            continue
         if _is_folder(entry):
             yield from _in_folder(entry.path, (*above, identity))
-        elif entry.name.lower().endswith(SUFFIXES):
+        elif not _is_other(entry.name):
             yield entry.path, IRREGULAR if _is_irregular(entry) else None
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is for a program and not for the user, by its name."""
+    return name.startswith(".") or name.lower() in LEFT_BY_PROGRAMS
+
+
+def _is_other(name: str) -> bool:
+    """Whether the ending of a file is of another type than images."""
+    ending = os.path.splitext(name.lower())[1]
+    kind = TYPES.types_map[True].get(ending, "image/unknown")
+    return ending in TYPES.encodings_map or not kind.startswith("image/")
 
 
 def _is_folder(entry: os.DirEntry) -> bool:

@@ -1,5 +1,8 @@
 """Reads image files with Pillow, as upright RGB pixels."""
 
+import contextlib
+import functools
+import importlib
 import io
 import os
 import stat
@@ -7,12 +10,23 @@ import warnings
 from importlib import resources
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from resnext_keras.images.preprocessing import IMAGENET, INTERPOLATIONS, Preprocessing
 
 # Pillow's other decoders are rarely tested, or start programs (EPS runs Ghostscript).
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+# A Pillow before 11.3 has no AVIF, and HEIF needs the package pillow-heif.
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF", "HEIF")
+
+# How the files of formats that an installation may lack begin, from byte 4, and how to
+# read them.
+REMEDIES = {
+    b"ftypavif": "AVIF, which needs Pillow 11.3 or later",
+    b"ftypavis": "AVIF, which needs Pillow 11.3 or later",
+    b"ftyphei": 'HEIC, which needs: pip install "resnext-keras[heic]"',
+    b"ftyphev": 'HEIC, which needs: pip install "resnext-keras[heic]"',
+    b"ftypmif1": 'HEIF, which needs: pip install "resnext-keras[heic]"',
+}
 
 # Resized to a short side of 256, an image of this aspect takes 26 MB.
 MAX_ASPECT = 100
@@ -45,11 +59,15 @@ def read_image(
     """Reads an image, resized and cropped as a weight set expects it.
 
     The pixels equal those of torchvision's `Resize(resize)` and `CenterCrop(size)` on
-    a Pillow image. EXIF rotation is applied, transparency becomes white, 16-bit grey
-    is scaled to 8 bits, and the first frame of an animation is taken.
+    a Pillow image. The image is turned upright as its EXIF or XMP data say,
+    transparency becomes white, and the first frame of an animation is taken. Grey
+    images of more than 8 bits are scaled to 8: 16-bit ones from 0 to 65535, float ones
+    from 0 to 1. A TIFF of 32-bit integers or floats with whole numbers from 0 to 255 is
+    taken as it is.
 
     Args:
-        path: A JPEG, PNG, WebP, BMP, GIF, TIFF or PPM file.
+        path: A JPEG, PNG, WebP, BMP, GIF, TIFF, PPM, AVIF or HEIC file, by its contents
+            and whatever its ending. HEIC needs the extra `heic`.
         preprocessing: Sizes and interpolation.
 
     Returns:
@@ -57,9 +75,10 @@ def read_image(
         `preprocess_input`.
 
     Raises:
-        ImageError: The file is missing, unreadable, broken or of another format,
-            has more pixels than Pillow accepts (about 179 million), or its long side
-            is over 100 times its short side.
+        ImageError: The file is missing, unreadable, broken or of another format; has
+            more pixels than Pillow accepts (about 179 million, twice
+            `PIL.Image.MAX_IMAGE_PIXELS`); its long side is over 100 times its short
+            side; or its values have no known range.
         TypeError: `preprocessing` is not a `Preprocessing`.
     """
     if not isinstance(preprocessing, Preprocessing):
@@ -83,7 +102,7 @@ def read_rgb(path: str | os.PathLike, digest=None) -> Image.Image:
         with open(path, "rb") as file:
             return _decode(file, digest)
     except Exception as error:
-        raise ImageError(_reason(error), path) from error
+        raise ImageError(reason_of(error), path) from error
 
 
 def decode_rgb(contents: bytes) -> Image.Image:
@@ -95,10 +114,10 @@ def decode_rgb(contents: bytes) -> Image.Image:
     try:
         return _decode(io.BytesIO(contents))
     except Exception as error:
-        raise ImageError(_reason(error)) from error
+        raise ImageError(reason_of(error)) from error
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
     """Why an image cannot be read.
 
     Broken files make Pillow raise nearly anything: OSError, SyntaxError, struct.error,
@@ -110,14 +129,26 @@ def _reason(error: Exception) -> str:
     return "no such file" if missing else f"{type(error).__name__}: {error}"
 
 
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    """The `FORMATS` that this installation reads."""
+    with contextlib.suppress(ImportError):
+        importlib.import_module("pillow_heif").register_heif_opener()
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
 def _decode(file, digest=None) -> Image.Image:
     _quiet_pillow()
     start = file.read(16)
     if not start:
         raise ImageError("an empty file")
     try:
-        image = Image.open(file, formats=FORMATS)
+        image = Image.open(file, formats=_formats())
     except UnidentifiedImageError:
+        for kind, remedy in REMEDIES.items():
+            if start.startswith(kind, 4):
+                raise ImageError(remedy) from None
         raise ImageError(f"a file that begins with {start!r}") from None
     width, height = image.size
     if not 0 < max(width, height) <= MAX_ASPECT * min(width, height):
@@ -126,12 +157,10 @@ def _decode(file, digest=None) -> Image.Image:
             f"{MAX_ASPECT} times the short one"
         )
     image.load()
-    try:
-        rgb = _to_rgb(ImageOps.exif_transpose(image))
-    except ImageError:
-        raise
-    except Exception:  # broken EXIF data, which must not hide intact pixels
-        rgb = _to_rgb(image)
+    is_wide = image.mode == "F" or (image.mode == "I" and image.format == "TIFF")
+    with contextlib.suppress(Exception):  # broken EXIF data hide no intact pixels
+        image = ImageOps.exif_transpose(image)
+    rgb = _to_rgb(image, is_wide)
     if digest is not None:  # last, because a file that is not an image may be huge
         file.seek(0)
         while block := file.read(2**20):
@@ -147,18 +176,16 @@ def _quiet_pillow() -> None:
     warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    """RGB, with 16-bit grey scaled to 8 bits and transparency over white."""
-    if image.mode == "F":
-        raise ImageError("float pixels, which have no agreed range")
-    if image.mode == "I" or image.mode.startswith("I;16"):
+def _to_rgb(image: Image.Image, is_wide: bool) -> Image.Image:
+    """RGB of 8 bits, with transparency over white.
+
+    `is_wide` says whether the file has grey values of 32 bits; in other formats Pillow
+    may use 32 bits for 16.
+    """
+    if image.mode in ("F", "I") or image.mode.startswith("I;16"):
         grey = np.asarray(image)  # Pillow's own `convert` would clip it
-        if grey.min() < 0 or grey.max() > 65535:
-            raise ImageError(
-                f"grey values from {grey.min()} to {grey.max()}, not within 0 to 65535"
-            )
-        grey = (grey.astype("uint32") + 128) // 257  # 65535 becomes 255
-        return Image.fromarray(grey.astype("uint8")).convert("RGB")
+        scaled = grey.astype("float32") * _scale(grey, is_wide) + 0.5
+        return Image.fromarray(scaled.astype("uint8")).convert("RGB")
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         rgb = Image.new("RGB", image.size, "white")
@@ -167,25 +194,17 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def exif_orientation(contents: bytes) -> int:
-    """The EXIF orientation of a JPEG: how to turn it upright.
-
-    Args:
-        contents: Contents of an image file.
-
-    Returns:
-        A number from 1, which is upright, to 8; 1 also for other formats, and for a
-        JPEG without an orientation or with broken EXIF data.
-    """
-    if not contents.startswith(b"\xff\xd8"):
-        return 1
-    _quiet_pillow()
-    try:
-        with Image.open(io.BytesIO(contents), formats=["JPEG"]) as jpeg:
-            number = jpeg.getexif().get(ExifTags.Base.Orientation)
-    except Exception:  # Pillow raises many kinds for broken data
-        return 1
-    return number if number in range(1, 9) else 1
+def _scale(grey: np.ndarray, is_wide: bool) -> float:
+    """The factor that scales grey values to 0 to 255."""
+    low, high, is_float = grey.min(), grey.max(), grey.dtype.kind == "f"
+    if is_float and low >= 0 and high <= 1:
+        return 255.0
+    if is_wide and low >= 0 and high <= 255 and (grey == np.round(grey)).all():
+        return 1.0
+    if not is_float and low >= 0 and high <= 65535:
+        return 1 / 257
+    known = "0 to 1" if is_float else "0 to 65535"
+    raise ImageError(f"grey values from {low} to {high}, not within {known}")
 
 
 def resize_and_crop(rgb: Image.Image, preprocessing: Preprocessing) -> np.ndarray:

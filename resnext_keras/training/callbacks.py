@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import json
+import logging
 import math
 import time
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from safetensors import safe_open
 from safetensors.numpy import save
 
 from resnext_keras.io import atomic_write
+from resnext_keras.training.data.dataset import few
 from resnext_keras.weights.checkpoint import BEST
 
 CHECKPOINT, HISTORY = "checkpoint.safetensors", "history.csv"
@@ -95,6 +97,42 @@ class EMA(keras.callbacks.Callback):
             value = keras.ops.copy(weight.value)
             weight.assign(average)
             average.assign(value)
+
+
+class UnreadableImages(keras.callbacks.Callback):
+    """Callback: names the images that can no longer be read, and stops on too many.
+
+    Args:
+        unreadable: Name and reason of each of them; the batches fill this dict.
+        most: The number that is allowed; with more the run ends.
+    """
+
+    def __init__(self, unreadable: dict[str, str], most: int):
+        super().__init__()
+        self.unreadable, self.most = unreadable, most
+        self._named = 0
+
+    def on_train_batch_end(self, batch, logs=None):
+        """Ends the run if too many images cannot be read."""
+        if len(self.unreadable) > self.most:
+            raise TrainingError(
+                f"Expected at most {self.most} images to become unreadable. Received: "
+                f"{self._listed(0)}. The last checkpoint remains; restore the images, "
+                "or resume without them (allow_changed)"
+            )
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Names the images that could not be read since the last epoch."""
+        if len(self.unreadable) > self._named:
+            logging.getLogger("resnext_keras").warning(
+                "These images can no longer be read; others take their place: %s",
+                self._listed(self._named),
+            )
+            self._named = len(self.unreadable)
+
+    def _listed(self, begin: int) -> str:
+        items = list(self.unreadable.items())[begin:]
+        return few((f"{name}: {reason}" for name, reason in items), 10)
 
 
 def new_progress() -> dict:

@@ -8,19 +8,16 @@ only the first process writes files.
 
 import contextlib
 import json
-import math
 import os
 from dataclasses import dataclass
 from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
-from keras import tree
 
-from resnext_keras.training.data.dataset import ImageDataset
-
-if keras.config.backend() == "jax":
+if keras.config.backend() == "tensorflow":
+    import tensorflow as tf
+elif keras.config.backend() == "jax":
     import jax
     from jax.experimental.multihost_utils import process_allgather
 elif keras.config.backend() == "torch":
@@ -125,10 +122,9 @@ class Devices:
 
         Args:
             model: A model that was built and compiled in `scope`.
-            batches: A `tf.data.Dataset` of this process' share of each batch; none of
-                them is partial.
-            **options: As Keras' `fit` takes them; `validation_data` comes from
-                `pad_last_batch`.
+            batches: The `TrainingBatches` of this process.
+            **options: As Keras' `fit` takes them; `validation_data` are padded
+                `ValidationBatches`.
 
         Returns:
             Keras' `History`, the same in all processes.
@@ -140,48 +136,6 @@ class Devices:
             return model.fit(batches, **options)
         with self.scope():
             return model.fit(batches, **options)
-
-    def share(self, dataset: ImageDataset) -> ImageDataset:
-        """The images that this process validates on: every `workers`-th one."""
-        return dataset.subset(np.arange(self.worker, len(dataset), self.workers))
-
-    def pad_last_batch(self, batches: Any, images: int, rows: int) -> Any:
-        """Pads validation batches, so that all replicas get equally many full batches.
-
-        The padding is images of zeros with weight 0. The weight of the real images is
-        above 1 to make up for them in Keras' mean of the losses, so that the loss and
-        all `weighted_metrics` are those of the real images.
-
-        Args:
-            batches: A `tf.data.Dataset` of images and labels of this process' `share`;
-                the last may be partial.
-            images: Number of images, over all processes.
-            rows: Images of a whole batch of this process.
-
-        Returns:
-            A dataset of images, labels and float32 weights (rows,); on one device
-            `batches` as they are.
-        """
-        if self.strategy is None:
-            return batches
-        steps = math.ceil(images / (rows * self.workers))
-        weight = steps * rows * self.workers / images
-
-        def pad(*values):
-            count = tf.shape(values[0])[0]
-            padded = [
-                tf.pad(value, [(0, rows - count)] + [(0, 0)] * (value.shape.rank - 1))
-                for value in (*values, tf.fill([count], weight))
-            ]
-            return tuple(tf.ensure_shape(v, (rows, *v.shape[1:])) for v in padded)
-
-        nothing = tree.map_structure(
-            lambda spec: tf.zeros((0, *spec.shape[1:]), spec.dtype),
-            batches.element_spec,
-        )
-        empty = tf.data.Dataset.from_tensors(nothing).repeat()
-        padded = batches.concatenate(empty).take(steps).map(pad)
-        return padded.prefetch(tf.data.AUTOTUNE)
 
     def shutdown(self) -> None:
         """Disconnects the processes of JAX, when all of them have called it.
@@ -221,9 +175,6 @@ def find_devices() -> Devices:
             f"Expected one process, as Keras runs on {backend}. Received: {names} in "
             "the environment; set KERAS_BACKEND=jax or unset it"
         )
-    if backend != "tensorflow":
-        # TensorFlow only reads images here, but would allocate the GPUs' memory.
-        tf.config.set_visible_devices([], "GPU")
     if backend == "jax":
         if names:
             keras.distribution.initialize()
@@ -262,8 +213,9 @@ def make_deterministic() -> None:
     JAX does so on CPUs anyway. On torch, an operation that is not deterministic raises
     an error.
     """
-    tf.config.experimental.enable_op_determinism()  # it reads images on all backends
-    if keras.config.backend() == "torch":
+    if keras.config.backend() == "tensorflow":
+        tf.config.experimental.enable_op_determinism()
+    elif keras.config.backend() == "torch":
         # Required by torch; cuBLAS reads it when it starts.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import keras
 import numpy as np
-import tensorflow as tf
 from tqdm import tqdm
 
 from resnext_keras.arguments import positive_integer
@@ -17,7 +16,7 @@ from resnext_keras.classifier import Classifier, load_classifier
 from resnext_keras.features.loader import AHEAD, in_threads
 from resnext_keras.images.listing import readable
 from resnext_keras.images.preprocessing import Preprocessing, preprocess_input
-from resnext_keras.images.read import ImageError, decode_rgb, resize_and_crop
+from resnext_keras.images.read import ImageError, resize_and_crop
 from resnext_keras.inference.predictor import Predictor, check_engine
 from resnext_keras.io import atomic_directory, check_outside, output_directory
 from resnext_keras.models.data_format import to_data_format
@@ -251,7 +250,7 @@ def evaluate_images(
         concatenate(batches),
         dataset.subset(numbers),
         preprocessing,
-        skipped,
+        list(dict(skipped).items()),  # some may have been unreadable before
         classifier.weights,
     )
 
@@ -259,20 +258,12 @@ def evaluate_images(
 def _images(
     dataset: ImageDataset, preprocessing: Preprocessing, batch_size: int
 ) -> Iterator[np.ndarray | ImageError]:
-    """Pixels of each image, or the error of reading it.
-
-    Pillow reads the images, as in the libraries that publish weights. In
-    `evaluation_batches` TensorFlow rounds some pixels differently, which changes a few
-    predictions in a thousand.
-    """
+    """Pixels of each image, or the error of reading it."""
 
     def read(number):
         try:
-            contents = dataset.read(tf.constant(number, tf.int64)).numpy()
-            return resize_and_crop(decode_rgb(contents), preprocessing)
+            return resize_and_crop(dataset.image(number), preprocessing)
         except ImageError as error:
             return error
-        except tf.errors.OpError as error:  # no such file, or no permission
-            return ImageError(error.message)
 
     return in_threads(read, range(len(dataset)), AHEAD * batch_size)

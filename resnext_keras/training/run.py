@@ -3,22 +3,26 @@
 import contextlib
 import csv
 import dataclasses
-import hashlib
 import json
 import os
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 
 import keras
-import numpy as np
 
 from resnext_keras.images.listing import readable
 from resnext_keras.images.preprocessing import Preprocessing, default_preprocessing
 from resnext_keras.io import atomic_directory, check_outside, output_directory
 from resnext_keras.training.callbacks import CHECKPOINT
-from resnext_keras.training.data.dataset import ImageDataset, decodable, open_dataset
+from resnext_keras.training.data.dataset import (
+    ImageDataset,
+    decodable,
+    few,
+    open_dataset,
+    open_splits,
+)
 from resnext_keras.training.distribution import (
     Devices,
     check_deterministic,
@@ -27,7 +31,9 @@ from resnext_keras.training.distribution import (
 from resnext_keras.training.settings import Phase, Settings
 from resnext_keras.weights.checkpoint import RUN
 
-SKIPPED = "skipped.csv"
+IMAGES, SKIPPED = "images.csv", "skipped.csv"
+
+SPLITS = ("training", "validation")
 
 MAX_EVALUATION_ROWS = 64
 
@@ -47,6 +53,8 @@ class Run:
         preprocessing: How images are read for evaluation.
         resume: Whether the run resumes.
         devices: The devices that it runs on.
+        unreadable: Name and reason of images that became unreadable since, filled
+            while it trains.
     """
 
     settings: Settings
@@ -57,6 +65,7 @@ class Run:
     preprocessing: Preprocessing
     resume: bool
     devices: Devices
+    unreadable: dict[str, str] = field(default_factory=dict)
 
     def steps(self, phase: Phase) -> int:
         """Number of steps of an epoch.
@@ -82,6 +91,7 @@ def open_run(
     folder: str | os.PathLike,
     *,
     resume: bool = False,
+    allow_changed: bool = False,
 ) -> Run:
     """Checks everything that a run needs, then creates its folder.
 
@@ -89,6 +99,7 @@ def open_run(
         settings: The settings of the run.
         folder: The folder to create.
         resume: Whether to resume the run in the folder, if there is one.
+        allow_changed: Whether it resumes without images that are missing since.
 
     Returns:
         The `Run`.
@@ -109,21 +120,23 @@ def open_run(
     else:  # the chief may be creating it just now
         resume = resume and (folder / CHECKPOINT).is_file()
     check_outside(folder, settings.data)
-    skipped = _read_skipped(folder, settings.data) if resume else []
+    if resume:
+        skipped = _read_skipped(folder, settings.data)
+        training, validation = _reopened(folder, settings.data, skipped, allow_changed)
+    else:
+        skipped = []
 
-    def keep(dataset):
-        # After the quick checks of the data, before the slow one.
-        if settings.weights:
-            settings.weights.fetch()
-        if resume:
-            return _without(dataset, dict(skipped))
-        kept, broken = decodable(dataset)
-        skipped.extend(broken)
-        return kept
+        def keep(dataset):
+            # After the quick checks of the data, before the slow one.
+            if settings.weights:
+                settings.weights.fetch()
+            kept, broken = decodable(dataset)
+            skipped.extend(broken)
+            return kept
 
-    training, validation = open_dataset(
-        settings.data, settings.validation_share, settings.seed, keep
-    )
+        training, validation = open_dataset(
+            settings.data, settings.validation_share, settings.seed, keep
+        )
     run = Run(
         settings,
         folder,
@@ -181,21 +194,10 @@ def _evaluation_preprocessing(settings: Settings) -> Preprocessing:
 
 def _describe(run: Run) -> dict:
     """The part of `run.json` that must be equal to resume the run."""
-    digest = hashlib.sha256()
-    for split in (run.training, run.validation):
-        digest.update(np.ascontiguousarray(split.labels, "<i4"))
-        for name in split.names:
-            digest.update(os.path.basename(name).encode() + b"\0")
     return {
         "settings": run.settings.as_dict(),
         "class_names": run.training.class_names,
         "preprocessing": run.preprocessing.as_json(),
-        "images": {
-            "training": len(run.training),
-            "validation": len(run.validation),
-            "skipped": len(run.skipped),
-            "sha256_of_names": digest.hexdigest(),
-        },
     }
 
 
@@ -206,10 +208,25 @@ def _write_run(run: Run) -> None:
             versions[package] = metadata.version(package)
     versions["python"] = platform.python_version()
     content = _describe(run) | {"backend": keras.config.backend(), "versions": versions}
+    images = [
+        (_relative(name, run.settings.data), split)
+        for split, dataset in zip(SPLITS, (run.training, run.validation), strict=True)
+        for name in dataset.names
+    ]
     with atomic_directory(run.folder, overwrite=False) as folder:
         (folder / RUN).write_text(json.dumps(content, indent=1))
-        with (folder / SKIPPED).open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows([("image", "reason"), *run.skipped])
+        _write_rows(folder / IMAGES, [("image", "split"), *images])
+        _write_rows(folder / SKIPPED, [("image", "reason"), *run.skipped])
+
+
+def _write_rows(path: Path, rows) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(rows)
+
+
+def _read_rows(path: Path) -> list[list[str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.reader(file))[1:]
 
 
 def _check_same(run: Run) -> None:
@@ -225,21 +242,61 @@ def _check_same(run: Run) -> None:
             )
 
 
-def _without(dataset: ImageDataset, skipped: dict[str, str]) -> ImageDataset:
-    if not skipped:
-        return dataset
-    return dataset.subset(
-        [number for number, name in enumerate(dataset.names) if name not in skipped]
-    )
+def _reopened(
+    folder: Path, data: str, skipped: list[tuple[str, str]], allow_changed: bool
+) -> tuple[ImageDataset, ImageDataset]:
+    """The images of an earlier run, which may have been moved together."""
+    opened = open_splits(data)
+    numbers = [
+        {_relative(name, data): number for number, name in enumerate(split.names)}
+        for split in opened
+    ]
+    earlier = [
+        (image, SPLITS.index(split)) for image, split in _read_rows(folder / IMAGES)
+    ]
+    found = set().union(*numbers)
+    missing = [image for image, _ in earlier if image not in found]
+    new = found.difference(image for image, _ in earlier)
+    new -= {_relative(name, data) for name, _ in skipped}
+    if (missing or new) and not allow_changed:
+        changes = [
+            f"{len(names)} {kind}: {few(names, 10)}"
+            for kind, names in (("missing", missing), ("new", sorted(new)))
+            if names
+        ]
+        raise ValueError(
+            f"Expected the images of the run in {folder}, to resume it. Received: "
+            f"{readable(data)!r} with {'; '.join(changes)}; restore them, or resume "
+            "with allow_changed, without the missing and the new ones"
+        )
+    splits = []
+    for split in range(2):
+        names = numbers[-1] if split else numbers[0]  # one of both, or one each
+        of_split = [
+            names[image] for image, s in earlier if s == split and image in names
+        ]
+        if not of_split:
+            raise ValueError(
+                f"Expected images of the run's {SPLITS[split]} split in "
+                f"{readable(data)!r}. Received: none"
+            )
+        splits.append(opened[-split].subset(of_split))
+    return tuple(splits)
+
+
+def _relative(name: str, data: str) -> str:
+    """The name of an image without the path of the data set."""
+    return name.removeprefix(readable(data)).lstrip(os.sep)
 
 
 def _read_skipped(folder: Path, data: str) -> list[tuple[str, str]]:
     """The files that were skipped when the run began, by their current names."""
     before = json.loads((folder / RUN).read_text())["settings"]["data"]
-    before, now = (readable(path).rstrip(os.sep) for path in (before, data))
-    with (folder / SKIPPED).open(newline="", encoding="utf-8") as file:
-        rows = list(csv.reader(file))[1:]
-    return [(now + name.removeprefix(before), reason) for name, reason in rows]
+    before, now = readable(before), readable(data)
+    return [
+        (now + name.removeprefix(before), reason)
+        for name, reason in _read_rows(folder / SKIPPED)
+    ]
 
 
 def _difference(earlier, received, name: str) -> str:

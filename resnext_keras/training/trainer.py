@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import keras
-import tensorflow as tf
 
 from resnext_keras.classifier import load_classifier
 from resnext_keras.export.saved_model import export_saved_model
@@ -27,11 +26,16 @@ from resnext_keras.training.callbacks import (
     HISTORY,
     TrainingError,
     TrainingState,
+    UnreadableImages,
     new_progress,
     read_progress,
     restore,
 )
-from resnext_keras.training.data.pipeline import evaluation_batches, training_batches
+from resnext_keras.training.data.pipeline import (
+    TrainingBatches,
+    ValidationBatches,
+    most_unreadable,
+)
 from resnext_keras.training.distribution import Devices, make_deterministic
 from resnext_keras.training.evaluation import Evaluation, evaluate_images
 from resnext_keras.training.optimizers import build_optimizer
@@ -42,7 +46,7 @@ from resnext_keras.training.report import (
     report_title,
     write_report,
 )
-from resnext_keras.training.run import SKIPPED, Run, open_run
+from resnext_keras.training.run import IMAGES, SKIPPED, Run, open_run
 from resnext_keras.training.settings import Phase, Settings, finetune_phases
 from resnext_keras.weights.checkpoint import (
     BEST,
@@ -68,7 +72,7 @@ class TrainingResult:
             `seconds`, and for more than five classes `top5` and `val_top5`.
         folder: The folder of the run, for arguments `weights`.
         files: Path of each main file by its name: `best.weights.h5`, `model.keras`,
-            `report.html`, `history.csv`, `run.json`, `skipped.csv`,
+            `report.html`, `history.csv`, `run.json`, `images.csv`, `skipped.csv`,
             `checkpoint.safetensors`, and with `export` also `saved_model`.
         evaluation: The `Evaluation` of the best weights on the validation images.
     """
@@ -100,6 +104,7 @@ def train(
     export: bool = False,
     callbacks: Sequence[keras.callbacks.Callback] | keras.callbacks.Callback = (),
     resume: bool = False,
+    allow_changed: bool = False,
     on_start: Callable[[Run], None] | None = None,
     verbose: int | str = "auto",
 ) -> TrainingResult | None:
@@ -110,7 +115,9 @@ def train(
 
             - An image folder: a folder for each class with its images, at any depth;
               or folders `train` and `val`, `validation` or `test` with such folders.
-              Images are JPEG, PNG, BMP or WebP; other files are skipped.
+              Images are those that `read_image` reads, whatever their endings. Other
+              files are skipped and listed, except for hidden ones and those with the
+              ending of another type, such as `.txt`.
             - A directory of TensorFlow Datasets.
             - A TFRecord file, or a folder of such files with the split in their names,
               of `tf.train.Example` with `image/encoded` and `image/class/label`, or
@@ -147,6 +154,8 @@ def train(
             `stop_training` ends the phase.
         resume: Whether to continue the run in `output`, if there is one. With
             `deterministic` the result equals that of an uninterrupted run.
+        allow_changed: Whether a run resumes although some of its images are missing or
+            new; it goes on without these.
         on_start: Function that is called with the opened `Run` before training starts.
         verbose: Argument of Keras' `fit`.
 
@@ -185,6 +194,7 @@ def train(
         export=export,
         callbacks=callbacks,
         resume=resume,
+        allow_changed=allow_changed,
         on_start=on_start,
         verbose=verbose,
     )
@@ -211,6 +221,7 @@ def finetune(  # noqa: D417 - the other arguments are those of `train`
     export: bool = False,
     callbacks: Sequence[keras.callbacks.Callback] | keras.callbacks.Callback = (),
     resume: bool = False,
+    allow_changed: bool = False,
     on_start: Callable[[Run], None] | None = None,
     verbose: int | str = "auto",
 ) -> TrainingResult | None:
@@ -266,6 +277,7 @@ def finetune(  # noqa: D417 - the other arguments are those of `train`
         export=export,
         callbacks=callbacks,
         resume=resume,
+        allow_changed=allow_changed,
         on_start=on_start,
         verbose=verbose,
     )
@@ -282,6 +294,7 @@ def _run(
     export: bool,
     callbacks: Sequence[keras.callbacks.Callback],
     resume: bool,
+    allow_changed: bool,
     on_start: Callable[[Run], None] | None,
     verbose: int | str,
     **options: Any,
@@ -293,7 +306,7 @@ def _run(
         callbacks = [callbacks]
     if export:
         check_backend()
-    run = open_run(settings, output, resume=resume)
+    run = open_run(settings, output, resume=resume, allow_changed=allow_changed)
     if not run.devices.is_chief:
         _train(run, callbacks, checkpoint_seconds, verbose=0)
         return None
@@ -320,7 +333,10 @@ def _train(run: Run, callbacks, seconds: float, verbose: int | str) -> None:
         _batches(run),
         run.folder,
         devices=devices,
-        callbacks=callbacks,
+        callbacks=[
+            *callbacks,
+            UnreadableImages(run.unreadable, most_unreadable(len(run.training))),
+        ],
         resume=run.resume,
         seconds=seconds,
         verbose=verbose,
@@ -334,7 +350,10 @@ def _finish(run: Run, export: bool) -> TrainingResult:
     with atomic_write(run.folder / MODEL) as file:
         classifier.model.save(file)
     evaluation = evaluate_images(
-        classifier, run.validation, run.skipped, batch_size=run.evaluation_rows
+        classifier,
+        run.validation,
+        [*run.skipped, *run.unreadable.items()],
+        batch_size=run.evaluation_rows,
     )
     history = read_progress(run.folder / CHECKPOINT)["history"]
     write_report(
@@ -344,7 +363,7 @@ def _finish(run: Run, export: bool) -> TrainingResult:
         history=history,
         settings=(run.folder / RUN).read_text(encoding="utf-8"),
     )
-    names = [BEST, MODEL, REPORT, HISTORY, RUN, SKIPPED, CHECKPOINT]
+    names = [BEST, MODEL, REPORT, HISTORY, RUN, IMAGES, SKIPPED, CHECKPOINT]
     if export:
         names.append(EXPORT)
         export_saved_model(
@@ -404,21 +423,25 @@ class Batches:
     """The batches for the phases of a run.
 
     Attributes:
-        training: Function from the number of a phase and a step of it to a
-            `tf.data.Dataset` from this step to the end of the phase. It has uint8
-            pixels (batch, H, W, 3) and float32 soft labels (batch, classes).
-        validation: Such a dataset of the validation images.
+        training: Function from the number of a phase and a step of it to the batches
+            from this step to the end of the phase: uint8 pixels (batch, H, W, 3) and
+            float32 soft labels (batch, classes).
+        validation: Such batches of the validation images.
         steps: Function from the number of a phase to its steps per epoch.
     """
 
-    training: Callable
-    validation: object
+    training: Callable[[int, int], keras.utils.PyDataset]
+    validation: keras.utils.PyDataset
     steps: Callable[[int], int]
 
 
 def _batches(run: Run) -> Batches:
     settings, devices = run.settings, run.devices
-    classes = len(run.training.class_names)
+    worker = {
+        "worker": devices.worker,
+        "workers": devices.workers,
+        "unreadable": run.unreadable,
+    }
 
     def steps(number):
         steps = run.steps(settings.phases[number])
@@ -426,7 +449,7 @@ def _batches(run: Run) -> Batches:
 
     def training(number, first_step):
         phase = settings.phases[number]
-        return training_batches(
+        return TrainingBatches(
             run.training,
             phase.recipe,
             run.preprocessing,
@@ -434,17 +457,16 @@ def _batches(run: Run) -> Batches:
             steps=phase.recipe.epochs * steps(number) - first_step,
             first_step=first_step,
             batch_size=settings.step_size(phase),
-            worker=devices.worker,
-            workers=devices.workers,
+            **worker,
         )
 
-    def one_hot(pixels, labels):
-        return pixels, tf.one_hot(labels, classes)
-
-    own = devices.share(run.validation)
-    rows = run.evaluation_rows * devices.replicas // devices.workers
-    validation = evaluation_batches(own, run.preprocessing, rows).map(one_hot)
-    validation = devices.pad_last_batch(validation, len(run.validation), rows)
+    validation = ValidationBatches(
+        run.validation,
+        run.preprocessing,
+        run.evaluation_rows * devices.replicas // devices.workers,
+        pad=devices.replicas > 1,
+        **worker,
+    )
     return Batches(training, validation, steps)
 
 
@@ -568,7 +590,7 @@ def _fit(model, phase, batches, progress, callbacks, devices, verbose):
                 validation_data=batches.validation,
                 callbacks=callbacks,
                 verbose=verbose,
-                shuffle=False,  # Keras warns that it shuffles no datasets
+                shuffle=False,
             )
         except Exception as error:
             if not _is_out_of_memory(error):

@@ -10,11 +10,16 @@ from pathlib import Path
 
 import keras
 import numpy as np
-import tensorflow as tf
+from image_files import encoded
+from PIL import Image
 from weight_files import TINY
 
 from resnext_keras import ResNeXt
+from resnext_keras.images.preprocessing import Preprocessing
+from resnext_keras.training.data.dataset import ImageDataset
+from resnext_keras.training.data.pipeline import TrainingBatches, ValidationBatches
 from resnext_keras.training.distribution import Devices, find_devices
+from resnext_keras.training.recipes import Recipe
 
 BATCH, STEPS, EPOCHS, HELD_OUT, CLASSES = 8, 3, 3, 11, 5
 
@@ -22,12 +27,24 @@ BATCH, STEPS, EPOCHS, HELD_OUT, CLASSES = 8, 3, 3, 11, 5
 def batches(devices):
     """The training batches, and those of the images held out."""
     rng = np.random.default_rng(0)
-    images = rng.integers(0, 255, (BATCH * STEPS + HELD_OUT, 32, 32, 3), "uint8")
-    labels = rng.integers(0, CLASSES, len(images)).astype("int32")
-    data = tf.data.Dataset.from_tensor_slices((images, labels))
-    train = data.take(BATCH * STEPS).batch(BATCH, drop_remainder=True).repeat()
-    held_out = data.skip(BATCH * STEPS).batch(BATCH)
-    return train, devices.pad_last_batch(held_out, HELD_OUT, BATCH)
+    count = BATCH * STEPS + HELD_OUT
+    files = [
+        encoded(Image.fromarray(rng.integers(0, 255, (32, 32, 3), "uint8")), "PNG")
+        for _ in range(count)
+    ]
+    labels, names = rng.integers(0, CLASSES, count), [str(n) for n in range(count)]
+    whole = ImageDataset(tuple(names[:CLASSES]), labels, names, files.__getitem__)
+    reading = Preprocessing(32, 32)
+    train = TrainingBatches(
+        whole.subset(np.arange(BATCH * STEPS)),
+        Recipe("", "", 1, BATCH, 0.1, crop="pad"),
+        reading,
+        seed=0,
+        steps=EPOCHS * STEPS,
+    )
+    held_out = whole.subset(np.arange(BATCH * STEPS, count))
+    pad = devices.replicas > 1
+    return train, ValidationBatches(held_out, reading, BATCH, pad=pad)
 
 
 def fit(devices, epochs=EPOCHS, drop_path_rate=0.0):
@@ -45,7 +62,7 @@ def fit(devices, epochs=EPOCHS, drop_path_rate=0.0):
         model = keras.Model(inputs, network(keras.layers.Rescaling(1 / 64, -2)(inputs)))
         model.compile(
             keras.optimizers.SGD(0.01, momentum=0.9),
-            "sparse_categorical_crossentropy",
+            "categorical_crossentropy",
             weighted_metrics=["accuracy"],
         )
         model.optimizer.build(model.trainable_variables)
@@ -78,7 +95,7 @@ def compiled_step(devices, model):
     import jax
 
     images = np.zeros((BATCH, 32, 32, 3), "uint8")
-    labels = np.zeros(BATCH, "int32")
+    labels = np.zeros((BATCH, CLASSES), "float32")
     state = [
         [v.value for v in variables]
         for variables in (
@@ -100,6 +117,8 @@ def compiled_step(devices, model):
 def main():
     folder, virtual = Path(sys.argv[1]), int(sys.argv[2])
     if virtual:
+        import tensorflow as tf
+
         (cpu,) = tf.config.list_physical_devices("CPU")
         device = tf.config.LogicalDeviceConfiguration()
         tf.config.set_logical_device_configuration(cpu, [device] * virtual)

@@ -10,12 +10,10 @@ import types
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 from helpers import SUPPORT
 from weight_files import TINY
 
 from resnext_keras.training import distribution, run
-from resnext_keras.training.data.dataset import ImageDataset
 from resnext_keras.training.distribution import XLA_FLAG, Devices, find_devices
 from resnext_keras.training.recipes import RECIPES, adjusted
 from resnext_keras.training.run import open_run
@@ -137,44 +135,3 @@ def test_jax_on_a_gpu_needs_a_flag_to_be_deterministic(monkeypatch):
         distribution.check_deterministic()
     monkeypatch.setenv("XLA_FLAGS", XLA_FLAG)
     distribution.check_deterministic()
-
-
-@pytest.fixture(scope="module")
-def linear_model():
-    model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(5)])
-    model.compile(
-        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        weighted_metrics=["accuracy"],
-    )
-    return model
-
-
-@pytest.mark.parametrize("count", [11, 12, 1])
-def test_validation_images_are_shared_evenly_and_count_once(linear_model, count):
-    rng = np.random.default_rng(0)
-    images = rng.normal(size=(count, 6)).astype("float32")
-    labels = rng.integers(0, 5, count).astype("int32")
-    everything = ImageDataset(
-        class_names=tuple("abcde"),
-        labels=labels,
-        names=[str(number) for number in range(count)],
-        read=lambda number: tf.gather(images, number),
-    )
-    shares = []
-    for worker in range(3):
-        devices = Devices(worker, 3, 6, strategy="any")
-        assert devices.is_chief == (worker == 0)
-        own = devices.share(everything)
-        assert list(own.names) == everything.names[worker::3]
-        numbers = tf.data.Dataset.range(len(own))
-        data = numbers.map(lambda n, own=own: (own.read(n), tf.gather(own.labels, n)))
-        shares.append(devices.pad_last_batch(data.batch(2), count, 2))
-    assert {len(share) for share in shares} == {-(-count // 6)}
-    assert {share.element_spec[0].shape for share in shares} == {(2, 6)}
-    together = shares[0].concatenate(shares[1]).concatenate(shares[2])
-    loss, accuracy = linear_model.evaluate(together, verbose=0)
-
-    logits = images @ linear_model.get_weights()[0]
-    likelihoods = np.exp(logits[np.arange(count), labels]) / np.exp(logits).sum(-1)
-    assert loss == pytest.approx(-np.log(likelihoods).mean(), rel=1e-5)
-    assert accuracy == pytest.approx((logits.argmax(-1) == labels).mean(), rel=1e-5)

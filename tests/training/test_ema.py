@@ -3,7 +3,6 @@
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 from scipy.special import log_softmax
 from weight_files import SMALLEST
 
@@ -89,6 +88,20 @@ def test_the_average_is_that_of_torch():
             )
 
 
+class OneBatch(keras.utils.PyDataset):
+    """The same batch in each epoch."""
+
+    def __init__(self, *batch):
+        super().__init__()
+        self.batch = batch
+
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, step):
+        return self.batch
+
+
 @pytest.mark.parametrize(
     ("smoothing", "mixup", "cutmix"),
     [
@@ -103,21 +116,19 @@ def test_the_loss_of_a_run_is_the_cross_entropy(
     """With label smoothing as torch has it; the default run computes it by SciPy."""
     images = np.random.default_rng(0).integers(0, 256, (CLASSES, 32, 32, 3), "uint8")
     labels = np.eye(CLASSES, dtype="float32")
-    images, labels = mix(
-        tf.constant(images), tf.constant(labels), mixup, cutmix, [5, 1]
-    )
-    assert (labels.numpy().max() < 1) == bool(mixup or cutmix)
+    images, labels = mix(images, labels, mixup, cutmix, np.random.default_rng(5))
+    assert (labels.max() < 1) == bool(mixup or cutmix)
     model = ResNeXt(SMALLEST, weights=None, classes=CLASSES, classifier_activation=None)
-    logits = np.asarray(model(preprocess_input(images.numpy()), training=True))
-    smoothed = (1 - smoothing) * labels.numpy() + smoothing / CLASSES
+    logits = np.asarray(model(preprocess_input(images), training=True))
+    smoothed = (1 - smoothing) * labels + smoothing / CLASSES
     expected = -(smoothed * log_softmax(logits, axis=-1)).sum(-1).mean()
     if request.node.get_closest_marker("parity"):
         torch = pytest.importorskip("torch")
         loss = torch.nn.CrossEntropyLoss(label_smoothing=smoothing)
-        torchs = loss(torch.tensor(logits), torch.tensor(labels.numpy()))
+        torchs = loss(torch.tensor(logits), torch.tensor(labels))
         assert float(torchs) == pytest.approx(expected, rel=1e-6)
     recipe = Recipe("", "", 1, CLASSES, 0.1, label_smoothing=smoothing)
-    batch = tf.data.Dataset.from_tensors((images, labels))
+    batch = OneBatch(images, labels)
     progress = run_phases(
         model,
         Settings("data", SMALLEST, None, (Phase(recipe),)),

@@ -9,7 +9,6 @@ import sys
 import keras
 import numpy as np
 import pytest
-from PIL import Image
 from run_data import image_folder, tfrecords
 from weight_files import SMALLEST, TINY
 
@@ -93,7 +92,9 @@ def test_a_run_writes_its_settings_its_versions_and_what_it_skipped(done):
     content = json.loads(result.files["run.json"].read_text())
     assert content["settings"]["phases"][0]["recipe"]["batch_size"] == 8
     assert content["versions"]["keras"] == keras.__version__
-    assert content["images"]["training"] == len(run.training) == 24
+    assert len(run.training) == 24
+    _, *images = result.files["images.csv"].read_text().splitlines()
+    assert sum(image.endswith(",training") for image in images) == 24
     assert content["class_names"] == list(NAMES)
     _, skipped = result.files["skipped.csv"].read_text().splitlines()
     assert "broken.jpg" in skipped
@@ -162,14 +163,72 @@ def test_a_run_resumes_only_with_its_settings(done, data, changes, message):
         open_run(settings(data, **changes), done[0].folder, resume=True)
 
 
-def test_a_run_resumes_only_with_its_images(done, data):
-    extra = data / "train" / "dark" / "more.png"
-    Image.new("RGB", (40, 40)).save(extra)
-    try:
-        with pytest.raises(ValueError, match="images of the run"):
-            open_run(settings(data), done[0].folder, resume=True)
-    finally:
-        extra.unlink()
+def test_a_run_resumes_only_with_its_images_or_on_demand_without_the_changed(
+    done, data, tmp_path
+):
+    run = done[0]
+    changed = shutil.copytree(data, tmp_path / "changed")
+    shutil.copy(changed / "train" / "dark" / "1.png", changed / "train" / "dark" / "x")
+    for name in ("train/dark/0.png", "val/light/1.png"):
+        (changed / name).unlink()
+    message = (
+        "2 missing: 'train/dark/0.png', 'val/light/1.png'; 1 new: 'train/dark/x'; "
+        "restore them, or resume with allow_changed"
+    )
+    with pytest.raises(ValueError, match=message):
+        open_run(settings(changed), run.folder, resume=True)
+    again = open_run(settings(changed), run.folder, resume=True, allow_changed=True)
+    for before, now, name in zip(
+        (run.training, run.validation),
+        (again.training, again.validation),
+        ("train/dark/0.png", "val/light/1.png"),
+        strict=True,
+    ):
+        expected = [
+            os.path.relpath(path, data) for path in before.names if name not in path
+        ]
+        assert [os.path.relpath(path, changed) for path in now.names] == expected
+
+
+def test_a_held_out_image_is_never_trained_on_after_a_change(tmp_path):
+    data = image_folder(tmp_path / "data", 10, NAMES)
+    run = open_run(settings(data), tmp_path / "run")
+    (data / NAMES[0] / "0.png").unlink()
+    again = open_run(settings(data), run.folder, resume=True, allow_changed=True)
+    assert set(again.validation.names) <= set(run.validation.names)
+    assert set(again.training.names) <= set(run.training.names)
+    assert len(again.training) + len(again.validation) == 19
+
+
+def test_images_that_vanish_while_it_trains_are_named_and_it_goes_on(
+    data, tmp_path, caplog
+):
+    copy = shutil.copytree(data, tmp_path / "data")
+    gone = [copy / "train" / "dark" / "3.png", copy / "val" / "light" / "1.png"]
+
+    def remove(epoch, logs):
+        for path in gone:
+            path.unlink(missing_ok=True)
+
+    callback = keras.callbacks.LambdaCallback(on_epoch_begin=remove)
+    options = {**OPTIONS, "callbacks": [callback], "verbose": 0}
+    result = rk.train(copy, tmp_path / "run", SMALLEST, **options)
+    assert [row["epoch"] for row in result.history] == [1, 2]
+    assert all(f"{path}: no such file" in caplog.text for path in gone)
+    assert {str(path) for path in gone} <= dict(result.evaluation.skipped).keys()
+
+
+def test_too_many_that_vanish_end_the_run_with_their_names(data, tmp_path):
+    copy = shutil.copytree(data, tmp_path / "data")
+
+    def remove(epoch, logs):
+        for number in range(5):
+            (copy / "train" / "light" / f"{number}.png").unlink()
+
+    callback = keras.callbacks.LambdaCallback(on_epoch_begin=remove)
+    options = {**OPTIONS, "callbacks": [callback], "verbose": 0, "epochs": 30}
+    with pytest.raises(ValueError, match=r"at most 2 images .*light/\d.png: no such"):
+        rk.train(copy, tmp_path / "run", SMALLEST, **options)
 
 
 @pytest.mark.parametrize(

@@ -51,19 +51,23 @@ def network(spec=TINY):
     )
 
 
-def dataset(phase, first_step, size=8):
+class RandomBatches(keras.utils.PyDataset):
     """Pixels and classes that are a function of the phase and the step."""
 
-    def batch(step):
-        seed = tf.stack([step, tf.constant(phase, tf.int64)])
-        pixels = tf.random.stateless_uniform((size, 32, 32, 3), seed, 0, 256, tf.int32)
-        labels = tf.random.stateless_uniform((size,), seed, 0, CLASSES, tf.int32)
-        return tf.cast(pixels, tf.uint8), tf.one_hot(labels, CLASSES)
+    def __init__(self, phase, first_step, steps=1000):
+        super().__init__()
+        self.phase, self.first_step, self.steps = phase, first_step, steps
 
-    return tf.data.Dataset.range(first_step, 1000).map(batch)
+    def __len__(self):
+        return self.steps
+
+    def __getitem__(self, index):
+        rng = np.random.default_rng((self.phase, self.first_step + index))
+        pixels = rng.integers(0, 256, (8, 32, 32, 3), "uint8")
+        return pixels, np.eye(CLASSES, dtype="float32")[rng.integers(0, CLASSES, 8)]
 
 
-BATCHES = Batches(dataset, dataset(9, 0).take(2), lambda phase: STEPS)
+BATCHES = Batches(RandomBatches, RandomBatches(9, 0, 2), lambda phase: STEPS)
 
 
 class StopError(Exception):
@@ -186,13 +190,13 @@ def test_frozen_stages_learn_in_the_second_phase_and_a_callback_may_end_a_phase(
 
 
 def test_a_loss_of_nan_ends_the_run_and_leaves_the_last_good_state(tmp_path):
-    def spoilt(phase, first_step):
-        data = dataset(phase, first_step).enumerate(first_step)
-        return data.map(
-            lambda step, batch: (batch[0], batch[1] * (1.0 if step < 5 else np.nan))
-        )
+    class Spoilt(RandomBatches):
+        def __getitem__(self, index):
+            pixels, labels = super().__getitem__(index)
+            is_spoilt = self.first_step + index >= 5
+            return pixels, labels * np.float32(np.nan if is_spoilt else 1)
 
-    batches = dataclasses.replace(BATCHES, training=spoilt)
+    batches = dataclasses.replace(BATCHES, training=Spoilt)
     message = "^Step 6, in epoch 2 of phase 1: .*NaN.* of step 5 of phase 1, is"
     with pytest.raises(TrainingError, match=message):
         run(tmp_path, settings(SMALLEST), batches=batches)

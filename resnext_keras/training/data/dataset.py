@@ -1,25 +1,20 @@
 """Opens data sets of images with classes, in any of the supported formats."""
 
 import os
-import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import tensorflow as tf
+from PIL import Image
 from tqdm import tqdm
 
-from resnext_keras.images.decode import decode_image
+from resnext_keras.features.loader import in_threads
 from resnext_keras.images.listing import SUFFIXES, readable
+from resnext_keras.images.read import ImageError, decode_rgb, reason_of
 
 TRAINING = ("train", "training")
 VALIDATION = ("validation", "val", "valid", "test")  # the first that exists is used
 SPLITS = TRAINING + VALIDATION
-
-NOT_DECODED = (
-    "not JPEG, PNG, BMP or WebP, or over 179 million pixels, or one side over 100 "
-    "times the other"
-)
 
 
 @dataclass(frozen=True)
@@ -31,27 +26,36 @@ class ImageDataset:
         labels: int32 (n,), the class of each image.
         names: Name of each image for messages: its path, or the file and number of
             its record.
-        read: Function from the number of an image, a scalar int64 tensor, to its
-            encoded bytes, a scalar string tensor. It works in `tf.data`.
+        read: Function from the number of an image to its encoded bytes.
     """
 
     class_names: tuple[str, ...]
     labels: np.ndarray
     names: Sequence[str]
-    read: Callable
+    read: Callable[[int], bytes]
 
     def __len__(self) -> int:
         return len(self.labels)
 
+    def image(self, number: int) -> Image.Image:
+        """Decodes an image, upright and of mode RGB, like `read_image`.
+
+        Raises:
+            ImageError: It cannot be read; the message gives only the reason.
+        """
+        try:
+            return decode_rgb(self.read(number))
+        except Exception as error:
+            raise ImageError(reason_of(error)) from error
+
     def subset(self, numbers: np.ndarray) -> "ImageDataset":
         """A data set of some of the images, in the order of `numbers`."""
         numbers = np.asarray(numbers, "int64")
-        chosen = tf.constant(numbers)
         return replace(
             self,
             labels=self.labels[numbers],
             names=Names(lambda index: self.names[numbers[index]], len(numbers)),
-            read=lambda index: self.read(tf.gather(chosen, index)),
+            read=lambda index: self.read(numbers[index]),
         )
 
 
@@ -95,12 +99,6 @@ def few(names, most: int = 3) -> str:
     return listed if len(names) <= most else f"{listed} and {len(names) - most} more"
 
 
-def short_message(error: Exception) -> str:
-    """The message of an error of TensorFlow, without the names of its operations."""
-    message = re.sub(r"\{\{.*?\}\} *", "", str(getattr(error, "message", error)))
-    return " ".join(message.partition("[Op:")[0].split())
-
-
 def open_dataset(
     path: str | os.PathLike,
     validation_share: float = 0.2,
@@ -123,6 +121,23 @@ def open_dataset(
         ValueError: There are no images to train on or to validate on, an image has no
             class, the splits have different classes, or a file is broken.
     """
+    kept = [keep(dataset) for dataset in open_splits(path)]
+    return tuple(kept) if len(kept) == 2 else _split(*kept, validation_share, seed)
+
+
+def open_splits(path: str | os.PathLike) -> tuple[ImageDataset, ...]:
+    """Opens the images of a data set to train on, and those of its validation split.
+
+    Args:
+        path: The data set, see `train`.
+
+    Returns:
+        The images to train on and those to validate on, with the same classes; or all
+        images, if the data set has no validation split.
+
+    Raises:
+        ValueError: See `open_dataset`.
+    """
     layout = _find(path)
     training, validation = _first(layout, TRAINING), _first(layout, VALIDATION)
     if training is None and "" not in layout.splits:
@@ -135,8 +150,7 @@ def open_dataset(
     _check_classes(opened[0], layout.path)
     if validation is None:
         _check_pairs(opened[0])
-    kept = [keep(dataset) for dataset in opened]
-    return tuple(kept) if len(kept) == 2 else _split(*kept, validation_share, seed)
+    return opened
 
 
 def open_split(path: str | os.PathLike) -> ImageDataset:
@@ -175,15 +189,29 @@ def decodable(dataset: ImageDataset) -> tuple[ImageDataset, list[tuple[str, str]
     Raises:
         ValueError: No image can be decoded, or none of a class.
     """
-    numbers = np.fromiter(_decoded(dataset), "int64")
-    broken = np.setdiff1d(np.arange(len(dataset)), numbers).tolist()
+
+    def reason(number):
+        try:
+            dataset.image(number)
+        except ImageError as error:
+            return readable(error.reason)
+
+    bar = tqdm(
+        in_threads(reason, range(len(dataset)), ahead=64),
+        desc="checking the images",
+        total=len(dataset),
+        unit=" images",
+        disable=None,
+        leave=False,
+    )
+    broken = {number: reason for number, reason in enumerate(bar) if reason}
     if not broken:
         return dataset, []
-    reasons = [(dataset.names[number], _reason(dataset, number)) for number in broken]
-    kept = dataset.subset(numbers)
+    reasons = [(dataset.names[number], reason) for number, reason in broken.items()]
+    kept = dataset.subset(np.setdiff1d(np.arange(len(dataset)), list(broken)))
     empty = (class_counts(dataset) > 0) & (class_counts(kept) == 0)
     if empty.any():
-        first = np.flatnonzero(empty[dataset.labels[broken]])[0]
+        first = np.flatnonzero(empty[dataset.labels[list(broken)]])[0]
         name, reason = reasons[first]
         raise ValueError(
             "Expected each class to have an image that can be decoded. Received: none "
@@ -283,35 +311,3 @@ def _split(
             held_out[draw.permutation(of_class)[:count]] = True
     training, validation = (np.flatnonzero(mask) for mask in (~held_out, held_out))
     return whole.subset(training), whole.subset(validation)
-
-
-def _decoded(dataset: ImageDataset) -> Iterator[int]:
-    """Yields the numbers of the images that training can decode."""
-
-    def size(number):
-        return number, tf.size(decode_image(dataset.read(number)), tf.int64)
-
-    data = tf.data.Dataset.range(len(dataset))
-    data = data.map(size, tf.data.AUTOTUNE, deterministic=True).ignore_errors()
-    bar = tqdm(
-        desc="checking the images",
-        total=len(dataset),
-        unit=" images",
-        disable=None,
-        leave=False,
-    )
-    with bar:
-        for numbers, sizes in data.batch(64).prefetch(1).as_numpy_iterator():
-            yield from numbers[sizes > 0].tolist()
-            bar.update(int(numbers[-1]) + 1 - bar.n)
-
-
-def _reason(dataset: ImageDataset, number: int) -> str:
-    try:
-        contents = dataset.read(tf.constant(number, tf.int64))
-        if not tf.strings.length(contents):
-            return "an empty file"
-        decode_image(contents)
-    except (tf.errors.OpError, ValueError) as error:
-        return readable(short_message(error))
-    return NOT_DECODED

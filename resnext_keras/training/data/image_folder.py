@@ -5,13 +5,13 @@ import os
 from collections.abc import Sequence
 
 import numpy as np
-import tensorflow as tf
 from tqdm import tqdm
 
 from resnext_keras.images.listing import (
     CIRCLE,
     IRREGULAR,
     SUFFIXES,
+    is_hidden,
     list_images,
     readable,
 )
@@ -29,8 +29,8 @@ from resnext_keras.training.data.dataset import (
 def find_image_folder(path: str) -> Layout:
     """Finds the layout of an image folder, with or without splits.
 
-    Folders with names that begin with a dot are ignored, as by Keras'
-    `image_dataset_from_directory`.
+    Hidden folders are ignored: those with a dot, as by Keras'
+    `image_dataset_from_directory`, and others that programs leave.
 
     Args:
         path: The folder.
@@ -77,13 +77,17 @@ def files_dataset(
     Returns:
         The `ImageDataset`.
     """
-    # A single tensor has all paths, so that no Python objects stay in memory.
-    tensor = tf.constant([os.fsencode(path) for path in paths], tf.string)
+    paths = [os.fsencode(path) for path in paths]
+
+    def read(index):
+        with open(paths[index], "rb") as file:
+            return file.read()
+
     return ImageDataset(
         class_names,
         np.asarray(labels, "int32"),
-        Names(lambda index: readable(os.fsdecode(tensor[index].numpy())), len(paths)),
-        lambda index: tf.io.read_file(tf.gather(tensor, index)),
+        Names(lambda index: readable(paths[index]), len(paths)),
+        read,
     )
 
 
@@ -121,12 +125,12 @@ def _open_one(folder: str) -> ImageDataset:
     empty = [readable(name) for name, n in zip(classes, counts, strict=True) if not n]
     if len(empty) == len(classes):
         raise ValueError(
-            f"Expected class folders with images ({' '.join(SUFFIXES)}). Received: "
+            "Expected class folders with images. Received: "
             f"{readable(folder)!r}, where no folder has any"
         )
     if empty:
         raise ValueError(
-            f"Expected images ({' '.join(SUFFIXES)}) in each class folder. Received: "
+            "Expected images in each class folder. Received: "
             f"{readable(folder)!r} with none in {few(empty)}; add some, or remove "
             "the folder, of other splits too"
         )
@@ -135,7 +139,7 @@ def _open_one(folder: str) -> ImageDataset:
 
 
 def images_within(folder: str | os.PathLike) -> list[bytes]:
-    """Paths of the images in a folder, at any depth, in the order of their names.
+    """Paths of what may be images in a folder, at any depth, in the order of the names.
 
     Raises:
         ValueError: A folder cannot be listed, or an image is not a regular file.
@@ -161,8 +165,7 @@ def _has_folders(path: str) -> bool:
     # A folder that cannot be listed raises its error later, when it is opened.
     with contextlib.suppress(OSError), os.scandir(path) as entries:
         return any(
-            os.path.isdir(entry.path) and not entry.name.startswith(".")
-            for entry in entries
+            os.path.isdir(entry.path) and not is_hidden(entry.name) for entry in entries
         )
     return False
 
@@ -173,9 +176,10 @@ def _folders(path: str) -> list[str]:
     try:
         with os.scandir(path) as entries:
             for entry in entries:
+                if is_hidden(entry.name):
+                    continue
                 if os.path.isdir(entry.path):
-                    if not entry.name.startswith("."):
-                        folders.append(entry.name)
+                    folders.append(entry.name)
                 elif entry.name.lower().endswith(SUFFIXES):
                     images.append(entry.name)
     except OSError as error:

@@ -1,44 +1,115 @@
-"""Batches of images and labels for training and evaluation, by `tf.data`.
+"""Batches of images and labels for training and validation, read in threads.
 
-The batch of a step depends only on the seed and the number of the step, not on earlier
-steps or on the number of threads or workers.
+Pillow reads and crops the images, as for prediction and evaluation, and releases
+Python's lock while it does so.
 """
 
-from collections.abc import Callable
+import functools
+import math
+import os
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
+import keras
 import numpy as np
-import tensorflow as tf
+from PIL import Image
 
 from resnext_keras.images.preprocessing import Preprocessing
+from resnext_keras.images.read import ImageError, resize_and_crop
 from resnext_keras.training.data.dataset import ImageDataset
 from resnext_keras.training.recipes import Recipe
 from resnext_keras.training.transforms.augment import (
     AUGMENTATIONS,
     flip,
     random_erase,
-    split,
 )
 from resnext_keras.training.transforms.crops import (
     center_crop,
-    evaluation_image,
     pad_crop,
     random_resized_crop,
 )
 from resnext_keras.training.transforms.mixup import mix
 
+AHEAD = 3  # batches that are ready or being read before they are needed
 
-def training_batches(
-    dataset: ImageDataset,
-    recipe: Recipe,
-    preprocessing: Preprocessing,
-    *,
-    seed: int,
-    steps: int,
-    first_step: int = 0,
-    batch_size: int | None = None,
-    worker: int = 0,
-    workers: int = 1,
-) -> tf.data.Dataset:
+# Parts of the seeds, so that no two purposes draw the same.
+ORDER, IMAGE, MIX, REPLACEMENT = range(4)
+
+
+def most_unreadable(images: int) -> int:
+    """How many of some images may become unreadable: one in a hundred, at least two."""
+    return max(2, images // 100)
+
+
+class _Batches(keras.utils.PyDataset):
+    """Batches that threads make some steps before they are needed.
+
+    An image that can no longer be read is added to `unreadable`, a dict of names and
+    reasons, and replaced by another.
+    """
+
+    def __init__(self, dataset: ImageDataset, steps: int, unreadable: dict | None):
+        # One worker, for which Keras starts no threads of its own.
+        super().__init__(workers=1)
+        self.dataset, self.steps = dataset, steps
+        self.unreadable = {} if unreadable is None else unreadable
+        self._pool = ThreadPoolExecutor(os.cpu_count(), "reading")
+        self._lock = threading.Lock()
+        self._waiting: dict[int, Future] = {}
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __getitem__(self, step: int) -> tuple[np.ndarray, ...]:
+        with self._lock:
+            wanted = range(step, min(step + AHEAD, self.steps))
+            for other in self._waiting.keys() - wanted:
+                del self._waiting[other]
+            for number in wanted:
+                if number not in self._waiting:
+                    self._waiting[number] = self._begin(number)
+            batch = self._waiting.pop(step)
+        return batch.result()
+
+    def _begin(self, step: int) -> Future:
+        rows = [self._pool.submit(self._load, item) for item in self._items(step)]
+        # The pool begins with the rows, so this does not wait for ever.
+        return self._pool.submit(
+            lambda: self._finish(step, [row.result() for row in rows])
+        )
+
+    def _items(self, step: int) -> Any:
+        """What the rows of a batch are made from."""
+        raise NotImplementedError
+
+    def _load(self, item: int) -> tuple[np.ndarray, int]:
+        """The pixels and the class of a row."""
+        raise NotImplementedError
+
+    def _finish(self, step: int, rows: list) -> tuple[np.ndarray, ...]:
+        """The batch of some rows."""
+        raise NotImplementedError
+
+    def _open(self, number: int, rng: np.random.Generator) -> tuple[Image.Image, int]:
+        """An image and its number, which differs if the image cannot be read."""
+        most = most_unreadable(len(self.dataset))
+        while True:
+            try:
+                return self.dataset.image(number), number
+            except ImageError as error:
+                self.unreadable[self.dataset.names[number]] = error.reason
+            if len(self.unreadable) > most:  # the run ends, see `UnreadableImages`
+                return Image.new("RGB", (1, 1)), number
+            number = int(rng.integers(len(self.dataset)))
+
+    def _one_hot(self, labels: list[int]) -> np.ndarray:
+        one_hot = np.zeros((len(labels), len(self.dataset.class_names)), "float32")
+        one_hot[np.arange(len(labels)), labels] = 1
+        return one_hot
+
+
+class TrainingBatches(_Batches):
     """Batches to train on, which depend only on the seed and the number of the step.
 
     Passes over the images follow each other without a gap, each in another order: step
@@ -49,8 +120,12 @@ def training_batches(
     Each of several workers gets its share of a batch. Together they get the same batch
     as a single worker, with the same mixing.
 
+    Each batch has images, RGB, 0 to 255, uint8, of shape (rows, size, size, 3), and
+    soft labels, float32, of shape (rows, classes), with rows = `batch_size` /
+    `workers`.
+
     Args:
-        dataset: The images to train on; all of them can be decoded.
+        dataset: The images to train on.
         recipe: How images are cropped, augmented and mixed.
         preprocessing: Size and interpolation of the images, and the resizing for the
             crops `"center"` and `"pad"`.
@@ -60,113 +135,133 @@ def training_batches(
         batch_size: Images per step, over all workers; None for that of the recipe.
         worker: Number of this worker, from 0.
         workers: Number of workers; a divisor of the batch size.
-
-    Returns:
-        A dataset of images, RGB, 0 to 255, uint8, of shape (rows, size, size, 3), and
-        soft labels, float32, of shape (rows, classes), with rows = `batch_size` /
-        `workers`.
+        unreadable: A dict that gets the name and reason of each image that cannot be
+            read. Another image is read in its place, the next draw of the same seed.
     """
-    batch_size = recipe.batch_size if batch_size is None else batch_size
-    rows = batch_size // workers
-    places = np.arange(worker * rows, (worker + 1) * rows)
-    is_mixed = bool(recipe.mixup or recipe.cutmix)
-    if is_mixed and workers > 1:
-        # This worker's first image is mixed with the last image of another worker.
-        places = np.append((places[0] - 1) % batch_size, places)
-    read = _reader(dataset, recipe, preprocessing, seed)
 
-    def load(number):
-        step, row = number // len(places), number % len(places)
-        return read(step * batch_size + tf.gather(places, row))
+    def __init__(
+        self,
+        dataset: ImageDataset,
+        recipe: Recipe,
+        preprocessing: Preprocessing,
+        *,
+        seed: int,
+        steps: int,
+        first_step: int = 0,
+        batch_size: int | None = None,
+        worker: int = 0,
+        workers: int = 1,
+        unreadable: dict[str, str] | None = None,
+    ):
+        super().__init__(dataset, steps, unreadable)
+        self.recipe, self.preprocessing = recipe, preprocessing
+        self.seed, self.first_step = seed, first_step
+        self.batch_size = recipe.batch_size if batch_size is None else batch_size
+        self.rows = self.batch_size // workers
+        self.places = np.arange(worker * self.rows, (worker + 1) * self.rows)
+        if workers > 1 and (recipe.mixup or recipe.cutmix):
+            # This worker's first image is mixed with the last image of another worker.
+            before = (self.places[0] - 1) % self.batch_size
+            self.places = np.append(before, self.places)
+        self._order = functools.lru_cache(maxsize=2)(self._draw_order)
 
-    def finish(step, batch):
-        images, labels = batch
-        labels = tf.one_hot(labels, len(dataset.class_names))
-        if is_mixed:
-            step_seed = _seed_of("mix", seed, step)
-            images, labels = mix(images, labels, recipe.mixup, recipe.cutmix, step_seed)
-        return images[-rows:], labels[-rows:]
+    def _draw_order(self, number: int) -> np.ndarray:
+        """The order of the images in a pass."""
+        return self._rng(ORDER, number).permutation(len(self.dataset))
 
-    numbers = np.int64([first_step, first_step + steps]) * len(places)
-    data = _mapped(tf.data.Dataset.range(*numbers), load)
-    data = data.batch(len(places), drop_remainder=True).enumerate(first_step)
-    # One batch at a time, to save memory; the operations run in parallel.
-    return _finished(_mapped(data, finish, 1))
+    def _rng(self, purpose: int, number: int) -> np.random.Generator:
+        return np.random.default_rng((self.seed, purpose, number))
+
+    def _items(self, step):
+        return ((self.first_step + step) * self.batch_size + self.places).tolist()
+
+    def _load(self, item):
+        number, place = divmod(item, len(self.dataset))
+        rng = self._rng(IMAGE, item)
+        rgb, index = self._open(int(self._order(number)[place]), rng)
+        image = self._crop(rgb, rng)
+        if self.recipe.flip:
+            image = flip(image, rng)
+        image = AUGMENTATIONS[self.recipe.augment](image, rng)
+        if self.recipe.random_erase:
+            image = random_erase(image, self.recipe.random_erase, rng)
+        return np.asarray(image), self.dataset.labels[index]
+
+    def _crop(self, rgb, rng):
+        recipe, preprocessing = self.recipe, self.preprocessing
+        size = recipe.train_size or preprocessing.size
+        if recipe.crop == "center":
+            return center_crop(rgb, preprocessing, size)
+        if recipe.crop == "pad":
+            return pad_crop(rgb, preprocessing, size, rng)
+        return random_resized_crop(rgb, preprocessing, size, recipe.least_area, rng)
+
+    def _finish(self, step, rows):
+        images, labels = zip(*rows, strict=True)
+        images, labels = np.stack(images), self._one_hot(list(labels))
+        rng = self._rng(MIX, self.first_step + step)
+        images, labels = mix(images, labels, self.recipe.mixup, self.recipe.cutmix, rng)
+        return images[-self.rows :], labels[-self.rows :]
 
 
-def evaluation_batches(
-    dataset: ImageDataset, preprocessing: Preprocessing, batch_size: int
-) -> tf.data.Dataset:
+class ValidationBatches(_Batches):
     """Batches of all images once, in their order, read like `read_image` does.
 
+    Each batch has images, RGB, 0 to 255, uint8, of shape (rows, size, size, 3), and
+    one-hot labels, float32, of shape (rows, classes).
+
+    With several replicas every batch has as many rows, and weights of the rows as a
+    third array, float32, of shape (rows,). The padding is images of zeros with weight
+    0. The weight of the real images is above 1 to make up for them in Keras' mean of
+    the losses, so that the loss and all `weighted_metrics` are those of the real
+    images.
+
     Args:
-        dataset: The images; all of them can be decoded.
+        dataset: The images.
         preprocessing: Sizes and interpolation.
-        batch_size: Images per batch; the last batch may have fewer.
-
-    Returns:
-        A dataset of images, RGB, 0 to 255, uint8, of shape (batch, size, size, 3), and
-        labels, int32, of shape (batch,).
+        batch_size: Images per batch of this worker; without padding the last batch may
+            have fewer.
+        pad: Whether to pad the last batch.
+        worker: Number of this worker, from 0. It gets every `workers`-th image.
+        workers: Number of workers.
+        unreadable: See `TrainingBatches`.
     """
-    labels = tf.constant(dataset.labels, tf.int32)
 
-    def load(index):
-        image = evaluation_image(dataset.read(index), preprocessing)
-        return image, tf.gather(labels, index)
+    def __init__(
+        self,
+        dataset: ImageDataset,
+        preprocessing: Preprocessing,
+        batch_size: int,
+        *,
+        pad: bool = False,
+        worker: int = 0,
+        workers: int = 1,
+        unreadable: dict[str, str] | None = None,
+    ):
+        steps = math.ceil(len(dataset) / (batch_size * workers))
+        super().__init__(dataset, steps, unreadable)
+        self.preprocessing, self.batch_size, self.pad = preprocessing, batch_size, pad
+        self.numbers = range(worker, len(dataset), workers)
+        self.weight = steps * batch_size * workers / len(dataset)
 
-    data = _mapped(tf.data.Dataset.range(len(dataset)), load)
-    return _finished(data.batch(batch_size))
+    def _items(self, step):
+        return self.numbers[step * self.batch_size : (step + 1) * self.batch_size]
 
+    def _load(self, item):
+        rgb, index = self._open(item, np.random.default_rng((REPLACEMENT, item)))
+        return resize_and_crop(rgb, self.preprocessing), self.dataset.labels[index]
 
-def _reader(dataset, recipe, preprocessing, seed: int) -> Callable:
-    """A function from a place in the sequence of passes to an image and its label."""
-    count = len(dataset)
-    labels = tf.constant(dataset.labels, tf.int32)
-    size = recipe.train_size or preprocessing.size
-    augment = AUGMENTATIONS[recipe.augment]
-
-    def crop(contents, seed):
-        if recipe.crop == "center":
-            return center_crop(contents, preprocessing, size)
-        if recipe.crop == "pad":
-            return pad_crop(contents, preprocessing, size, seed)
-        return random_resized_crop(
-            contents, preprocessing, size, recipe.least_area, seed
+    def _finish(self, step, rows):
+        size, count = self.preprocessing.size, len(rows)
+        images = np.zeros((count, size, size, 3), "uint8")
+        for image, (pixels, _) in zip(images, rows, strict=True):
+            image[:] = pixels
+        labels = self._one_hot([label for _, label in rows])
+        if not self.pad:
+            return images, labels
+        weights = np.full(count, self.weight, "float32")
+        missing = self.batch_size - count
+        return tuple(
+            np.pad(array, [(0, missing)] + [(0, 0)] * (array.ndim - 1))
+            for array in (images, labels, weights)
         )
-
-    def read(place):
-        # Similar seeds give similar orders; `split` makes them independent.
-        (ordering,) = split(_seed_of("order", seed, place // count), 1)
-        index = tf.random.experimental.index_shuffle(place % count, ordering, count - 1)
-        seeds = split(_seed_of("image", seed, place), 4)
-        image = crop(dataset.read(index), seeds[0])
-        if recipe.flip:
-            image = flip(image, seeds[1])
-        image = augment(image, seeds[2])
-        if recipe.random_erase:
-            image = random_erase(image, recipe.random_erase, seeds[3])
-        return image, tf.gather(labels, index)
-
-    return read
-
-
-def _seed_of(purpose: str, seed: int, number):
-    """The seed of one pass, place or step; no two have the same."""
-    purposes = ("order", "image", "mix")
-    first = len(purposes) * seed + purposes.index(purpose)
-    return tf.stack([tf.constant(first, tf.int64), number])
-
-
-def _mapped(data, function, threads=tf.data.AUTOTUNE):
-    # AutoGraph would double the time until the first batch, and is not needed here.
-    function = tf.autograph.experimental.do_not_convert(function)
-    return data.map(function, threads, deterministic=True)
-
-
-def _finished(data):
-    """Adds prefetching, and stops TensorFlow's strategies from sharding it again."""
-    options = tf.data.Options()
-    options.experimental_distribute.auto_shard_policy = (
-        tf.data.experimental.AutoShardPolicy.OFF
-    )
-    return data.prefetch(tf.data.AUTOTUNE).with_options(options)

@@ -11,9 +11,8 @@ from collections import defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
+import keras
 import numpy as np
-import tensorflow as tf
-from google.protobuf.message import DecodeError
 from tqdm import tqdm
 
 from resnext_keras.images.listing import readable
@@ -23,7 +22,6 @@ from resnext_keras.training.data.dataset import (
     Layout,
     Names,
     few,
-    short_message,
 )
 
 HEADER, FOOTER = 12, 4  # bytes around a record: its length and checksums
@@ -114,8 +112,25 @@ def open_tfrecords(
     return opened
 
 
+def _tensorflow():
+    """TensorFlow, which reads the records also if Keras runs on another backend."""
+    try:
+        import tensorflow as tf
+    except ImportError as error:
+        raise ImportError(
+            "TFRecord files are read by TensorFlow, which is not installed. To install "
+            "it: pip install tensorflow"
+        ) from error
+    if keras.config.backend() != "tensorflow":
+        tf.config.set_visible_devices([], "GPU")  # or it would take their memory
+    return tf
+
+
 def _form_of(files: Sequence[str]) -> Form:
     """The form of the first example; any form if there are no examples."""
+    from google.protobuf.message import DecodeError
+
+    tf = _tensorflow()
     for file in files:
         try:
             records = tf.data.TFRecordDataset(os.fsencode(file)).take(1)
@@ -139,6 +154,7 @@ def _form_of(files: Sequence[str]) -> Form:
 
 
 def _features(form: Form) -> dict:
+    tf = _tensorflow()
     return {
         form.image: tf.io.FixedLenFeature([], tf.string),
         form.label: tf.io.FixedLenFeature([], tf.int64),
@@ -148,6 +164,7 @@ def _features(form: Form) -> dict:
 
 def _scan(files: Sequence[str], form: Form) -> tuple[np.ndarray, dict[int, str]]:
     """Place and label of each record, file by file; and names of labels."""
+    tf = _tensorflow()
 
     def parse(number, records):
         values = tf.io.parse_example(records, _features(form))
@@ -197,6 +214,7 @@ def _scan(files: Sequence[str], form: Form) -> tuple[np.ndarray, dict[int, str]]
 
 def _first_broken(files, form: Form, error: Exception) -> ValueError:
     """Finds the first broken record, which the fast pass does not name."""
+    tf = _tensorflow()
     for file in files:
         number = 0
         try:
@@ -216,8 +234,14 @@ def _broken(file: str, number: int, error: Exception) -> ValueError:
     return ValueError(
         "Expected whole TFRecord files of tf.train.Example with an image and its "
         f"class. Received: {readable(file)!r}, record {number}: "
-        f"{short_message(error)}; {remedy}"
+        f"{_short_message(error)}; {remedy}"
     )
+
+
+def _short_message(error: Exception) -> str:
+    """The message of an error of TensorFlow, without the names of its operations."""
+    message = re.sub(r"\{\{.*?\}\} *", "", str(getattr(error, "message", error)))
+    return " ".join(message.partition("[Op:")[0].split())
 
 
 def _classes(files, places, texts, form: Form) -> tuple[int, tuple[str, ...]]:
@@ -252,32 +276,23 @@ def _classes(files, places, texts, form: Form) -> tuple[int, tuple[str, ...]]:
 
 
 def _images(files, places, first: int, class_names, form: Form) -> ImageDataset:
-    paths = tf.constant([os.fsencode(file) for file in files])
-    file, offset, length = (
-        tf.constant(places[key]) for key in ("file", "offset", "length")
-    )
+    example = _tensorflow().train.Example
 
     def name(index):
         place = places[index]
         return f"{readable(files[place['file']])}, record {place['number']}"
 
     def read(index):
-        path = tf.gather(paths, tf.gather(file, index))
-        place = path, tf.gather(offset, index), tf.gather(length, index)
-        record = tf.ensure_shape(tf.numpy_function(_read, place, tf.string), [])
-        features = {form.image: tf.io.FixedLenFeature([], tf.string)}
-        return tf.io.parse_single_example(record, features)[form.image]
+        place = places[index]
+        # The file is opened each time: a data set may have more files than a process
+        # can have open.
+        with open(files[place["file"]], "rb", buffering=0) as file:
+            file.seek(place["offset"])
+            record = example.FromString(file.read(place["length"]))
+        return record.features.feature[form.image].bytes_list.value[0]
 
     labels = (places["label"] - first).astype("int32")
     return ImageDataset(class_names, labels, Names(name, len(places)), read)
-
-
-def _read(path, offset, length) -> bytes:
-    # `path` is bytes in a graph, otherwise an array. The file is opened each time: a
-    # data set may have more files than a process can have open.
-    with open(np.asarray(path).item(), "rb", buffering=0) as file:
-        file.seek(offset)
-        return file.read(length)
 
 
 def find_tfrecords(path: str) -> Layout | None:
