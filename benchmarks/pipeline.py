@@ -1,35 +1,37 @@
-"""How fast images are read for training, beside the speed of training.
+"""How fast images are read for training, beside torchvision and the training itself.
 
     pip install -e ".[test]"
     python benchmarks/pipeline.py
+    taskset -c 0 python benchmarks/pipeline.py     # on one core
 
-The images are JPEGs of 500 x 375 cut from the two photos that scikit-learn ships; the
-network is ResNeXt-50 in float32, a step of SGD on batches of 64 x 64 pixels. All three
-figures are of this machine's cores, one after the other: reading alone, steps alone on
-one batch in memory, and both at once, as in a run.
+The images are JPEGs of 500 x 375 cut from the two photos that scikit-learn ships. Ours
+are `TrainingBatches` of a recipe; torchvision's are a `DataLoader` with a process for
+each core and the transforms of the same recipe, if torchvision is installed. Both take
+turns. Training is a step of ResNeXt-50 in float32 by SGD on a batch in memory.
 """
 
 import argparse
+import itertools
+import os
 import tempfile
 import time
 from pathlib import Path
 
 import keras
 import numpy as np
-import tensorflow as tf
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from resnext_keras import ResNeXt
-from resnext_keras.images.preprocessing import Preprocessing
+from resnext_keras.images.preprocessing import MEAN, STD, Preprocessing
 from resnext_keras.training.data.dataset import open_split
-from resnext_keras.training.data.pipeline import training_batches
+from resnext_keras.training.data.pipeline import TrainingBatches
 from resnext_keras.training.optimizers import build_optimizer
 from resnext_keras.training.recipes import RECIPES, adjusted
 from resnext_keras.training.trainer import with_preprocessing
 
-SIZE, BATCH, CLASSES = 64, 64, 10
-READING = Preprocessing(size=SIZE, resize=SIZE * 8 // 7)
+BATCH, CLASSES = 64, 10
+SECONDS = 10.0  # of a turn
 
 
 def write_images(folder, count):
@@ -48,74 +50,117 @@ def write_images(folder, count):
         part.save(path, quality=90)
 
 
-def compiled(recipe):
-    """The model whose steps are timed."""
+def torchvision_batches(folder, recipe, size):
+    """The batches of torchvision's reference script, without its sampler's order."""
+    import torch
+    from torchvision.datasets import ImageFolder
+    from torchvision.transforms import v2
+    from torchvision.transforms.functional import InterpolationMode
+
+    steps = [v2.RandomResizedCrop(size), v2.RandomHorizontalFlip()]
+    if recipe.augment == "trivial":
+        bilinear = InterpolationMode.BILINEAR
+        steps.append(v2.TrivialAugmentWide(interpolation=bilinear))
+    steps += [
+        v2.PILToTensor(),
+        v2.ToDtype(torch.float, scale=True),
+        v2.Normalize(MEAN, STD),
+    ]
+    if recipe.random_erase:
+        steps.append(v2.RandomErasing(recipe.random_erase))
+    mixing = [
+        kind(alpha=alpha, num_classes=CLASSES)
+        for kind, alpha in ((v2.MixUp, recipe.mixup), (v2.CutMix, recipe.cutmix))
+        if alpha
+    ]
+    mix = v2.RandomChoice(mixing) if mixing else lambda *batch: batch
+
+    def collate(rows):
+        return mix(*torch.utils.data.default_collate(rows))
+
+    loader = torch.utils.data.DataLoader(
+        ImageFolder(folder, v2.Compose(steps)),
+        BATCH,
+        shuffle=True,
+        num_workers=len(os.sched_getaffinity(0)),
+        collate_fn=collate,
+        drop_last=True,
+        persistent_workers=True,
+    )
+    while True:
+        yield from loader
+
+
+def read_per_second(batches):
+    """Images a second when nothing else is done."""
+    batches = iter(batches)
+    for _ in range(3):  # were read ahead
+        next(batches)
+    begin, count = time.perf_counter(), 0
+    while (spent := time.perf_counter() - begin) < SECONDS:
+        count += len(next(batches)[0])
+    return count / spent
+
+
+def trained_per_second(recipe, size, batch):
+    """Images a second that ResNeXt-50 is trained on."""
     network = ResNeXt(
         "resnext50_32x4d",
         weights=None,
-        input_shape=(SIZE, SIZE, 3),
+        input_shape=(size, size, 3),
         classes=CLASSES,
         classifier_activation=None,
     )
     model = with_preprocessing(network)
     optimizer = build_optimizer(recipe, steps_per_epoch=100)
     model.compile(optimizer, keras.losses.CategoricalCrossentropy(from_logits=True))
-    return model
-
-
-def read_per_second(batches, seconds=10.0):
-    """Images a second that a dataset gives when nothing else is done."""
-    count, begin, spent = 0, None, 0.0
-    for images, _ in batches:
-        if begin is None:  # the first was read ahead
-            begin = time.perf_counter()
-            continue
-        count += len(images)
-        spent = time.perf_counter() - begin
-        if spent >= seconds:
-            break
-    return count / spent
-
-
-def trained_per_second(model, batches, steps):
-    """Images a second that `fit` takes, after some steps to begin with."""
-    times = []
-    note = keras.callbacks.LambdaCallback(
-        on_train_batch_end=lambda batch, logs: times.append(time.perf_counter())
-    )
-    model.fit(
-        batches, steps_per_epoch=steps, callbacks=[note], shuffle=False, verbose=0
-    )
-    begin = len(times) // 4
-    return BATCH * (len(times) - 1 - begin) / (times[-1] - times[begin])
+    model.train_on_batch(*batch)
+    begin = time.perf_counter()
+    for steps in itertools.count(1):
+        model.train_on_batch(*batch)
+        if (spent := time.perf_counter() - begin) >= SECONDS:
+            return BATCH * steps / spent
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--recipe", default="torchvision2", choices=RECIPES)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[64, 176, 224])
     parser.add_argument("--images", type=int, default=1000)
-    parser.add_argument("--steps", type=int, default=24)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--train", action="store_true", help="also time training")
     options = parser.parse_args()
 
-    recipe = adjusted(RECIPES[options.recipe], batch_size=BATCH, train_size=SIZE)
-    model = compiled(recipe)
+    print("images a second, the median of the rounds")
+    print("size   ours  torchvision   ratio  training")
     with tempfile.TemporaryDirectory() as folder:
         write_images(Path(folder), options.images)
         dataset = open_split(folder)
-
-        def batches(steps=10_000):
-            return training_batches(dataset, recipe, READING, seed=0, steps=steps)
-
-        read = read_per_second(batches())
-        (batch,) = batches(1)
-        alone = trained_per_second(
-            model, tf.data.Dataset.from_tensors(batch).repeat(), options.steps
-        )
-        both = trained_per_second(model, batches(), options.steps)
-    print(f"reading alone       {read:7.1f} images/s")
-    print(f"training alone      {alone:7.1f} images/s")
-    print(f"reading by training {read / alone:7.2f}")
-    print(f"both at once        {both:7.1f} images/s")
+        for size in options.sizes:
+            recipe = adjusted(
+                RECIPES[options.recipe], batch_size=BATCH, train_size=size
+            )
+            reading = Preprocessing(size, size * 8 // 7)
+            ours = TrainingBatches(dataset, recipe, reading, seed=0, steps=10**9)
+            turns = {"ours": ours}
+            try:
+                turns["torchvision"] = torchvision_batches(folder, recipe, size)
+                next(turns["torchvision"])
+            except ImportError:
+                del turns["torchvision"]
+            rates = {name: [] for name in turns}
+            for _ in range(options.rounds):
+                for name, batches in turns.items():
+                    rates[name].append(read_per_second(batches))
+            median = {name: float(np.median(rate)) for name, rate in rates.items()}
+            theirs = median.get("torchvision", float("nan"))
+            trained = float("nan")
+            if options.train:
+                trained = trained_per_second(recipe, size, ours[0])
+            print(
+                f"{size:4}  {median['ours']:5.0f}  {theirs:11.0f}  "
+                f"{median['ours'] / theirs:6.2f}  {trained:8.1f}"
+            )
 
 
 if __name__ == "__main__":

@@ -60,7 +60,8 @@ def listed(*roots):
 
 
 def test_folders_are_listed_in_the_order_of_the_bytes_of_names(tmp_path):
-    for name in ("b.jpg", "B.JPEG", "a/z.png", "a/y/x.gif", "é.webp", "note.txt", "c"):
+    names = "b.jpg", "B.JPEG", "a/z.png", "a/y/x.gif", "é.webp", "c"
+    for name in (*names, "note.txt", ".hidden.png", "a/@eaDir/z.png", "Thumbs.db"):
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
@@ -69,6 +70,7 @@ def test_folders_are_listed_in_the_order_of_the_bytes_of_names(tmp_path):
         "a/y/x.gif",
         "a/z.png",
         "b.jpg",
+        "c",
         "é.webp",
     ]
 
@@ -81,7 +83,12 @@ def test_links_are_followed_but_not_in_a_circle(tmp_path):
     (tmp_path / "in" / "deep" / "up").symlink_to(tmp_path / "in")
     (tmp_path / "in" / "link").symlink_to(tmp_path / "out")
     (tmp_path / "in" / "self").symlink_to("self")
-    assert listed(tmp_path / "in") == [("b.jpg", None), ("up", CIRCLE), ("a.jpg", None)]
+    assert listed(tmp_path / "in") == [
+        ("b.jpg", None),
+        ("up", CIRCLE),
+        ("a.jpg", None),
+        ("self", None),  # reading it gives the reason
+    ]
 
 
 def test_a_folder_without_permission_is_listed_with_the_errors(

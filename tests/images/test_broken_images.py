@@ -9,11 +9,11 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 from helpers import SMALL, save
-from image_files import broken_files, encoded, png
+from image_files import broken_files, encoded, png, written_formats
 from PIL import Image
 
 from resnext_keras.images.preprocessing import IMAGENET
-from resnext_keras.images.read import FORMATS, ImageError, read_image
+from resnext_keras.images.read import ImageError, read_image
 
 
 def refused(path, found, preprocessing=SMALL):
@@ -50,7 +50,7 @@ def test_formats_whose_readers_start_programs_are_never_tried(tmp_path):
     refused(save(Image.new("RGB", (9, 9)), tmp_path / "a.ico"), "begins with")
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", written_formats())
 def test_a_truncated_image_is_refused(name, photos, tmp_path):
     whole = encoded(photos[0].resize((320, 213)), name)
     for part in (0.1, 0.5, 0.9):
@@ -104,7 +104,10 @@ def test_an_image_without_pixels_or_of_absurd_aspect_is_refused(tmp_path):
 
 
 def test_pixels_without_an_agreed_range_are_refused(tmp_path):
-    refused(save(Image.new("F", (9, 9), 0.5), tmp_path / "f.tif"), "^float pixels")
+    for value in (-0.1, 1.5, 300.0, np.nan):
+        image = Image.fromarray(np.full((9, 9), value, "float32"))
+        path = save(image, tmp_path / "f.tif")
+        refused(path, f"^grey values from {value}.*, not within 0 to 1$")
     for value in (-1, 65536):
         image = Image.fromarray(np.full((9, 9), value, "int32"))
         refused(

@@ -5,10 +5,11 @@ import struct
 import numpy as np
 import pytest
 from helpers import SMALL, save
-from PIL import Image, TiffImagePlugin, TiffTags
+from image_files import written_formats
+from PIL import Image, ImageOps, TiffImagePlugin, TiffTags
 
 from resnext_keras.images.preprocessing import Preprocessing, preprocess_input
-from resnext_keras.images.read import FORMATS, read_image
+from resnext_keras.images.read import read_image, read_rgb
 
 
 def test_a_photo_becomes_a_square_of_rgb(photos, tmp_path):
@@ -27,7 +28,7 @@ def test_each_format_is_read_whatever_the_suffix_and_the_file_is_left_as_it_was(
 ):
     lossless = {"PNG", "BMP", "TIFF", "PPM"}
     wanted = read_image(save(photos[1], tmp_path / "flower.png")).astype(int)
-    for name in FORMATS:
+    for name in written_formats():
         path = save(photos[1], tmp_path / "flower.jpg", format=name)
         before = path.read_bytes()
         # An open file would give a ResourceWarning, an error here.
@@ -59,6 +60,33 @@ def test_the_exif_rotation_is_carried_out(orientation, tmp_path):
     for suffix in ("png", "jpg", "tif", "webp"):
         path = save(stored, tmp_path / f"stored.{suffix}", exif=exif)
         np.testing.assert_allclose(read_image(path, SMALL), wanted, atol=40)
+
+
+XMP = (
+    '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/'
+    '22-rdf-syntax-ns#"><rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" '
+    'tiff:Orientation="{}"/></rdf:RDF></x:xmpmeta>'
+)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["EXIF", "XMP"])
+def test_every_format_is_turned_as_by_pillow(photos, tmp_path, kind, orientation):
+    photo, path = photos[0].resize((40, 30)), tmp_path / "image"
+    for name in set(written_formats()) & {"JPEG", "PNG", "WEBP", "TIFF", "AVIF"}:
+        options = {}
+        if kind == "EXIF":
+            options["exif"] = Image.Exif()
+            options["exif"][0x0112] = orientation
+        elif name in ("JPEG", "WEBP", "AVIF"):  # Pillow writes it into these alone
+            options["xmp"] = XMP.format(orientation).encode()
+        photo.save(path, name, **options)
+        with Image.open(path) as stored:
+            wanted = ImageOps.exif_transpose(stored).convert("RGB")
+        np.testing.assert_array_equal(read_rgb(path), wanted, err_msg=name)
+        if options and name != "JPEG":
+            sideways = orientation >= 5
+            assert wanted.size == ((30, 40) if sideways else (40, 30)), name
 
 
 @pytest.mark.parametrize(
@@ -123,6 +151,24 @@ def test_16_bit_grey_is_scaled_and_not_clipped(value, wanted, tmp_path):
     path = tmp_path / "grey.ppm"  # Pillow 10 does not write it
     path.write_bytes(b"P5 16 16 65535\n" + pixels)
     assert read_image(path, SMALL)[4, 4].tolist() == [wanted] * 3
+
+
+@pytest.mark.parametrize(
+    ("values", "dtype", "wanted"),
+    [
+        ([0, 77, 255], "int32", [0, 77, 255]),  # 8-bit values in 32 bits
+        ([0, 77, 255], "float32", [0, 77, 255]),
+        ([0, 19789, 65535], "int32", [0, 77, 255]),
+        ([0, 0.302, 1], "float32", [0, 77, 255]),
+        ([0, 0, 1], "float32", [0, 0, 255]),
+    ],
+)
+def test_grey_of_32_bits_is_scaled_as_its_values_mean(values, dtype, wanted, tmp_path):
+    pixels = np.repeat(np.array(values, dtype), 10)[np.newaxis].repeat(30, 0)
+    path = save(Image.fromarray(pixels), tmp_path / "grey.tif")
+    found = np.asarray(read_rgb(path))
+    assert found[15, ::10, 0].tolist() == wanted
+    assert (found == found[..., :1]).all()
 
 
 def test_8_and_1_bit_grey_keep_their_values(tmp_path):

@@ -1,11 +1,23 @@
 """Image files of many kinds, and broken ones."""
 
+import contextlib
+import importlib
 import io
 import struct
 import zlib
 
 import numpy as np
 from PIL import Image
+
+from resnext_keras.images.read import FORMATS
+
+
+def written_formats():
+    """The formats that `read_image` reads and this installation writes."""
+    with contextlib.suppress(ImportError):
+        importlib.import_module("pillow_heif").register_heif_opener()
+    Image.init()
+    return [name for name in FORMATS if name in Image.SAVE]
 
 
 def encoded(image, name, **options):
