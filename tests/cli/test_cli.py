@@ -114,10 +114,9 @@ def test_the_start_is_quiet_and_any_file_name_can_be_printed():
     assert b"\n?.png " in done.stdout
 
 
+@pytest.mark.long
 @pytest.mark.tensorflow
-@pytest.mark.parametrize(
-    "closed", ["<&- >&- 2>&-", pytest.param("2>&-", marks=pytest.mark.long)]
-)
+@pytest.mark.parametrize("closed", ["<&- >&- 2>&-", "2>&-"])
 def test_a_command_works_without_its_streams(closed):
     Image.new("RGB", (40, 40)).save("one.png")
     done = shell(f"R explain one.png --weights digits -o out.png {closed}")

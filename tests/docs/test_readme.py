@@ -21,6 +21,7 @@ pytestmark = pytest.mark.tensorflow
 README = ROOT / "README.md"
 
 
+@pytest.mark.long
 def test_the_blocks_run_one_after_another(
     tmp_path, monkeypatch, publish, resnext50_file, capsys
 ):

@@ -72,6 +72,7 @@ def scores(models, images):
     return {name: np.concatenate([all_, all_[:1]]) for name, all_ in expected.items()}
 
 
+@pytest.mark.long
 def test_saved_and_exported_models_load_in_a_fresh_process_with_other_kernels(
     models, images, scores, tmp_path, relative_error
 ):

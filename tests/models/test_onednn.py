@@ -34,8 +34,10 @@ for _ in range(2):
 @pytest.mark.parametrize(
     ("program", "setting", "is_on", "messages"),
     [
-        ("import resnext_keras", {}, True, 0),
-        ("import resnext_keras", {VARIABLE: "0"}, False, 0),
+        pytest.param("import resnext_keras", {}, True, 0, marks=pytest.mark.long),
+        pytest.param(
+            "import resnext_keras", {VARIABLE: "0"}, False, 0, marks=pytest.mark.long
+        ),
         (TENSORFLOW_FIRST, {}, False, 1),
     ],
     ids=["by default", "the user's setting", "after TensorFlow"],

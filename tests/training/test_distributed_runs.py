@@ -23,6 +23,12 @@ ALONE = {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "2"}
 JAX, TORCH = ({"KERAS_BACKEND": name} for name in ("jax", "torch"))
 
 COMMAND = ("-m", "resnext_keras_cli")
+# On other backends as where TensorFlow is not installed.
+WITHOUT_TENSORFLOW = (
+    "-c",
+    "import sys; sys.modules['tensorflow'] = None; import resnext_keras_cli; "
+    "resnext_keras_cli.main()",
+)
 TWO_VIRTUAL_DEVICES = (SUPPORT / "device_program.py", 2)
 WHOLE = ("--accumulate", 1)  # as several devices of TensorFlow need it
 
@@ -47,6 +53,8 @@ def start(images, run, environment=None, *more, program=COMMAND):
     """The command with everything that a run may have; two phases of one epoch."""
     fixed = ("--weights", "resnext11_8x4d.digits", "--checkpoint-every", 0)
     changed = ("--epochs", 2, "--batch", 8, "--accumulate", 2, "--set", "ema_span=0.3")
+    if environment:
+        program = WITHOUT_TENSORFLOW
     command = ("finetune", images, "-o", run, "--resume", *fixed, *changed, *more)
     return subprocess.Popen(
         [sys.executable, *map(str, (*program, *command))],

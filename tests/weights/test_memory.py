@@ -41,6 +41,7 @@ def growth(code, argument):
     return int(done.stdout)
 
 
+@pytest.mark.long
 def test_safetensors(resnext50_file):
     size = resnext50_file.stat().st_size
     assert 0.9 * size <= growth(LOADING, resnext50_file) <= 1.5 * size

@@ -55,7 +55,9 @@ def make_weights(form, tmp_path, publish):
     ("command", "form"),
     [
         *(("predict", form) for form in ("set", "file", "run")),
-        *((command, "set") for command in ("explain", "export", "finetune")),
+        ("explain", "set"),
+        pytest.param("export", "set", marks=pytest.mark.long),
+        pytest.param("finetune", "set", marks=pytest.mark.long),
     ],
 )
 def test_each_command_resolves_opens_and_verifies_once(
