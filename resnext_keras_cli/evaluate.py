@@ -4,7 +4,12 @@ import json
 
 import click
 
-from resnext_keras_cli.options import batch_option, model_option, weights_option
+from resnext_keras_cli.options import (
+    batch_option,
+    max_pixels_option,
+    model_option,
+    weights_option,
+)
 from resnext_keras_cli.start import quiet_start
 from resnext_keras_cli.tables import counted, print_table, table
 
@@ -41,6 +46,7 @@ SKIPPED_FILES = 5  # number of skipped files to print; the report has more
     help="Engine that runs the network; auto: the fastest that is installed.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, not tables.")
+@max_pixels_option
 def evaluate(as_json, **options):
     """Compare the predictions of a network for the images in DATA with their classes.
 

@@ -4,7 +4,12 @@ from pathlib import Path
 
 import click
 
-from resnext_keras_cli.options import model_option, sheet_options, weights_option
+from resnext_keras_cli.options import (
+    max_pixels_option,
+    model_option,
+    sheet_options,
+    weights_option,
+)
 from resnext_keras_cli.start import quiet_start
 
 
@@ -33,6 +38,7 @@ from resnext_keras_cli.start import quiet_start
 @model_option
 @weights_option
 @sheet_options
+@max_pixels_option
 def explain(image, classes, output, **options):
     """Draw which places of IMAGE are evidence for a class.
 

@@ -2,7 +2,12 @@
 
 import click
 
-from resnext_keras_cli.options import batch_option, model_option, weights_option
+from resnext_keras_cli.options import (
+    batch_option,
+    max_pixels_option,
+    model_option,
+    weights_option,
+)
 from resnext_keras_cli.start import quiet_start
 
 
@@ -69,6 +74,7 @@ class Shard(click.ParamType):
 )
 @click.option("--resume", is_flag=True, help="Resume an interrupted run.")
 @click.option("--overwrite", is_flag=True, help="Start again, and replace OUTPUT.")
+@max_pixels_option
 def extract(folders, output, **options):
     """Write the features of all images in FOLDERs into a Parquet file.
 

@@ -34,6 +34,23 @@ batch_option = click.option(
 )
 
 
+def _set_max_pixels(ctx, param, pixels):
+    if pixels:
+        from PIL import Image
+
+        Image.MAX_IMAGE_PIXELS = -(-pixels // 2)  # Pillow refuses more than twice that
+
+
+max_pixels_option = click.option(
+    "--max-pixels",
+    type=click.IntRange(min=1),
+    callback=_set_max_pixels,
+    expose_value=False,
+    help="Read images of up to this many pixels, 4 bytes of memory each. "
+    "Default: 178,956,970.",
+)
+
+
 def sheet_options(command):
     """The options of a command that draws a contact sheet and an HTML page."""
     for option in (

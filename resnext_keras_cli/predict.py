@@ -4,7 +4,12 @@ import json
 
 import click
 
-from resnext_keras_cli.options import batch_option, model_option, weights_option
+from resnext_keras_cli.options import (
+    batch_option,
+    max_pixels_option,
+    model_option,
+    weights_option,
+)
 from resnext_keras_cli.start import quiet_start
 
 
@@ -21,6 +26,7 @@ from resnext_keras_cli.start import quiet_start
 )
 @batch_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, not a table.")
+@max_pixels_option
 def predict(images, as_json, **options):
     """Print the most probable classes of each IMAGE.
 

@@ -2,6 +2,7 @@
 
 import click
 
+from resnext_keras_cli.options import max_pixels_option
 from resnext_keras_cli.start import quiet_start
 
 
@@ -22,6 +23,7 @@ from resnext_keras_cli.start import quiet_start
     "folder.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace an --output that exists.")
+@max_pixels_option
 def quantize(model, images, output, overwrite):
     """Write a network in int8, a quarter of its size, to an .onnx file.
 

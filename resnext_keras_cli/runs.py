@@ -8,7 +8,7 @@ import sys
 import click
 
 from resnext_keras_cli.evaluate import print_evaluation
-from resnext_keras_cli.options import size_option
+from resnext_keras_cli.options import max_pixels_option, size_option
 from resnext_keras_cli.tables import counted, print_table, table
 
 MOST_CLASSES = 20  # number of classes to print
@@ -122,6 +122,7 @@ OPTIONS = (
         show_default=True,
         help="Seconds between two checkpoints; there is also one after each epoch.",
     ),
+    max_pixels_option,
     click.option("--export", is_flag=True, help="Also write a SavedModel."),
 )
 

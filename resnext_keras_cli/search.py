@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from resnext_keras_cli.options import sheet_options
+from resnext_keras_cli.options import max_pixels_option, sheet_options
 from resnext_keras_cli.start import quiet_start
 
 
@@ -34,6 +34,7 @@ from resnext_keras_cli.start import quiet_start
     help="Print JSON, not a table, and draw only with -o or --html.",
 )
 @sheet_options
+@max_pixels_option
 def search(image, indexes, top, as_json, output, html, overwrite):
     """Find the images of a collection that are most similar to IMAGE.
 

@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import keras
+from PIL import Image
 
 from resnext_keras.extras import optional
 from resnext_keras.features.extractor import Batch, Extractor
@@ -65,7 +66,8 @@ def ray_reader(
             num_cpus=cores, max_restarts=-1, max_task_retries=TRIES - 1
         )
         place = os.getcwd(), [os.path.abspath(folder) for folder in folders]
-        actors = [worker.remote(cores, load, place) for _ in range(workers)]
+        limit = Image.MAX_IMAGE_PIXELS
+        actors = [worker.remote(cores, load, place, limit) for _ in range(workers)]
         starting = {actor.start.remote(): actor for actor in actors}
         started, _ = ray.wait(list(starting), timeout=60)
         if not started:
@@ -101,8 +103,9 @@ def share_cores(machines: Sequence[int], workers: int | None) -> tuple[int, int]
 class _Worker:
     """A network in a separate process, on some of a machine's cores."""
 
-    def __init__(self, cores, load, place):
+    def __init__(self, cores, load, place, max_image_pixels):
         self._cores, self._load, self._place = cores, load, place
+        Image.MAX_IMAGE_PIXELS = max_image_pixels
 
     def start(self):
         """Loads the network. Unlike in a constructor, Ray reports errors here."""

@@ -5,6 +5,7 @@ import functools
 import importlib
 import io
 import os
+import re
 import stat
 import warnings
 from importlib import resources
@@ -76,9 +77,9 @@ def read_image(
 
     Raises:
         ImageError: The file is missing, unreadable, broken or of another format; has
-            more pixels than Pillow accepts (about 179 million, twice
-            `PIL.Image.MAX_IMAGE_PIXELS`); its long side is over 100 times its short
-            side; or its values have no known range.
+            more pixels than Pillow allows (178,956,970, twice
+            `PIL.Image.MAX_IMAGE_PIXELS`, which you may set); its long side is over 100
+            times its short side; or its values have no known range.
         TypeError: `preprocessing` is not a `Preprocessing`.
     """
     if not isinstance(preprocessing, Preprocessing):
@@ -125,6 +126,14 @@ def reason_of(error: Exception) -> str:
     """
     if isinstance(error, ImageError):
         return error.reason
+    if isinstance(error, Image.DecompressionBombError):
+        # Its text begins "Image size (3600000000 pixels) exceeds limit of 178956970".
+        pixels, limit = map(int, re.findall(r"\d+", str(error))[:2])
+        return (
+            f"{pixels:,} pixels, more than the limit of {limit:,}; they would take "
+            f"{4 * pixels / 1e6:,.0f} MB. To read them, pass --max-pixels {pixels}, or "
+            "in Python set PIL.Image.MAX_IMAGE_PIXELS"
+        )
     missing = isinstance(error, FileNotFoundError)
     return "no such file" if missing else f"{type(error).__name__}: {error}"
 

@@ -203,3 +203,14 @@ def test_samples_are_spread_over_all_folders(tmp_path, monkeypatch, read):
     for most, chosen in ((2, [files[0], files[2]]), (5, files), (9, files)):
         monkeypatch.setattr(prediction, "MAX_IMAGES", most)
         assert read(str(tmp_path)) == chosen
+
+
+def test_the_limit_of_pixels_is_the_users(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
+    path = tmp_path / "image.png"
+    Image.new("RGB", (40, 50)).save(path)
+    arguments = "predict", path, "--weights", "digits", "--max-pixels"
+    done = run(*arguments, 1998, code=1)
+    assert "2,000 pixels, more than the limit of 1,998" in done.stderr
+    assert "--max-pixels 2000" in done.stderr
+    assert str(path) in run(*arguments, 2000).stdout

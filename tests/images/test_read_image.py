@@ -3,6 +3,7 @@
 import struct
 
 import numpy as np
+import PIL
 import pytest
 from helpers import SMALL, save
 from image_files import written_formats
@@ -62,6 +63,7 @@ def test_the_exif_rotation_is_carried_out(orientation, tmp_path):
         np.testing.assert_allclose(read_image(path, SMALL), wanted, atol=40)
 
 
+PILLOW = int(PIL.__version__.split(".")[0])  # before 12 it reads no XMP in some formats
 XMP = (
     '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/'
     '22-rdf-syntax-ns#"><rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" '
@@ -84,9 +86,8 @@ def test_every_format_is_turned_as_by_pillow(photos, tmp_path, kind, orientation
         with Image.open(path) as stored:
             wanted = ImageOps.exif_transpose(stored).convert("RGB")
         np.testing.assert_array_equal(read_rgb(path), wanted, err_msg=name)
-        if options and name != "JPEG":
-            sideways = orientation >= 5
-            assert wanted.size == ((30, 40) if sideways else (40, 30)), name
+        if kind == "EXIF" or (options and PILLOW >= 12):
+            assert wanted.size == ((30, 40) if orientation >= 5 else (40, 30)), name
 
 
 @pytest.mark.parametrize(
