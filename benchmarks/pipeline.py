@@ -1,8 +1,8 @@
 """How fast images are read for training, beside torchvision and the training itself.
 
-    pip install -e ".[test]"
-    python benchmarks/pipeline.py
-    taskset -c 0 python benchmarks/pipeline.py     # on one core
+    pip install -e ".[parity]"
+    KERAS_BACKEND=torch python benchmarks/pipeline.py
+    KERAS_BACKEND=torch taskset -c 0 python benchmarks/pipeline.py  # on one core
 
 The images are JPEGs of 500 x 375 cut from the two photos that scikit-learn ships. Ours
 are `TrainingBatches` of a recipe; torchvision's are a `DataLoader` with a process for
