@@ -195,11 +195,11 @@ def read(monkeypatch):
 def test_samples_are_spread_over_all_folders(tmp_path, monkeypatch, read):
     (tmp_path / "b").mkdir()
     names = ["b/1.jpg", "b/2.PNG", "b/3.webp", "c.tiff", "d.jpeg"]
-    for name in [*names, "b/x.txt", "y"]:
+    for name in [*names, "b/x.txt", "e.csv"]:
         (tmp_path / name).touch()
     files = read(str(tmp_path))
     assert [os.path.relpath(file) for file in files] == names
-    assert read("y", "b") == ["y", *names[:3]]
+    assert read("e.csv", "b") == ["e.csv", *names[:3]]  # named, so it is read
     for most, chosen in ((2, [files[0], files[2]]), (5, files), (9, files)):
         monkeypatch.setattr(prediction, "MAX_IMAGES", most)
         assert read(str(tmp_path)) == chosen

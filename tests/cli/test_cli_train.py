@@ -32,6 +32,7 @@ FILES = {
     "reliability.png",
     "report.html",
     "run.json",
+    "images.csv",
     "skipped.csv",
 }
 

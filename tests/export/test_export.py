@@ -131,6 +131,7 @@ def test_predictions_do_without_slow_grouped_convolutions(
     assert not grouped
 
 
+@pytest.mark.long
 def test_an_export_has_one_grouped_convolution_a_block_all_the_same(
     models, grouped, tmp_path
 ):

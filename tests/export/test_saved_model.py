@@ -211,6 +211,7 @@ def test_predictor_takes_the_folder(exported, classifier, relative_error):
         assert relative_error(predict(IMAGES), classifier(IMAGES)) <= 1e-5
 
 
+@pytest.mark.long
 def test_a_head_on_an_exported_backbone_trains_as_in_keras(tmp_path):
     backbone = build(include_top=False, pooling="avg")
     backbone.trainable = False

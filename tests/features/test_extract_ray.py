@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 from helpers import ROOT
+from PIL import Image
 
 import resnext_keras as rk
 from resnext_keras.features import extraction
@@ -203,6 +204,7 @@ def test_a_missing_ray_is_named_and_workers_need_it(collection, tmp_path, monkey
 
 
 def test_a_worker_without_the_shared_folder_names_it(collection, tmp_path):
-    worker = _Worker(1, (), (str(tmp_path), [str(collection), "/not/mounted"]))
+    place = str(tmp_path), [str(collection), "/not/mounted"]
+    worker = _Worker(1, (), place, Image.MAX_IMAGE_PIXELS)
     with pytest.raises(ValueError, match=r"all machines .*'/not/mounted'"):
         worker.start()

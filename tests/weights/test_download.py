@@ -309,6 +309,7 @@ def fetch_elsewhere(weight_set, home, queue):
     queue.put(fetch(weight_set))
 
 
+@pytest.mark.long
 def test_four_processes_at_once_download_once(wanted, server, cache, forkserver):
     server.answers = [half_then_wait]
     queue = forkserver.Queue()
