@@ -138,8 +138,8 @@ def test_wrong_weights_give_one_line(digit, arguments, message):
 )
 def test_a_typo_costs_no_download(tmp_path, monkeypatch, arguments, message):
     for module in (
-        *("classifier", "inference.prediction", "inference.quantization"),
-        "export.formats",
+        *("export.formats", "inference.prediction", "inference.quantization"),
+        "classifier",  # last, or modules that are imported now would keep the None
     ):
         monkeypatch.setattr(f"resnext_keras.{module}.load_classifier", None)
     monkeypatch.setattr(
