@@ -24,7 +24,7 @@ from sklearn.datasets import load_sample_images
 
 from resnext_keras import ResNeXt
 from resnext_keras.images.preprocessing import MEAN, STD, Preprocessing
-from resnext_keras.training.data.dataset import open_split
+from resnext_keras.training.data.dataset import Unreadable, open_split
 from resnext_keras.training.data.pipeline import TrainingBatches
 from resnext_keras.training.optimizers import build_optimizer
 from resnext_keras.training.recipes import RECIPES, adjusted
@@ -141,7 +141,9 @@ def main():
                 RECIPES[options.recipe], batch_size=BATCH, train_size=size
             )
             reading = Preprocessing(size, size * 8 // 7)
-            ours = TrainingBatches(dataset, recipe, reading, seed=0, steps=10**9)
+            ours = TrainingBatches(
+                dataset, recipe, reading, seed=0, steps=10**9, unreadable=Unreadable(0)
+            )
             turns = {"ours": ours}
             try:
                 turns["torchvision"] = torchvision_batches(folder, recipe, size)

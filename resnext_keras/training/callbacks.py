@@ -15,8 +15,10 @@ from safetensors import safe_open
 from safetensors.numpy import save
 
 from resnext_keras.io import atomic_write
-from resnext_keras.training.data.dataset import few
+from resnext_keras.training.data.dataset import Unreadable, few
 from resnext_keras.weights.checkpoint import BEST
+
+logger = logging.getLogger(__name__)
 
 CHECKPOINT, HISTORY = "checkpoint.safetensors", "history.csv"
 
@@ -103,28 +105,27 @@ class UnreadableImages(keras.callbacks.Callback):
     """Callback: names the images that can no longer be read, and stops on too many.
 
     Args:
-        unreadable: Name and reason of each of them; the batches fill this dict.
-        most: The number that is allowed; with more the run ends.
+        unreadable: The images, filled by the batches.
     """
 
-    def __init__(self, unreadable: dict[str, str], most: int):
+    def __init__(self, unreadable: Unreadable):
         super().__init__()
-        self.unreadable, self.most = unreadable, most
-        self._named = 0
+        self.unreadable, self._named = unreadable, 0
 
     def on_train_batch_end(self, batch, logs=None):
         """Ends the run if too many images cannot be read."""
-        if len(self.unreadable) > self.most:
+        if self.unreadable.too_many:
             raise TrainingError(
-                f"Expected at most {self.most} images to become unreadable. Received: "
-                f"{self._listed(0)}. The last checkpoint remains; restore the images, "
-                "or resume without them (allow_changed)"
+                f"Expected at most {self.unreadable.most} images to become unreadable. "
+                f"Received: {self._listed(0)}. Restore them, or resume without them "
+                "(allow_changed) from the last checkpoint"
             )
 
     def on_epoch_end(self, epoch, logs=None):
         """Names the images that could not be read since the last epoch."""
+        self.on_train_batch_end(epoch)  # validation may have found some
         if len(self.unreadable) > self._named:
-            logging.getLogger("resnext_keras").warning(
+            logger.warning(
                 "These images can no longer be read; others take their place: %s",
                 self._listed(self._named),
             )

@@ -3,10 +3,11 @@
 import contextlib
 import csv
 import dataclasses
+import functools
 import json
 import os
 import platform
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from resnext_keras.io import atomic_directory, check_outside, output_directory
 from resnext_keras.training.callbacks import CHECKPOINT
 from resnext_keras.training.data.dataset import (
     ImageDataset,
+    Unreadable,
     decodable,
     few,
     open_dataset,
@@ -53,8 +55,6 @@ class Run:
         preprocessing: How images are read for evaluation.
         resume: Whether the run resumes.
         devices: The devices that it runs on.
-        unreadable: Name and reason of images that became unreadable since, filled
-            while it trains.
     """
 
     settings: Settings
@@ -65,7 +65,16 @@ class Run:
     preprocessing: Preprocessing
     resume: bool
     devices: Devices
-    unreadable: dict[str, str] = field(default_factory=dict)
+
+    @functools.cached_property
+    def unreadable(self) -> Unreadable:
+        """The images that became unreadable since, filled while it trains.
+
+        One in a hundred is allowed, or two if they are fewer than 200; never all images
+        of a split.
+        """
+        splits = len(self.training), len(self.validation)
+        return Unreadable(min(max(2, splits[0] // 100), min(splits) - 1))
 
     def steps(self, phase: Phase) -> int:
         """Number of steps of an epoch.

@@ -31,11 +31,7 @@ from resnext_keras.training.callbacks import (
     read_progress,
     restore,
 )
-from resnext_keras.training.data.pipeline import (
-    TrainingBatches,
-    ValidationBatches,
-    most_unreadable,
-)
+from resnext_keras.training.data.pipeline import TrainingBatches, ValidationBatches
 from resnext_keras.training.distribution import Devices, make_deterministic
 from resnext_keras.training.evaluation import Evaluation, evaluate_images
 from resnext_keras.training.optimizers import build_optimizer
@@ -333,10 +329,7 @@ def _train(run: Run, callbacks, seconds: float, verbose: int | str) -> None:
         _batches(run),
         run.folder,
         devices=devices,
-        callbacks=[
-            *callbacks,
-            UnreadableImages(run.unreadable, most_unreadable(len(run.training))),
-        ],
+        callbacks=[*callbacks, UnreadableImages(run.unreadable)],
         resume=run.resume,
         seconds=seconds,
         verbose=verbose,

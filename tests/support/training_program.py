@@ -16,7 +16,7 @@ from weight_files import TINY
 
 from resnext_keras import ResNeXt
 from resnext_keras.images.preprocessing import Preprocessing
-from resnext_keras.training.data.dataset import ImageDataset
+from resnext_keras.training.data.dataset import ImageDataset, Unreadable
 from resnext_keras.training.data.pipeline import TrainingBatches, ValidationBatches
 from resnext_keras.training.distribution import Devices, find_devices
 from resnext_keras.training.recipes import Recipe
@@ -41,10 +41,13 @@ def batches(devices):
         reading,
         seed=0,
         steps=EPOCHS * STEPS,
+        unreadable=Unreadable(0),
     )
     held_out = whole.subset(np.arange(BATCH * STEPS, count))
     pad = devices.replicas > 1
-    return train, ValidationBatches(held_out, reading, BATCH, pad=pad)
+    return train, ValidationBatches(
+        held_out, reading, BATCH, pad=pad, unreadable=Unreadable(0)
+    )
 
 
 def fit(devices, epochs=EPOCHS, drop_path_rate=0.0):

@@ -12,7 +12,7 @@ from PIL import Image
 
 from resnext_keras.images.preprocessing import Preprocessing
 from resnext_keras.images.read import read_image
-from resnext_keras.training.data.dataset import ImageDataset
+from resnext_keras.training.data.dataset import ImageDataset, Unreadable
 from resnext_keras.training.data.pipeline import TrainingBatches, ValidationBatches
 from resnext_keras.training.recipes import Recipe, get_recipe
 from resnext_keras.training.transforms.crops import (
@@ -53,7 +53,7 @@ def seven(photos):
 
 
 def batches(dataset, recipe, steps=5, preprocessing=SMALL, **options):
-    options = {"seed": 3} | options
+    options = {"seed": 3, "unreadable": Unreadable(0)} | options
     return list(TrainingBatches(dataset, recipe, preprocessing, steps=steps, **options))
 
 
@@ -78,7 +78,9 @@ def test_later_steps_and_shares_of_workers_are_those_of_one_run(seven):
 def test_a_batch_is_the_same_whenever_it_is_asked_for(seven):
     """Keras asks for some batches twice, and from several threads."""
     expected = batches(seven, EVERYTHING, steps=12)
-    data = TrainingBatches(seven, EVERYTHING, SMALL, steps=12, seed=3)
+    data = TrainingBatches(
+        seven, EVERYTHING, SMALL, steps=12, seed=3, unreadable=Unreadable(0)
+    )
     assert isinstance(data, keras.utils.PyDataset)
     assert len(data) == 12
     steps = [0, 1, 0, 1, 2, 11, 3, 10, 0, 5, 4, 3, 2, 1, 0]
@@ -290,7 +292,7 @@ def test_training_sees_what_evaluation_sees(photos, tmp_path, name, crop):
 
 
 def test_validation_reads_every_image_once_in_order(seven, tmp_path):
-    data = list(ValidationBatches(seven, SMALL, 4))
+    data = list(ValidationBatches(seven, SMALL, 4, unreadable=Unreadable(0)))
     assert [len(images) for images, _ in data] == [4, 3]
     images, labels = (np.concatenate(arrays) for arrays in zip(*data, strict=True))
     np.testing.assert_array_equal(labels, np.eye(7))
@@ -313,7 +315,13 @@ def test_validation_images_are_shared_evenly_and_count_once(count):
     )
     shares = [
         ValidationBatches(
-            dataset, Preprocessing(8, 8), 2, pad=True, worker=worker, workers=3
+            dataset,
+            Preprocessing(8, 8),
+            2,
+            pad=True,
+            worker=worker,
+            workers=3,
+            unreadable=Unreadable(0),
         )
         for worker in range(3)
     ]
@@ -356,7 +364,7 @@ def vanishing(dataset, *numbers):
 
 
 def test_an_image_that_is_gone_is_named_and_replaced_by_the_next_draw(seven):
-    recipe, unreadable = dataclasses.replace(PLAIN, batch_size=7), {}
+    recipe, unreadable = dataclasses.replace(PLAIN, batch_size=7), Unreadable(2)
     some = vanishing(seven, 2, 5)
     found, again = (
         batches(some, recipe, steps=3, unreadable=unreadable) for _ in range(2)
@@ -377,7 +385,7 @@ def test_an_image_that_is_gone_is_named_and_replaced_by_the_next_draw(seven):
 
 
 def test_validation_goes_on_without_an_image_too(seven):
-    unreadable = {}
+    unreadable = Unreadable(1)
     data = ValidationBatches(vanishing(seven, 6), SMALL, 4, unreadable=unreadable)
     labels = np.concatenate([labels for _, labels in data])
     assert list(unreadable) == ["6"]
@@ -386,6 +394,6 @@ def test_validation_goes_on_without_an_image_too(seven):
 
 
 def test_a_data_set_that_is_gone_does_not_hang(seven):
-    unreadable = {}
+    unreadable = Unreadable(2)
     batches(vanishing(seven, *range(7)), EVERYTHING, unreadable=unreadable)
-    assert len(unreadable) > 2  # for which the run ends
+    assert unreadable.too_many  # for which the run ends

@@ -218,17 +218,21 @@ def test_images_that_vanish_while_it_trains_are_named_and_it_goes_on(
     assert {str(path) for path in gone} <= dict(result.evaluation.skipped).keys()
 
 
-def test_too_many_that_vanish_end_the_run_with_their_names(data, tmp_path):
+@pytest.mark.parametrize(("split", "count"), [("train", 5), ("val", 4)])
+def test_too_many_that_vanish_end_the_run_with_their_names(
+    data, tmp_path, split, count
+):
     copy = shutil.copytree(data, tmp_path / "data")
 
     def remove(epoch, logs):
-        for number in range(5):
-            (copy / "train" / "light" / f"{number}.png").unlink()
+        for number in range(count):
+            (copy / split / "light" / f"{number}.png").unlink()
 
     callback = keras.callbacks.LambdaCallback(on_epoch_begin=remove)
     options = {**OPTIONS, "callbacks": [callback], "verbose": 0, "epochs": 30}
     with pytest.raises(ValueError, match=r"at most 2 images .*light/\d.png: no such"):
         rk.train(copy, tmp_path / "run", SMALLEST, **options)
+    assert not (tmp_path / "run" / "best.weights.h5").exists()
 
 
 @pytest.mark.parametrize(

@@ -59,6 +59,23 @@ class ImageDataset:
         )
 
 
+class Unreadable(dict):
+    """Name and reason of each image that became unreadable since the run began.
+
+    Attributes:
+        most: How many are allowed.
+    """
+
+    def __init__(self, most: int):
+        super().__init__()
+        self.most = most
+
+    @property
+    def too_many(self) -> bool:
+        """Whether the run has to end."""
+        return len(self) > self.most
+
+
 class Names(Sequence):
     """A sequence of names that takes no memory: they are computed on access."""
 

@@ -8,6 +8,7 @@ import functools
 import math
 import os
 import threading
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -17,7 +18,7 @@ from PIL import Image
 
 from resnext_keras.images.preprocessing import Preprocessing
 from resnext_keras.images.read import ImageError, resize_and_crop
-from resnext_keras.training.data.dataset import ImageDataset
+from resnext_keras.training.data.dataset import ImageDataset, Unreadable
 from resnext_keras.training.recipes import Recipe
 from resnext_keras.training.transforms.augment import (
     AUGMENTATIONS,
@@ -37,23 +38,17 @@ AHEAD = 3  # batches that are ready or being read before they are needed
 ORDER, IMAGE, MIX, REPLACEMENT = range(4)
 
 
-def most_unreadable(images: int) -> int:
-    """How many of some images may become unreadable: one in a hundred, at least two."""
-    return max(2, images // 100)
-
-
 class _Batches(keras.utils.PyDataset):
     """Batches that threads make some steps before they are needed.
 
-    An image that can no longer be read is added to `unreadable`, a dict of names and
-    reasons, and replaced by another.
+    An image that can no longer be read is added to `unreadable`, and replaced by
+    another.
     """
 
-    def __init__(self, dataset: ImageDataset, steps: int, unreadable: dict | None):
+    def __init__(self, dataset: ImageDataset, steps: int, unreadable: Unreadable):
         # One worker, for which Keras starts no threads of its own.
         super().__init__(workers=1)
-        self.dataset, self.steps = dataset, steps
-        self.unreadable = {} if unreadable is None else unreadable
+        self.dataset, self.steps, self.unreadable = dataset, steps, unreadable
         self._pool = ThreadPoolExecutor(os.cpu_count(), "reading")
         self._lock = threading.Lock()
         self._waiting: dict[int, Future] = {}
@@ -93,15 +88,18 @@ class _Batches(keras.utils.PyDataset):
 
     def _open(self, number: int, rng: np.random.Generator) -> tuple[Image.Image, int]:
         """An image and its number, which differs if the image cannot be read."""
-        most = most_unreadable(len(self.dataset))
-        while True:
+        for candidate in self._draws(number, rng):
             try:
-                return self.dataset.image(number), number
+                return self.dataset.image(candidate), candidate
             except ImageError as error:
-                self.unreadable[self.dataset.names[number]] = error.reason
-            if len(self.unreadable) > most:  # the run ends, see `UnreadableImages`
-                return Image.new("RGB", (1, 1)), number
-            number = int(rng.integers(len(self.dataset)))
+                self.unreadable[self.dataset.names[candidate]] = error.reason
+            if self.unreadable.too_many:
+                break  # the callback `UnreadableImages` ends the run
+        return Image.new("RGB", (1, 1)), number
+
+    def _draws(self, number: int, rng: np.random.Generator) -> Iterator[int]:
+        yield number
+        yield from rng.permutation(len(self.dataset)).tolist()
 
     def _one_hot(self, labels: list[int]) -> np.ndarray:
         one_hot = np.zeros((len(labels), len(self.dataset.class_names)), "float32")
@@ -135,8 +133,8 @@ class TrainingBatches(_Batches):
         batch_size: Images per step, over all workers; None for that of the recipe.
         worker: Number of this worker, from 0.
         workers: Number of workers; a divisor of the batch size.
-        unreadable: A dict that gets the name and reason of each image that cannot be
-            read. Another image is read in its place, the next draw of the same seed.
+        unreadable: Gets the name and reason of each image that cannot be read. Another
+            image is read in its place, the next draw of the same seed.
     """
 
     def __init__(
@@ -151,7 +149,7 @@ class TrainingBatches(_Batches):
         batch_size: int | None = None,
         worker: int = 0,
         workers: int = 1,
-        unreadable: dict[str, str] | None = None,
+        unreadable: Unreadable,
     ):
         super().__init__(dataset, steps, unreadable)
         self.recipe, self.preprocessing = recipe, preprocessing
@@ -236,7 +234,7 @@ class ValidationBatches(_Batches):
         pad: bool = False,
         worker: int = 0,
         workers: int = 1,
-        unreadable: dict[str, str] | None = None,
+        unreadable: Unreadable,
     ):
         steps = math.ceil(len(dataset) / (batch_size * workers))
         super().__init__(dataset, steps, unreadable)
