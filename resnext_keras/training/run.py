@@ -51,6 +51,7 @@ class Run:
         folder: The folder of its files.
         training: The images to train on.
         validation: The images to validate on.
+        epoch_images: Number of images to train on when the run began.
         skipped: Name of each skipped file, and the reason.
         preprocessing: How images are read for evaluation.
         resume: Whether the run resumes.
@@ -61,6 +62,7 @@ class Run:
     folder: Path
     training: ImageDataset
     validation: ImageDataset
+    epoch_images: int
     skipped: list[tuple[str, str]]
     preprocessing: Preprocessing
     resume: bool
@@ -79,9 +81,10 @@ class Run:
     def steps(self, phase: Phase) -> int:
         """Number of steps of an epoch.
 
-        These are its whole batches, at least one, times `accumulate`.
+        These are its whole batches, at least one, times `accumulate`. Images that are
+        missing since the run began count too.
         """
-        batches = max(len(self.training) // phase.recipe.batch_size, 1)
+        batches = max(self.epoch_images // phase.recipe.batch_size, 1)
         return batches * self.settings.accumulate
 
     @property
@@ -132,6 +135,8 @@ def open_run(
     if resume:
         skipped = _read_skipped(folder, settings.data)
         training, validation = _reopened(folder, settings.data, skipped, allow_changed)
+        rows = _read_rows(folder / IMAGES)
+        epoch_images = sum(split == SPLITS[0] for _, split in rows)
     else:
         skipped = []
 
@@ -146,11 +151,13 @@ def open_run(
         training, validation = open_dataset(
             settings.data, settings.validation_share, settings.seed, keep
         )
+        epoch_images = len(training)
     run = Run(
         settings,
         folder,
         training,
         validation,
+        epoch_images,
         skipped,
         _evaluation_preprocessing(settings),
         resume,
@@ -160,7 +167,7 @@ def open_run(
     if settings.steps_per_execution > steps:
         raise ValueError(
             f"Expected `steps_per_execution` to be at most {steps}, the steps of an "
-            f"epoch of {len(training)} images. Received: "
+            f"epoch of {epoch_images} images. Received: "
             f"steps_per_execution={settings.steps_per_execution}"
         )
     if devices.is_chief and resume:

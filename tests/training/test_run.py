@@ -15,6 +15,7 @@ from weight_files import SMALLEST, TINY
 import resnext_keras as rk
 from resnext_keras.images.listing import readable
 from resnext_keras.images.preprocessing import default_preprocessing
+from resnext_keras.training.callbacks import CHECKPOINT, read_progress
 from resnext_keras.training.recipes import RECIPES, adjusted
 from resnext_keras.training.run import open_run
 from resnext_keras.training.settings import Phase, Settings, finetune_phases
@@ -188,6 +189,26 @@ def test_a_run_resumes_only_with_its_images_or_on_demand_without_the_changed(
             os.path.relpath(path, data) for path in before.names if name not in path
         ]
         assert [os.path.relpath(path, changed) for path in now.names] == expected
+
+
+def test_a_resumed_run_has_all_its_epochs_though_images_are_missing(data, tmp_path):
+    """With 24 images an epoch has three steps, with 22 it would have two."""
+    copy = shutil.copytree(data, tmp_path / "data")
+
+    def stop(batch, logs):
+        if callback.model.optimizer.iterations == 4:
+            raise InterruptedError
+
+    callback = keras.callbacks.LambdaCallback(on_train_batch_begin=stop)
+    options = {**OPTIONS, "verbose": 0, "checkpoint_seconds": 0}
+    with pytest.raises(InterruptedError):
+        rk.train(copy, tmp_path / "run", SMALLEST, **options, callbacks=callback)
+    for number in range(2):
+        (copy / "train" / "dark" / f"{number}.png").unlink()
+    options |= {"resume": True, "allow_changed": True}
+    result = rk.train(copy, tmp_path / "run", SMALLEST, **options)
+    assert [row["epoch"] for row in result.history] == [1, 2]
+    assert read_progress(tmp_path / "run" / CHECKPOINT)["step"] == 6
 
 
 def test_a_held_out_image_is_never_trained_on_after_a_change(tmp_path):
