@@ -1,6 +1,6 @@
 """Whatever is done to the bytes of a weight file: the one error, or numbers.
 
-50 to 200 examples a format by default, 250 to 1000 with `pytest -m long`.
+50 to 200 examples a format that are always the same, and 250 to 1000 that differ.
 """
 
 import functools
@@ -31,6 +31,8 @@ from resnext_keras.models.variables import variable_shapes
 from resnext_keras.weights.formats import hdf5_index
 from resnext_keras.weights.loading import assign, open_weights
 from resnext_keras.weights.tensors import WeightsError
+
+pytestmark = pytest.mark.long
 
 WORDS = [0, 1, 2**16, 2**31, 2**32 - 1, 2**63, *(2**64 - n for n in (1, 2, 8, 16))]
 
@@ -236,7 +238,6 @@ def test_mutated_files(fuzz_file, name):
     fuzz_file(name, CASES[name][-1], derandomize=True)
 
 
-@pytest.mark.long
 @cases
 def test_many_mutated_files(fuzz_file, name):
     fuzz_file(name, 250 if CASES[name][0] is hdf5 else 1000)
@@ -301,6 +302,5 @@ def test_programs_of_operations(tmp_path):
     fuzz_programs(tmp_path, 200, derandomize=True)
 
 
-@pytest.mark.long
 def test_many_programs_of_operations(tmp_path):
     fuzz_programs(tmp_path, 5000)

@@ -17,6 +17,8 @@ from resnext_keras.weights.checkpoint import resolve
 from resnext_keras.weights.formats import hdf5_index, keras_h5
 from resnext_keras.weights.tensors import WeightsError
 
+pytestmark = pytest.mark.long
+
 LEGACY = GOLDEN / "keras_applications_4x4d.h5"
 
 on_unix = pytest.mark.skipif(

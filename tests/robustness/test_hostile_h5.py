@@ -16,6 +16,8 @@ from weight_files import CLASSES, KERAS_APPLICATIONS, TINY, edited_copy
 from resnext_keras import ResNeXtSpec
 from resnext_keras.weights.formats import hdf5_index
 
+pytestmark = pytest.mark.long
+
 BIAS = "probs/probs/bias:0"
 DEPTHWISE = "conv2_block1_2_conv/conv2_block1_2_conv/depthwise_kernel:0"
 

@@ -25,6 +25,8 @@ from torch_programs import (
 
 from resnext_keras.weights.formats.torch_pickle import MAX_OPERATIONS
 
+pytestmark = pytest.mark.long
+
 FORMATS = ("zip", "legacy")
 GOOD = program(dict_of({"fc.bias": tensor()}))
 

@@ -28,6 +28,8 @@ from resnext_keras.weights.checkpoint import resolve
 from resnext_keras.weights.loading import assign, open_weights
 from resnext_keras.weights.tensors import WeightsError
 
+pytestmark = pytest.mark.long
+
 FORMATS = ("zip", "legacy")
 GOOD = program(dict_of({"fc.bias": tensor()}))
 READ = "missing"  # the error of a state_dict of one tensor that could be read

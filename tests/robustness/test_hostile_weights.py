@@ -12,7 +12,7 @@ from weight_files import CLASSES, build, torch_state
 from resnext_keras.models.specs import get_spec
 from resnext_keras.weights.tensors import WeightsError
 
-pytestmark = pytest.mark.usefixtures("hdf5_in_this_process")
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("hdf5_in_this_process")]
 
 
 @pytest.fixture(scope="module")
