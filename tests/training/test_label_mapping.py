@@ -121,7 +121,7 @@ def test_a_network_without_classes_is_refused(folder):
 
 
 def test_the_names_of_imagenets_validation_set_have_known_classes(folder):
-    flat = folder(*val(*range(1, 11), *KAGGLE), "notes.txt")
+    flat = folder(*val(*range(1, 11), *KAGGLE), "notes.txt", "LICENSE")
     assert is_flat(flat)
     for names in (class_names("imagenet"), wordnet_ids()):
         dataset, how = open_evaluation(flat, names)
@@ -156,7 +156,7 @@ def test_an_image_of_another_name_is_refused(folder, name):
     ids=" ".join,
 )
 def test_a_csv_file_has_the_classes(folder, labels, lines):
-    flat = folder("c.jpg", "a.jpg", "b.jpg")
+    flat = folder("c.jpg", "a.jpg", "b.jpg", "LICENSE")
     for encoding in ("utf-8", "utf-8-sig"):
         path = labels(*lines, encoding=encoding)
         dataset, how = open_evaluation(flat, ANIMALS, path)

@@ -9,7 +9,7 @@ from importlib import resources
 import numpy as np
 
 from resnext_keras.images.labels import class_names, wordnet_ids
-from resnext_keras.images.listing import readable
+from resnext_keras.images.listing import SUFFIXES, readable
 from resnext_keras.training.data.dataset import ImageDataset, few
 from resnext_keras.training.data.image_folder import files_dataset, images_within
 
@@ -84,7 +84,23 @@ def flat_images(
         classes = _validation_classes(paths, names)
     else:
         classes = _csv_classes(labels, paths, names)
-    return files_dataset(paths, np.array(classes, "int32"), names)
+    # A file without a class and without the ending of an image is something else.
+    known = [
+        (path, number)
+        for path, number in zip(paths, classes, strict=True)
+        if number is not None or _name(path).lower().endswith(SUFFIXES)
+    ]
+    if missing := [_name(path) for path, number in known if number is None]:
+        source = "the names of ILSVRC2012" if labels is None else readable(labels)
+        raise ValueError(
+            "Expected the class of each image: images in class folders, names as in "
+            "ILSVRC2012_val_00000001.JPEG, or a file of labels with a line for each. "
+            f"Received: none for {few(missing)} in {source!r}"
+        )
+    if not known:
+        raise ValueError(f"Expected images. Received: none in {readable(folder)!r}")
+    paths, numbers = zip(*known, strict=True)
+    return files_dataset(paths, np.array(numbers, "int32"), names)
 
 
 def is_flat(folder: str | os.PathLike) -> bool:
@@ -130,7 +146,7 @@ def _number(name: str, classes: dict) -> int | None:
     return numbers[0] if numbers else None
 
 
-def _validation_classes(paths, names) -> list[int]:
+def _validation_classes(paths, names) -> list[int | None]:
     # A network trained on folders with WordNet ids as names has its classes in the same
     # order.
     if names not in (class_names("imagenet"), wordnet_ids()):
@@ -141,20 +157,15 @@ def _validation_classes(paths, names) -> list[int]:
         )
     with VALIDATION_LABELS.open("rb") as file, np.load(file) as data:
         labels = data["labels"].tolist()
-    classes = []
+    known = {}
     for path in paths:
         match = _VALIDATION_NAME.match(_name(path))
-        number = int(match[1]) if match else 0
-        if not 1 <= number <= len(labels):
-            raise ValueError(
-                "Expected images in class folders, or a file of labels, or names as "
-                f"in ILSVRC2012_val_00000001.JPEG. Received: {readable(path)!r}"
-            )
-        classes.append(labels[number - 1])
-    return classes
+        if match and 1 <= int(match[1]) <= len(labels):
+            known[path] = labels[int(match[1]) - 1]
+    return [known.get(path) for path in paths]
 
 
-def _csv_classes(labels, paths, names) -> list[int]:
+def _csv_classes(labels, paths, names) -> list[int | None]:
     spellings = _spellings(names).values()
     classes = {}
     for line, row in enumerate(_rows(labels)):
@@ -167,14 +178,7 @@ def _csv_classes(labels, paths, names) -> list[int]:
                 f"Expected a class of the network, such as {few(names)}. Received: "
                 f"{row[-1]!r} in the line {','.join(row)!r} of {readable(labels)!r}"
             )
-    numbers = [classes.get(_name(p), classes.get(_stem(p))) for p in paths]
-    if None in numbers:
-        missing = [_name(p) for p, n in zip(paths, numbers, strict=True) if n is None]
-        raise ValueError(
-            "Expected a line for each image with its name and its class. Received: "
-            f"none for {few(missing)} in {readable(labels)!r}"
-        )
-    return numbers
+    return [classes.get(_name(p), classes.get(_stem(p))) for p in paths]
 
 
 def _name(path: bytes) -> str:
