@@ -124,15 +124,15 @@ class UnreadableImages(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         """Names the images that could not be read since the last epoch."""
         self.on_train_batch_end(epoch)  # validation may have found some
-        if len(self.unreadable) > self._named:
+        begin, self._named = self._named, len(self.unreadable)
+        if self._named > begin:
             logger.warning(
                 "These images can no longer be read; others take their place: %s",
-                self._listed(self._named),
+                self._listed(begin, self._named),
             )
-            self._named = len(self.unreadable)
 
-    def _listed(self, begin: int) -> str:
-        items = list(self.unreadable.items())[begin:]
+    def _listed(self, begin: int, end: int | None = None) -> str:
+        items = list(self.unreadable.items())[begin:end]
         return few((f"{name}: {reason}" for name, reason in items), 10)
 
 

@@ -329,7 +329,7 @@ def _train(run: Run, callbacks, seconds: float, verbose: int | str) -> None:
         _batches(run),
         run.folder,
         devices=devices,
-        callbacks=[*callbacks, UnreadableImages(run.unreadable)],
+        callbacks=[UnreadableImages(run.unreadable), *callbacks],
         resume=run.resume,
         seconds=seconds,
         verbose=verbose,
