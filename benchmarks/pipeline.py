@@ -26,9 +26,9 @@ from resnext_keras import ResNeXt
 from resnext_keras.images.preprocessing import MEAN, STD, Preprocessing
 from resnext_keras.training.data.dataset import Unreadable, open_split
 from resnext_keras.training.data.pipeline import TrainingBatches
+from resnext_keras.training.network import with_preprocessing
 from resnext_keras.training.optimizers import build_optimizer
 from resnext_keras.training.recipes import RECIPES, adjusted
-from resnext_keras.training.trainer import with_preprocessing
 
 BATCH, CLASSES = 64, 10
 SECONDS = 10.0  # of a turn
@@ -142,7 +142,7 @@ def main():
             )
             reading = Preprocessing(size, size * 8 // 7)
             ours = TrainingBatches(
-                dataset, recipe, reading, seed=0, steps=10**9, unreadable=Unreadable(0)
+                dataset, recipe, reading, seed=0, steps=10**9, unreadable=Unreadable(1)
             )
             turns = {"ours": ours}
             try:

@@ -47,7 +47,7 @@ OPTIONS = (
     click.option(
         "--allow-changed",
         is_flag=True,
-        help="Resume without images that are missing or new since the run began.",
+        help="Resume even if images are missing or new; both are left out.",
     ),
     click.option(
         "--epochs",

@@ -3,12 +3,12 @@
 import contextlib
 import functools
 import importlib
-import io
 import os
 import re
 import stat
 import warnings
 from importlib import resources
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -101,21 +101,9 @@ def read_rgb(path: str | os.PathLike, digest=None) -> Image.Image:
         if not stat.S_ISREG(mode):
             raise ImageError("a folder" if stat.S_ISDIR(mode) else "not a regular file")
         with open(path, "rb") as file:
-            return _decode(file, digest)
+            return decode_rgb(file, digest)
     except Exception as error:
         raise ImageError(reason_of(error), path) from error
-
-
-def decode_rgb(contents: bytes) -> Image.Image:
-    """Decodes the contents of an image file, as `read_rgb` does.
-
-    Raises:
-        ImageError: See `read_image`; the message gives only the reason.
-    """
-    try:
-        return _decode(io.BytesIO(contents))
-    except Exception as error:
-        raise ImageError(reason_of(error)) from error
 
 
 def reason_of(error: Exception) -> str:
@@ -132,7 +120,7 @@ def reason_of(error: Exception) -> str:
         return (
             f"{pixels:,} pixels, more than the limit of {limit:,}; they would take "
             f"{4 * pixels / 1e6:,.0f} MB. To read them, pass --max-pixels {pixels}, or "
-            "in Python set PIL.Image.MAX_IMAGE_PIXELS"
+            f"in Python set PIL.Image.MAX_IMAGE_PIXELS = {-(-pixels // 2)}"
         )
     missing = isinstance(error, FileNotFoundError)
     return "no such file" if missing else f"{type(error).__name__}: {error}"
@@ -147,7 +135,12 @@ def _formats() -> tuple[str, ...]:
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
-def _decode(file, digest=None) -> Image.Image:
+def decode_rgb(file: BinaryIO, digest=None) -> Image.Image:
+    """Decodes an open file, as `read_rgb` does.
+
+    Raises:
+        Exception: The file cannot be read as an image; `reason_of` says why.
+    """
     _quiet_pillow()
     start = file.read(16)
     if not start:
@@ -180,9 +173,12 @@ def _decode(file, digest=None) -> Image.Image:
 def _quiet_pillow() -> None:
     """Hides Pillow's warnings of odd metadata and large images, in all threads.
 
-    The filter stays: `warnings.catch_warnings` works in one thread only.
+    The filter stays: `warnings.catch_warnings` works in one thread only. It is added
+    once, since adding it makes Python forget which warnings it has shown.
     """
-    warnings.filterwarnings("ignore", module=r"PIL\.")
+    pattern = re.compile(r"PIL\.")
+    if not any(entry[3] == pattern for entry in warnings.filters):
+        warnings.filterwarnings("ignore", module=pattern.pattern)
 
 
 def _to_rgb(image: Image.Image, is_wide: bool) -> Image.Image:

@@ -6,7 +6,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import keras
@@ -105,35 +105,42 @@ class UnreadableImages(keras.callbacks.Callback):
     """Callback: names the images that can no longer be read, and stops on too many.
 
     Args:
-        unreadable: The images, filled by the batches.
+        splits: The unreadable images of each split; the batches fill them.
     """
 
-    def __init__(self, unreadable: Unreadable):
+    def __init__(self, splits: Sequence[Unreadable]):
         super().__init__()
-        self.unreadable, self._named = unreadable, 0
+        self.splits, self._named = splits, [0] * len(splits)
 
     def on_train_batch_end(self, batch, logs=None):
         """Ends the run if too many images cannot be read."""
-        if self.unreadable.too_many:
-            raise TrainingError(
-                f"Expected at most {self.unreadable.most} images to become unreadable. "
-                f"Received: {self._listed(0)}. Restore them, or resume without them "
-                "(allow_changed) from the last checkpoint"
-            )
+        self._check()
 
     def on_epoch_end(self, epoch, logs=None):
         """Names the images that could not be read since the last epoch."""
-        self.on_train_batch_end(epoch)  # validation may have found some
-        begin, self._named = self._named, len(self.unreadable)
-        if self._named > begin:
-            logger.warning(
-                "These images can no longer be read; others take their place: %s",
-                self._listed(begin, self._named),
-            )
+        self._check()  # validation may have found some
+        for number, split in enumerate(self.splits):
+            items = list(split.items())[self._named[number] :]
+            self._named[number] += len(items)
+            if items:
+                logger.warning(
+                    "These images can no longer be read; others take their place: %s",
+                    _listed(items),
+                )
 
-    def _listed(self, begin: int, end: int | None = None) -> str:
-        items = list(self.unreadable.items())[begin:end]
-        return few((f"{name}: {reason}" for name, reason in items), 10)
+    def _check(self):
+        for split in self.splits:
+            if split.too_many:
+                raise TrainingError(
+                    f"Expected at most {split.most} images to become unreadable. "
+                    f"Received: {_listed(split.items())}. Restore or remove them, then "
+                    "resume from the last checkpoint; after removing, with "
+                    "allow_changed (--allow-changed)"
+                )
+
+
+def _listed(items) -> str:
+    return few((f"{name}: {reason}" for name, reason in list(items)), 10)
 
 
 def new_progress() -> dict:

@@ -3,8 +3,8 @@
 import contextlib
 import csv
 import dataclasses
-import functools
 import json
+import logging
 import os
 import platform
 from dataclasses import dataclass
@@ -15,8 +15,8 @@ import keras
 
 from resnext_keras.images.listing import readable
 from resnext_keras.images.preprocessing import Preprocessing, default_preprocessing
+from resnext_keras.images.read import ImageError
 from resnext_keras.io import atomic_directory, check_outside, output_directory
-from resnext_keras.training.callbacks import CHECKPOINT
 from resnext_keras.training.data.dataset import (
     ImageDataset,
     Unreadable,
@@ -37,9 +37,14 @@ IMAGES, SKIPPED = "images.csv", "skipped.csv"
 
 SPLITS = ("training", "validation")
 
+logger = logging.getLogger(__name__)
+
 MAX_EVALUATION_ROWS = 64
 
-PACKAGES = ("resnext-keras", "keras", "tensorflow", "numpy", "jax", "torch")
+PACKAGES = (
+    *("resnext-keras", "keras", "tensorflow", "jax", "torch"),
+    *("numpy", "pillow", "pillow-heif"),
+)
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,8 @@ class Run:
         preprocessing: How images are read for evaluation.
         resume: Whether the run resumes.
         devices: The devices that it runs on.
+        unreadable: The images of either split that could not be read while training;
+            the batches fill it.
     """
 
     settings: Settings
@@ -67,22 +74,13 @@ class Run:
     preprocessing: Preprocessing
     resume: bool
     devices: Devices
-
-    @functools.cached_property
-    def unreadable(self) -> Unreadable:
-        """The images that became unreadable since, filled while it trains.
-
-        One in a hundred is allowed, or two if they are fewer than 200; never all images
-        of a split.
-        """
-        splits = len(self.training), len(self.validation)
-        return Unreadable(min(max(2, splits[0] // 100), min(splits) - 1))
+    unreadable: tuple[Unreadable, Unreadable]
 
     def steps(self, phase: Phase) -> int:
         """Number of steps of an epoch.
 
-        These are its whole batches, at least one, times `accumulate`. Images that are
-        missing since the run began count too.
+        These are its whole batches, at least one, times `accumulate`. Images that
+        went missing later still count.
         """
         batches = max(self.epoch_images // phase.recipe.batch_size, 1)
         return batches * self.settings.accumulate
@@ -111,13 +109,15 @@ def open_run(
         settings: The settings of the run.
         folder: The folder to create.
         resume: Whether to resume the run in the folder, if there is one.
-        allow_changed: Whether it resumes without images that are missing since.
+        allow_changed: Whether to resume although images are missing or new; both are
+            left out.
 
     Returns:
         The `Run`.
 
     Raises:
-        ValueError: The folder exists or has another run; or see `find_devices`, the
+        ValueError: The folder exists or has another run, or its images are missing or
+            new; or see `find_devices`, the
             checks of `Devices`, `check_deterministic`, `open_dataset` and
             `Checkpoint.fetch`. Nothing is written then.
     """
@@ -129,14 +129,14 @@ def open_run(
         devices.check_batch_size(phase.recipe.batch_size, settings.accumulate)
     if devices.is_chief:
         resume = _check_folder(folder, resume)
-    else:  # the chief may be creating it just now
-        resume = resume and (folder / CHECKPOINT).is_file()
+    else:  # the chief may be creating it just now, all at once
+        resume = resume and (folder / RUN).is_file()
     check_outside(folder, settings.data)
     if resume:
         skipped = _read_skipped(folder, settings.data)
-        training, validation = _reopened(folder, settings.data, skipped, allow_changed)
-        rows = _read_rows(folder / IMAGES)
-        epoch_images = sum(split == SPLITS[0] for _, split in rows)
+        earlier = _read_rows(folder / IMAGES)
+        training, validation = _reopened(settings.data, earlier, skipped, allow_changed)
+        epoch_images = sum(split == SPLITS[0] for _, split in earlier)
     else:
         skipped = []
 
@@ -162,6 +162,7 @@ def open_run(
         _evaluation_preprocessing(settings),
         resume,
         devices,
+        (Unreadable(len(training)), Unreadable(len(validation))),
     )
     steps = min(map(run.steps, settings.phases))
     if settings.steps_per_execution > steps:
@@ -259,45 +260,66 @@ def _check_same(run: Run) -> None:
 
 
 def _reopened(
-    folder: Path, data: str, skipped: list[tuple[str, str]], allow_changed: bool
-) -> tuple[ImageDataset, ImageDataset]:
-    """The images of an earlier run, which may have been moved together."""
+    data: str,
+    earlier: list[list[str]],
+    skipped: list[tuple[str, str]],
+    allow_changed: bool,
+) -> tuple[ImageDataset, ...]:
+    """The images of an earlier run, which may have been moved together.
+
+    `earlier` are the rows of its `images.csv`, `skipped` the files it has skipped.
+    """
     opened = open_splits(data)
     numbers = [
         {_relative(name, data): number for number, name in enumerate(split.names)}
         for split in opened
     ]
-    earlier = [
-        (image, SPLITS.index(split)) for image, split in _read_rows(folder / IMAGES)
-    ]
     found = set().union(*numbers)
     missing = [image for image, _ in earlier if image not in found]
-    new = found.difference(image for image, _ in earlier)
-    new -= {_relative(name, data) for name, _ in skipped}
-    if (missing or new) and not allow_changed:
-        changes = [
-            f"{len(names)} {kind}: {few(names, 10)}"
-            for kind, names in (("missing", missing), ("new", sorted(new)))
-            if names
-        ]
-        raise ValueError(
-            f"Expected the images of the run in {folder}, to resume it. Received: "
-            f"{readable(data)!r} with {'; '.join(changes)}; restore them, or resume "
-            "with allow_changed, without the missing and the new ones"
+    known = {image for image, _ in earlier}
+    known |= {_relative(name, data) for name, _ in skipped}
+    new = [
+        image
+        for split, of_split in zip(opened, numbers, strict=True)
+        for image, number in of_split.items()
+        if image not in known and _is_image(split, number)
+    ]
+    if missing or new:
+        kinds = ("missing", missing), ("new", new)
+        changes = "; ".join(
+            f"{len(names)} {kind}: {few(names, 10)}" for kind, names in kinds if names
         )
-    splits = []
-    for split in range(2):
-        names = numbers[-1] if split else numbers[0]  # one of both, or one each
-        of_split = [
-            names[image] for image, s in earlier if s == split and image in names
-        ]
-        if not of_split:
+        if not allow_changed:
             raise ValueError(
-                f"Expected images of the run's {SPLITS[split]} split in "
-                f"{readable(data)!r}. Received: none"
+                "Expected the images of the run, to resume it. Received: "
+                f"{readable(data)!r} with {changes}. Restore the missing ones and "
+                "remove the new ones, or pass allow_changed (--allow-changed) to leave "
+                "both out"
             )
-        splits.append(opened[-split].subset(of_split))
+        logger.warning("The run goes on without these images: %s", changes)
+    splits = []
+    for number, split in enumerate(SPLITS):
+        of_split = numbers[-number]  # the validation split is the last, or all are one
+        kept = [
+            of_split[image]
+            for image, name in earlier
+            if name == split and image in of_split
+        ]
+        if not kept:
+            raise ValueError(
+                f"Expected images of the run's {split} split. Received: none in "
+                f"{readable(data)!r}"
+            )
+        splits.append(opened[-number].subset(kept))
     return tuple(splits)
+
+
+def _is_image(dataset: ImageDataset, number: int) -> bool:
+    try:
+        dataset.image(number)
+    except ImageError:
+        return False
+    return True
 
 
 def _relative(name: str, data: str) -> str:

@@ -1,6 +1,5 @@
 """Training and fine-tuning of a network on the images of a data set."""
 
-import contextlib
 import dataclasses
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -12,14 +11,10 @@ import keras
 
 from resnext_keras.classifier import load_classifier
 from resnext_keras.export.saved_model import export_saved_model
-from resnext_keras.images.preprocessing import Preprocessing, preprocess_input
 from resnext_keras.inference.engines import check_backend
 from resnext_keras.io import atomic_write, clear_unfinished, exclusive_lock
 from resnext_keras.models.backbone import freeze
-from resnext_keras.models.data_format import channels_first, image_shape
-from resnext_keras.models.resnext import ResNeXt
 from resnext_keras.models.specs import ResNeXtSpec, get_spec
-from resnext_keras.models.variables import variable_shapes
 from resnext_keras.training.callbacks import (
     CHECKPOINT,
     EMA,
@@ -34,6 +29,11 @@ from resnext_keras.training.callbacks import (
 from resnext_keras.training.data.pipeline import TrainingBatches, ValidationBatches
 from resnext_keras.training.distribution import Devices, make_deterministic
 from resnext_keras.training.evaluation import Evaluation, evaluate_images
+from resnext_keras.training.network import (
+    build_network,
+    dtype_policy,
+    with_preprocessing,
+)
 from resnext_keras.training.optimizers import build_optimizer
 from resnext_keras.training.recipes import Recipe, adjusted, all_changes, get_recipe
 from resnext_keras.training.report import (
@@ -51,7 +51,6 @@ from resnext_keras.weights.checkpoint import (
     Checkpoint,
     resolve,
 )
-from resnext_keras.weights.loading import assign
 
 MODEL, EXPORT = "model.keras", "saved_model"
 
@@ -150,8 +149,8 @@ def train(
             `stop_training` ends the phase.
         resume: Whether to continue the run in `output`, if there is one. With
             `deterministic` the result equals that of an uninterrupted run.
-        allow_changed: Whether a run resumes although some of its images are missing or
-            new; it goes on without these.
+        allow_changed: Whether to resume although images are missing or new; both are
+            left out.
         on_start: Function that is called with the opened `Run` before training starts.
         verbose: Argument of Keras' `fit`.
 
@@ -319,7 +318,7 @@ def _train(run: Run, callbacks, seconds: float, verbose: int | str) -> None:
     keras.utils.set_random_seed(settings.seed)
     if settings.deterministic:
         make_deterministic()
-    with devices.scope(), _dtype_policy(settings.precision):
+    with devices.scope(), dtype_policy(settings.precision):
         network = build_network(
             settings, len(run.training.class_names), run.preprocessing
         )
@@ -345,7 +344,7 @@ def _finish(run: Run, export: bool) -> TrainingResult:
     evaluation = evaluate_images(
         classifier,
         run.validation,
-        [*run.skipped, *run.unreadable.items()],
+        [*run.skipped, *(item for split in run.unreadable for item in split.items())],
         batch_size=run.evaluation_rows,
     )
     history = read_progress(run.folder / CHECKPOINT)["history"]
@@ -371,46 +370,6 @@ def _finish(run: Run, export: bool) -> TrainingResult:
     return TrainingResult(history, run.folder, files, evaluation)
 
 
-def build_network(
-    settings: Settings, classes: int, preprocessing: Preprocessing
-) -> keras.Model:
-    """Builds the network of a run, from preprocessed images to logits."""
-    recipes = [phase.recipe for phase in settings.phases]
-    sizes = {recipe.train_size or preprocessing.size for recipe in recipes}
-    size = preprocessing.size if sizes == {preprocessing.size} else None
-    network = ResNeXt(
-        settings.spec,
-        weights=None,
-        input_shape=image_shape(size, size),
-        classes=classes,
-        classifier_activation=None,
-        drop_path_rate=max(recipe.drop_path for recipe in recipes),
-    )
-    if settings.weights:  # without their classifier, even for as many classes
-        with settings.weights.open(
-            variable_shapes(settings.spec, classes=None)
-        ) as tensors:
-            assign(network, tensors)
-    return network
-
-
-def with_preprocessing(network: keras.Model) -> keras.Model:
-    """Puts `preprocess_input` before a network, so that the device gets uint8 pixels.
-
-    Args:
-        network: A model from preprocessed images to logits.
-
-    Returns:
-        A model with the same weights, from uint8 (batch, H, W, 3) to float32 logits.
-    """
-    pixels = keras.Input((None, None, 3), dtype="uint8", name="pixels")
-    images = preprocess_input(pixels, "channels_last")
-    if channels_first():
-        images = keras.ops.transpose(images, (0, 3, 1, 2))
-    logits = keras.ops.cast(network(images), "float32")
-    return keras.Model(pixels, logits, name=f"{network.name}_with_preprocessing")
-
-
 @dataclass(frozen=True)
 class Batches:
     """The batches for the phases of a run.
@@ -430,11 +389,8 @@ class Batches:
 
 def _batches(run: Run) -> Batches:
     settings, devices = run.settings, run.devices
-    worker = {
-        "worker": devices.worker,
-        "workers": devices.workers,
-        "unreadable": run.unreadable,
-    }
+    worker = {"worker": devices.worker, "workers": devices.workers}
+    of_training, of_validation = run.unreadable
 
     def steps(number):
         steps = run.steps(settings.phases[number])
@@ -450,6 +406,7 @@ def _batches(run: Run) -> Batches:
             steps=phase.recipe.epochs * steps(number) - first_step,
             first_step=first_step,
             batch_size=settings.step_size(phase),
+            unreadable=of_training,
             **worker,
         )
 
@@ -458,6 +415,7 @@ def _batches(run: Run) -> Batches:
         run.preprocessing,
         run.evaluation_rows * devices.replicas // devices.workers,
         pad=devices.replicas > 1,
+        unreadable=of_validation,
         **worker,
     )
     return Batches(training, validation, steps)
@@ -599,14 +557,3 @@ def _is_out_of_memory(error: Exception) -> bool:
     text = f"{type(error).__name__} {error}".lower()
     signs = "resourceexhausted", "resource_exhausted", "out of memory"
     return isinstance(error, MemoryError) or any(sign in text for sign in signs)
-
-
-@contextlib.contextmanager
-def _dtype_policy(name: str):
-    """Context manager: sets the dtype policy of Keras."""
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(name)
-    try:
-        yield
-    finally:
-        keras.config.set_dtype_policy(before)

@@ -11,9 +11,9 @@ from helpers import dtype_policy, reference_network
 from weight_files import numbers, torch_name
 
 import resnext_keras
+from resnext_keras.training.network import with_preprocessing
 from resnext_keras.training.optimizers import build_optimizer
 from resnext_keras.training.recipes import Recipe
-from resnext_keras.training.trainer import with_preprocessing
 
 pytestmark = [pytest.mark.parity, pytest.mark.long, pytest.mark.tensorflow]
 

@@ -53,7 +53,11 @@ def _feature(value):
 
 def contents(dataset):
     """All encoded images of a data set."""
-    return [dataset.read(number) for number in range(len(dataset))]
+    files = []
+    for number in range(len(dataset)):
+        with dataset.open(number) as file:
+            files.append(file.read())
+    return files
 
 
 def history_rows(folder):

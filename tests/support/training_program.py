@@ -5,6 +5,7 @@ weights, and the number of virtual devices of TensorFlow. On JAX the program pri
 training step on all devices, as XLA compiles it.
 """
 
+import io
 import sys
 from pathlib import Path
 
@@ -33,7 +34,9 @@ def batches(devices):
         for _ in range(count)
     ]
     labels, names = rng.integers(0, CLASSES, count), [str(n) for n in range(count)]
-    whole = ImageDataset(tuple(names[:CLASSES]), labels, names, files.__getitem__)
+    whole = ImageDataset(
+        tuple(names[:CLASSES]), labels, names, lambda n: io.BytesIO(files[n])
+    )
     reading = Preprocessing(32, 32)
     train = TrainingBatches(
         whole.subset(np.arange(BATCH * STEPS)),
@@ -41,12 +44,12 @@ def batches(devices):
         reading,
         seed=0,
         steps=EPOCHS * STEPS,
-        unreadable=Unreadable(0),
+        unreadable=Unreadable(1),
     )
     held_out = whole.subset(np.arange(BATCH * STEPS, count))
     pad = devices.replicas > 1
     return train, ValidationBatches(
-        held_out, reading, BATCH, pad=pad, unreadable=Unreadable(0)
+        held_out, reading, BATCH, pad=pad, unreadable=Unreadable(1)
     )
 
 

@@ -1,6 +1,7 @@
 """Batches of training and validation are the same, however they are made."""
 
 import dataclasses
+import io
 from concurrent.futures import ThreadPoolExecutor
 
 import keras
@@ -33,7 +34,7 @@ def of_files(contents):
     """Encoded image files, each in a class of its own."""
     names = [str(n) for n in range(len(contents))]
     labels = np.arange(len(contents), dtype="int32")
-    return ImageDataset(tuple(names), labels, names, contents.__getitem__)
+    return ImageDataset(tuple(names), labels, names, lambda n: io.BytesIO(contents[n]))
 
 
 def on_its_side(image, name="JPEG", **options):
@@ -53,7 +54,7 @@ def seven(photos):
 
 
 def batches(dataset, recipe, steps=5, preprocessing=SMALL, **options):
-    options = {"seed": 3, "unreadable": Unreadable(0)} | options
+    options = {"seed": 3, "unreadable": Unreadable(1)} | options
     return list(TrainingBatches(dataset, recipe, preprocessing, steps=steps, **options))
 
 
@@ -79,7 +80,7 @@ def test_a_batch_is_the_same_whenever_it_is_asked_for(seven):
     """Keras asks for some batches twice, and from several threads."""
     expected = batches(seven, EVERYTHING, steps=12)
     data = TrainingBatches(
-        seven, EVERYTHING, SMALL, steps=12, seed=3, unreadable=Unreadable(0)
+        seven, EVERYTHING, SMALL, steps=12, seed=3, unreadable=Unreadable(1)
     )
     assert isinstance(data, keras.utils.PyDataset)
     assert len(data) == 12
@@ -126,7 +127,7 @@ def test_a_plain_crop_is_the_image_of_evaluation_and_few_images_are_repeated(
     for images, labels in batches(two, PLAIN, steps=2):
         np.testing.assert_array_equal(labels.sum(0), [2, 2, 0, 0, 0, 0, 0])
         for image, label in zip(images, labels, strict=True):
-            path.write_bytes(seven.read(label.argmax()))
+            path.write_bytes(seven.open(label.argmax()).read())
             np.testing.assert_array_equal(image, read_image(path, SMALL))
 
 
@@ -292,14 +293,14 @@ def test_training_sees_what_evaluation_sees(photos, tmp_path, name, crop):
 
 
 def test_validation_reads_every_image_once_in_order(seven, tmp_path):
-    data = list(ValidationBatches(seven, SMALL, 4, unreadable=Unreadable(0)))
+    data = list(ValidationBatches(seven, SMALL, 4, unreadable=Unreadable(1)))
     assert [len(images) for images, _ in data] == [4, 3]
     images, labels = (np.concatenate(arrays) for arrays in zip(*data, strict=True))
     np.testing.assert_array_equal(labels, np.eye(7))
     assert (images.dtype, labels.dtype) == ("uint8", "float32")
     for index, image in enumerate(images):
         path = tmp_path / "image"
-        path.write_bytes(seven.read(index))
+        path.write_bytes(seven.open(index).read())
         np.testing.assert_array_equal(image, read_image(path, SMALL))
 
 
@@ -321,7 +322,7 @@ def test_validation_images_are_shared_evenly_and_count_once(count):
             pad=True,
             worker=worker,
             workers=3,
-            unreadable=Unreadable(0),
+            unreadable=Unreadable(1),
         )
         for worker in range(3)
     ]
@@ -355,16 +356,16 @@ def test_validation_images_are_shared_evenly_and_count_once(count):
 def vanishing(dataset, *numbers):
     """The data set after some of its files were removed."""
 
-    def read(number):
+    def opened(number):
         if number in numbers:
             raise FileNotFoundError(f"{number} is gone")
-        return dataset.read(number)
+        return dataset.open(number)
 
-    return dataclasses.replace(dataset, read=read)
+    return dataclasses.replace(dataset, open=opened)
 
 
 def test_an_image_that_is_gone_is_named_and_replaced_by_the_next_draw(seven):
-    recipe, unreadable = dataclasses.replace(PLAIN, batch_size=7), Unreadable(2)
+    recipe, unreadable = dataclasses.replace(PLAIN, batch_size=7), Unreadable(7)
     some = vanishing(seven, 2, 5)
     found, again = (
         batches(some, recipe, steps=3, unreadable=unreadable) for _ in range(2)
@@ -385,7 +386,7 @@ def test_an_image_that_is_gone_is_named_and_replaced_by_the_next_draw(seven):
 
 
 def test_validation_goes_on_without_an_image_too(seven):
-    unreadable = Unreadable(1)
+    unreadable = Unreadable(7)
     data = ValidationBatches(vanishing(seven, 6), SMALL, 4, unreadable=unreadable)
     labels = np.concatenate([labels for _, labels in data])
     assert list(unreadable) == ["6"]
@@ -394,6 +395,6 @@ def test_validation_goes_on_without_an_image_too(seven):
 
 
 def test_a_data_set_that_is_gone_does_not_hang(seven):
-    unreadable = Unreadable(2)
+    unreadable = Unreadable(7)
     batches(vanishing(seven, *range(7)), EVERYTHING, unreadable=unreadable)
     assert unreadable.too_many  # for which the run ends

@@ -16,10 +16,10 @@ import resnext_keras as rk
 from resnext_keras.images.listing import readable
 from resnext_keras.images.preprocessing import default_preprocessing
 from resnext_keras.training.callbacks import CHECKPOINT, read_progress
+from resnext_keras.training.network import build_network
 from resnext_keras.training.recipes import RECIPES, adjusted
 from resnext_keras.training.run import open_run
 from resnext_keras.training.settings import Phase, Settings, finetune_phases
-from resnext_keras.training.trainer import build_network
 from resnext_keras.weights.checkpoint import resolve
 from resnext_keras.weights.verify import verify_weights
 
@@ -170,11 +170,12 @@ def test_a_run_resumes_only_with_its_images_or_on_demand_without_the_changed(
     run = done[0]
     changed = shutil.copytree(data, tmp_path / "changed")
     shutil.copy(changed / "train" / "dark" / "1.png", changed / "train" / "dark" / "x")
+    (changed / "train" / "dark" / "labels.cache").write_text("no image")
     for name in ("train/dark/0.png", "val/light/1.png"):
         (changed / name).unlink()
     message = (
-        "2 missing: 'train/dark/0.png', 'val/light/1.png'; 1 new: 'train/dark/x'; "
-        "restore them, or resume with allow_changed"
+        "2 missing: 'train/dark/0.png', 'val/light/1.png'; 1 new: 'train/dark/x'. "
+        "Restore the missing ones and remove the new ones, or pass allow_changed"
     )
     with pytest.raises(ValueError, match=message):
         open_run(settings(changed), run.folder, resume=True)

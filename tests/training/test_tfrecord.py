@@ -100,7 +100,7 @@ def test_records_of_many_batches_are_read_by_number(tmp_path):
     expected = [f"one.tfrecord {n}".encode() + b"\0\0" for n in range(300)]
     assert contents(training) == expected
     assert training.labels.tolist() == labels
-    assert training.read(299) == expected[299]
+    assert training.open(299).read() == expected[299]
 
 
 @pytest.mark.parametrize("lines", ["dark\nlight\n", "0:dark\n1:light\n"])

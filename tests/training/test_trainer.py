@@ -23,9 +23,10 @@ from resnext_keras.training.callbacks import (
     save_checkpoint,
 )
 from resnext_keras.training.distribution import Devices
+from resnext_keras.training.network import with_preprocessing
 from resnext_keras.training.recipes import RECIPES, adjusted
 from resnext_keras.training.settings import Phase, Settings
-from resnext_keras.training.trainer import Batches, run_phases, with_preprocessing
+from resnext_keras.training.trainer import Batches, run_phases
 from resnext_keras.weights.checkpoint import BEST
 
 CLASSES, STEPS = 7, 4

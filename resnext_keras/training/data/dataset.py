@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
@@ -26,13 +27,13 @@ class ImageDataset:
         labels: int32 (n,), the class of each image.
         names: Name of each image for messages: its path, or the file and number of
             its record.
-        read: Function from the number of an image to its encoded bytes.
+        open: Function from the number of an image to its file, open for reading.
     """
 
     class_names: tuple[str, ...]
     labels: np.ndarray
     names: Sequence[str]
-    read: Callable[[int], bytes]
+    open: Callable[[int], BinaryIO]
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -44,7 +45,8 @@ class ImageDataset:
             ImageError: It cannot be read; the message gives only the reason.
         """
         try:
-            return decode_rgb(self.read(number))
+            with self.open(number) as file:
+                return decode_rgb(file)
         except Exception as error:
             raise ImageError(reason_of(error)) from error
 
@@ -55,20 +57,25 @@ class ImageDataset:
             self,
             labels=self.labels[numbers],
             names=Names(lambda index: self.names[numbers[index]], len(numbers)),
-            read=lambda index: self.read(numbers[index]),
+            open=lambda index: self.open(numbers[index]),
         )
 
 
 class Unreadable(dict):
-    """Name and reason of each image that became unreadable since the run began.
+    """Name and reason of each image of a split that could not be read while training.
+
+    One in a hundred is allowed, or two if the images are fewer than 200; never all.
+
+    Args:
+        images: Number of images of the split.
 
     Attributes:
         most: How many are allowed.
     """
 
-    def __init__(self, most: int):
+    def __init__(self, images: int):
         super().__init__()
-        self.most = most
+        self.most = min(max(2, images // 100), images - 1)
 
     @property
     def too_many(self) -> bool:
@@ -138,7 +145,10 @@ def open_dataset(
         ValueError: There are no images to train on or to validate on, an image has no
             class, the splits have different classes, or a file is broken.
     """
-    kept = [keep(dataset) for dataset in open_splits(path)]
+    opened = open_splits(path)
+    if len(opened) == 1:
+        _check_pairs(*opened)
+    kept = [keep(dataset) for dataset in opened]
     return tuple(kept) if len(kept) == 2 else _split(*kept, validation_share, seed)
 
 
@@ -165,8 +175,6 @@ def open_splits(path: str | os.PathLike) -> tuple[ImageDataset, ...]:
     splits = [training or ""] if validation is None else [training, validation]
     opened = _opened(layout, *splits)
     _check_classes(opened[0], layout.path)
-    if validation is None:
-        _check_pairs(opened[0])
     return opened
 
 

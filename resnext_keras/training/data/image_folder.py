@@ -1,7 +1,6 @@
 """Image folders: data sets with a folder of images for each class."""
 
 import contextlib
-import errno
 import os
 from collections.abc import Sequence
 
@@ -25,8 +24,6 @@ from resnext_keras.training.data.dataset import (
     Names,
     few,
 )
-
-MAX_BYTES = 2**30  # a larger file is an archive or a video, not to be read whole
 
 
 def find_image_folder(path: str) -> Layout:
@@ -82,17 +79,11 @@ def files_dataset(
     """
     paths = [os.fsencode(path) for path in paths]
 
-    def read(index):
-        if os.path.getsize(paths[index]) > MAX_BYTES:
-            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
-        with open(paths[index], "rb") as file:
-            return file.read()
-
     return ImageDataset(
         class_names,
         np.asarray(labels, "int32"),
         Names(lambda index: readable(paths[index]), len(paths)),
-        read,
+        lambda index: open(paths[index], "rb"),
     )
 
 

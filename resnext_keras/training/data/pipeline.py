@@ -16,6 +16,7 @@ import keras
 import numpy as np
 from PIL import Image
 
+from resnext_keras.features.loader import AHEAD
 from resnext_keras.images.preprocessing import Preprocessing
 from resnext_keras.images.read import ImageError, resize_and_crop
 from resnext_keras.training.data.dataset import ImageDataset, Unreadable
@@ -32,14 +33,12 @@ from resnext_keras.training.transforms.crops import (
 )
 from resnext_keras.training.transforms.mixup import mix
 
-AHEAD = 3  # batches that are ready or being read before they are needed
-
 # Parts of the seeds, so that no two purposes draw the same.
 ORDER, IMAGE, MIX, REPLACEMENT = range(4)
 
 
 class _Batches(keras.utils.PyDataset):
-    """Batches that threads make some steps before they are needed.
+    """Batches that threads prepare some steps ahead.
 
     An image that can no longer be read is added to `unreadable`, and replaced by
     another.
@@ -69,7 +68,7 @@ class _Batches(keras.utils.PyDataset):
 
     def _begin(self, step: int) -> Future:
         rows = [self._pool.submit(self._load, item) for item in self._items(step)]
-        # The pool begins with the rows, so this does not wait for ever.
+        # Its rows are before it in the queue of the pool, so this cannot deadlock.
         return self._pool.submit(
             lambda: self._finish(step, [row.result() for row in rows])
         )
@@ -99,7 +98,8 @@ class _Batches(keras.utils.PyDataset):
 
     def _draws(self, number: int, rng: np.random.Generator) -> Iterator[int]:
         yield number
-        yield from rng.permutation(len(self.dataset)).tolist()
+        while True:  # until one can be read or too many could not
+            yield int(rng.integers(len(self.dataset)))
 
     def _one_hot(self, labels: list[int]) -> np.ndarray:
         one_hot = np.zeros((len(labels), len(self.dataset.class_names)), "float32")
@@ -246,7 +246,7 @@ class ValidationBatches(_Batches):
         return self.numbers[step * self.batch_size : (step + 1) * self.batch_size]
 
     def _load(self, item):
-        rgb, index = self._open(item, np.random.default_rng((REPLACEMENT, item)))
+        rgb, index = self._open(item, np.random.default_rng((0, REPLACEMENT, item)))
         return resize_and_crop(rgb, self.preprocessing), self.dataset.labels[index]
 
     def _finish(self, step, rows):

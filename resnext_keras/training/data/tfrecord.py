@@ -5,6 +5,7 @@ any order.
 """
 
 import contextlib
+import io
 import os
 import re
 from collections import defaultdict
@@ -282,17 +283,17 @@ def _images(files, places, first: int, class_names, form: Form) -> ImageDataset:
         place = places[index]
         return f"{readable(files[place['file']])}, record {place['number']}"
 
-    def read(index):
+    def opened(index):
         place = places[index]
         # The file is opened each time: a data set may have more files than a process
         # can have open.
-        with open(files[place["file"]], "rb", buffering=0) as file:
+        with open(files[place["file"]], "rb") as file:
             file.seek(place["offset"])
             record = example.FromString(file.read(place["length"]))
-        return record.features.feature[form.image].bytes_list.value[0]
+        return io.BytesIO(record.features.feature[form.image].bytes_list.value[0])
 
     labels = (places["label"] - first).astype("int32")
-    return ImageDataset(class_names, labels, Names(name, len(places)), read)
+    return ImageDataset(class_names, labels, Names(name, len(places)), opened)
 
 
 def find_tfrecords(path: str) -> Layout | None:
