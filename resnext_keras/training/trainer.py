@@ -1,7 +1,10 @@
 """Training and fine-tuning of a network on the images of a data set."""
 
+import contextlib
 import dataclasses
+import gc
 import os
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -322,17 +325,19 @@ def _train(run: Run, callbacks, seconds: float, verbose: int | str) -> None:
         network = build_network(
             settings, len(run.training.class_names), run.preprocessing
         )
-    run_phases(
-        network,
-        settings,
-        _batches(run),
-        run.folder,
-        devices=devices,
-        callbacks=[UnreadableImages(run.unreadable), *callbacks],
-        resume=run.resume,
-        seconds=seconds,
-        verbose=verbose,
-    )
+    batches = _batches(run)
+    with contextlib.closing(batches.validation):
+        run_phases(
+            network,
+            settings,
+            batches,
+            run.folder,
+            devices=devices,
+            callbacks=[UnreadableImages(run.unreadable), *callbacks],
+            resume=run.resume,
+            seconds=seconds,
+            verbose=verbose,
+        )
     devices.shutdown()
 
 
@@ -531,26 +536,40 @@ def _fit(model, phase, batches, progress, callbacks, devices, verbose):
     steps = batches.steps(number)
     while progress["step"] < epochs * steps:
         done, begun = divmod(progress["step"], steps)
-        try:
-            devices.fit(
-                model,
-                batches.training(number, progress["step"]),
-                initial_epoch=done,
-                epochs=done + 1 if begun else epochs,
-                steps_per_epoch=steps - begun,
-                validation_data=batches.validation,
-                callbacks=callbacks,
-                verbose=verbose,
-                shuffle=False,
-            )
-        except Exception as error:
-            if not _is_out_of_memory(error):
-                raise
-            raise TrainingError(
-                "A step does not fit in memory. Lower the batch size or the image "
-                "size, or split the batch into parts (accumulate). "
-                f"Received: {type(error).__name__}"
-            ) from error
+        with contextlib.closing(batches.training(number, progress["step"])) as training:
+            try:
+                devices.fit(
+                    model,
+                    training,
+                    initial_epoch=done,
+                    epochs=done + 1 if begun else epochs,
+                    steps_per_epoch=steps - begun,
+                    validation_data=batches.validation,
+                    callbacks=callbacks,
+                    verbose=verbose,
+                    shuffle=False,
+                )
+            except BaseException as error:
+                _clear_frames(error)
+                if not _is_out_of_memory(error):
+                    raise
+                raise TrainingError(
+                    "A step does not fit in memory. Lower the batch size or the image "
+                    "size, or split the batch into parts (accumulate). "
+                    f"Received: {type(error).__name__}"
+                ) from error
+            finally:
+                # Keras' iterators are in cycles. TensorFlow's threads would read on,
+                # and wait forever for a Python that ends before them.
+                gc.collect()
+
+
+def _clear_frames(error: BaseException) -> None:
+    """Frees what `fit` used when it raised an error, and keeps the traceback."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        for outer, _ in traceback.walk_stack(frame):  # Keras hides its own
+            with contextlib.suppress(RuntimeError):  # it still runs
+                outer.clear()
 
 
 def _is_out_of_memory(error: Exception) -> bool:

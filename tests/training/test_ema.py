@@ -101,6 +101,9 @@ class OneBatch(keras.utils.PyDataset):
     def __getitem__(self, step):
         return self.batch
 
+    def close(self):
+        """Has nothing to close."""
+
 
 @pytest.mark.parametrize(
     ("smoothing", "mixup", "cutmix"),

@@ -47,7 +47,7 @@ def start(data, folder, *options):
 
 def finish(data, folder, *options):
     process = start(data, folder, *options)
-    output, _ = process.communicate()
+    output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
 
 
@@ -66,7 +66,7 @@ def kill_when(process, is_time):
         time.sleep(0.001)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
+    process.communicate(timeout=300)
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +162,7 @@ def test_a_full_disk_is_an_error_and_the_run_resumes_when_there_is_room(
     with contextlib.suppress(OSError), filling.open("wb", buffering=0) as file:
         while file.write(bytes(4096)):
             pass
-    output, _ = process.communicate()
+    output, _ = process.communicate(timeout=300)
     assert process.returncode == 1, output
     assert output.splitlines()[-1] == (
         f"Error: No space left on the disk of {folder}. Its files are complete; "

@@ -1,10 +1,13 @@
 """The folder of a run: refused, created, resumed, and opened as a classifier."""
 
+import contextlib
 import dataclasses
+import gc
 import json
 import os
 import shutil
 import sys
+import threading
 
 import keras
 import numpy as np
@@ -70,6 +73,33 @@ def test_training_returns_the_history_the_files_and_the_evaluation(done):
     best = max(row["val_accuracy"] for row in result.history)
     assert result.evaluation.figures["top_1"] == pytest.approx(best)
     assert result.evaluation.report == result.files["report.html"]
+
+
+def readers():
+    """The threads that read images."""
+    return [t for t in threading.enumerate() if t.name.startswith("reading")]
+
+
+@pytest.mark.parametrize("kind", [RuntimeError, KeyboardInterrupt, "stop_training"])
+def test_a_run_that_ends_early_leaves_nothing_that_reads(data, tmp_path, kind):
+    """Otherwise the process may hang at its end, or print that Python is gone."""
+
+    def stop(step, logs):
+        if kind == "stop_training":
+            callback.model.stop_training = True
+        else:
+            raise kind("stopped")
+
+    callback = keras.callbacks.LambdaCallback(on_train_batch_end=stop)
+    options = {**OPTIONS, "epochs": 9, "callbacks": callback, "verbose": 0}
+    raised = contextlib.nullcontext()
+    if kind != "stop_training":
+        raised = pytest.raises(kind, match="stopped")
+    with raised:
+        rk.train(data, tmp_path / "run", SMALLEST, **options)
+    assert not readers()
+    iterators = [o for o in gc.get_objects() if type(o).__name__ == "OwnedIterator"]
+    assert not iterators
 
 
 def test_the_seed_decides_the_first_weights(data, tmp_path):

@@ -62,6 +62,9 @@ class RandomBatches(keras.utils.PyDataset):
     def __len__(self):
         return self.steps
 
+    def close(self):
+        """Has nothing to close."""
+
     def __getitem__(self, index):
         rng = np.random.default_rng((self.phase, self.first_step + index))
         pixels = rng.integers(0, 256, (8, 32, 32, 3), "uint8")
