@@ -1,7 +1,6 @@
 """Reads image files in threads, some batches ahead of the network."""
 
 import contextlib
-import errno
 import hashlib
 import itertools
 import os
@@ -14,18 +13,15 @@ import numpy as np
 
 from resnext_keras.images.listing import readable
 from resnext_keras.images.preprocessing import Preprocessing, preprocess_input
-from resnext_keras.images.read import ImageError, read_rgb, resize_and_crop
+from resnext_keras.images.read import (
+    ImageError,
+    check_machine,
+    read_rgb,
+    resize_and_crop,
+)
 from resnext_keras.models.data_format import to_data_format
 
 AHEAD = 3  # batches that are ready or being read before they are needed
-
-FAULTS_OF_FILES = (
-    *(errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EISDIR),
-    *(errno.EACCES, errno.EPERM, errno.ENXIO),
-    *(errno.EINVAL, errno.EOVERFLOW),  # an offset that no file can have
-)
-"""The `errno` of an `OSError` that concerns one file only. With any other a disk, a
-network or the machine has failed, and the next files would fail too."""
 
 
 @dataclass(frozen=True)
@@ -109,13 +105,8 @@ def _read(
     try:
         rgb = read_rgb(os.fsdecode(path), digest)
     except ImageError as error:
-        reason = readable(error.reason)
-        if getattr(error.__cause__, "errno", None) not in (None, *FAULTS_OF_FILES):
-            raise OSError(
-                f"Expected a file that can be read. Received: {name!r}: {reason}. "
-                "Repair the disk or remove the file, then continue with resume=True."
-            ) from error
-        return ImageFile(name, "", 0, 0, reason), None
+        check_machine(error.__cause__, name)
+        return ImageFile(name, "", 0, 0, readable(error.reason)), None
     pixels = resize_and_crop(rgb, preprocessing)
     image = preprocess_input(to_data_format(pixels[np.newaxis]))[0]
     return ImageFile(name, digest.hexdigest(), *rgb.size, ""), image

@@ -1,6 +1,7 @@
 """Reads image files with Pillow, as upright RGB pixels."""
 
 import contextlib
+import errno
 import functools
 import importlib
 import os
@@ -31,6 +32,14 @@ REMEDIES = {
 
 # Resized to a short side of 256, an image of this aspect takes 26 MB.
 MAX_ASPECT = 100
+
+FAULTS_OF_FILES = (
+    *(errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EISDIR),
+    *(errno.EACCES, errno.EPERM, errno.ENXIO),
+    *(errno.EINVAL, errno.EOVERFLOW),  # an offset that no file can have
+)
+"""The `errno` of an `OSError` that concerns one file only. With any other a disk, a
+network or the machine has failed, and the next files would fail too."""
 
 # Chelsea the cat, by Stefan van der Walt, public domain (CC0), as in
 # skimage.data.chelsea.
@@ -124,6 +133,24 @@ def reason_of(error: Exception) -> str:
         )
     missing = isinstance(error, FileNotFoundError)
     return "no such file" if missing else f"{type(error).__name__}: {error}"
+
+
+def check_machine(error: Exception, name: str) -> None:
+    """Checks that an image could not be read because of its file.
+
+    Args:
+        error: The error.
+        name: Name of the image, for the message.
+
+    Raises:
+        OSError: A disk, a network or the machine has failed.
+    """
+    if getattr(error, "errno", None) not in (None, *FAULTS_OF_FILES):
+        raise OSError(
+            f"Expected a file that can be read. Received: {name!r}: "
+            f"{reason_of(error)}. Repair the disk or remove the file, then continue "
+            "with resume=True."
+        ) from error
 
 
 @functools.cache

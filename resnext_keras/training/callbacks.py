@@ -130,7 +130,9 @@ class UnreadableImages(keras.callbacks.Callback):
 
     def _check(self):
         for split in self.splits:
-            if split.too_many:
+            if split.failure:
+                raise split.failure
+            if split.must_end:
                 raise TrainingError(
                     f"Expected at most {split.most} images to become unreadable. "
                     f"Received: {_listed(split.items())}. Restore or remove them, then "

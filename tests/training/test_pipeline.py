@@ -397,4 +397,4 @@ def test_validation_goes_on_without_an_image_too(seven):
 def test_a_data_set_that_is_gone_does_not_hang(seven):
     unreadable = Unreadable(7)
     batches(vanishing(seven, *range(7)), EVERYTHING, unreadable=unreadable)
-    assert unreadable.too_many  # for which the run ends
+    assert unreadable.must_end  # for which the run ends

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import errno
 import gc
 import json
 import os
@@ -19,6 +20,7 @@ import resnext_keras as rk
 from resnext_keras.images.listing import readable
 from resnext_keras.images.preprocessing import default_preprocessing
 from resnext_keras.training.callbacks import CHECKPOINT, read_progress
+from resnext_keras.training.data import image_folder as image_folder_module
 from resnext_keras.training.network import build_network
 from resnext_keras.training.recipes import RECIPES, adjusted
 from resnext_keras.training.run import open_run
@@ -285,6 +287,34 @@ def test_too_many_that_vanish_end_the_run_with_their_names(
     with pytest.raises(ValueError, match=r"at most 2 images .*light/\d.png: no such"):
         rk.train(copy, tmp_path / "run", SMALLEST, **options)
     assert not (tmp_path / "run" / "best.weights.h5").exists()
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_disk_that_fails_ends_the_run_which_resumes(
+    data, tmp_path, monkeypatch, split
+):
+    """A failing disk is no fault of an image: the next ones would be lost too."""
+    fails, opened = [], open
+
+    def guarded(path, *arguments, **options):
+        if fails and f"{split}/light/3.png" in os.fsdecode(path):
+            raise OSError(errno.EIO, "Input/output error", path)
+        return opened(path, *arguments, **options)
+
+    def fail(epoch, logs):
+        fails.append(epoch)
+
+    monkeypatch.setattr(image_folder_module, "open", guarded, raising=False)
+    options = OPTIONS | {"epochs": 3, "verbose": 0}
+    callback = keras.callbacks.LambdaCallback(on_epoch_end=fail)
+    with pytest.raises(OSError, match=r"light/3\.png.*Input/output.*resume"):
+        rk.train(data, tmp_path / "run", SMALLEST, callbacks=callback, **options)
+    fails.clear()
+    result = rk.train(data, tmp_path / "run", SMALLEST, resume=True, **options)
+    assert [row["epoch"] for row in result.history] == [1, 2, 3]
+    fails.append(0)
+    with pytest.raises(OSError, match="Input/output"):
+        rk.evaluate(data / split, weights=tmp_path / "run", output=tmp_path / "report")
 
 
 @pytest.mark.parametrize(

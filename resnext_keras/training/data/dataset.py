@@ -11,7 +11,12 @@ from tqdm import tqdm
 
 from resnext_keras.features.loader import in_threads
 from resnext_keras.images.listing import SUFFIXES, readable
-from resnext_keras.images.read import ImageError, decode_rgb, reason_of
+from resnext_keras.images.read import (
+    ImageError,
+    check_machine,
+    decode_rgb,
+    reason_of,
+)
 
 TRAINING = ("train", "training")
 VALIDATION = ("validation", "val", "valid", "test")  # the first that exists is used
@@ -43,11 +48,13 @@ class ImageDataset:
 
         Raises:
             ImageError: It cannot be read; the message gives only the reason.
+            OSError: A disk, a network or the machine has failed.
         """
         try:
             with self.open(number) as file:
                 return decode_rgb(file)
         except Exception as error:
+            check_machine(error, self.names[number])
             raise ImageError(reason_of(error)) from error
 
     def subset(self, numbers: np.ndarray) -> "ImageDataset":
@@ -71,16 +78,18 @@ class Unreadable(dict):
 
     Attributes:
         most: How many are allowed.
+        failure: The error of a disk, a network or the machine; None without one.
     """
 
     def __init__(self, images: int):
         super().__init__()
+        self.failure: OSError | None = None
         self.most = min(max(2, images // 100), images - 1)
 
     @property
-    def too_many(self) -> bool:
+    def must_end(self) -> bool:
         """Whether the run has to end."""
-        return len(self) > self.most
+        return len(self) > self.most or self.failure is not None
 
 
 class Names(Sequence):
@@ -213,6 +222,7 @@ def decodable(dataset: ImageDataset) -> tuple[ImageDataset, list[tuple[str, str]
 
     Raises:
         ValueError: No image can be decoded, or none of a class.
+        OSError: A disk, a network or the machine has failed.
     """
 
     def reason(number):

@@ -96,7 +96,9 @@ class _Batches(keras.utils.PyDataset):
                 return self.dataset.image(candidate), candidate
             except ImageError as error:
                 self.unreadable[self.dataset.names[candidate]] = error.reason
-            if self.unreadable.too_many:
+            except OSError as error:
+                self.unreadable.failure = error
+            if self.unreadable.must_end:
                 break  # the callback `UnreadableImages` ends the run
         return Image.new("RGB", (1, 1)), number
 
