@@ -28,15 +28,19 @@ class Classifier:
         model: A `keras.Model` that takes preprocessed images and gives scores, or
             feature maps without a classifier.
         preprocessing: How images are read for the model.
-        class_names: Name of each class; empty for a network without classifier.
+        class_names: Name of each class; empty for a network without classifier. A
+            single output is the score of the second of two classes.
         weights: Name of the weight set, path of the file, or folder of the
             training run.
+        is_multi_label: Whether an image has each class whose score is 0.5 or more,
+            and may have no class or several.
     """
 
     model: keras.Model
     preprocessing: Preprocessing
     class_names: tuple[str, ...]
     weights: str
+    is_multi_label: bool = False
 
     def predict(self, images: np.ndarray, top: int = 5) -> list[Predictions]:
         """Predicts the most probable classes of images.
@@ -133,10 +137,13 @@ def load_classifier(
         checkpoint,
         input_shape=image_shape(size, size),
         classes=checkpoint.classes or 1,
+        classifier_activation=checkpoint.activation
+        or ("sigmoid" if checkpoint.classes == 1 else "softmax"),
     )
     return Classifier(
         network,
         checkpoint.preprocessing,
         checkpoint.class_names if include_top else (),
         checkpoint.name,
+        include_top and checkpoint.is_multi_label,
     )

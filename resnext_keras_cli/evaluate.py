@@ -57,8 +57,9 @@ def evaluate(as_json, **options):
 
     Prints top-1 and top-5 accuracy, calibration error and the classes with the lowest
     recall, and writes a folder with report.html, the confusion matrix, the worst
-    predictions, and CSV files of all classes and predictions. Files that cannot be
-    read are skipped; the first are named, and the exit code is then 1.
+    predictions, and CSV files of all classes and predictions. For multi-label data it
+    prints mean average precision and F1. Files that cannot be read are skipped; the
+    first are named, and the exit code is then 1.
     """
     with quiet_start():
         from resnext_keras.training.evaluation import evaluate
@@ -92,7 +93,7 @@ def evaluate(as_json, **options):
 
 
 def print_evaluation(evaluation):
-    """Prints the metrics of an evaluation, and the classes with the lowest recall."""
+    """Prints the metrics of an evaluation, and the worst classes."""
     from resnext_keras.training.report import in_words
 
     rows = table("metric", "value", right=("value",))
@@ -100,11 +101,13 @@ def print_evaluation(evaluation):
         rows.add_row(*figure)
     print_table(rows)
     classes = evaluation.classes
-    rows = table(*classes[0], right=("images", "recall", "precision"))
+    name, *numbers = classes[0]
+    heads = [column.replace("_", " ") for column in numbers]
+    rows = table(name, *heads, right=heads)
     for row in classes[:WORST_CLASSES]:
-        precision = "-" if row["precision"] is None else f"{row['precision']:.1%}"
-        recall = f"{row['recall']:.1%}"
-        rows.add_row(row["class"], str(row["images"]), recall, precision)
+        shares = [row[column] for column in numbers[1:]]
+        cells = ["-" if share is None else f"{share:.1%}" for share in shares]
+        rows.add_row(row["class"], str(row["images"]), *cells)
     print_table(rows)
     if (more := len(classes) - WORST_CLASSES) > 0:
         click.echo(f"... {more} more classes; the report has all.")

@@ -30,9 +30,13 @@ from resnext_keras_cli.start import quiet_start
 def predict(images, as_json, **options):
     """Print the most probable classes of each IMAGE.
 
+    If the network was trained on several classes an image, those with a score of 50 %
+    or more are marked as present.
+
     Files that are not images are named and skipped; the exit code is then 1.
     """
     with quiet_start():
+        from resnext_keras.images.labels import THRESHOLD
         from resnext_keras.inference.prediction import predict_files
     from resnext_keras_cli.tables import print_table, table
 
@@ -40,11 +44,13 @@ def predict(images, as_json, **options):
     if as_json:
         click.echo(json.dumps(_as_json(result), indent=2))
     elif result.predictions:
-        rows = table("image", "class", "score", right=("score",), title=result.weights)
+        heads = ["image", "class", "score"] + ["present"] * result.is_multi_label
+        rows = table(*heads, right=("score",), title=result.weights)
         for path, predictions in result.predictions:
             for rank, (_, name, score) in enumerate(predictions):
                 image = "" if rank else click.format_filename(path)
-                rows.add_row(image, name, f"{score:.1%}")
+                present = ["yes" if score >= THRESHOLD else ""] * result.is_multi_label
+                rows.add_row(image, name, f"{score:.1%}", *present)
         print_table(rows)
     for error in result.skipped:
         click.echo(f"Skipped: {error}", err=True)

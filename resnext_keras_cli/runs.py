@@ -31,6 +31,20 @@ class Change(click.ParamType):
             return field, text
 
 
+class ClassWeight(click.ParamType):
+    """`NAME=W`, as a pair of the name of a class and its weight."""
+
+    name = "NAME=W"
+
+    def convert(self, value, param, ctx):
+        """Parses the weight; the name may contain an equals sign."""
+        name, _, text = value.rpartition("=")
+        try:
+            return name, float(text)
+        except ValueError:
+            self.fail(f"{value!r} is not NAME=W, as in cat=2.")
+
+
 OPTIONS = (
     click.argument("data", type=click.Path(exists=True)),
     click.option(
@@ -73,6 +87,20 @@ OPTIONS = (
         multiple=True,
         help="Change a field of the recipe, as in --set mixup=0.2; may be given "
         "several times.",
+    ),
+    click.option(
+        "--balance",
+        is_flag=True,
+        help="Weigh the loss of each class in inverse proportion to its images.",
+    ),
+    click.option(
+        "--class-weight",
+        "class_weights",
+        metavar="NAME=W",
+        type=ClassWeight(),
+        multiple=True,
+        help="Weight of a class in the loss, as in --class-weight cat=2; may be given "
+        "several times. Default: 1.",
     ),
     size_option,
     click.option(
@@ -142,9 +170,17 @@ def print_run(function, options):
         options: Its arguments.
     """
     options["recipe_changes"] = dict(options["recipe_changes"])
+    weights = dict(options.pop("class_weights"))
+    if options.pop("balance"):
+        if weights:
+            raise click.UsageError("Give either --balance or --class-weight.")
+        weights = "balanced"
     try:
         result = function(
-            **options, on_start=print_plan, verbose=1 if sys.stdout.isatty() else 2
+            **options,
+            class_weights=weights or None,
+            on_start=print_plan,
+            verbose=1 if sys.stdout.isatty() else 2,
         )
     except KeyboardInterrupt:
         click.echo(
@@ -165,17 +201,16 @@ def print_run(function, options):
 
 def print_plan(run):
     """Prints the data, the network and the phases of a run."""
-    from resnext_keras.training.data.dataset import class_counts
-
     settings = run.settings
     names = run.training.class_names
-    splits = [class_counts(split) for split in (run.training, run.validation)]
+    splits = [split.class_counts() for split in (run.training, run.validation)]
     skipped = f", {len(run.skipped)} skipped (skipped.csv)" * bool(run.skipped)
     click.echo(
-        f"{len(names)} classes, {counted(len(run.training), 'image')} to train on, "
+        f"{len(names)} classes{', several an image' * run.training.is_multi_label}, "
+        f"{counted(len(run.training), 'image')} to train on, "
         f"{len(run.validation)} to validate on{skipped}."
     )
-    _print_balance(names, *splits)
+    _print_balance(names, *splits, run.class_weights)
     size = run.preprocessing.size
     start = settings.weights.name if settings.weights else "random weights"
     click.echo(f"{settings.spec.name} from {start}, images of {size} x {size} pixels.")
@@ -189,9 +224,9 @@ def print_plan(run):
         click.echo(f"Phase {number}: {_in_words(phase, len(settings.spec.depths))}.")
 
 
-def _print_balance(names, training, validation):
-    columns = "class", "training", "validation", ""
-    rows = table(*columns, right=("training", "validation"))
+def _print_balance(names, training, validation, weights):
+    columns = ["training", "validation"] + ["weight"] * (weights is not None)
+    rows = table("class", *columns, "", right=columns)
     shown = range(len(names))
     if len(names) > MOST_CLASSES:
         half = MOST_CLASSES // 2
@@ -199,11 +234,13 @@ def _print_balance(names, training, validation):
         shown = [*order[:half], None, *order[-half:]]
     for number in shown:
         if number is None:
-            rows.add_row(f"... {len(names) - MOST_CLASSES} more", "", "", "")
+            rows.add_row(f"... {len(names) - MOST_CLASSES} more")
             continue
         bar = "#" * max(round(BAR * training[number] / training.max()), 1)
-        counts = str(training[number]), str(validation[number])
-        rows.add_row(names[number], *counts, bar)
+        cells = [str(training[number]), str(validation[number])]
+        if weights is not None:
+            cells.append(f"{weights[number]:.3g}")
+        rows.add_row(names[number], *cells, bar)
     print_table(rows)
 
 
@@ -244,7 +281,7 @@ def print_files(result):
     folder = click.format_filename(result.folder)
     quoted = shlex.quote(folder)
     uses = {
-        "report.html": "learning curves, confusion matrix, the worst predictions",
+        "report.html": "learning curves, metrics of the classes, the worst predictions",
         "best.weights.h5": f"for `resnext-keras predict IMAGE --weights {quoted}`",
         "model.keras": "the same network as a Keras model",
         "saved_model": "the same network for TF Serving: image files in, names out",

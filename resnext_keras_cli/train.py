@@ -25,11 +25,16 @@ def train(**options):
     """Train a network from scratch on the images in DATA.
 
     DATA is a folder with a folder of images for each class, or with folders train and
-    val (or validation or test) that have class folders; a directory of TensorFlow
-    Datasets; or TFRecord files of encoded images, with a file labels.txt beside them
-    that may name the classes, one a line. An image is known by its contents: JPEG,
-    PNG, WebP, BMP, GIF, TIFF, PPM, AVIF or HEIC. Other files are skipped and listed,
-    except for hidden ones and those with the ending of another type, such as .txt.
+    val (or validation or test) that have class folders; a CSV or TSV file with the path
+    and the class of each image, in columns image and label, with an optional column
+    split; a directory of TensorFlow Datasets; or TFRecord files of encoded images, with
+    a file labels.txt beside them that may name the classes, one a line. An image is
+    known by its contents: JPEG, PNG, WebP, BMP, GIF, TIFF, PPM, AVIF or HEIC. Other
+    files are skipped and listed, except for hidden ones and those with the ending of
+    another type, such as .txt.
+
+    Several classes in a cell, as in cat|dog, or a column of 0 and 1 for each class make
+    a multi-label data set: each class gets a score of its own.
 
     RUN gets best.weights.h5 and model.keras, the network with the highest validation
     accuracy; history.csv; report.html, with learning curves, the confusion matrix and

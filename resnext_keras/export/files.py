@@ -241,7 +241,7 @@ def _int8(converter, images) -> bytes:
     debugger = tf.lite.experimental.QuantizationDebugger(
         converter=converter,
         debug_options=tf.lite.experimental.QuantizationDebugOptions(
-            denylisted_ops=["FULLY_CONNECTED", "SOFTMAX"]
+            denylisted_ops=["FULLY_CONNECTED", "SOFTMAX", "LOGISTIC"]
         ),
     )
     return debugger.get_nondebug_quantized_model()

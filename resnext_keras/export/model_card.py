@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 
 import keras
 
-from resnext_keras.images.labels import checked_names
+from resnext_keras.images.labels import THRESHOLD, checked_names
 from resnext_keras.images.labels import class_names as packaged_names
 from resnext_keras.images.preprocessing import (
     MEAN,
@@ -15,7 +15,7 @@ from resnext_keras.images.preprocessing import (
     default_preprocessing,
 )
 from resnext_keras.models.data_format import channels_first
-from resnext_keras.models.graph import classifier_head
+from resnext_keras.models.graph import classifier_head, head_activation
 from resnext_keras.weights.checkpoint import (
     Checkpoint,
     resolve,
@@ -39,7 +39,10 @@ class ModelCard:
     Attributes:
         name: Name of the model.
         preprocessing: How images are read for the model.
-        class_names: Name of each class; None for a backbone.
+        class_names: Name of each class; None for a backbone. A single output is the
+            score of the second of two classes.
+        activation: `"softmax"`, `"sigmoid"` or another activation of the classifier,
+            `"linear"` for logits; None for a backbone.
         weights: Name of the weight set, the file or the training run; None if it is
             not known.
         licence: SPDX identifier of the weights' licence; None if it is not known.
@@ -48,6 +51,7 @@ class ModelCard:
     name: str
     preprocessing: Preprocessing
     class_names: tuple[str, ...] | None = None
+    activation: str | None = None
     weights: str | None = None
     licence: str | None = None
 
@@ -57,6 +61,8 @@ class ModelCard:
         return asdict(self) | {
             "preprocessing": self.preprocessing.as_json() | {"mean": MEAN, "std": STD},
             "reading": READING.format(axes=axes),
+            # An image has each class, or the second of two, whose score reaches it.
+            **({"threshold": THRESHOLD} if self.activation == "sigmoid" else {}),
         }
 
 
@@ -95,10 +101,19 @@ def make_model_card(
         raise ValueError(
             f"Expected `licence` to be a string. Received: licence={licence!r}"
         )
+    names = _class_names(model, class_names, checkpoint)
+    activation = None if names is None else head_activation(model)
+    is_single = names is not None and len(names) > model.outputs[0].shape[1]
+    if is_single and activation != "sigmoid":
+        raise ValueError(
+            "Expected a model that ends in a sigmoid, for the two `class_names` of its "
+            f"single output. Received: the activation {activation!r}"
+        )
     return ModelCard(
         model.name,
         preprocessing,
-        _class_names(model, class_names, checkpoint),
+        names,
+        activation,
         checkpoint and checkpoint.short_name,
         licence or (checkpoint and checkpoint.licence),
     )
@@ -139,7 +154,7 @@ def _class_names(model, names, checkpoint: Checkpoint | None) -> tuple[str, ...]
         return tuple(map(str, range(classes)))
     if checkpoint.classes != classes:
         raise ValueError(
-            f"Expected `class_names`, since the model has {classes} classes and "
+            f"Expected `class_names`, since the model has {classes} outputs and "
             f"{checkpoint.name} has {checkpoint.classes}. Received: class_names=None"
         )
     return checkpoint.class_names

@@ -51,7 +51,7 @@ def export_saved_model(
       highest score first; a backbone gives `features`. `valid`, bool (batch,), is
       False for a row that cannot be decoded: its classes are empty, its indices -1
       and its other numbers 0. `scores` are the model's outputs: logits if it gives
-      logits.
+      logits. A single sigmoid with two class names gives the scores of both.
     - `predict`: `images`, float32 from `preprocess_input`. It gives `predictions`, or
       each output by its key or the name of its layer.
     - `predict_uint8`: `pixels`, RGB, uint8 (batch, height, width, 3), as from
@@ -65,7 +65,9 @@ def export_saved_model(
     the client has to send upright images. The formats are JPEG, PNG, BMP of 8, 24 or
     32 bits and, from TensorFlow 2.20 on, WebP. The endpoint `serve`, which
     `keras.layers.TFSMLayer` and `Predictor` use, is the network itself.
-    `assets/model.json` describes preprocessing, classes, weights and licence.
+    `assets/model.json` describes preprocessing, classes, activation, weights and
+    licence; for sigmoid scores also `threshold`, the score from which an image has a
+    class.
 
     Args:
         model: A functional or built `Sequential` model that takes square RGB images
@@ -80,8 +82,9 @@ def export_saved_model(
             weights: 224 pixels from a short side of 256 for a model of that size or of
             any size; otherwise the short side is resized to the model's size.
         class_names: Name of each class, for any model with one output (batch,
-            classes). None for those of the weights; without weights ImageNet's for
-            1000 classes, otherwise the numbers of the classes.
+            classes); two for a single sigmoid, the score of the second. None for those
+            of the weights; without weights ImageNet's for 1000 classes, otherwise the
+            numbers of the classes.
         licence: SPDX identifier of the weights' licence; None for that of `weights`.
         top: Number of classes that `serving_default` gives, at least 1.
         overwrite: Whether an earlier export may be replaced.

@@ -126,6 +126,8 @@ _NOTHING = {"indices": -1, "classes": ""}  # for rows that are not images; other
 
 def _named(scores, names, top: int):
     """The best classes, highest score first; of equal scores the lower index first."""
+    if scores.shape[1] < len(names):  # the score of the second of two classes
+        scores = tf.concat([1 - scores, scores], 1)
     best = tf.math.top_k(scores, min(top, len(names)))
     return {
         "classes": tf.gather(tf.constant(names), best.indices),

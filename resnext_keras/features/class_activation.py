@@ -39,7 +39,8 @@ def grad_cam(
             Dense(5)])`.
         images: A batch from `preprocess_input`, (batch, H, W, channels).
         classes: Number of the class, or a number for each image; None for the class
-            with the highest score in each image.
+            with the highest score in each image. A single output is the logit of the
+            second of two classes.
         layer: Name of a layer that outputs feature maps; None for the last such layer,
             `conv5_block3_out` in ResNeXt-50.
 
@@ -70,7 +71,7 @@ def grad_cam(
             "Expected `images` to be a batch, (batch, H, W, channels). "
             f"Received: images.shape={images.shape}"
         )
-    classes = _checked_classes(classes, len(images), dense.units)
+    classes = _checked_classes(classes, len(images), max(dense.units, 2))
 
     seen = {}
     with tf.GradientTape(watch_accessed_variables=False) as tape:
@@ -83,7 +84,9 @@ def grad_cam(
             # The bias does not change the gradient, but the ranking of the classes.
             bias = dense.bias if dense.use_bias else 0.0
             inputs = tf.cast(inputs, "float32")
-            seen["logits"] = inputs @ tf.cast(dense.kernel, "float32") + bias
+            logits = inputs @ tf.cast(dense.kernel, "float32") + bias
+            is_single = dense.units == 1  # what is against one class is for the other
+            seen["logits"] = tf.concat([-logits, logits], 1) if is_single else logits
 
         with _listening(target, keep_maps), _listening(dense, keep_logits):
             model(images, training=False)
@@ -166,15 +169,15 @@ def _has_maps(layer) -> bool:
     return not is_input and len(getattr(output, "shape", ())) == 4
 
 
-def _checked_classes(classes, count, units) -> np.ndarray | None:
+def _checked_classes(classes, images, count) -> np.ndarray | None:
     """One class for each image."""
     if classes is None:
         return None
     numbers = np.asarray(classes).astype("int64")
-    in_range = ((numbers >= 0) & (numbers < units)).all()
-    if numbers.shape not in ((), (count,)) or not in_range:
+    in_range = ((numbers >= 0) & (numbers < count)).all()
+    if numbers.shape not in ((), (images,)) or not in_range:
         raise ValueError(
-            f"Expected `classes` to be a number from 0 to {units - 1}, or one for each "
-            f"of the {count} images. Received: classes={classes!r}"
+            f"Expected `classes` to be a number from 0 to {count - 1}, or one for each "
+            f"of the {images} images. Received: classes={classes!r}"
         )
-    return np.broadcast_to(numbers, (count,))
+    return np.broadcast_to(numbers, (images,))

@@ -13,6 +13,7 @@ from resnext_keras.classifier import load_classifier
 from resnext_keras.features.class_activation import grad_cam, layer_with_maps
 from resnext_keras.html import checked_outputs, data_uri, render, write_outputs
 from resnext_keras.images.draw import HEAT_COLOURS, contact_sheet, overlay
+from resnext_keras.images.labels import scores_by_class
 from resnext_keras.images.listing import readable
 from resnext_keras.images.preprocessing import preprocess_input
 from resnext_keras.images.read import read_rgb, resize_and_crop
@@ -156,7 +157,9 @@ def explain(
     layer = layer_with_maps(network, layer).name
     pixels = resize_and_crop(rgb, classifier.preprocessing)
     images = preprocess_input(to_data_format(pixels[np.newaxis]))
-    scores = np.asarray(network.predict_on_batch(images))[0]
+    (scores,) = scores_by_class(
+        np.asarray(network.predict_on_batch(images)), classifier.class_names
+    )
     numbers = numbers or np.argsort(-scores, kind="stable")[:top]
     heats = grad_cam(network, np.repeat(images, len(numbers), axis=0), numbers, layer)
     evidence = tuple(

@@ -23,6 +23,9 @@ def _imagenet_classes() -> tuple[tuple[str, str], ...]:
     return tuple(tuple(line.split(",")) for line in lines)
 
 
+THRESHOLD = 0.5
+"""The sigmoid score from which an image has a class, if it may have several."""
+
 TABLES = {
     "imagenet": lambda: tuple(name for _, name in _imagenet_classes()),
     "digits": lambda: tuple("0123456789"),
@@ -68,17 +71,18 @@ def decode_predictions(
             probabilities or logits, of any numeric dtype.
         top: Number of classes for each row, at least 1. A number above that of the
             classes gives all of them.
-        class_names: Name of each column. None for the 1000 classes of ImageNet-1k;
-            `preds` must then have 1000 columns.
+        class_names: Name of each column; or two names for a single column, the
+            sigmoid scores, 0 to 1, of the second class. None for the 1000 classes of
+            ImageNet-1k; `preds` must then have 1000 columns.
 
     Returns:
         For each row a list of tuples `(id, name, score)`, highest score first; of
         equal scores the lower column first. The id is the WordNet id, or with
-        `class_names` the number of the column as a string.
+        `class_names` the number of the class as a string.
 
     Raises:
         ValueError: The shape is not as described, `top` is not a positive
-            integer, or a score is NaN.
+            integer, a score is NaN, or a score of a single column is outside 0 to 1.
     """
     top = positive_integer("top", top)
     if keras.backend.standardize_dtype(getattr(preds, "dtype", None)) == "bfloat16":
@@ -89,6 +93,8 @@ def decode_predictions(
             "Expected `preds` to have the shape (batch, classes). "
             f"Received: preds.shape={scores.shape}"
         )
+    if class_names is not None:
+        scores = scores_by_class(scores, class_names)
     classes = _classes_of(class_names, columns=scores.shape[1])
     broken = np.flatnonzero(np.isnan(scores).any(axis=1))
     if broken.size:
@@ -119,8 +125,31 @@ def _classes_of(names, columns) -> Sequence[tuple[str, str]]:
     return [(str(column), name) for column, name in enumerate(names)]
 
 
+def scores_by_class(scores: np.ndarray, class_names: Sequence[str]) -> np.ndarray:
+    """The scores of both classes, if a single column has those of the second one.
+
+    Args:
+        scores: (batch, classes); or (batch, 1), 0 to 1, for two classes.
+        class_names: Name of each class.
+
+    Returns:
+        (batch, classes).
+
+    Raises:
+        ValueError: A score of a single column is outside 0 to 1.
+    """
+    if scores.shape[1] != 1 or len(class_names) != 2:
+        return scores
+    if scores.size and (scores.min() < 0 or scores.max() > 1):
+        raise ValueError(
+            "Expected scores from 0 to 1, as a sigmoid gives them, in the single "
+            f"column of two classes. Received: {scores.min():.4g} to {scores.max():.4g}"
+        )
+    return np.hstack([1 - scores, scores])
+
+
 def checked_names(names: Sequence[str], classes: int) -> tuple[str, ...]:
-    """The names of all classes, or a `ValueError`."""
+    """The names of all classes, or a `ValueError`; two for a single output."""
     if (
         isinstance(names, str)
         or not isinstance(names, (Sequence, np.ndarray))
@@ -130,7 +159,7 @@ def checked_names(names: Sequence[str], classes: int) -> tuple[str, ...]:
             "Expected `class_names` to be a sequence of strings. "
             f"Received: class_names={names!r}"
         )
-    if len(names) != classes:
+    if len(names) != classes and (len(names), classes) != (2, 1):
         raise ValueError(
             f"Expected `class_names` to name each of the {classes} classes. "
             f"Received: {len(names)} names"

@@ -31,11 +31,14 @@ class FilePredictions:
             predictions are tuples `(id, name, score)`, highest score first, as from
             `decode_predictions`.
         skipped: The errors of files that are not images. Each message names its file.
+        is_multi_label: Whether an image has each class whose score is 0.5 or more,
+            and may have no class or several.
     """
 
     weights: str
     predictions: list[tuple[str | os.PathLike, Predictions]]
     skipped: list[ImageError]
+    is_multi_label: bool = False
 
 
 def predict_files(
@@ -91,7 +94,9 @@ def predict_files(
             skipped.append(result)
         else:
             predictions.append((path, result))
-    return FilePredictions(classifier.weights, predictions, skipped)
+    return FilePredictions(
+        classifier.weights, predictions, skipped, classifier.is_multi_label
+    )
 
 
 def sample_images(

@@ -13,6 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from resnext_keras.classifier import load_classifier
+from resnext_keras.images.labels import THRESHOLD
 from resnext_keras.inference.engines import (
     check_backend,
     check_fits,
@@ -297,7 +298,7 @@ def compare_predictions(
 ) -> Comparison:
     """Compares the predictions of two classifiers, (batch, classes), and times them."""
     scores = [predict(images) for predict in (first, second)]
-    best = [score.argmax(-1) for score in scores]
+    best = [_predicted(score) for score in scores]
     logits = [_logits(score).ravel() for score in scores]
     return Comparison(
         float(np.mean(best[0] == best[1])),
@@ -320,6 +321,11 @@ def seconds_per_image(predict: Predictor, images: np.ndarray) -> float:
         predict(batch)
         durations.append(time.perf_counter() - start)
     return float(np.median(durations)) / len(batch)
+
+
+def _predicted(scores: np.ndarray) -> np.ndarray:
+    """The class of each image; of a single output, whether it has the class."""
+    return scores[:, 0] >= THRESHOLD if scores.shape[1] == 1 else scores.argmax(-1)
 
 
 def _logits(scores: np.ndarray) -> np.ndarray:

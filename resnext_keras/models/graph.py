@@ -18,17 +18,43 @@ def classifier_head(model: keras.Model):
     A classifier is a model with one output that comes from a dense layer, directly or
     through element-wise layers such as activations.
     """
+    layers = _last_layers(model)
+    return layers[-1] if layers else None
+
+
+def head_activation(model: keras.Model) -> str | None:
+    """Name of a classifier's activation, such as `"softmax"`; None if it is not known.
+
+    It is that of the dense layer, or of an element-wise layer after it.
+    """
+    for layer, _ in _last_layers(model):
+        if isinstance(layer, keras.layers.Softmax):
+            return "softmax"
+        activation = getattr(layer, "activation", keras.activations.linear)
+        if activation is not keras.activations.linear:
+            return getattr(activation, "__name__", None)
+    return "linear" if classifier_head(model) else None
+
+
+def _last_layers(model) -> list:
+    """A classifier's layers from the output back to the dense layer, and their inputs.
+
+    Empty for another model.
+    """
     if len(model.outputs) != 1 or len(model.outputs[0].shape) != 2:
-        return None
-    tensor = model.outputs[0]
+        return []
+    tensor, layers = model.outputs[0], []
     while True:
         layer, sources = source_of(tensor)
         if isinstance(layer, keras.Model):
-            return classifier_head(layer) if isinstance(layer, keras.Function) else None
+            is_known = isinstance(layer, keras.Function)
+            inner = _last_layers(layer) if is_known else []
+            return layers + inner if inner else []
+        layers.append((layer, sources[0] if sources else None))
         if isinstance(layer, keras.layers.Dense):
-            return layer, sources[0]
+            return layers
         if len(sources) != 1 or sources[0].shape != tensor.shape:
-            return None
+            return []
         (tensor,) = sources
 
 

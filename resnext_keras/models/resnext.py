@@ -80,7 +80,9 @@ def ResNeXt(
             channels).
         classes: Number of outputs of the classifier.
         classifier_activation: Activation of the classifier; None gives the logits.
-            With trained weights only None or `"softmax"`.
+            With a trained classifier only None or the activation that it was trained
+            with: `"softmax"`, or `"sigmoid"` for a training run of several labels an
+            image.
         name: Name of the model; None for the architecture's.
         output_stride: Ratio of the image size to the size of the last feature maps:
             32, 16, 8 or 4, in CIFAR networks 4, 2 or 1. None for the largest. With a
@@ -108,8 +110,6 @@ def ResNeXt(
     classes = positive_integer("classes", classes)
     _check_options(
         spec,
-        include_top,
-        weights,
         pooling,
         classifier_activation,
         output_stride,
@@ -120,7 +120,10 @@ def ResNeXt(
     shapes = variable_shapes(spec, channels, classes if include_top else None)
     opened = contextlib.nullcontext({})
     if weights is not None:
-        opened = resolve(weights, spec).open(shapes)
+        checkpoint = resolve(weights, spec)
+        if include_top and checkpoint.classes == classes:
+            _check_activation(checkpoint, classifier_activation)
+        opened = checkpoint.open(shapes)
     with opened as tensors:
         image = layers.Input(shape) if input_tensor is None else input_tensor
         x = resnext_features(image, spec, output_stride, drop_path_rate)
@@ -150,20 +153,24 @@ def _classifier(x, classes, activation):
     )(x)
 
 
-def _check_options(
-    spec, include_top, weights, pooling, activation, output_stride, drop_path_rate
-):
+def _check_activation(checkpoint, activation):
+    """Checks the activation of a trained classifier."""
+    trained = checkpoint.activation
+    allowed = [None, trained] if trained else [None, "softmax", "sigmoid"]
+    if keras.activations.get(activation) not in map(keras.activations.get, allowed):
+        raise ValueError(
+            f"Expected `classifier_activation` to be {' or '.join(map(repr, allowed))} "
+            f"with the trained classifier of {checkpoint.name}. Received: "
+            f"classifier_activation={activation!r}"
+        )
+
+
+def _check_options(spec, pooling, activation, output_stride, drop_path_rate):
+    keras.activations.get(activation)  # raises a ValueError for an unknown name
     if pooling not in (None, *POOLING_LAYERS):
         raise ValueError(
             "Expected `pooling` to be None, 'avg' or 'max'. "
             f"Received: pooling={pooling!r}"
-        )
-    allowed = (keras.activations.linear, keras.activations.softmax)
-    is_allowed = keras.activations.get(activation) in allowed
-    if include_top and weights is not None and not is_allowed:
-        raise ValueError(
-            "Expected `classifier_activation` to be None or 'softmax' with trained "
-            f"weights. Received: classifier_activation={activation!r}"
         )
     if output_stride not in (None, *spec.strides):
         raise ValueError(

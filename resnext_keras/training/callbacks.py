@@ -159,8 +159,9 @@ def new_progress() -> dict:
 class TrainingState(keras.callbacks.Callback):
     """Callback: saves and restores checkpoints, saves the best weights, stops on NaN.
 
-    The best weights are those with the highest validation accuracy; if several epochs
-    have it, as often with few images, those with the lowest validation loss.
+    The best weights are those with the highest validation accuracy (for multi-label
+    data, area under the precision-recall curve); if several epochs have it, as often
+    with few images, those with the lowest validation loss.
 
     Args:
         folder: The folder of the run.
@@ -280,7 +281,8 @@ class TrainingState(keras.callbacks.Callback):
 
 
 def _merit(row: dict) -> tuple[float, float]:
-    return row["val_accuracy"], -row["val_loss"]
+    metric = row["val_pr_auc"] if "val_pr_auc" in row else row["val_accuracy"]
+    return metric, -row["val_loss"]
 
 
 def write_history(path: Path, history: list[dict]) -> None:

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from resnext_keras.arguments import positive_integer
 from resnext_keras.classifier import Classifier, load_classifier
 from resnext_keras.features.loader import AHEAD, in_threads
+from resnext_keras.images.labels import scores_by_class
 from resnext_keras.images.listing import readable
 from resnext_keras.images.preprocessing import Preprocessing, preprocess_input
 from resnext_keras.images.read import ImageError, resize_and_crop
@@ -31,6 +32,11 @@ from resnext_keras.training.metrics import (
     confusion_matrix,
     score_predictions,
 )
+from resnext_keras.training.multi_label import (
+    MultiLabelPredictions,
+    label_table,
+    multi_label_figures,
+)
 from resnext_keras.training.report import (
     FILES,
     REPORT,
@@ -46,7 +52,8 @@ class Evaluation:
     """The result of an evaluation.
 
     Attributes:
-        predictions: The prediction for each image.
+        predictions: The prediction for each image; `MultiLabelPredictions` if an image
+            may have no class or several.
         dataset: The images that could be read, with the classes of the network.
         preprocessing: How they were read.
         skipped: Name of each file that could not be read, and the reason.
@@ -56,7 +63,7 @@ class Evaluation:
         report: Path of `report.html`; None if there is no report.
     """
 
-    predictions: Predictions
+    predictions: Predictions | MultiLabelPredictions
     dataset: ImageDataset
     preprocessing: Preprocessing
     skipped: list[tuple[str, str]]
@@ -68,7 +75,13 @@ class Evaluation:
     def figures(self) -> dict[str, float]:
         """The metrics by name: `top_1`, `top_5` (if there are more than five classes),
         `cross_entropy` and `calibration_error`. Accuracies are 0 to 1.
+
+        For multi-label data `mean_average_precision`; `macro_f1`, the mean of the
+        classes, and `micro_f1`, of all decisions together, at the threshold 0.5; and
+        `binary_cross_entropy`.
         """
+        if isinstance(self.predictions, MultiLabelPredictions):
+            return multi_label_figures(self.predictions)
         top5 = len(self.dataset.class_names) > 5
         return {
             "top_1": self.predictions.accuracy(),
@@ -79,32 +92,36 @@ class Evaluation:
 
     @property
     def classes(self) -> list[dict]:
-        """A dict for each class with images, lowest recall first.
+        """A dict for each class with images, the worst first.
 
-        It has `class`, the name; `images`, the number of images; `recall`, 0 to 1; and
-        `precision`, 0 to 1, or None for a class that was never predicted.
+        It has `class`, the name; `images`, the number of images; `recall`, 0 to 1, by
+        which they are sorted; and `precision`, 0 to 1, or None for a class that was
+        never predicted. For multi-label data there are also `average_precision`, by
+        which they are sorted, and `f1`.
         """
         names = self.dataset.class_names
-        table = class_table(confusion_matrix(self.predictions, len(names)))
-        columns = table.counts, table.recall, table.precision
+        if isinstance(self.predictions, MultiLabelPredictions):
+            table = label_table(self.predictions)
+            columns = ("average_precision", "f1", "recall", "precision")
+        else:
+            table = class_table(confusion_matrix(self.predictions, len(names)))
+            columns = ("recall", "precision")
         rows = [
-            {
-                "class": name,
-                "images": images,
-                "recall": recall,
-                "precision": None if math.isnan(precision) else precision,
-            }
-            for name, images, recall, precision in zip(
-                names, *(column.tolist() for column in columns), strict=True
-            )
-            if images
+            {"class": name, "images": int(table.counts[number])}
+            | {column: _or_none(getattr(table, column)[number]) for column in columns}
+            for number, name in enumerate(names)
+            if table.counts[number]
         ]
-        return sorted(rows, key=lambda row: row["recall"])
+        return sorted(rows, key=lambda row: row[columns[0]])
 
     def images(self, numbers) -> np.ndarray:
         """Pixels of some images as the network sees them, uint8 (n, size, size, 3)."""
         some = self.dataset.subset(numbers)
         return np.stack(list(_images(some, self.preprocessing, 1)))
+
+
+def _or_none(value: float) -> float | None:
+    return None if math.isnan(value) else float(value)
 
 
 def evaluate(
@@ -158,7 +175,9 @@ def evaluate(
         "report",
     )
     check_outside(folder, data)
-    dataset, label_mapping = open_evaluation(data, checkpoint.class_names, labels)
+    dataset, label_mapping = open_evaluation(
+        data, checkpoint.class_names, labels, checkpoint.is_multi_label
+    )
     classifier = load_classifier(weights=checkpoint)
     evaluation = evaluate_images(
         classifier, dataset, engine=engine, batch_size=batch_size
@@ -172,6 +191,7 @@ def open_evaluation(
     data: str | os.PathLike,
     names: tuple[str, ...],
     labels: str | os.PathLike | None = None,
+    is_multi_label: bool = False,
 ) -> tuple[ImageDataset, str]:
     """Opens the images of a data set, with the classes of a network.
 
@@ -179,6 +199,7 @@ def open_evaluation(
         data: See `evaluate`.
         names: Class names of the network.
         labels: See `evaluate`.
+        is_multi_label: Whether the network gives each class a score of its own.
 
     Returns:
         The images, and how they were matched with the classes, such as `"by names"`.
@@ -190,10 +211,20 @@ def open_evaluation(
     if not names:
         raise ValueError("Expected the weights of a classifier. Received: no classes")
     if labels is not None:
-        return flat_images(data, labels, names), f"by {os.fspath(labels)}"
-    if Path(data).is_dir() and is_flat(data):
-        return flat_images(data, None, names), "by the names of ILSVRC2012"
-    return map_labels(open_split(data), names)
+        dataset, how = flat_images(data, labels, names), f"by {os.fspath(labels)}"
+    elif Path(data).is_dir() and is_flat(data):
+        dataset, how = flat_images(data, None, names), "by the names of ILSVRC2012"
+    else:
+        dataset, how = map_labels(open_split(data), names)
+    if dataset.is_multi_label and not is_multi_label:
+        raise ValueError(
+            "Expected images with one class each, as the network gives one for each "
+            f"image. Received: {readable(data)!r}, where an image may have several"
+        )
+    if is_multi_label and not dataset.is_multi_label:
+        one_label = dataset.soft_labels(np.arange(len(dataset))).astype(bool)
+        dataset = replace(dataset, labels=one_label)
+    return dataset, how
 
 
 def evaluate_images(
@@ -223,6 +254,12 @@ def evaluate_images(
     if keras.config.backend() == "tensorflow":
         predict = Predictor(classifier.model, engine, batch_size)
     preprocessing, skipped = classifier.preprocessing, list(skipped)
+    names, score = classifier.class_names, score_predictions
+    if dataset.is_multi_label:
+
+        def score(scores, labels):
+            return MultiLabelPredictions(labels, scores.astype("float32"))
+
     images = enumerate(_images(dataset, preprocessing, batch_size))
     numbers, batches = [], []
     bar = tqdm(desc="evaluating", total=len(dataset), unit=" images", disable=None)
@@ -237,8 +274,9 @@ def evaluate_images(
             if read:
                 pixels = preprocess_input(to_data_format(np.stack(list(read.values()))))
                 labels = dataset.labels[list(read)]
+                scores = scores_by_class(np.asarray(predict(pixels)), names)
                 numbers += read
-                batches.append(score_predictions(predict(pixels), labels))
+                batches.append(score(scores, labels))
             bar.update(len(batch))
     if not batches:
         name, reason = skipped[0]

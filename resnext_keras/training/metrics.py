@@ -6,6 +6,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 
@@ -86,12 +87,13 @@ def score_predictions(scores: np.ndarray, labels: np.ndarray) -> Predictions:
     )
 
 
-def concatenate(parts: Sequence[Predictions]) -> Predictions:
-    """Joins the predictions of several batches."""
-    return Predictions(
+def concatenate(parts: Sequence[Any]) -> Any:
+    """Joins the predictions of several batches, all of one class."""
+    kind = type(parts[0])
+    return kind(
         *(
             np.concatenate([getattr(part, field.name) for part in parts])
-            for field in fields(Predictions)
+            for field in fields(kind)
         )
     )
 

@@ -13,7 +13,7 @@ from resnext_keras.weights.loading import assign
 
 
 def build_network(
-    settings: Settings, classes: int, preprocessing: Preprocessing
+    settings: Settings, outputs: int, preprocessing: Preprocessing
 ) -> keras.Model:
     """Builds the network of a run, from preprocessed images to logits."""
     recipes = [phase.recipe for phase in settings.phases]
@@ -23,7 +23,7 @@ def build_network(
         settings.spec,
         weights=None,
         input_shape=image_shape(size, size),
-        classes=classes,
+        classes=outputs,
         classifier_activation=None,
         drop_path_rate=max(recipe.drop_path for recipe in recipes),
     )
@@ -42,13 +42,17 @@ def with_preprocessing(network: keras.Model) -> keras.Model:
         network: A model from preprocessed images to logits.
 
     Returns:
-        A model with the same weights, from uint8 (batch, H, W, 3) to float32 logits.
+        A model with the same weights, from uint8 (batch, H, W, 3) to float32 logits,
+        (batch, classes). For a network of one output, the sigmoid of two classes, the
+        logit of the first is 0: their softmax is this sigmoid.
     """
     pixels = keras.Input((None, None, 3), dtype="uint8", name="pixels")
     images = preprocess_input(pixels, "channels_last")
     if channels_first():
         images = keras.ops.transpose(images, (0, 3, 1, 2))
     logits = keras.ops.cast(network(images), "float32")
+    if logits.shape[-1] == 1:
+        logits = keras.ops.pad(logits, ((0, 0), (1, 0)))
     return keras.Model(pixels, logits, name=f"{network.name}_with_preprocessing")
 
 

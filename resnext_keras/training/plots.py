@@ -18,7 +18,7 @@ MAX_LETTERS = 24  # longer names would leave no room for the matrix
 
 
 def plot_curves(history: list[dict], path: Path) -> None:
-    """Draws loss and accuracy over the epochs.
+    """Draws loss and accuracy, or what takes its place, over the epochs.
 
     Args:
         history: A row for each epoch, as in `history.csv`.
@@ -26,7 +26,8 @@ def plot_curves(history: list[dict], path: Path) -> None:
     """
     figure, (left, right) = _figure(10, 3.6, 2)
     epochs = [row["epoch"] for row in history]
-    for axes, name in ((left, "loss"), (right, "accuracy")):
+    metric = "pr_auc" if "pr_auc" in history[0] else "accuracy"
+    for axes, name in ((left, "loss"), (right, metric)):
         for prefix, colour, label in (
             ("", TRAINING, "training"),
             ("val_", VALIDATION, "validation"),

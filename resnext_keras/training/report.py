@@ -50,6 +50,10 @@ def in_words(figures: dict[str, float]) -> list[tuple[str, str]]:
         "top_5": ("top-5", ".2%"),
         "cross_entropy": ("cross-entropy", ".4f"),
         "calibration_error": ("calibration error", ".2%"),
+        "mean_average_precision": ("mean average precision", ".2%"),
+        "macro_f1": ("macro F1", ".2%"),
+        "micro_f1": ("micro F1", ".2%"),
+        "binary_cross_entropy": ("binary cross-entropy", ".4f"),
     }
     return [
         (formats[name][0], format(value, formats[name][1]))
@@ -77,14 +81,18 @@ def write_report(
     """
     from resnext_keras.html import render  # imports jinja2
 
-    names, predictions = evaluation.dataset.class_names, evaluation.predictions
-    confusion, rows = confusion_matrix(predictions, len(names)), evaluation.classes
+    predictions, rows = evaluation.predictions, evaluation.classes
+    is_multi_label = evaluation.dataset.is_multi_label
     if history:
         plot_curves(history, folder / CURVES)
-    plot_confusion(confusion, names, folder / CONFUSION)
-    plot_reliability(calibration(predictions), folder / RELIABILITY)
+    if not is_multi_label:
+        names = evaluation.dataset.class_names
+        confusion = confusion_matrix(predictions, len(names))
+        plot_confusion(confusion, names, folder / CONFUSION)
+        plot_reliability(calibration(predictions), folder / RELIABILITY)
     _write_rows(folder / CLASSES, list(rows[0]), [row.values() for row in rows])
-    _write_predictions(folder / PREDICTIONS, evaluation)
+    lines = _multi_label_rows if is_multi_label else _prediction_rows
+    _write_rows(folder / PREDICTIONS, *lines(evaluation))
     page = render(
         "report.html",
         title=title,
@@ -92,37 +100,72 @@ def write_report(
         images=len(predictions),
         figures=in_words(evaluation.figures),
         worst=_worst(evaluation),
+        is_multi_label=is_multi_label,
+        columns=list(rows[0])[2:],
         classes=rows,
         skipped=evaluation.skipped[:LISTED],
         skipped_count=len(evaluation.skipped),
         settings=settings,
         curves=_png_uri(folder / CURVES) if history else None,
-        confusion=_png_uri(folder / CONFUSION),
-        reliability=_png_uri(folder / RELIABILITY),
+        confusion=None if is_multi_label else _png_uri(folder / CONFUSION),
+        reliability=None if is_multi_label else _png_uri(folder / RELIABILITY),
     )
     (folder / REPORT).write_text(page, encoding="utf-8")
 
 
 def _worst(evaluation) -> list[dict]:
+    """The images with the highest losses, each with its caption."""
     from resnext_keras.html import data_uri
 
-    predictions, names = evaluation.predictions, evaluation.dataset.class_names
-    numbers = predictions.worst(WORST)
+    numbers = evaluation.predictions.worst(WORST)
+    caption = _labels_of if evaluation.dataset.is_multi_label else _label_of
     return [
         {
             "image": data_uri(Image.fromarray(pixels)),
             "name": os.path.basename(evaluation.dataset.names[int(number)]),
-            "label": names[predictions.labels[number]],
-            "label_score": f"{np.exp(-predictions.losses[number]):.3f}",
-            "is_correct": predictions.ranks[number] == 0,
-            "predicted": names[predictions.predicted[number]],
-            "score": f"{predictions.confidence[number]:.3f}",
+            **caption(evaluation, number),
         }
         for number, pixels in zip(numbers, evaluation.images(numbers), strict=True)
     ]
 
 
-def _write_predictions(path, evaluation) -> None:
+def _label_of(evaluation, number) -> dict:
+    predictions, names = evaluation.predictions, evaluation.dataset.class_names
+    predicted = f"{names[predictions.predicted[number]]}: "
+    predicted += f"{predictions.confidence[number]:.3f}"
+    return {
+        "label": names[predictions.labels[number]],
+        "label_score": f"{np.exp(-predictions.losses[number]):.3f}",
+        "verdict": f"predicted as {predicted}"
+        if predictions.ranks[number]
+        else "correct",
+    }
+
+
+def _labels_of(evaluation, number) -> dict:
+    predictions, names = evaluation.predictions, evaluation.dataset.class_names
+    labels, predicted = predictions.labels[number], predictions.predicted[number]
+    missed, wrong = (
+        ", ".join(f"{names[n]} {predictions.scores[number, n]:.3f}" for n in some)
+        for some in (
+            np.flatnonzero(labels & ~predicted),
+            np.flatnonzero(predicted & ~labels),
+        )
+    )
+    verdicts = [f"missed {missed}"] * bool(missed) + [f"wrong {wrong}"] * bool(wrong)
+    return {
+        "label": _joined(names, labels) or "none",
+        "label_score": f"loss {predictions.losses[number]:.3f}",
+        "verdict": "; ".join(verdicts) or "correct",
+    }
+
+
+def _joined(names, selected) -> str:
+    return "|".join(names[number] for number in np.flatnonzero(selected))
+
+
+def _prediction_rows(evaluation) -> tuple:
+    """The heads and the rows of the CSV file of all predictions."""
     predictions, names = evaluation.predictions, evaluation.dataset.class_names
     rows = (
         (image, names[label], names[predicted], f"{confidence:.6f}", rank + 1)
@@ -135,8 +178,23 @@ def _write_predictions(path, evaluation) -> None:
             strict=True,
         )
     )
-    heads = ("image", "class", "predicted", "score", "rank_of_class")
-    _write_rows(path, heads, rows)
+    return ("image", "class", "predicted", "score", "rank_of_class"), rows
+
+
+def _multi_label_rows(evaluation) -> tuple:
+    """The same with all classes of an image, and the score of each class."""
+    predictions, names = evaluation.predictions, evaluation.dataset.class_names
+    rows = (
+        (image, _joined(names, labels), _joined(names, predicted), *scores)
+        for image, labels, predicted, scores in zip(
+            evaluation.dataset.names,
+            predictions.labels,
+            predictions.predicted,
+            np.char.mod("%.6f", predictions.scores),
+            strict=True,
+        )
+    )
+    return ("image", "classes", "predicted", *names), rows
 
 
 def _write_rows(path, heads, rows) -> None:

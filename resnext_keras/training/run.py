@@ -12,6 +12,7 @@ from importlib import metadata
 from pathlib import Path
 
 import keras
+import numpy as np
 
 from resnext_keras.images.listing import readable
 from resnext_keras.images.preprocessing import Preprocessing, default_preprocessing
@@ -30,6 +31,7 @@ from resnext_keras.training.distribution import (
     check_deterministic,
     find_devices,
 )
+from resnext_keras.training.losses import weights_of_classes
 from resnext_keras.training.settings import Phase, Settings
 from resnext_keras.weights.checkpoint import RUN
 
@@ -59,6 +61,8 @@ class Run:
         epoch_images: Number of images to train on when the run began.
         skipped: Name of each skipped file, and the reason.
         preprocessing: How images are read for evaluation.
+        class_weights: The weight of each class in the loss, float32 (classes,); None
+            if all are 1.
         resume: Whether the run resumes.
         devices: The devices that it runs on.
         unreadable: The images of either split that could not be read while training;
@@ -72,6 +76,7 @@ class Run:
     epoch_images: int
     skipped: list[tuple[str, str]]
     preprocessing: Preprocessing
+    class_weights: np.ndarray | None
     resume: bool
     devices: Devices
     unreadable: tuple[Unreadable, Unreadable]
@@ -133,7 +138,10 @@ def open_run(
         resume = resume and (folder / RUN).is_file()
     check_outside(folder, settings.data)
     if resume:
-        skipped = _read_skipped(folder, settings.data)
+        skipped = [
+            (os.path.join(_base(settings.data), name), reason)
+            for name, reason in _read_rows(folder / SKIPPED)
+        ]
         earlier = _read_rows(folder / IMAGES)
         training, validation = _reopened(settings.data, earlier, skipped, allow_changed)
         epoch_images = sum(split == SPLITS[0] for _, split in earlier)
@@ -142,6 +150,7 @@ def open_run(
 
         def keep(dataset):
             # After the quick checks of the data, before the slow one.
+            weights_of_classes(dataset, settings.class_weights)
             if settings.weights:
                 settings.weights.fetch()
             kept, broken = decodable(dataset)
@@ -160,6 +169,7 @@ def open_run(
         epoch_images,
         skipped,
         _evaluation_preprocessing(settings),
+        weights_of_classes(training, settings.class_weights),
         resume,
         devices,
         (Unreadable(len(training)), Unreadable(len(validation))),
@@ -214,6 +224,8 @@ def _describe(run: Run) -> dict:
     return {
         "settings": run.settings.as_dict(),
         "class_names": run.training.class_names,
+        "outputs": run.training.outputs,
+        "activation": run.training.activation,
         "preprocessing": run.preprocessing.as_json(),
     }
 
@@ -233,7 +245,8 @@ def _write_run(run: Run) -> None:
     with atomic_directory(run.folder, overwrite=False) as folder:
         (folder / RUN).write_text(json.dumps(content, indent=1))
         _write_rows(folder / IMAGES, [("image", "split"), *images])
-        _write_rows(folder / SKIPPED, [("image", "reason"), *run.skipped])
+        skipped = [(_relative(n, run.settings.data), why) for n, why in run.skipped]
+        _write_rows(folder / SKIPPED, [("image", "reason"), *skipped])
 
 
 def _write_rows(path: Path, rows) -> None:
@@ -324,17 +337,12 @@ def _is_image(dataset: ImageDataset, number: int) -> bool:
 
 def _relative(name: str, data: str) -> str:
     """The name of an image without the path of the data set."""
-    return name.removeprefix(readable(data)).lstrip(os.sep)
+    return name.removeprefix(_base(data)).lstrip(os.sep)
 
 
-def _read_skipped(folder: Path, data: str) -> list[tuple[str, str]]:
-    """The files that were skipped when the run began, by their current names."""
-    before = json.loads((folder / RUN).read_text())["settings"]["data"]
-    before, now = readable(before), readable(data)
-    return [
-        (now + name.removeprefix(before), reason)
-        for name, reason in _read_rows(folder / SKIPPED)
-    ]
+def _base(data: str) -> str:
+    """The folder that the images of a data set are in."""
+    return readable(data if os.path.isdir(data) else os.path.dirname(data))
 
 
 def _difference(earlier, received, name: str) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 
 from resnext_keras.classifier import load_classifier
 from resnext_keras.export.saved_model import export_saved_model
@@ -32,6 +33,7 @@ from resnext_keras.training.callbacks import (
 from resnext_keras.training.data.pipeline import TrainingBatches, ValidationBatches
 from resnext_keras.training.distribution import Devices, make_deterministic
 from resnext_keras.training.evaluation import Evaluation, evaluate_images
+from resnext_keras.training.losses import ClassWeights, build_loss, build_metrics
 from resnext_keras.training.network import (
     build_network,
     dtype_policy,
@@ -67,7 +69,9 @@ class TrainingResult:
     Attributes:
         history: A dict of numbers for each epoch, the rows of `history.csv`: `epoch`,
             `phase`, `loss`, `accuracy`, `val_loss`, `val_accuracy`, `learning_rate`,
-            `seconds`, and for more than five classes `top5` and `val_top5`.
+            `seconds`, and for more than five classes `top5` and `val_top5`. Multi-label
+            data have `pr_auc` and `val_pr_auc`, the area under the precision-recall
+            curve averaged over the classes, in place of accuracies.
         folder: The folder of the run, for arguments `weights`.
         files: Path of each main file by its name: `best.weights.h5`, `model.keras`,
             `report.html`, `history.csv`, `run.json`, `images.csv`, `skipped.csv`,
@@ -91,6 +95,7 @@ def train(
     batch_size: int | None = None,
     learning_rate: float | None = None,
     recipe_changes: Mapping[str, Any] | None = None,
+    class_weights: ClassWeights = None,
     size: int | None = None,
     validation_share: float = 0.2,
     precision: str = "float32",
@@ -116,6 +121,14 @@ def train(
               Images are those that `read_image` reads, whatever their endings. Other
               files are skipped and listed, except for hidden ones and those with the
               ending of another type, such as `.txt`.
+            - A CSV or TSV file with a line for each image: its path, relative to the
+              file, and its class, in this order or in columns `image` and `label`. A
+              column `split` may hold `train`, `val` or `test`. Several classes in a
+              cell, as in `cat|dog`, or a column of 0 and 1 for each class in place of
+              `label`, make a multi-label data set: an image may have no class or
+              several, and each class has a score of its own, a sigmoid. A single column
+              of 0 and 1, such as `defect`, gives the classes `not defect` and `defect`,
+              with one sigmoid for both.
             - A directory of TensorFlow Datasets.
             - A TFRecord file, or a folder of such files with the split in their names,
               of `tf.train.Example` with `image/encoded` and `image/class/label`, or
@@ -131,6 +144,12 @@ def train(
             proportion to `batch_size`.
         recipe_changes: Other fields of the recipe and their values, such as
             `{"mixup": 0.2}`.
+        class_weights: Weights of classes in the loss, against rare classes: a dict from
+            names of classes to positive numbers (1 for the others), or `"balanced"`:
+            weights in inverse proportion to the number of images of a class,
+            N / (classes * n), as in scikit-learn (King and Zeng, 2001); in multi-label
+            data (N - n) / n for the images that have the class, as PyTorch's
+            `pos_weight`.
         size: Height and width in pixels of the images of evaluation, and of training
             unless the recipe has a `train_size`; at least 32. None for the size that
             the network was made for.
@@ -181,6 +200,7 @@ def train(
         (Phase(adjusted(recipe, **changes)),),
         data,
         output,
+        class_weights=class_weights,
         size=size,
         validation_share=validation_share,
         precision=precision,
@@ -208,6 +228,7 @@ def finetune(  # noqa: D417 - the other arguments are those of `train`
     batch_size: int | None = None,
     learning_rate: float | None = None,
     recipe_changes: Mapping[str, Any] | None = None,
+    class_weights: ClassWeights = None,
     size: int | None = None,
     validation_share: float = 0.2,
     precision: str = "float32",
@@ -264,6 +285,7 @@ def finetune(  # noqa: D417 - the other arguments are those of `train`
         finetune_phases(checkpoint.spec, **changes),
         data,
         output,
+        class_weights=class_weights,
         size=size,
         validation_share=validation_share,
         precision=precision,
@@ -322,9 +344,7 @@ def _train(run: Run, callbacks, seconds: float, verbose: int | str) -> None:
     if settings.deterministic:
         make_deterministic()
     with devices.scope(), dtype_policy(settings.precision):
-        network = build_network(
-            settings, len(run.training.class_names), run.preprocessing
-        )
+        network = build_network(settings, run.training.outputs, run.preprocessing)
     batches = _batches(run)
     with contextlib.closing(batches.validation):
         run_phases(
@@ -333,6 +353,8 @@ def _train(run: Run, callbacks, seconds: float, verbose: int | str) -> None:
             batches,
             run.folder,
             devices=devices,
+            is_multi_label=run.training.is_multi_label,
+            class_weights=run.class_weights,
             callbacks=[UnreadableImages(run.unreadable), *callbacks],
             resume=run.resume,
             seconds=seconds,
@@ -433,6 +455,8 @@ def run_phases(
     folder: Path,
     *,
     devices: Devices,
+    is_multi_label: bool = False,
+    class_weights: np.ndarray | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     resume: bool = False,
     seconds: float = 60.0,
@@ -447,6 +471,8 @@ def run_phases(
         folder: The folder for `checkpoint.safetensors`, `best.weights.h5` and
             `history.csv`.
         devices: The devices; the network was built in their scope.
+        is_multi_label: Whether an image may have no class or several.
+        class_weights: The weight of each class, see `weights_of_classes`.
         callbacks: Other Keras callbacks, which run in each phase.
         resume: Whether to continue from the checkpoint in the folder, if there is one.
         seconds: Time between two checkpoints; there is also one after each epoch.
@@ -472,7 +498,9 @@ def run_phases(
         recipe = phase.recipe
         steps = recipe.epochs * steps_per_epoch
         with devices.scope():
-            metrics = _compile(model, network, settings, phase, steps_per_epoch)
+            loss = build_loss(is_multi_label, class_weights, recipe.label_smoothing)
+            metrics = build_metrics(is_multi_label, model.output_shape[-1])
+            _compile(model, network, settings, phase, steps_per_epoch, loss, metrics)
             ema = None
             if recipe.ema_span:
                 ema = EMA(network, recipe.ema_decay(steps))
@@ -485,7 +513,7 @@ def run_phases(
                 steps=steps,
                 # Each of several processes has the metrics of its own images, but only
                 # the chief writes. So there a resumed epoch starts its metrics again.
-                metrics=metrics if devices.workers == 1 else [],
+                metrics=[model.metrics[0], *metrics] if devices.workers == 1 else [],
                 ema=ema,
                 seconds=seconds,
                 resume=resume,
@@ -500,18 +528,15 @@ def run_phases(
     return progress
 
 
-def _compile(model, network, settings, phase, steps_per_epoch):
+def _compile(model, network, settings, phase, steps_per_epoch, loss, metrics):
     # Not `network.trainable = True`, which does nothing if it is True already.
     for layer in network.layers:
         layer.trainable = True
     if phase.frozen:
         freeze(network, phase.frozen)
-    recipe, accumulate = phase.recipe, settings.accumulate
-    metrics = [keras.metrics.CategoricalAccuracy(name="accuracy")]
-    if network.output_shape[-1] > 5:
-        metrics.append(keras.metrics.TopKCategoricalAccuracy(5, name="top5"))
+    accumulate = settings.accumulate
     optimizer = build_optimizer(
-        recipe,
+        phase.recipe,
         steps_per_epoch=steps_per_epoch,
         gradient_accumulation_steps=accumulate if accumulate > 1 else None,
     )
@@ -520,14 +545,11 @@ def _compile(model, network, settings, phase, steps_per_epoch):
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
     model.compile(
         optimizer,
-        keras.losses.CategoricalCrossentropy(
-            from_logits=True, label_smoothing=recipe.label_smoothing
-        ),
+        loss,
         weighted_metrics=metrics,  # the last batch may be padded
         steps_per_execution=settings.steps_per_execution,
     )
     model.optimizer.build(model.trainable_variables)  # before a checkpoint is restored
-    return [model.metrics[0], *metrics]  # the first is the loss
 
 
 def _fit(model, phase, batches, progress, callbacks, devices, verbose):

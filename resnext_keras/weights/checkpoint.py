@@ -88,13 +88,16 @@ class Checkpoint:
 
     Attributes:
         spec: The architecture.
-        classes: Number of classes; None without a classifier.
+        classes: Number of outputs of the classifier; None without a classifier.
         preprocessing: How images are read for the weights.
-        class_names: Name of each class; empty without a classifier.
+        class_names: Name of each class; empty without a classifier. A single output is
+            the score of the second of two classes.
         name: For messages and metadata: full name of the weight set,
             path of the file, or folder of the training run.
         licence: SPDX identifier; None where it is not known.
         channels: Number of input channels.
+        activation: Activation of the classifier, `"softmax"`, or `"sigmoid"` for a
+            single output or several labels an image; None where it is not known.
         weight_set: The row of the registry; None for files and runs.
     """
 
@@ -105,6 +108,7 @@ class Checkpoint:
     name: str
     licence: str | None = None
     channels: int = 3
+    activation: str | None = "softmax"
     weight_set: WeightSet | None = None
     _file: _WeightFile | None = field(default=None, repr=False, compare=False)
 
@@ -114,6 +118,11 @@ class Checkpoint:
         if self.weight_set is not None:
             return self.name
         return Path(os.path.abspath(self.name)).name.split(".")[0]
+
+    @property
+    def is_multi_label(self) -> bool:
+        """Whether an image may have no class or several."""
+        return self.activation == "sigmoid" and (self.classes or 0) > 1
 
     def check_rgb(self) -> None:
         """Checks that the weights are for RGB images.
@@ -307,6 +316,9 @@ def _from_run(folder: Path) -> Checkpoint:
             fields["size"], fields["resize"], fields["interpolation"]
         )
         names = tuple(content["class_names"])
+        # Earlier versions had neither.
+        outputs = content.get("outputs", len(names))
+        activation = content.get("activation", "softmax")
     except (ValueError, KeyError, TypeError) as error:
         raise WeightsError(
             f"Expected {RUN} beside the weights of a run, as training writes it. "
@@ -314,10 +326,11 @@ def _from_run(folder: Path) -> Checkpoint:
         ) from error
     return Checkpoint(
         spec,
-        len(names),
+        outputs,
         preprocessing,
         names,
         str(folder),
+        activation=activation,
         _file=_WeightFile(folder / BEST),
     )
 
@@ -344,12 +357,14 @@ def _from_file(path: Path, spec: ResNeXtSpec | None) -> Checkpoint:
         class_names("imagenet") if classes == 1000 else _numbers(classes),
         str(path),
         channels=channels,
+        activation=None,
         _file=file,
     )
 
 
 def _numbers(classes: int | None) -> tuple[str, ...]:
-    return tuple(map(str, range(classes or 0)))
+    # A single output is the score of the second of two classes.
+    return tuple(map(str, range(2 if classes == 1 else classes or 0)))
 
 
 def _find(weights: str | os.PathLike, architecture: str | None) -> WeightSet | Path:

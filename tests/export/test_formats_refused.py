@@ -87,7 +87,7 @@ def test_what_does_not_fit_the_model_is_refused(model, refused):
     refused("5 classes", model, class_names=["one"])
     refused("size, 32 pixels", model, preprocessing=IMAGENET)
     refused("nothing", model, weights="nothing")
-    refused("5 classes and resnext11_8x4d.digits has 10", model, weights="digits")
+    refused("5 outputs and resnext11_8x4d.digits has 10", model, weights="digits")
 
 
 @pytest.mark.usefixtures("all_installed")

@@ -237,10 +237,19 @@ def test_bad_arguments_give_one_error_before_anything_is_built(
     assert message in str(error.value)
 
 
-def test_trained_weights_go_with_logits_or_probabilities_only(tmp_path):
-    tiny().save_weights(tmp_path / "tiny.weights.h5")
-    with pytest.raises(ValueError, match="classifier_activation='sigmoid'"):
-        tiny(weights=tmp_path / "tiny.weights.h5", classifier_activation="sigmoid")
+SIGMOID = {"classifier_activation": "sigmoid"}
+
+
+def test_a_trained_classifier_goes_with_logits_or_probabilities_only(tmp_path):
+    path = tmp_path / "tiny.weights.h5"
+    tiny().save_weights(path)
+    for activation in ("softmax", "sigmoid", None):  # a file does not say which
+        assert tiny(weights=path, classifier_activation=activation)
+    with pytest.raises(ValueError, match="classifier_activation='tanh'"):
+        tiny(weights=path, classifier_activation="tanh")
+    with pytest.raises(ValueError, match=r"None or 'softmax' .*digits.*='sigmoid'"):
+        ResNeXt("resnext11_8x4d", weights="digits", classes=10, **SIGMOID)
+    assert ResNeXt("resnext11_8x4d", weights="digits", classes=3, **SIGMOID)
 
 
 @pytest.mark.parametrize(

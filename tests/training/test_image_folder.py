@@ -9,7 +9,6 @@ from PIL import Image
 from run_data import contents
 
 from resnext_keras.training.data.dataset import (
-    class_counts,
     decodable,
     open_dataset,
     open_split,
@@ -37,8 +36,8 @@ def folder(tmp_path):
 def test_classes_are_the_folders_and_each_image_is_once_in_one_split(folder):
     training, validation = open_dataset(folder)
     assert training.class_names == validation.class_names == ("cat", "dog")
-    assert class_counts(training).tolist() == [8, 16]
-    assert class_counts(validation).tolist() == [2, 4]
+    assert training.class_counts().tolist() == [8, 16]
+    assert validation.class_counts().tolist() == [2, 4]
     names = [*training.names, *validation.names]
     expected = [str(p) for p in folder.rglob("*.*") if p.suffix.lower() != ".txt"]
     assert sorted(names) == sorted(p for p in expected if os.path.isfile(p))
@@ -56,8 +55,8 @@ def test_a_seed_gives_one_split_and_another_seed_another(folder):
     held_out = [list(open_dataset(folder, seed=s)[1].names) for s in (0, 0, 1)]
     assert held_out[0] == held_out[1] != held_out[2]
     # A tiny share still holds one of each class out.
-    assert class_counts(open_dataset(folder, 0.001)[1]).tolist() == [1, 1]
-    assert class_counts(open_dataset(folder, 0.999)[0]).tolist() == [1, 1]
+    assert open_dataset(folder, 0.001)[1].class_counts().tolist() == [1, 1]
+    assert open_dataset(folder, 0.999)[0].class_counts().tolist() == [1, 1]
 
 
 # What is a split
@@ -149,7 +148,7 @@ def test_an_image_is_known_by_its_contents_and_hidden_copies_are_left(folder):
         (folder / "cat" / name).write_bytes(jpeg)
     (folder / "__MACOSX").mkdir()
     dataset = open_split(folder)
-    assert class_counts(dataset).tolist() == [10 + len(images), 20]
+    assert dataset.class_counts().tolist() == [10 + len(images), 20]
     found = {os.path.basename(name) for name in dataset.names}
     assert images < found
     assert decodable(dataset)[1] == []
@@ -173,7 +172,7 @@ def test_links_are_followed_but_not_in_circles(folder, tmp_path_factory):
     (linked / "cat").symlink_to(folder / "cat")
     (linked / "dog").symlink_to(folder / "dog")
     (folder / "cat" / "self").symlink_to(folder / "cat")
-    assert class_counts(open_split(linked)).tolist() == [10, 20]
+    assert open_split(linked).class_counts().tolist() == [10, 20]
 
 
 def test_what_cannot_be_decoded_is_left_out_and_listed(folder):
@@ -198,7 +197,7 @@ def test_what_cannot_be_decoded_is_left_out_and_listed(folder):
     assert reasons["dog/notes"] == "a file that begins with b'no image'"
     assert "truncated" in reasons["dog/short.jpg"].lower()
     assert "resnext-keras[heic]" in reasons["dog/IMG_1.HEIC"]
-    assert class_counts(kept).tolist() == [9, 20]
+    assert kept.class_counts().tolist() == [9, 20]
     assert not set(kept.names) & {str(folder / name) for name in broken}
     for path in (folder / "dog").glob("**/*.*"):
         path.write_bytes(b"no")

@@ -13,7 +13,6 @@ from PIL import Image
 from run_data import contents, write_examples
 
 from resnext_keras.training.data.dataset import (
-    class_counts,
     decodable,
     open_dataset,
     open_split,
@@ -111,8 +110,8 @@ def test_records_without_a_split_are_split_and_a_label_file_names_the_classes(
     (tmp_path / "labels.txt").write_text(lines)
     training, validation = open_dataset(tmp_path)
     assert training.class_names == ("dark", "light")
-    assert class_counts(training).tolist() == [8, 16]
-    assert class_counts(validation).tolist() == [2, 4]
+    assert training.class_counts().tolist() == [8, 16]
+    assert validation.class_counts().tolist() == [2, 4]
     assert not set(contents(training)) & set(contents(validation))
 
 

@@ -29,19 +29,52 @@ class ImageDataset:
 
     Attributes:
         class_names: Name of each class.
-        labels: int32 (n,), the class of each image.
+        labels: int32 (n,), the class of each image. Of a multi-label data set bool (n,
+            classes), whether each image has each class; it may have none or several.
         names: Name of each image for messages: its path, or the file and number of
             its record.
         open: Function from the number of an image to its file, open for reading.
+        is_binary: Whether a network gives one score, a sigmoid, for the second of two
+            classes.
     """
 
     class_names: tuple[str, ...]
     labels: np.ndarray
     names: Sequence[str]
     open: Callable[[int], BinaryIO]
+    is_binary: bool = False
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def is_multi_label(self) -> bool:
+        """Whether an image may have no class or several."""
+        return self.labels.ndim == 2
+
+    @property
+    def outputs(self) -> int:
+        """Number of outputs of a network for the classes."""
+        return 1 if self.is_binary else len(self.class_names)
+
+    @property
+    def activation(self) -> str:
+        """Activation of the classifier, `"softmax"` or `"sigmoid"`."""
+        return "sigmoid" if self.is_binary or self.is_multi_label else "softmax"
+
+    def soft_labels(self, numbers: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Labels of some images as float32 (n, classes): 1 for a class of the image."""
+        labels = self.labels[np.asarray(numbers, "int64")]
+        if self.is_multi_label:
+            return labels.astype("float32")
+        return (labels[:, None] == np.arange(len(self.class_names))).astype("float32")
+
+    def class_counts(self) -> np.ndarray:
+        """Number of images of each class, int64 (classes,)."""
+        if self.is_multi_label:
+            return self.labels.sum(axis=0, dtype="int64")
+        # Not by name: two classes of ImageNet may have the same name, "crane".
+        return np.bincount(self.labels, minlength=len(self.class_names))
 
     def image(self, number: int) -> Image.Image:
         """Decodes an image, upright and of mode RGB, like `read_image`.
@@ -205,12 +238,6 @@ def open_split(path: str | os.PathLike) -> ImageDataset:
     return dataset
 
 
-def class_counts(dataset: ImageDataset) -> np.ndarray:
-    """Number of images of each class, int64 (classes,)."""
-    # Not by name: two classes of ImageNet may have the same name, "crane".
-    return np.bincount(dataset.labels, minlength=len(dataset.class_names))
-
-
 def decodable(dataset: ImageDataset) -> tuple[ImageDataset, list[tuple[str, str]]]:
     """Finds the images that can be decoded, in one pass with a progress bar.
 
@@ -244,10 +271,10 @@ def decodable(dataset: ImageDataset) -> tuple[ImageDataset, list[tuple[str, str]
         return dataset, []
     reasons = [(dataset.names[number], reason) for number, reason in broken.items()]
     kept = dataset.subset(np.setdiff1d(np.arange(len(dataset)), list(broken)))
-    empty = (class_counts(dataset) > 0) & (class_counts(kept) == 0)
+    empty = (dataset.class_counts() > 0) & (kept.class_counts() == 0)
     if empty.any():
-        first = np.flatnonzero(empty[dataset.labels[list(broken)]])[0]
-        name, reason = reasons[first]
+        has_empty = dataset.soft_labels(list(broken)) @ empty > 0
+        name, reason = reasons[np.flatnonzero(has_empty)[0]]
         raise ValueError(
             "Expected each class to have an image that can be decoded. Received: none "
             f"in {few(_selected(dataset, empty))}; the first is {name!r}: {reason}"
@@ -257,6 +284,7 @@ def decodable(dataset: ImageDataset) -> tuple[ImageDataset, list[tuple[str, str]
 
 def _find(path: str | os.PathLike) -> Layout:
     # Imported here, since these modules import the classes above.
+    from resnext_keras.training.data.csv_file import find_csv
     from resnext_keras.training.data.image_folder import find_image_folder
     from resnext_keras.training.data.tfds import find_tfds
     from resnext_keras.training.data.tfrecord import find_tfrecords
@@ -264,13 +292,15 @@ def _find(path: str | os.PathLike) -> Layout:
     path = os.fsdecode(path)
     if not os.path.exists(path):
         raise ValueError(
-            "Expected an image folder, a TFDS directory or TFRecord files. Received: "
-            f"{readable(path)!r}, which does not exist"
+            "Expected an image folder, a CSV file, a TFDS directory or TFRecord files. "
+            f"Received: {readable(path)!r}, which does not exist"
         )
     if os.path.isfile(path) and path.lower().endswith(SUFFIXES):
         raise ValueError(
             f"Expected an image folder, not one image. Received: {readable(path)!r}"
         )
+    if layout := find_csv(path):
+        return layout
     try:
         layout = (os.path.isdir(path) and find_tfds(path)) or find_tfrecords(path)
     except OSError as error:
@@ -300,11 +330,16 @@ def _opened(layout: Layout, *splits: str) -> tuple[ImageDataset, ...]:
 
 def _check_classes(training: ImageDataset, path: str) -> None:
     """Raises a `ValueError` unless there are at least two classes to learn."""
-    counts = class_counts(training)
+    counts = training.class_counts()
     if np.count_nonzero(counts) < 2:
         raise ValueError(
             f"Expected images of two classes or more. Received: {readable(path)!r} "
             f"with images of {few(_selected(training, counts > 0))} only"
+        )
+    if training.is_multi_label and not counts.all():
+        raise ValueError(
+            f"Expected images of each class. Received: {readable(path)!r} without one "
+            f"of {few(_selected(training, counts == 0))}; add some, or remove the class"
         )
     if len(counts) > len(training):
         raise ValueError(
@@ -321,7 +356,7 @@ def _selected(dataset: ImageDataset, selected: np.ndarray) -> list[str]:
 
 def _check_pairs(whole: ImageDataset) -> None:
     """Raises a `ValueError` if a class has one image, so none to hold out."""
-    single = class_counts(whole) == 1
+    single = whole.class_counts() == 1
     if single.any():
         raise ValueError(
             "Expected two images or more of each class, since one is held out for "
@@ -338,11 +373,38 @@ def _split(
     # The only generator of NumPy that draws the same numbers in every version: a run
     # that is resumed elsewhere must not validate on its training images.
     draw = np.random.RandomState(seed)
-    order = np.argsort(whole.labels, kind="stable")
     held_out = np.zeros(len(whole), bool)
-    for of_class in np.split(order, np.cumsum(np.bincount(whole.labels))[:-1]):
-        if len(of_class):
-            count = min(max(round(share * len(of_class)), 1), len(of_class) - 1)
-            held_out[draw.permutation(of_class)[:count]] = True
+    if whole.is_multi_label:
+        held_out = _hold_out(whole.labels, share, draw)
+    else:
+        order = np.argsort(whole.labels, kind="stable")
+        for of_class in np.split(order, np.cumsum(np.bincount(whole.labels))[:-1]):
+            if count := len(of_class):
+                held_out[draw.permutation(of_class)[: _part(share, count)]] = True
     training, validation = (np.flatnonzero(mask) for mask in (~held_out, held_out))
     return whole.subset(training), whole.subset(validation)
+
+
+def _part(share: float, count: int) -> int:
+    """The number of images to hold out of `count`, such that both parts have one."""
+    return min(max(round(share * count), 1), count - 1)
+
+
+def _hold_out(labels: np.ndarray, share: float, draw) -> np.ndarray:
+    """Which images of a multi-label data set to hold out, bool (n,).
+
+    As Sechidis et al., "On the Stratification of Multi-Label Data", 2011, it holds out
+    the share of the rarest class first, since later ones have other images to choose
+    from. Each class keeps an image to train on.
+    """
+    held_out, is_free = np.zeros(len(labels), bool), np.ones(len(labels), bool)
+    classes = np.argsort(labels.sum(axis=0), kind="stable")
+    # The last are all images, of which those without a class are still free.
+    for members in (*labels.T[classes], np.ones(len(labels), bool)):
+        missing = _part(share, members.sum()) - (held_out & members).sum()
+        free = draw.permutation(np.flatnonzero(members & is_free))
+        held_out[free[: max(missing, 0)]] = True
+        is_free &= ~members
+    for number in np.flatnonzero(~labels[~held_out].any(axis=0)):
+        held_out[np.flatnonzero(labels[:, number])[0]] = False
+    return held_out

@@ -66,24 +66,27 @@ def files_dataset(
     paths: Sequence[str | bytes | os.PathLike],
     labels: np.ndarray,
     class_names: tuple[str, ...],
+    is_binary: bool = False,
 ) -> ImageDataset:
     """Makes a data set of image files.
 
     Args:
         paths: The files; their names may contain any bytes.
-        labels: (n,), the class of each file.
+        labels: Integers (n,), the class of each file; or bool (n, classes), see
+            `ImageDataset`.
         class_names: Name of each class.
+        is_binary: See `ImageDataset`.
 
     Returns:
         The `ImageDataset`.
     """
     paths = [os.fsencode(path) for path in paths]
-
     return ImageDataset(
         class_names,
-        np.asarray(labels, "int32"),
+        labels if labels.ndim == 2 else np.asarray(labels, "int32"),
         Names(lambda index: readable(paths[index]), len(paths)),
         lambda index: open(paths[index], "rb"),
+        is_binary,
     )
 
 

@@ -36,7 +36,8 @@ def map_labels(
     """
     if dataset.class_names == names:  # even if two classes have the same name
         return dataset, "by names"
-    used = [dataset.class_names[n] for n in np.unique(dataset.labels).tolist()]
+    counts = dataset.class_counts()
+    used = [dataset.class_names[n] for n in np.flatnonzero(counts).tolist()]
     unknown = {}
     for kind, classes in _spellings(names).items():
         unknown[kind] = [name for name in used if not _matches(name, classes)]
@@ -46,13 +47,24 @@ def map_labels(
                 _number(name, classes) if name in used else -1
                 for name in dataset.class_names
             ]
-            labels = np.array(numbers, "int32")[dataset.labels]
+            labels = _renumbered(dataset, np.array(numbers, "int32"), len(names))
             return replace(dataset, class_names=names, labels=labels), f"by {kind}"
     raise ValueError(
         f"Expected classes of the network, which has {len(names)}: {few(names)}. "
         f"Received: {len(dataset.class_names)} classes, of these unknown: "
-        f"{few(min(unknown.values(), key=len))}; rename their folders, or remove them"
+        f"{few(min(unknown.values(), key=len))}; rename or remove them"
     )
+
+
+def _renumbered(dataset: ImageDataset, numbers: np.ndarray, classes: int) -> np.ndarray:
+    """The labels by new numbers of the classes, -1 for a class without images."""
+    if not dataset.is_multi_label:
+        return numbers[dataset.labels]
+    labels = np.zeros((len(dataset), classes), bool)
+    for column, number in zip(dataset.labels.T, numbers, strict=True):
+        if number >= 0:
+            labels[:, number] |= column
+    return labels
 
 
 def flat_images(

@@ -82,7 +82,7 @@ class _Batches(keras.utils.PyDataset):
         raise NotImplementedError
 
     def _load(self, item: int) -> tuple[np.ndarray, int]:
-        """The pixels and the class of a row."""
+        """The pixels and the number of the image of a row."""
         raise NotImplementedError
 
     def _finish(self, step: int, rows: list) -> tuple[np.ndarray, ...]:
@@ -106,11 +106,6 @@ class _Batches(keras.utils.PyDataset):
         yield number
         while True:  # until one can be read or too many could not
             yield int(rng.integers(len(self.dataset)))
-
-    def _one_hot(self, labels: list[int]) -> np.ndarray:
-        one_hot = np.zeros((len(labels), len(self.dataset.class_names)), "float32")
-        one_hot[np.arange(len(labels)), labels] = 1
-        return one_hot
 
 
 class TrainingBatches(_Batches):
@@ -189,7 +184,7 @@ class TrainingBatches(_Batches):
         image = AUGMENTATIONS[self.recipe.augment](image, rng)
         if self.recipe.random_erase:
             image = random_erase(image, self.recipe.random_erase, rng)
-        return np.asarray(image), self.dataset.labels[index]
+        return np.asarray(image), index
 
     def _crop(self, rgb, rng):
         recipe, preprocessing = self.recipe, self.preprocessing
@@ -201,8 +196,8 @@ class TrainingBatches(_Batches):
         return random_resized_crop(rgb, preprocessing, size, recipe.least_area, rng)
 
     def _finish(self, step, rows):
-        images, labels = zip(*rows, strict=True)
-        images, labels = np.stack(images), self._one_hot(list(labels))
+        images, numbers = zip(*rows, strict=True)
+        images, labels = np.stack(images), self.dataset.soft_labels(numbers)
         rng = self._rng(MIX, self.first_step + step)
         images, labels = mix(images, labels, self.recipe.mixup, self.recipe.cutmix, rng)
         return images[-self.rows :], labels[-self.rows :]
@@ -212,7 +207,7 @@ class ValidationBatches(_Batches):
     """Batches of all images once, in their order, read like `read_image` does.
 
     Each batch has images, RGB, 0 to 255, uint8, of shape (rows, size, size, 3), and
-    one-hot labels, float32, of shape (rows, classes).
+    labels, 0 or 1, float32, of shape (rows, classes).
 
     With several replicas every batch has as many rows, and weights of the rows as a
     third array, float32, of shape (rows,). The padding is images of zeros with weight
@@ -253,14 +248,14 @@ class ValidationBatches(_Batches):
 
     def _load(self, item):
         rgb, index = self._open(item, np.random.default_rng((0, REPLACEMENT, item)))
-        return resize_and_crop(rgb, self.preprocessing), self.dataset.labels[index]
+        return resize_and_crop(rgb, self.preprocessing), index
 
     def _finish(self, step, rows):
         size, count = self.preprocessing.size, len(rows)
         images = np.zeros((count, size, size, 3), "uint8")
         for image, (pixels, _) in zip(images, rows, strict=True):
             image[:] = pixels
-        labels = self._one_hot([label for _, label in rows])
+        labels = self.dataset.soft_labels([index for _, index in rows])
         if not self.pad:
             return images, labels
         weights = np.full(count, self.weight, "float32")

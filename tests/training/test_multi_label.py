@@ -1,0 +1,294 @@
+"""Images with no class or several, and one score for two classes, from end to end."""
+
+import csv
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+from sklearn.metrics import (
+    average_precision_score,
+    f1_score,
+    log_loss,
+    precision_score,
+    recall_score,
+)
+from weight_files import SMALLEST
+
+import resnext_keras as rk
+from resnext_keras.training.multi_label import (
+    MultiLabelPredictions,
+    average_precision,
+    label_table,
+    multi_label_figures,
+)
+
+pytestmark = pytest.mark.tensorflow
+
+NAMES = ("blue", "green", "red")
+
+OPTIONS = {
+    "model": SMALLEST,
+    "recipe": "cifar",
+    "epochs": 10,
+    "batch_size": 16,
+    "learning_rate": 0.1,
+    "recipe_changes": {"crop": "center"},
+    "verbose": 0,
+}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """96 images in which up to three channels are bright, with a file for each kind."""
+    folder, rng = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
+    labels = rng.random((96, 3)) < [0.5, 0.4, 0.25]
+    os.mkdir(folder / "images")
+    names = []
+    for number, own in enumerate(labels):
+        noise = rng.integers(0, 130, (32, 32, 3))
+        pixels = (noise + 120 * own[::-1]).astype("uint8")
+        names.append(f"images/{number}.png")
+        Image.fromarray(pixels).save(folder / names[-1])
+    cells = ["|".join(np.array(NAMES)[own]) for own in labels]
+    write(folder / "labels.csv", ["image", "label"], *zip(names, cells, strict=True))
+    red = labels[:, 2].astype(int)
+    write(folder / "red.csv", ["image", "red"], *zip(names, red, strict=True))
+    return folder
+
+
+def write(path, *rows):
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+
+
+@pytest.fixture(scope="module")
+def several(data, tmp_path_factory):
+    """The result of training on several classes an image."""
+    return rk.train(
+        data / "labels.csv", tmp_path_factory.mktemp("a") / "run", **OPTIONS
+    )
+
+
+@pytest.fixture(scope="module")
+def single(data, tmp_path_factory):
+    """The result of training one score for two classes."""
+    options = OPTIONS | {"class_weights": "balanced"}
+    return rk.train(data / "red.csv", tmp_path_factory.mktemp("b") / "run", **options)
+
+
+def truth(dataset):
+    return np.asarray(dataset.soft_labels(range(len(dataset))), bool)
+
+
+def test_several_classes_are_learned_and_measured(several):
+    evaluation = several.evaluation
+    figures = evaluation.figures
+    assert figures["mean_average_precision"] > 0.95
+    assert figures["macro_f1"] > 0.8
+    assert {"pr_auc", "val_pr_auc"} <= several.history[0].keys()
+    assert several.history[-1]["loss"] < several.history[0]["loss"]
+    best = max(row["val_pr_auc"] for row in several.history)
+    assert best == pytest.approx(figures["mean_average_precision"], abs=0.03)
+    values = [row["average_precision"] for row in evaluation.classes]
+    assert values == sorted(values)
+    assert {row["class"] for row in evaluation.classes} == set(NAMES)
+
+
+def test_its_report_has_every_class_and_score(several):
+    with several.files["report.html"].with_name("predictions.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    evaluation = several.evaluation
+    assert [row["image"] for row in rows] == list(evaluation.dataset.names)
+    for row, own, scores in zip(
+        rows, truth(evaluation.dataset), evaluation.predictions.scores, strict=True
+    ):
+        assert row["classes"] == "|".join(np.array(NAMES)[own])
+        assert row["predicted"] == "|".join(np.array(NAMES)[scores >= 0.5])
+        found = [float(row[name]) for name in NAMES]
+        np.testing.assert_allclose(found, scores, atol=1e-6)
+    page = several.files["report.html"].read_text()
+    assert "average precision" in page
+    assert "Confusion" not in page
+    assert not several.files["report.html"].with_name("confusion.png").exists()
+
+
+def test_a_run_evaluates_other_files_of_the_same_classes(several, data, tmp_path):
+    """The columns in another order, some missing, one without images unknown."""
+    with (data / "labels.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    lines = [
+        (
+            data / row["image"],
+            int("red" in row["label"]),
+            0,
+            int("blue" in row["label"]),
+        )
+        for row in rows
+        if "green" not in row["label"]
+    ]
+    write(tmp_path / "other.csv", ["path", "Red", "mauve", "blue"], *lines)
+    options = {"weights": several.folder, "output": tmp_path / "report"}
+    evaluation = rk.evaluate(tmp_path / "other.csv", **options)
+    assert evaluation.dataset.class_names == NAMES
+    assert [row["class"] for row in evaluation.classes] != []
+    assert {row["class"] for row in evaluation.classes} == {"red", "blue"}
+    assert evaluation.figures["mean_average_precision"] > 0.95
+
+
+def test_images_with_one_class_each_are_evaluated_too(several, data, tmp_path):
+    lines = [(data / "images" / f"{n}.png", "red") for n in range(8)]
+    write(tmp_path / "one.csv", *lines)
+    options = {"weights": several.folder, "output": tmp_path / "report"}
+    evaluation = rk.evaluate(tmp_path / "one.csv", **options)
+    assert truth(evaluation.dataset).tolist() == [[False, False, True]] * 8
+    options = {"weights": "digits", "output": tmp_path / "other"}
+    with pytest.raises(ValueError, match=r"unknown: 'blue', 'green', 'red'"):
+        rk.evaluate(data / "labels.csv", **options)
+    write(tmp_path / "both.csv", ("image", "label"), (lines[0][0], "1|2"))
+    with pytest.raises(ValueError, match=r"one class each.*both\.csv"):
+        rk.evaluate(tmp_path / "both.csv", **options)
+    assert not (tmp_path / "other").exists()
+
+
+def test_predictions_are_the_scores_of_the_evaluation(several):
+    names = list(several.evaluation.dataset.names)[:4]
+    result = rk.predict_files(names, weights=several.folder)
+    assert result.is_multi_label
+    for scores, (_, predictions) in zip(
+        several.evaluation.predictions.scores, result.predictions, strict=False
+    ):
+        by_name = {name: score for _, name, score in predictions}
+        np.testing.assert_allclose([by_name[name] for name in NAMES], scores, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "kind", ["several", pytest.param("single", marks=pytest.mark.long)]
+)
+def test_an_export_gives_the_same_scores_and_names(kind, request, tmp_path):
+    run = request.getfixturevalue(kind)
+    classifier = rk.load_classifier(weights=run.folder)
+    path = tmp_path / "export"
+    rk.export_saved_model(classifier.model, path, weights=run.folder)
+    served = tf.saved_model.load(path / "1").signatures["serving_default"]
+    names = list(run.evaluation.dataset.names)[:4]
+    outputs = served(tf.constant([Path(name).read_bytes() for name in names]))
+    predictions = [
+        p for _, p in rk.predict_files(names, weights=run.folder).predictions
+    ]
+    np.testing.assert_array_equal(
+        outputs["classes"].numpy().astype(str),
+        [[n for _, n, _ in p] for p in predictions],
+    )
+    np.testing.assert_allclose(
+        outputs["scores"], [[s for *_, s in p] for p in predictions], atol=1e-4
+    )
+    card = json.loads((path / "1" / "assets" / "model.json").read_text())
+    assert (card["activation"], card["threshold"]) == ("sigmoid", 0.5)
+    assert tuple(card["class_names"]) == classifier.class_names
+
+
+def test_one_score_separates_two_classes(single):
+    model = rk.load_classifier(weights=single.folder).model
+    assert model.output_shape == (None, 1)
+    assert single.evaluation.dataset.class_names == ("not red", "red")
+    assert single.evaluation.figures["top_1"] > 0.9
+    best = max(row["val_accuracy"] for row in single.history)
+    assert single.evaluation.figures["top_1"] == pytest.approx(best)
+    losses = [row["val_loss"] for row in single.history if row["val_accuracy"] == best]
+    weighted = single.history  # the weights change the loss, not the predictions
+    assert len(losses) <= len(weighted)
+
+
+def test_both_classes_of_one_score_can_be_explained(single):
+    names, scores = np.array(single.evaluation.dataset.names), {}
+    image = names[truth(single.evaluation.dataset)[:, 1]][0]
+    explanation = rk.explain(image, weights=single.folder, top=2)
+    scores = {evidence.name: evidence.score for evidence in explanation.classes}
+    assert list(scores) == ["red", "not red"]
+    assert sum(scores.values()) == pytest.approx(1)
+    heat = {evidence.name: evidence.heat for evidence in explanation.classes}
+    assert heat["red"].any()
+    assert not np.array_equal(heat["red"], heat["not red"])
+
+
+def test_a_builder_takes_the_activation_that_the_weights_were_trained_with(several):
+    options = {"weights": several.folder, "classes": 3, "input_shape": (32, 32, 3)}
+    model = rk.ResNeXt(SMALLEST, classifier_activation="sigmoid", **options)
+    expected = rk.load_classifier(weights=several.folder).model
+    image = np.random.default_rng(0).normal(size=(1, 32, 32, 3))
+    np.testing.assert_allclose(model(image), expected(image), rtol=1e-5)
+    with pytest.raises(ValueError, match=r"None or 'sigmoid' .*='softmax'"):
+        rk.ResNeXt(SMALLEST, **options)
+    # A new classifier for other classes may have any activation.
+    options["classes"] = 2
+    assert rk.ResNeXt(SMALLEST, classifier_activation="tanh", **options)
+
+
+def test_a_run_on_a_file_resumes_when_file_and_images_were_moved(data, tmp_path):
+    options = OPTIONS | {"epochs": 1, "deterministic": True}
+    moved = data.parent / "moved"
+    rk.train(data / "red.csv", tmp_path / "run", **options)
+    os.rename(data, moved)
+    try:
+        result = rk.train(moved / "red.csv", tmp_path / "run", resume=True, **options)
+        assert len(result.history) == 1
+    finally:
+        os.rename(moved, data)
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ({"rde": 2.0}, r"Did you mean red\? Received: a weight of 'rde'"),
+        ({"red": 0}, "positive numbers"),
+        ({"red": float("nan")}, "positive numbers"),
+        ("even", "None, 'balanced', or a dict"),
+    ],
+)
+def test_weights_of_unknown_classes_are_refused(data, tmp_path, weights, message):
+    options = OPTIONS | {"class_weights": weights}
+    with pytest.raises(ValueError, match=message):
+        rk.train(data / "red.csv", tmp_path / "run", **options)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.fixture(scope="module")
+def random_predictions():
+    """Scores with ties, a class that no image has and one that is never predicted."""
+    rng = np.random.default_rng(1)
+    labels = rng.random((50, 6)) < [0.5, 0.1, 0.9, 0.3, 0, 0.2]
+    scores = np.round(rng.random((50, 6)) * 0.6 + 0.3 * labels, 1).astype("float32")
+    scores[:, 5] /= 4
+    return MultiLabelPredictions(labels, scores)
+
+
+def test_the_metrics_are_those_of_scikit_learn(random_predictions):
+    labels, scores = random_predictions.labels, random_predictions.scores
+    table, predicted = label_table(random_predictions), scores >= 0.5
+    some = labels.any(axis=0)
+    assert np.isnan(average_precision(labels, scores)[~some]).all()
+    expected = average_precision_score(labels[:, some], scores[:, some], average=None)
+    np.testing.assert_allclose(table.average_precision[some], expected, rtol=1e-12)
+    for name, function in (("f1", f1_score), ("recall", recall_score)):
+        expected = function(labels, predicted, average=None, zero_division=np.nan)
+        np.testing.assert_allclose(getattr(table, name)[some], expected[some])
+    expected = precision_score(labels, predicted, average=None, zero_division=np.nan)
+    np.testing.assert_allclose(table.precision, expected)
+    figures = multi_label_figures(random_predictions)
+    expected = average_precision_score(labels[:, some], scores[:, some])
+    assert figures["mean_average_precision"] == pytest.approx(expected)
+    expected = f1_score(labels[:, some], predicted[:, some], average="macro")
+    assert figures["macro_f1"] == pytest.approx(expected)
+    expected = f1_score(labels, predicted, average="micro")
+    assert figures["micro_f1"] == pytest.approx(expected)
+    expected = log_loss(labels.ravel(), scores.ravel())
+    assert figures["binary_cross_entropy"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_scores_that_are_no_probabilities_are_refused():
+    with pytest.raises(ValueError, match=r"0 to 1, as a sigmoid .* -1 to 2"):
+        MultiLabelPredictions(np.ones((1, 2), bool), np.array([[-1.0, 2.0]]))
