@@ -1,6 +1,7 @@
 """Checks output paths, and writes files and folders at once or not at all."""
 
 import contextlib
+import errno
 import os
 import shutil
 import tempfile
@@ -179,3 +180,24 @@ def clear_unfinished(folder: Path) -> None:
     """Removes what killed processes left in a folder that only one process writes."""
     for path in folder.glob(f"{WRITING}*"):
         shutil.rmtree(path)
+
+
+def check_space(path: str | os.PathLike, size: int) -> None:
+    """Checks that a new file of `size` bytes fits on its disk.
+
+    It is for libraries that do not survive a full disk. Where the system cannot tell,
+    nothing is checked.
+
+    Raises:
+        OSError: No space is left, or a quota is exceeded.
+    """
+    if not hasattr(os, "posix_fallocate"):
+        return
+    with open(path, "xb") as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, size)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise
+        finally:
+            os.remove(path)

@@ -6,6 +6,7 @@ import gc
 import importlib.util
 import os
 import tempfile
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -321,7 +322,7 @@ def _openvino(path: Path) -> Engine:
         return outputs if len(names) == 1 and is_keyed else _in_order(outputs)
 
     return Engine(
-        run,
+        _one_at_a_time(run),
         tuple(n.get_length() if n.is_static else None for n in image.partial_shape),
         np.dtype(image.element_type.to_dtype()),
     )
@@ -347,7 +348,21 @@ def _litert(path: Path) -> Engine:
     def run(images):
         return _in_order(runner(**{name: images}))
 
-    return Engine(run, shape, np.dtype(image["dtype"]))
+    return Engine(_one_at_a_time(run), shape, np.dtype(image["dtype"]))
+
+
+def _one_at_a_time(run: Callable) -> Callable:
+    """The function behind a lock, for engines that refuse or mix up parallel calls.
+
+    Each call uses all cores, so that several at once would not be faster.
+    """
+    lock = threading.Lock()
+
+    def locked(images):
+        with lock:
+            return run(images)
+
+    return locked
 
 
 def _in_order(outputs: dict):

@@ -73,8 +73,8 @@ class Predictor:
     threads set by `tf.config.threading` or `OMP_NUM_THREADS` (TensorFlow itself reads
     only the former). Only TensorFlow runs models of other dtypes, and uses a GPU. The
     other engines come with the extra `fast`. OpenVINO and ONNX Runtime take some
-    seconds to convert a model; an exported file needs no conversion. Only one thread
-    at a time may use a predictor.
+    seconds to convert a model; an exported file needs no conversion. Several threads
+    may share a predictor.
 
     Raises:
         ValueError: The model, the file or another argument is not as described, the

@@ -17,6 +17,7 @@ from safetensors.numpy import save
 from resnext_keras.io import atomic_write
 from resnext_keras.training.data.dataset import Unreadable, few
 from resnext_keras.weights.checkpoint import BEST
+from resnext_keras.weights.loading import save_weights
 
 logger = logging.getLogger(__name__)
 
@@ -219,6 +220,9 @@ class TrainingState(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         """Adds a row to the history, and saves the weights if they are the best."""
+        if not math.isfinite((logs or {}).get("val_loss", 0.0)):
+            raise self._stopped("the validation loss is NaN or infinite")
+        self._check_finite()  # the last step may have spoilt the weights
         history, best = self.progress["history"], self.progress["best"]
         row = {
             "epoch": len(history) + 1,
@@ -247,6 +251,12 @@ class TrainingState(keras.callbacks.Callback):
             *(self.ema.variables if self.ema else ()),
         ]
 
+    def _check_finite(self):
+        try:
+            finite_arrays(self._variables())
+        except NotFiniteError as error:
+            raise self._stopped(str(error)) from error
+
     def _save(self):
         if self.writes:
             try:
@@ -261,7 +271,7 @@ class TrainingState(keras.callbacks.Callback):
         with self.ema.in_place() if self.ema else contextlib.nullcontext():
             if self.writes:
                 with atomic_write(self.folder / BEST) as file:
-                    self.network.save_weights(file)
+                    save_weights(self.network, file)
 
     def _stopped(self, reason: str) -> TrainingError:
         step, steps = self.progress["step"], self.steps_per_epoch
@@ -305,15 +315,25 @@ def save_checkpoint(path: Path, variables: list, progress: dict) -> None:
     Raises:
         NotFiniteError: A value is NaN or infinite. Nothing is written then.
     """
+    arrays = finite_arrays(variables)
+    with atomic_write(path) as file:
+        # Not `save_file`, which raises no OSError when the disk is full.
+        file.write_bytes(save(arrays, {"progress": json.dumps(progress)}))
+
+
+def finite_arrays(variables: list) -> dict[str, np.ndarray]:
+    """The values of variables by their keys in a checkpoint.
+
+    Raises:
+        NotFiniteError: A value is NaN or infinite.
+    """
     arrays = {}
     for number, variable in enumerate(variables):
         array = np.array(variable)
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise NotFiniteError(f"{variable.path} is NaN or infinite")
         arrays[_key(number, variable)] = array
-    with atomic_write(path) as file:
-        # Not `save_file`, which raises no OSError when the disk is full.
-        file.write_bytes(save(arrays, {"progress": json.dumps(progress)}))
+    return arrays
 
 
 def read_progress(path: Path) -> dict:

@@ -9,6 +9,7 @@ from resnext_keras.models.specs import ResNeXtSpec
 from resnext_keras.models.variables import variable_shapes
 from resnext_keras.weights.checkpoint import Checkpoint, resolve
 from resnext_keras.weights.formats.torch_safetensors import write_torch_safetensors
+from resnext_keras.weights.loading import save_weights
 from resnext_keras.weights.tensors import WeightsError
 
 KERAS_SUFFIX, TORCH_SUFFIX = ".weights.h5", ".safetensors"
@@ -44,13 +45,15 @@ def convert_weights(
     spec, channels, classes = checkpoint.spec, checkpoint.channels, checkpoint.classes
     with atomic_write(target) as written:
         if target.name.endswith(KERAS_SUFFIX):
-            ResNeXt(
+            network = ResNeXt(
                 spec,
                 include_top=classes is not None,
                 weights=checkpoint,
                 input_shape=image_shape(None, None, channels),
                 classes=classes or spec.classes,
-            ).save_weights(written)
+                classifier_activation=None,
+            )
+            save_weights(network, written)
         else:
             shapes = variable_shapes(spec, channels, classes)
             with checkpoint.open(shapes) as tensors:

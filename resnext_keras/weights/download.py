@@ -44,9 +44,20 @@ logger = logging.getLogger(__name__)
 
 
 def cache_folder() -> Path:
-    """The folder for downloads: `RESNEXT_KERAS_HOME`, else the user's cache."""
-    home = os.environ.get("RESNEXT_KERAS_HOME")
-    return Path(os.path.expanduser(home) if home else pooch.os_cache("resnext_keras"))
+    """The folder for downloads: `RESNEXT_KERAS_HOME`, else the user's cache.
+
+    Raises:
+        WeightsError: The user has no home, as in some containers.
+    """
+    if home := os.environ.get("RESNEXT_KERAS_HOME"):
+        return Path(os.path.expanduser(home))
+    try:
+        return Path(pooch.os_cache("resnext_keras"))
+    except RuntimeError as error:
+        raise WeightsError(
+            "Expected a home for downloaded weights. Received: a user without one; set "
+            "RESNEXT_KERAS_HOME to a folder"
+        ) from error
 
 
 def local_path(weight_set: WeightSet) -> Path | None:
@@ -55,7 +66,10 @@ def local_path(weight_set: WeightSet) -> Path | None:
     The file is looked for in the installed package or in `weights/` of a checkout, and
     then in the cache. It is not verified.
     """
-    paths = [folder / weight_set.file for folder in (SHIPPED, cache_folder())]
+    folders = [SHIPPED]
+    with contextlib.suppress(WeightsError):
+        folders.append(cache_folder())
+    paths = [folder / weight_set.file for folder in folders]
     return next((path for path in paths if os.path.isfile(path)), None)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from resnext_keras.io import check_space
 from resnext_keras.models.specs import ARCHITECTURES, ResNeXtSpec
 from resnext_keras.models.variables import Shapes, variable_shapes
 from resnext_keras.weights.formats.keras_h5 import open_keras_h5
@@ -285,3 +286,15 @@ def _first_few(what: str, items: list[str]) -> str:
     shown = ", ".join(f"{item!r:.100}"[1:-1] for item in items[:3])
     shown += ", ..." if len(items) > 3 else ""
     return f"{len(items)} {what} ({shown}); "
+
+
+def save_weights(model, path: str | os.PathLike) -> None:
+    """Writes the weights of a `keras.Model` to a new `.weights.h5` file.
+
+    Raises:
+        OSError: The disk is too full. h5py would crash the process at its end.
+    """
+    shapes = [variable.shape for variable in model.variables]
+    # In float32; HDF5 adds 1.8 kB for each variable.
+    check_space(path, sum(4 * math.prod(shape) + 4096 for shape in shapes))
+    model.save_weights(path)

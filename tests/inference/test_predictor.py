@@ -5,6 +5,7 @@ import logging
 import os
 import re
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import keras
 import numpy as np
@@ -16,7 +17,7 @@ from keras import layers
 from random_state import draw_images
 from weight_files import EVERY_OPTION, SMALLEST, TINY, build
 
-from resnext_keras import Predictor, ResNeXt, ResNeXt50, ResNeXtSpec
+from resnext_keras import Predictor, ResNeXt, ResNeXt50, ResNeXtSpec, export_file
 from resnext_keras.inference import engines, predictor
 from resnext_keras.inference.errors import errors_in_one_line
 
@@ -412,6 +413,22 @@ def test_an_onnx_file_is_taken(case, engine, tmp_path):
 
 @pytest.mark.parity
 @pytest.mark.filterwarnings("ignore")  # the converter's
+@pytest.mark.parametrize("engine", ["tensorflow", *OTHERS, "litert"])
+def test_threads_may_share_a_predictor(model, engine, tmp_path):
+    """Each gets the answer for its own images."""
+    pytest.importorskip({"litert": "ai_edge_litert"}.get(engine, engine))
+    source = model
+    if engine == "litert":
+        source = tmp_path / "model.tflite"
+        export_file(model, source)
+    predict = Predictor(source, engine, batch_size=2)
+    expected = expected_of(model)
+    numbers = np.random.default_rng(0).integers(0, len(IMAGES), 200)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda n: predict(IMAGES[n : n + 1]), numbers))
+    assert_same(np.concatenate(found), expected[numbers])
+
+
 @pytest.mark.parametrize("engine", OTHERS)
 def test_batches_of_a_fixed_length_are_filled_up(model, engine, tmp_path):
     pytest.importorskip(engine)

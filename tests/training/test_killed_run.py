@@ -152,6 +152,19 @@ def small_disk(tmp_path):
     pytest.skip("a small file system cannot be mounted here")
 
 
+def test_a_disk_too_small_for_the_weights_is_an_error_in_one_line(data, small_disk):
+    """h5py would crash the process when it ends."""
+    (small_disk / "filling").write_bytes(bytes(62 * 2**20))
+    folder = small_disk / "run"
+    process = start(data, folder, "--model", "resnext11_8x4d", "--epochs", "1")
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 1, output
+    assert output.splitlines()[-1] == (
+        f"Error: No space left on the disk of {folder}. Its files are complete; "
+        "make room, then continue with --resume."
+    )
+
+
 def test_a_full_disk_is_an_error_and_the_run_resumes_when_there_is_room(
     data, small_disk, unbroken
 ):

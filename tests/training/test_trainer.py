@@ -88,12 +88,21 @@ def _deterministic():
     config.disable_op_determinism()
 
 
-def run(folder, settings, resume=False, batches=BATCHES, model=None, callbacks=()):
+def run(
+    folder,
+    settings,
+    resume=False,
+    batches=BATCHES,
+    model=None,
+    callbacks=(),
+    seconds=0,
+):
     """Trains; returns the weights that the run ends with."""
     folder.mkdir(exist_ok=True)
     model = model or network(settings.spec)
     options = {"devices": Devices(), "callbacks": callbacks, "resume": resume}
-    run_phases(model, settings, batches, folder, seconds=0, verbose=0, **options)
+    options |= {"seconds": seconds, "verbose": 0}
+    run_phases(model, settings, batches, folder, **options)
     return model.get_weights()
 
 
@@ -205,6 +214,38 @@ def test_a_loss_of_nan_ends_the_run_and_leaves_the_last_good_state(tmp_path):
     with pytest.raises(TrainingError, match=message):
         run(tmp_path, settings(SMALLEST), batches=batches)
     assert read_progress(tmp_path / CHECKPOINT)["step"] == 5
+
+
+def test_a_last_step_that_spoils_the_weights_leaves_no_best_weights(tmp_path):
+    """The loss of the step itself is finite."""
+
+    class Exploding(RandomBatches):
+        def __getitem__(self, index):
+            pixels, labels = super().__getitem__(index)
+            is_last = self.first_step + index == STEPS - 1
+            return pixels, labels * np.float32(1e30 if is_last else 1)
+
+    batches = dataclasses.replace(BATCHES, training=Exploding)
+    message = (
+        f"^Step {STEPS}, in epoch 1 of phase 1: the validation loss is NaN.*no check"
+    )
+    with pytest.raises(TrainingError, match=message):
+        run(tmp_path, settings(SMALLEST), batches=batches, seconds=1e9)
+    assert not list(tmp_path.iterdir())
+
+
+def test_weights_of_nan_never_replace_the_best(tmp_path):
+    """Though validation does not see it, as in a moving average."""
+
+    def spoil(epoch, logs):
+        callback.model.optimizer.variables[-1].assign_add(np.nan)
+
+    callback = keras.callbacks.LambdaCallback(on_epoch_end=spoil)
+    with pytest.raises(
+        TrainingError, match="is NaN or infinite; no checkpoint has been"
+    ):
+        run(tmp_path, settings(SMALLEST), callbacks=[callback], seconds=1e9)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_checkpoint_that_cannot_be_written_leaves_the_last_one(tmp_path, monkeypatch):

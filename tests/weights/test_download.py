@@ -438,6 +438,19 @@ def test_a_file_that_cannot_be_read_is_named(wanted, monkeypatch):
     assert str(path) in str(error.value)
 
 
+def test_without_a_home_the_bundled_weights_work_and_others_say_what_to_set(
+    wanted, server, monkeypatch
+):
+    """As in a container whose user has no entry in passwd."""
+    home = Mock(side_effect=RuntimeError("could not determine the home directory"))
+    monkeypatch.delenv("RESNEXT_KERAS_HOME")
+    monkeypatch.setattr(download.pooch, "os_cache", home)
+    assert fetch(BUNDLED).is_file()
+    with pytest.raises(WeightsError, match="without one; set RESNEXT_KERAS_HOME"):
+        fetch(wanted)
+    assert not server.requests
+
+
 def test_the_default_cache_is_that_of_the_user(monkeypatch, tmp_path):
     monkeypatch.delenv("RESNEXT_KERAS_HOME")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
