@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 READERS = {
     **dict.fromkeys((".h5", ".hdf5"), open_keras_h5),
-    **dict.fromkeys((".pth", ".pt", ".bin", ".tar"), open_torch_file),
+    **dict.fromkeys((".pth", ".pt", ".bin", ".tar", ".ckpt"), open_torch_file),
     ".safetensors": open_torch_safetensors,
 }
 
@@ -51,7 +51,7 @@ def open_file(path: str | os.PathLike) -> AbstractContextManager[LazyTensors]:
         path: A `.weights.h5` file from `save_weights` of a model of this package; an
             `.h5` file of keras-applications; or the `state_dict` of a torchvision, timm
             or mmpretrain model, in a `.safetensors` file or a file of `torch.save`
-            (`.pth`, `.pt`, `.bin`, `.tar`).
+            (`.pth`, `.pt`, `.bin`, `.tar`, `.ckpt`).
 
     Returns:
         A context manager that yields the tensors by name, `"{layer}/{variable}"`. They

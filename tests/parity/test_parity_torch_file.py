@@ -97,6 +97,99 @@ def test_what_timms_training_script_saves(
     assert relative_error(model.predict(images, verbose=0), expected.numpy()) <= 1e-4
 
 
+def check_logits(network, path, spec, relative_error):
+    """The weights of a file give the logits of a network of torch."""
+    import torch
+
+    images = draw_images(32, (2, 32, 32, 3))
+    with torch.no_grad():
+        expected = network(torch.from_numpy(images).permute(0, 3, 1, 2)).numpy()
+    model = build(path, spec, classifier_activation=None)
+    assert relative_error(model.predict(images, verbose=0), expected) <= 1e-4
+
+
+@pytest.mark.parametrize("kept", ["with the model", "alone"])
+def test_an_averaged_model_of_torch(
+    torch, timm, tmp_path, relative_error, caplog, kept
+):
+    """As torchvision's reference script saves it."""
+    average = torch.optim.swa_utils.AveragedModel(
+        short_network(torch, timm), use_buffers=True
+    )
+    saved, model = average.state_dict(), short_network(torch, timm)
+    torch.nn.init.zeros_(model.fc.weight)
+    if kept == "with the model":
+        saved = {"model": model.state_dict(), "model_ema": saved, "epoch": 3}
+    torch.save(saved, tmp_path / "model.pth")
+    check_logits(average, tmp_path / "model.pth", SHORT, relative_error)
+    assert "left out: n_averaged" in caplog.text
+    is_named = "averaged weights 'model_ema'" in caplog.text
+    assert is_named == (kept == "with the model")
+
+
+@pytest.mark.parametrize("wrapper", ["compile", "DataParallel", "both"])
+def test_wrapped_modules_of_torch(torch, timm, tmp_path, relative_error, wrapper):
+    network = wrapped = short_network(torch, timm)
+    if wrapper != "DataParallel":
+        wrapped = torch.compile(wrapped)
+    if wrapper != "compile":
+        wrapped = torch.nn.DataParallel(wrapped)
+    torch.save({"net": {"state_dict": wrapped.state_dict()}}, tmp_path / "model.pth")
+    check_logits(network, tmp_path / "model.pth", SHORT, relative_error)
+
+
+@pytest.mark.parametrize("name", ["model", "net", "backbone", "encoder"])
+@pytest.mark.filterwarnings("ignore")
+def test_a_checkpoint_of_lightning(torch, timm, tmp_path, relative_error, name):
+    lightning = pytest.importorskip("lightning")
+    network = short_network(torch, timm)
+
+    class Module(lightning.LightningModule):
+        def __init__(self, size=3):
+            super().__init__()
+            self.save_hyperparameters()
+            setattr(self, name, network)
+            self.loss_weights = torch.nn.Parameter(torch.ones(3))
+
+        def training_step(self, batch):
+            return self.loss_weights.sum()
+
+        def configure_optimizers(self):
+            return torch.optim.SGD([self.loss_weights], 0.1)
+
+    trainer = lightning.Trainer(
+        max_steps=1,
+        accelerator="cpu",
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=tmp_path,
+    )
+    trainer.fit(Module(), torch.utils.data.DataLoader([torch.ones(1)]))
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    network.eval()
+    check_logits(network, tmp_path / "last.ckpt", SHORT, relative_error)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_encoder_of_a_segmentation_model(torch, tmp_path, relative_error, caplog):
+    smp = pytest.importorskip("segmentation_models_pytorch")
+    network = smp.Unet("resnext50_32x4d", encoder_weights=None)
+    state = network.eval().encoder.state_dict()
+    for key, value in draw_state({k: tuple(v.shape) for k, v in state.items()}).items():
+        state[key].copy_(torch.from_numpy(value))
+    torch.save(network.state_dict(), tmp_path / "unet.pth")
+    images = draw_images(64, (2, 64, 64, 3))
+    with torch.no_grad():
+        maps = network.encoder(torch.from_numpy(images).permute(0, 3, 1, 2))[-1]
+    model = resnext_keras.ResNeXt50(
+        include_top=False, weights=tmp_path / "unet.pth", input_shape=(64, 64, 3)
+    )
+    expected = maps.permute(0, 2, 3, 1).numpy()
+    assert relative_error(model.predict(images, verbose=0), expected) <= 1e-4
+    assert "are left out: decoder." in caplog.text
+
+
 @FORMATS
 @pytest.mark.filterwarnings("ignore:Couldn't retrieve source:UserWarning")
 def test_a_whole_pickled_module_is_refused(torch, timm, tmp_path, refused, zipped):

@@ -232,11 +232,11 @@ DEEP = b"N" + b"\x85" * 10_000
             "'network' of type dict",
         ),
         (dict_of({"state_dict": literal("x")}), "'state_dict' of type str"),
-        (dict_of({"model": dict_of({"lr": literal(0.1)})}), "'lr' of type float"),
+        (dict_of({"model": dict_of({"lr": literal(0.1)})}), "'model' of type dict"),
         (dict_of({"e" * 10_000: tensor()}), "found a tensor 'eee"),
         (dict_of({"fc.weight.weight": tensor()}), "found a tensor 'fc.weight.weight'"),
         (b"}" + (literal("fc.bias") + tensor() + b"s") * 2, "'fc.bias' twice"),
-        (dict_of({"fc.bias": tensor(), "module.fc.bias": tensor()}), "found it twice"),
+        (dict_of({"fc.bias": tensor(), "module.fc.bias": tensor()}), "tensor 'module"),
         (dict_of({"fc.bias": tensor(), "bn1.bias": tensor(4, (4,))}), TWO),
         (dict_of({"fc.bias": tensor(), "bn1.bias": tensor(kind="IntStorage")}), TWO),
         # Objects that contain themselves, or are nested deeply.

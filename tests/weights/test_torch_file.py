@@ -28,7 +28,7 @@ def test_a_network_gets_the_numbers_of_a_file_of_any_suffix(
     torch_files, form, tmp_path
 ):
     whole = torch_files[f"state.{form}.pth"].read_bytes()
-    for suffix in (".pt", ".bin", ".pth.tar", ".PTH"):
+    for suffix in (".pt", ".bin", ".pth.tar", ".PTH", ".ckpt"):
         path = tmp_path / f"model{suffix}"
         path.write_bytes(whole)
         assert_same(read(path, SMALLEST), keras_values(SMALLEST))

@@ -200,6 +200,8 @@ def test_other_floating_types_and_names_as_bytes_in_hdf5(edited, dtype):
         ("module._orig_mod.", "module._orig_mod."),
         ("backbone.", "head."),  # mmpretrain
         ("module.backbone.", "module.head."),
+        ("net.", "net."),  # Lightning
+        ("model.encoder._orig_mod.", "model.encoder._orig_mod."),
     ],
 )
 def test_the_prefixes_of_wrappers_are_removed(tmp_path, features, head):
@@ -210,6 +212,42 @@ def test_the_prefixes_of_wrappers_are_removed(tmp_path, features, head):
     }
     save_file(state, path)
     assert_same(read(path), keras_values())
+
+
+def test_what_is_beside_the_network_is_left_out_and_named(tmp_path, caplog):
+    state = {f"encoder.{key}": value for key, value in torch_state().items()}
+    others = {f"decoder.{n}.weight": np.ones(3, "float32") for n in range(4)}
+    counters = {"encoder.total_ops": np.ones(1), "n_averaged": np.ones(1, "float32")}
+    path = tmp_path / "model.safetensors"
+    save_file(state | others | counters, path)
+    assert_same(read(path), keras_values())
+    assert f"Other tensors in {path} are left out: decoder.0.weight" in caplog.text
+    assert "and 2 more" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("model.", "ema_model.module."),  # Lightning
+        ("student.backbone.", "teacher.backbone."),
+        ("module.", "module.ema."),
+    ],
+)
+def test_of_two_networks_the_averaged_one_is_taken(tmp_path, caplog, first, second):
+    path, state = tmp_path / "two.safetensors", torch_state()
+    zeros = {f"{first}{key}": np.zeros_like(value) for key, value in state.items()}
+    save_file(zeros | {f"{second}{k}": v for k, v in state.items()}, path)
+    assert_same(read(path), keras_values())
+    assert (
+        f"averaged weights {second!r} in {path} are used, not {first!r}" in caplog.text
+    )
+
+
+def test_two_networks_of_which_none_is_averaged_are_refused(tmp_path, refused):
+    path, state = tmp_path / "two.safetensors", torch_state()
+    both = {f"{p}.{k}": v for p in ("query", "key") for k, v in state.items()}
+    save_file(both, path)
+    refused(path, "one network, or one with averaged weights, .*'key.', 'query.'")
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,11 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-from resnext_keras.weights.formats.torch_names import keras_tensors
+from resnext_keras.weights.formats.torch_names import (
+    ANCHOR,
+    keras_tensors,
+    preferred,
+)
 from resnext_keras.weights.formats.torch_pickle import MAX_BYTES, Storage, Tensor, load
 from resnext_keras.weights.tensors import (
     LazyTensor,
@@ -32,9 +36,7 @@ from resnext_keras.weights.tensors import (
     lazy_block,
 )
 
-# Keys under which training scripts save the `state_dict`, in order of preference as in
-# timm's `load_state_dict`: averaged weights first.
-STATES = ("state_dict_ema", "model_ema", "state_dict", "model")
+MAX_DEPTH = 3  # of dicts in which training scripts save a `state_dict`
 
 ENCRYPTED = 0x61  # flags: encryption, patches, strong encryption
 LOCAL_HEADER = 30  # bytes before a member's name, whose length is at byte 26
@@ -103,12 +105,25 @@ def _as_weights_error(path: Path) -> Iterator[None]:
         ) from error
 
 
+def _states(value: object, name: str = "", depth: int = 0) -> Iterator[tuple]:
+    """Name and contents of each dict with the tensors of a network, at any key."""
+    if type(value) is not dict:
+        return
+    if any(type(key) is str and ANCHOR.fullmatch(key) for key in value):
+        yield name, value
+    elif depth < MAX_DEPTH:
+        for key, inner in value.items():
+            if type(key) is str:
+                yield from _states(inner, f"{name}.{key}".lstrip("."), depth + 1)
+
+
 def _state(root: object, path: Path) -> dict[str, Tensor]:
-    """The `state_dict` in a file: under one of `STATES`, or the object itself."""
-    state = root
-    if type(root) is dict:
-        nested = (root[name] for name in STATES if type(root.get(name)) is dict)
-        state = next(nested, root)
+    """The `state_dict` in a file: the object itself, or a dict in it.
+
+    Of several, that of averaged weights.
+    """
+    states = dict(_states(root))
+    state = states[preferred(states, path)] if states else root
     if type(state) is not dict:
         raise WeightsError(
             f"Expected a state_dict in {path}, found an object of type "

@@ -3,18 +3,29 @@
 The names in torch are those of torchvision and timm.
 """
 
+import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from resnext_keras.models.specs import ResNeXtSpec
 from resnext_keras.weights.tensors import LazyTensor, WeightsError
 
-# Prefixes from wrappers: torch's DataParallel and compile, and mmpretrain.
-PREFIXES = re.compile(r"(module\.|_orig_mod\.|backbone\.|head\.(?=fc\.))*")
+# Each network has this tensor. What is before its name is the prefix of a wrapper:
+# `module.` of DataParallel, `_orig_mod.` of compile, `backbone.` of mmpretrain,
+# `model.` of Lightning, `encoder.` of segmentation models, or several of them.
+ANCHOR = re.compile(r"(.*\.|)layer1\.0\.conv1\.weight")
 
-# The number of batches that torch's batch norm has seen; Keras has no such counter.
-IGNORED = re.compile(r".*\.num_batches_tracked")
+# Names of averaged weights: of timm, torchvision, Lightning and mean teachers.
+AVERAGED = re.compile(r"(?i)(?:.*[._])?(ema|swa|averaged?|teacher)(?:[._].*)?")
+
+# Counters: of batches by batch norm (Keras has none), of operations by thop.
+IGNORED = re.compile(r"(.*\.)?(num_batches_tracked|total_ops|total_params)")
+
+# mmpretrain's classifier is beside its backbone.
+OTHER_HEAD = re.compile(r"(?:.*\.)?head\.(fc\.(?:weight|bias))")
+
+logger = logging.getLogger(__name__)
 
 # Layers here and in torch, which counts stages from 1 and blocks from 0.
 LAYERS = {
@@ -61,16 +72,47 @@ KERAS_AXES = {4: (2, 3, 1, 0), 2: (1, 0)}
 TORCH_AXES = {4: (3, 2, 0, 1), 2: (1, 0)}
 
 
+def preferred(names: Collection[str], path: Path) -> str:
+    """The name of the averaged weights among those of several networks in a file.
+
+    Args:
+        names: Keys or prefixes, at least one.
+        path: The file, for messages.
+
+    Returns:
+        The only name, or the only one of averaged weights. The log says which.
+
+    Raises:
+        WeightsError: There are several.
+    """
+    averaged = [name for name in names if AVERAGED.fullmatch(name)]
+    if len(names) == 1:
+        return next(iter(names))
+    if len(averaged) != 1:
+        raise WeightsError(
+            f"Expected one network, or one with averaged weights, in {path}; found "
+            f"{', '.join(map(repr, sorted(names)))}. Save the state_dict of one by "
+            "itself: torch.save(model.state_dict(), path)."
+        )
+    others = ", ".join(repr(name) for name in names if name != averaged[0])
+    logger.warning(
+        "The averaged weights %r in %s are used, not %s.", averaged[0], path, others
+    )
+    return averaged[0]
+
+
 def keras_tensors(state: Mapping[str, LazyTensor], path: Path) -> dict[str, LazyTensor]:
     """Converts a `state_dict` to this package's names and Keras' layout.
+
+    The names may have a common prefix. Tensors without it, such as those of a decoder
+    or a counter of averages, are left out, and the log names some.
 
     Returns the tensors by `"{layer}/{variable}"`, without the counters of batches.
 
     Raises:
-        WeightsError: A name is not one of a ResNeXt, or two names are of the same
-            variable.
+        WeightsError: A name is not one of a ResNeXt, or there are several networks.
     """
-    keys = {key: PREFIXES.sub("", key, count=1) for key in state}
+    keys = _without_prefix(state, path)
     layers = LAYERS | STEMS["conv1.6.weight" in keys.values()]
     layers |= SHORTCUTS[any(".downsample.2." in key for key in keys.values())]
     patterns = [
@@ -87,10 +129,26 @@ def keras_tensors(state: Mapping[str, LazyTensor], path: Path) -> dict[str, Lazy
                 "Expected the state_dict of a torchvision or timm ResNeXt in "
                 f"{path}; found a tensor {key!r:.100}."
             )
-        if name in stored:
-            raise WeightsError(f"Expected {name} once in {path}, found it twice.")
         stored[name] = _transposed(name, state[key], KERAS_AXES)
     return stored
+
+
+def _without_prefix(state: Mapping[str, LazyTensor], path: Path) -> dict[str, str]:
+    """The keys of the network's tensors, and their names without the prefix."""
+    prefixes = [match[1] for key in state if (match := ANCHOR.fullmatch(key))]
+    prefix = preferred(prefixes, path) if prefixes else ""
+    keys = {key: key.removeprefix(prefix) for key in state if key.startswith(prefix)}
+    others = [key for key in state if key not in keys]
+    if not any(name.startswith("fc.") for name in keys.values()):
+        heads = {key: match[1] for key in state if (match := OTHER_HEAD.fullmatch(key))}
+        if len(heads) == 2:
+            keys |= heads
+            others = [key for key in others if key not in heads]
+    if others := [key for key in others if not IGNORED.fullmatch(key)]:
+        more = f" and {len(others) - 3} more" if len(others) > 3 else ""
+        listed = ", ".join(f"{key:.100}" for key in others[:3])
+        logger.warning("Other tensors in %s are left out: %s%s.", path, listed, more)
+    return keys
 
 
 def torch_tensors(
