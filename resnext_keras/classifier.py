@@ -9,7 +9,11 @@ import keras
 import numpy as np
 
 from resnext_keras.arguments import positive_integer
-from resnext_keras.images.labels import class_names, decode_predictions
+from resnext_keras.images.labels import (
+    THRESHOLD,
+    class_names,
+    decode_predictions,
+)
 from resnext_keras.images.preprocessing import Preprocessing, preprocess_input
 from resnext_keras.images.read import ImageError, read_image
 from resnext_keras.models.data_format import image_shape, to_data_format
@@ -51,7 +55,8 @@ class Classifier:
 
         Returns:
             For each image a list of `(id, name, score)`, highest score first, as
-            from `decode_predictions`.
+            from `decode_predictions`; of a multi-label network all classes with a score
+            of 0.5 or more, even if they are more than `top`.
 
         Raises:
             ValueError: The network has no classifier, or `top` is out of range.
@@ -59,7 +64,13 @@ class Classifier:
         scores = self.model.predict_on_batch(preprocess_input(to_data_format(images)))
         imagenet = self.class_names == class_names("imagenet")
         names = None if imagenet else self.class_names
-        return decode_predictions(scores, top, class_names=names)
+        if not self.is_multi_label:
+            return decode_predictions(scores, top, class_names=names)
+        top = positive_integer("top", top)
+        return [
+            [item for n, item in enumerate(row) if n < top or item[-1] >= THRESHOLD]
+            for row in decode_predictions(scores, len(names), class_names=names)
+        ]
 
     def predict_files(
         self,

@@ -42,7 +42,7 @@ def predict(images, as_json, **options):
 
     result = predict_files(images, **options)
     if as_json:
-        click.echo(json.dumps(_as_json(result), indent=2))
+        click.echo(json.dumps(_as_json(result, THRESHOLD), indent=2))
     elif result.predictions:
         heads = ["image", "class", "score"] + ["present"] * result.is_multi_label
         rows = table(*heads, right=("score",), title=result.weights)
@@ -59,13 +59,14 @@ def predict(images, as_json, **options):
         raise click.exceptions.Exit(1)
 
 
-def _as_json(result):
+def _as_json(result, threshold):
     return [
         {
             "file": path,
             "weights": result.weights,
             "predictions": [
                 {"id": id_, "name": name, "score": score}
+                | ({"present": score >= threshold} if result.is_multi_label else {})
                 for id_, name, score in predictions
             ],
         }

@@ -170,7 +170,10 @@ def print_run(function, options):
         options: Its arguments.
     """
     options["recipe_changes"] = dict(options["recipe_changes"])
-    weights = dict(options.pop("class_weights"))
+    given = options.pop("class_weights")
+    weights = dict(given)
+    if len(weights) < len(given):
+        raise click.UsageError("Give --class-weight once for each class.")
     if options.pop("balance"):
         if weights:
             raise click.UsageError("Give either --balance or --class-weight.")

@@ -30,6 +30,7 @@ from resnext_keras.inference.quantization import (
     quantize_file,
 )
 from resnext_keras.io import atomic_write, output_file
+from resnext_keras.models.graph import head_activation
 from resnext_keras.weights.checkpoint import Checkpoint
 
 if keras.config.backend() == "tensorflow":
@@ -214,7 +215,9 @@ def _write_litert(model, target: Path, precision, images, card: str) -> None:
         if precision == "float16":
             converter.target_spec.supported_types = [tf.float16]
         network = (
-            _int8(converter, images) if images is not None else converter.convert()
+            _int8(converter, images, head_activation(model))
+            if images is not None
+            else converter.convert()
         )
     target.write_bytes(network)
     # A .tflite file can hold other files in a zip archive at its end, see
@@ -223,7 +226,7 @@ def _write_litert(model, target: Path, precision, images, card: str) -> None:
         archive.writestr(f"{CARD}.json", card)
 
 
-def _int8(converter, images) -> bytes:
+def _int8(converter, images, activation: str | None) -> bytes:
     """A LiteRT network in int8, except for the classifier.
 
     In 8 bits the logits of close classes would be equal, and scores below 0.2 % would
@@ -237,11 +240,13 @@ def _int8(converter, images) -> bytes:
             yield [image[None]]
 
     converter.representative_dataset = samples
+    # Also excludes the sigmoids within a network with squeeze-and-excitation.
+    sigmoids = ["LOGISTIC"] if activation == "sigmoid" else []
     # This is the only public way to exclude operations.
     debugger = tf.lite.experimental.QuantizationDebugger(
         converter=converter,
         debug_options=tf.lite.experimental.QuantizationDebugOptions(
-            denylisted_ops=["FULLY_CONNECTED", "SOFTMAX", "LOGISTIC"]
+            denylisted_ops=["FULLY_CONNECTED", "SOFTMAX", *sigmoids]
         ),
     )
     return debugger.get_nondebug_quantized_model()

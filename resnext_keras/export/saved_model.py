@@ -86,7 +86,8 @@ def export_saved_model(
             of the weights; without weights ImageNet's for 1000 classes, otherwise the
             numbers of the classes.
         licence: SPDX identifier of the weights' licence; None for that of `weights`.
-        top: Number of classes that `serving_default` gives, at least 1.
+        top: Number of classes that `serving_default` gives, at least 1; of sigmoid
+            scores it gives all.
         overwrite: Whether an earlier export may be replaced.
 
     Raises:

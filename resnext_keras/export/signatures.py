@@ -100,7 +100,10 @@ def build_signatures(network: keras.Model, card: ModelCard, top: int):
         if card.class_names is None:
             results = outputs.get("features", outputs["predict"])
         else:
-            results = _named(outputs["predict"]["predictions"], card.class_names, top)
+            names = card.class_names
+            # Any number of classes may be present if each has a sigmoid.
+            count = len(names) if card.activation == "sigmoid" else top
+            results = _named(outputs["predict"]["predictions"], names, count)
         return {
             name: tf.where(
                 tf.reshape(valid, [-1] + [1] * (len(values.shape) - 1)),

@@ -105,7 +105,7 @@ def _read(
     try:
         rgb = read_rgb(os.fsdecode(path), digest)
     except ImageError as error:
-        check_machine(error.__cause__, name)
+        check_machine(error.__cause__, name, "continue with resume=True")
         return ImageFile(name, "", 0, 0, readable(error.reason)), None
     pixels = resize_and_crop(rgb, preprocessing)
     image = preprocess_input(to_data_format(pixels[np.newaxis]))[0]

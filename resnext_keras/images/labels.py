@@ -93,9 +93,8 @@ def decode_predictions(
             "Expected `preds` to have the shape (batch, classes). "
             f"Received: preds.shape={scores.shape}"
         )
-    if class_names is not None:
-        scores = scores_by_class(scores, class_names)
     classes = _classes_of(class_names, columns=scores.shape[1])
+    scores = scores_by_class(scores, classes)
     broken = np.flatnonzero(np.isnan(scores).any(axis=1))
     if broken.size:
         raise ValueError(
@@ -111,7 +110,7 @@ def decode_predictions(
 
 
 def _classes_of(names, columns) -> Sequence[tuple[str, str]]:
-    """Id and name of each column, or a `ValueError` if their number differs."""
+    """Id and name of each class, or a `ValueError` if their number differs."""
     if names is None:
         classes = _imagenet_classes()
         if columns != len(classes):
@@ -122,7 +121,7 @@ def _classes_of(names, columns) -> Sequence[tuple[str, str]]:
             )
         return classes
     names = checked_names(names, columns)
-    return [(str(column), name) for column, name in enumerate(names)]
+    return [(str(number), name) for number, name in enumerate(names)]
 
 
 def scores_by_class(scores: np.ndarray, class_names: Sequence[str]) -> np.ndarray:
@@ -130,7 +129,7 @@ def scores_by_class(scores: np.ndarray, class_names: Sequence[str]) -> np.ndarra
 
     Args:
         scores: (batch, classes); or (batch, 1), 0 to 1, for two classes.
-        class_names: Name of each class.
+        class_names: One item for each class.
 
     Returns:
         (batch, classes).

@@ -135,12 +135,13 @@ def reason_of(error: Exception) -> str:
     return "no such file" if missing else f"{type(error).__name__}: {error}"
 
 
-def check_machine(error: Exception, name: str) -> None:
+def check_machine(error: Exception, name: str, remedy: str = "") -> None:
     """Checks that an image could not be read because of its file.
 
     Args:
         error: The error.
         name: Name of the image, for the message.
+        remedy: What to do when the disk is repaired or the file removed.
 
     Raises:
         OSError: A disk, a network or the machine has failed.
@@ -148,8 +149,8 @@ def check_machine(error: Exception, name: str) -> None:
     if getattr(error, "errno", None) not in (None, *FAULTS_OF_FILES):
         raise OSError(
             f"Expected a file that can be read. Received: {name!r}: "
-            f"{reason_of(error)}. Repair the disk or remove the file, then continue "
-            "with resume=True."
+            f"{reason_of(error)}. Repair the disk or remove the file, then "
+            f"{remedy or 'try again'}."
         ) from error
 
 

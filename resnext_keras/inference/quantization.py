@@ -44,7 +44,8 @@ class Comparison:
     """Predictions of two networks for the same images.
 
     Attributes:
-        top1: Share of the images with the same top-1 class, 0 to 1.
+        top1: Share of the images with the same top-1 class, 0 to 1; of sigmoid scores
+            with the same classes at the threshold 0.5.
         correlation: Correlation of the logits over all images and classes. Softmax
             scores are converted back into logits first.
         seconds: Time for one image in a batch of up to 8, for each network.
@@ -301,7 +302,7 @@ def compare_predictions(
     best = [_predicted(score) for score in scores]
     logits = [_logits(score).ravel() for score in scores]
     return Comparison(
-        float(np.mean(best[0] == best[1])),
+        float(np.mean((best[0] == best[1]).all(-1))),
         float(np.corrcoef(*logits)[0, 1]),
         (seconds_per_image(first, images), seconds_per_image(second, images)),
     )
@@ -323,15 +324,25 @@ def seconds_per_image(predict: Predictor, images: np.ndarray) -> float:
     return float(np.median(durations)) / len(batch)
 
 
+def _are_sigmoids(scores: np.ndarray) -> bool:
+    """Whether scores are of sigmoids, and neither of a softmax nor logits."""
+    add_up = scores.shape[1] > 1 and np.allclose(scores.sum(-1), 1, atol=1e-3)
+    return scores.min() >= 0 and scores.max() <= 1 and not add_up
+
+
 def _predicted(scores: np.ndarray) -> np.ndarray:
-    """The class of each image; of a single output, whether it has the class."""
-    return scores[:, 0] >= THRESHOLD if scores.shape[1] == 1 else scores.argmax(-1)
+    """The class of each image, (n, 1); of sigmoids which it has, (n, classes)."""
+    if _are_sigmoids(scores):
+        return scores >= THRESHOLD
+    return scores.argmax(-1, keepdims=True)
 
 
 def _logits(scores: np.ndarray) -> np.ndarray:
     """Logits; computed from softmax scores, up to a constant for each image."""
-    scores = scores.astype("float64")
+    scores, least = scores.astype("float64"), np.finfo("float32").tiny
+    if _are_sigmoids(scores):
+        return np.log(np.maximum(scores, least)) - np.log(np.maximum(1 - scores, least))
     if scores.min() < 0 or not np.allclose(scores.sum(-1), 1, atol=1e-3):
         return scores
-    logits = np.log(np.maximum(scores, np.finfo("float32").tiny))
+    logits = np.log(np.maximum(scores, least))
     return logits - logits.mean(-1, keepdims=True)

@@ -132,7 +132,8 @@ class UnreadableImages(keras.callbacks.Callback):
     def _check(self):
         for split in self.splits:
             if split.failure:
-                raise split.failure
+                remedy = "Then continue from the last checkpoint with resume=True."
+                raise OSError(f"{split.failure} {remedy}") from split.failure
             if split.must_end:
                 raise TrainingError(
                     f"Expected at most {split.most} images to become unreadable. "

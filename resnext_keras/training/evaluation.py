@@ -215,16 +215,16 @@ def open_evaluation(
     elif Path(data).is_dir() and is_flat(data):
         dataset, how = flat_images(data, None, names), "by the names of ILSVRC2012"
     else:
-        dataset, how = map_labels(open_split(data), names)
+        dataset = open_split(data)
+        # A single score may be for one of several classes.
+        dataset = dataset.as_multi_label if is_multi_label else dataset
+        dataset, how = map_labels(dataset, names)
     if dataset.is_multi_label and not is_multi_label:
         raise ValueError(
             "Expected images with one class each, as the network gives one for each "
             f"image. Received: {readable(data)!r}, where an image may have several"
         )
-    if is_multi_label and not dataset.is_multi_label:
-        one_label = dataset.soft_labels(np.arange(len(dataset))).astype(bool)
-        dataset = replace(dataset, labels=one_label)
-    return dataset, how
+    return dataset.as_multi_label if is_multi_label else dataset, how
 
 
 def evaluate_images(

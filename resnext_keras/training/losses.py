@@ -1,6 +1,7 @@
 """The loss and the metrics of a run, and the weights of its classes."""
 
 import math
+import numbers
 from collections.abc import Mapping
 
 import keras
@@ -14,17 +15,23 @@ BALANCED = "balanced"
 ClassWeights = Mapping[str, float] | str | None
 
 
-def check_class_weights(class_weights: ClassWeights) -> None:
-    """Raises a `ValueError` unless the weights are as `train` describes them."""
-    if class_weights in (None, BALANCED):
-        return
-    is_mapping = isinstance(class_weights, Mapping)
-    values = class_weights.values() if is_mapping else [None]
-    if not all(isinstance(v, (int, float)) and 0 < v < math.inf for v in values):
+def checked_class_weights(class_weights: ClassWeights) -> ClassWeights:
+    """The weights as JSON holds them, or a `ValueError`; `train` describes them."""
+    if class_weights is None or isinstance(class_weights, str):
+        is_valid = class_weights in (None, BALANCED)
+    else:
+        is_valid = isinstance(class_weights, Mapping) and all(
+            isinstance(weight, numbers.Real) and 0 < weight < math.inf
+            for weight in class_weights.values()
+        )
+    if not is_valid:
         raise ValueError(
             f"Expected `class_weights` to be None, {BALANCED!r}, or a dict of positive "
             f"numbers by class name. Received: class_weights={class_weights!r}"
         )
+    if isinstance(class_weights, Mapping):
+        return {name: float(weight) for name, weight in class_weights.items()}
+    return class_weights
 
 
 def weights_of_classes(
@@ -117,6 +124,27 @@ class WeightedBinaryCrossentropy(keras.losses.Loss):
         return keras.ops.mean(present + absent, axis=-1)
 
 
+class MeanPRAUC(keras.metrics.AUC):
+    """Area under the precision-recall curve of each class's logits, averaged.
+
+    Keras compares scores with 200 evenly spaced thresholds, between which the scores of
+    rare classes, all below 0.005, would not differ. The curve depends only on the order
+    of the scores, so the logits are compressed first.
+
+    Args:
+        classes: Number of classes.
+        name: Name of the metric.
+    """
+
+    def __init__(self, classes: int, name: str = "pr_auc"):
+        super().__init__(curve="PR", multi_label=True, num_labels=classes, name=name)
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        """Adds a batch of labels and logits, (batch, classes)."""
+        scores = keras.ops.sigmoid(y_pred / 8)  # logits of -30 to 30 stay apart
+        return super().update_state(y_true, scores, sample_weight)
+
+
 def build_loss(
     is_multi_label: bool, weights: np.ndarray | None, label_smoothing: float
 ) -> keras.losses.Loss:
@@ -138,8 +166,7 @@ def build_metrics(is_multi_label: bool, classes: int) -> list[keras.metrics.Metr
     averaged over the classes.
     """
     if is_multi_label:
-        options = {"multi_label": True, "num_labels": classes, "from_logits": True}
-        return [keras.metrics.AUC(curve="PR", name="pr_auc", **options)]
+        return [MeanPRAUC(classes)]
     metrics = [keras.metrics.CategoricalAccuracy(name="accuracy")]
     if classes > 5:
         metrics.append(keras.metrics.TopKCategoricalAccuracy(5, name="top5"))

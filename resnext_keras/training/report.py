@@ -185,12 +185,17 @@ def _multi_label_rows(evaluation) -> tuple:
     """The same with all classes of an image, and the score of each class."""
     predictions, names = evaluation.predictions, evaluation.dataset.class_names
     rows = (
-        (image, _joined(names, labels), _joined(names, predicted), *scores)
+        (
+            image,
+            _joined(names, labels),
+            _joined(names, predicted),
+            *(f"{score:.6f}" for score in scores),
+        )
         for image, labels, predicted, scores in zip(
             evaluation.dataset.names,
             predictions.labels,
             predictions.predicted,
-            np.char.mod("%.6f", predictions.scores),
+            predictions.scores,
             strict=True,
         )
     )

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import platform
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -139,12 +140,12 @@ def open_run(
     check_outside(folder, settings.data)
     if resume:
         skipped = [
-            (os.path.join(_base(settings.data), name), reason)
+            (os.path.normpath(os.path.join(_base(settings.data), name)), reason)
             for name, reason in _read_rows(folder / SKIPPED)
         ]
         earlier = _read_rows(folder / IMAGES)
         training, validation = _reopened(settings.data, earlier, skipped, allow_changed)
-        epoch_images = sum(split == SPLITS[0] for _, split in earlier)
+        epoch_images = sum(split == SPLITS[0] for _, split, _ in earlier)
     else:
         skipped = []
 
@@ -237,15 +238,16 @@ def _write_run(run: Run) -> None:
             versions[package] = metadata.version(package)
     versions["python"] = platform.python_version()
     content = _describe(run) | {"backend": keras.config.backend(), "versions": versions}
+    relative = _relative(run.settings.data)
     images = [
-        (_relative(name, run.settings.data), split)
+        (relative(name), split, dataset.label(number))
         for split, dataset in zip(SPLITS, (run.training, run.validation), strict=True)
-        for name in dataset.names
+        for number, name in enumerate(dataset.names)
     ]
     with atomic_directory(run.folder, overwrite=False) as folder:
         (folder / RUN).write_text(json.dumps(content, indent=1))
-        _write_rows(folder / IMAGES, [("image", "split"), *images])
-        skipped = [(_relative(n, run.settings.data), why) for n, why in run.skipped]
+        _write_rows(folder / IMAGES, [("image", "split", "class"), *images])
+        skipped = [(relative(name), reason) for name, reason in run.skipped]
         _write_rows(folder / SKIPPED, [("image", "reason"), *skipped])
 
 
@@ -264,6 +266,9 @@ def _check_same(run: Run) -> None:
     current = json.loads(json.dumps(_describe(run)))
     for content in (earlier, current):  # the images may have been moved
         del content["settings"]["data"]
+    # What an earlier version did not have is as it was then.
+    earlier["settings"] = current["settings"] | earlier["settings"]
+    earlier = current | earlier
     for key, value in current.items():
         if earlier[key] != value:
             raise ValueError(
@@ -282,32 +287,39 @@ def _reopened(
 
     `earlier` are the rows of its `images.csv`, `skipped` the files it has skipped.
     """
-    opened = open_splits(data)
+    opened, relative = open_splits(data), _relative(data)
     numbers = [
-        {_relative(name, data): number for number, name in enumerate(split.names)}
+        {relative(name): number for number, name in enumerate(split.names)}
         for split in opened
     ]
     found = set().union(*numbers)
-    missing = [image for image, _ in earlier if image not in found]
-    known = {image for image, _ in earlier}
-    known |= {_relative(name, data) for name, _ in skipped}
+    missing = [image for image, _, _ in earlier if image not in found]
+    labels = {
+        image: split.label(number)
+        for split, of_split in zip(opened, numbers, strict=True)
+        for image, number in of_split.items()
+    }
+    changed = {image for image, _, own in earlier if labels.get(image, own) != own}
+    known = {image for image, _, _ in earlier}
+    known |= {relative(name) for name, _ in skipped}
     new = [
         image
         for split, of_split in zip(opened, numbers, strict=True)
         for image, number in of_split.items()
         if image not in known and _is_image(split, number)
     ]
-    if missing or new:
-        kinds = ("missing", missing), ("new", new)
+    if missing or new or changed:
+        kinds = ("missing", missing), ("new", new), ("of another class", changed)
         changes = "; ".join(
-            f"{len(names)} {kind}: {few(names, 10)}" for kind, names in kinds if names
+            f"{len(names)} {kind}: {few(sorted(names), 10)}"
+            for kind, names in kinds
+            if names
         )
         if not allow_changed:
             raise ValueError(
                 "Expected the images of the run, to resume it. Received: "
-                f"{readable(data)!r} with {changes}. Restore the missing ones and "
-                "remove the new ones, or pass allow_changed (--allow-changed) to leave "
-                "both out"
+                f"{readable(data)!r} with {changes}. Restore the data, or pass "
+                "allow_changed (--allow-changed) to leave these images out"
             )
         logger.warning("The run goes on without these images: %s", changes)
     splits = []
@@ -315,8 +327,8 @@ def _reopened(
         of_split = numbers[-number]  # the validation split is the last, or all are one
         kept = [
             of_split[image]
-            for image, name in earlier
-            if name == split and image in of_split
+            for image, name, _ in earlier
+            if name == split and image in of_split and image not in changed
         ]
         if not kept:
             raise ValueError(
@@ -335,9 +347,17 @@ def _is_image(dataset: ImageDataset, number: int) -> bool:
     return True
 
 
-def _relative(name: str, data: str) -> str:
-    """The name of an image without the path of the data set."""
-    return name.removeprefix(_base(data)).lstrip(os.sep)
+def _relative(data: str) -> Callable[[str], str]:
+    """Function from the name of an image to its name without the data set's path."""
+    base = _base(data)
+    inside = os.path.join(base, "")
+
+    def relative(name):  # `relpath` alone would be slow for millions of images
+        if name.startswith(inside):
+            return name.removeprefix(inside)
+        return os.path.relpath(name, base)
+
+    return relative
 
 
 def _base(data: str) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from resnext_keras.arguments import positive_integer
 from resnext_keras.models.specs import MIN_IMAGE_SIZE, ResNeXtSpec
-from resnext_keras.training.losses import ClassWeights, check_class_weights
+from resnext_keras.training.losses import ClassWeights
 from resnext_keras.training.recipes import (
     FINETUNE_HEAD,
     FINETUNE_STAGES,
@@ -90,7 +90,6 @@ class Settings:
                     f"Expected `{field}` to be at least {MIN_IMAGE_SIZE} pixels. "
                     f"Received: {field}={size!r}"
                 )
-        check_class_weights(self.class_weights)
         for phase in self.phases:
             if phase.recipe.batch_size % self.accumulate:
                 raise ValueError(

@@ -33,7 +33,12 @@ from resnext_keras.training.callbacks import (
 from resnext_keras.training.data.pipeline import TrainingBatches, ValidationBatches
 from resnext_keras.training.distribution import Devices, make_deterministic
 from resnext_keras.training.evaluation import Evaluation, evaluate_images
-from resnext_keras.training.losses import ClassWeights, build_loss, build_metrics
+from resnext_keras.training.losses import (
+    ClassWeights,
+    build_loss,
+    build_metrics,
+    checked_class_weights,
+)
 from resnext_keras.training.network import (
     build_network,
     dtype_policy,
@@ -320,6 +325,7 @@ def _run(
     **options: Any,
 ) -> TrainingResult | None:
     """Opens a run, trains and reports; `options` are those of `Settings`."""
+    options["class_weights"] = checked_class_weights(options["class_weights"])
     settings = Settings(os.path.abspath(data), spec, weights, phases, **options)
     check_packages()
     if isinstance(callbacks, keras.callbacks.Callback):

@@ -1,5 +1,6 @@
 """Converts weights from one file format to another."""
 
+import logging
 import os
 
 from resnext_keras.io import atomic_write, output_file
@@ -13,6 +14,8 @@ from resnext_keras.weights.loading import save_weights
 from resnext_keras.weights.tensors import WeightsError
 
 KERAS_SUFFIX, TORCH_SUFFIX = ".weights.h5", ".safetensors"
+
+logger = logging.getLogger(__name__)
 
 
 def convert_weights(
@@ -43,6 +46,12 @@ def convert_weights(
     target = output_file(target, suffixes, overwrite, WeightsError)
     checkpoint = resolve(source, model)
     spec, channels, classes = checkpoint.spec, checkpoint.channels, checkpoint.classes
+    if checkpoint.activation == "sigmoid" and (classes or 0) > 1:
+        logger.warning(
+            "%s has no place for the activation of several labels an image: give "
+            "classifier_activation='sigmoid' to the network that loads it.",
+            target,
+        )
     with atomic_write(target) as written:
         if target.name.endswith(KERAS_SUFFIX):
             network = ResNeXt(

@@ -82,6 +82,8 @@ def test_wrong_data_give_one_line_and_no_folder(data, tmp_path, spoil, message):
         (["--set", "recipe=paper"], "Expected one of the fields of a recipe"),
         (["--recipe", "papers"], "Did you mean paper"),
         (["--model", "tinier"], "Did you mean tiny?"),
+        (["--class-weight", "Dark Rom=2"], "Did you mean Dark Room?"),
+        (["--class-weight", "light=-1"], "a dict of positive numbers"),
     ],
 )
 def test_wrong_options_are_refused_before_anything_is_built(
@@ -91,8 +93,14 @@ def test_wrong_options_are_refused_before_anything_is_built(
     output = ("-o", tmp_path / "run", "--model", "tiny")
     assert message in error_of("train", data, *output, *options)
     assert not (tmp_path / "run").exists()
-    result = run("train", data, *output, "--set", "mixup", code=2)
-    assert result.stderr.startswith("Usage: ")
+    for wrong in (
+        ["--set", "mixup"],
+        ["--class-weight", "light"],
+        ["--class-weight", "light=1", "--class-weight", "light=2"],
+        ["--class-weight", "light=1", "--balance"],
+    ):
+        result = run("train", data, *output, *wrong, code=2)
+        assert result.stderr.startswith("Usage: ")
 
 
 def test_weights_are_looked_for_before_a_folder_is_made(data, tmp_path):

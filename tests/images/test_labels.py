@@ -56,6 +56,15 @@ def test_every_wordnet_id_is_distinct_and_in_the_order_of_the_columns():
     assert tuple(name for _, name, _ in rows) == class_names()
 
 
+def test_a_single_column_has_the_scores_of_the_second_of_two_classes():
+    names = ["cat", "dog"]
+    found = decode_predictions(np.array([[0.25], [0.75]], "float32"), class_names=names)
+    assert found == [
+        [("0", "cat", 0.75), ("1", "dog", 0.25)],
+        [("1", "dog", 0.75), ("0", "cat", 0.25)],
+    ]
+
+
 def test_own_class_names_are_decoded_with_the_column_as_id():
     preds = [[0.1, 0.7, 0.2], [-3.0, -2.0, -1.0]]
     decoded = decode_predictions(np.array(preds), class_names=["a", "b", "c"])
@@ -98,6 +107,9 @@ NAN[2, 7] = NAN[3, 0] = np.nan
         (np.zeros((2, 999)), {}, "Received: 999 columns"),
         (np.zeros((1, 3)), {"class_names": ["a", "b"]}, "classes. Received: 2 names"),
         (np.zeros((1, 3)), {"class_names": "abc"}, "sequence of strings"),
+        (np.zeros((1, 1)), {"class_names": 5}, "sequence of strings"),
+        (np.ones((1, 1)) * 2, {"class_names": ["a", "b"]}, "0 to 1, as a sigmoid"),
+        (np.ones((1, 1)), {"class_names": ["a", "b", "c"]}, "each of the 1 classes"),
         (np.zeros((1, 1000)), {"top": 0}, "Received: top=0"),
         (np.zeros((1, 1000)), {"top": "5"}, "Received: top='5'"),
         (NAN, {}, "NaN in 2 of 4 rows"),

@@ -211,6 +211,18 @@ def test_logits_are_compared():
     assert len(found.seconds) == 2
 
 
+@pytest.mark.parametrize("classes", [1, 4])
+def test_sigmoids_are_compared_by_the_classes_that_are_present(classes):
+    logits = np.random.default_rng(0).normal(size=(6, classes)) * 3 + 8 * (classes == 1)
+    other = logits + np.random.default_rng(1).normal(size=logits.shape) * 0.01
+    other[0, 0] *= -1
+    scores, others = 1 / (1 + np.exp(-logits)), 1 / (1 + np.exp(-other))
+    found = compare_predictions(lambda _: scores, lambda _: others, IMAGES)
+    assert found.top1 == pytest.approx(5 / 6)
+    expected = np.corrcoef(logits.ravel(), other.ravel())[0, 1]
+    assert found.correlation == pytest.approx(expected)
+
+
 # What is refused; nothing is then written.
 
 

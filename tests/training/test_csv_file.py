@@ -46,7 +46,7 @@ ONE_LABEL = {
     "without a header": "{},cat\n{},dog\n{},cat\n{},dog",
     "with a header": "image,label\n{},cat\n{},dog\n{},cat\n{},dog",
     "in another order": "Label, x, File_Name\ncat,1,{}\ndog,,{}\ncat,3,{}\n\ndog,4,{}",
-    "an image column of any name": "id,class\n{},cat\n{}, dog\n{} ,cat\n{},dog",
+    "an image column of any name": "id,class\n{},cat\n{}, dog\n{},cat\n{},dog",
     "semicolons": "image;label\n{};cat\n{};dog\n{};cat\n{};dog",
     "a byte order mark": "\ufeffimage,label\n{},cat\n{},dog\n{},cat\n{},dog",
 }
@@ -124,15 +124,19 @@ def test_the_share_is_held_out_of_every_class_and_each_keeps_an_image(folder):
 
 REFUSED = {
     "": "a line for each image",
-    "image,label\n": "a line for each image. Received: none of",
+    "image,label\n": "a line for each image. Received: none in",
     "image,label\n{},cat\n{}": "2 cells image, label in each line. .* 1 in line 3",
-    "image,label\n{},cat\n{},": "a class in the column 'label' of each line. .* line 3",
+    "image,label\n{},cat\n{},": "'label' of each line .*'|' stands.* class in line 3",
     "image,label\n{},cat\n,dog": "the path of an image in each line. .* none in line 3",
     "image,label\na.png,b\nx/../a.png,c": "each image once; .* in line 2 and in line 3",
     "image,label,split\n{},a,train\n{},b,tset": "'split'. Received: 'tset' in line 3",
-    "image,a,width\n{},1,640\n{},0,480": "0 and 1 .* '640' .*'width' in line 2",
+    "image,a,width\n{},1,640\n{},0,480": "0 and 1 .* '640' .*'width', in line 2",
     "image,split\n{},train": "a column 'label', or a column of 0 and 1",
     "image,a,a\n{},1,0\n{},0,1": "a column 'label', or a column of 0 and 1",
+    'image,label\n{},a\n{},"b\n{},a\n{},b': "in UTF-8, with closed quotes",
+    'image,label\n{},a\n{},"b\nc"\n{},b': "cells of one line.* line break",
+    "img,target\n{},a\n{},b": "a header with .* Received: 'img, target' in line 1",
+    "split,one,label,two\ntrain,{},a,1\nval,{},b,2": "with one of the names image",
     "image,label,split\n{},a,train\n{},b,train\n{},c,val": (
         "of each class in the split 'train'. Received: none of 'c'"
     ),

@@ -1,12 +1,20 @@
 """The loss with weights of the classes, and the weights that balance them."""
 
+import json
+
 import keras
 import numpy as np
 import pytest
+from sklearn.metrics import average_precision_score
 from sklearn.utils.class_weight import compute_class_weight
 
 from resnext_keras.training.data.dataset import ImageDataset
-from resnext_keras.training.losses import build_loss, weights_of_classes
+from resnext_keras.training.losses import (
+    build_loss,
+    build_metrics,
+    checked_class_weights,
+    weights_of_classes,
+)
 
 NAMES = ("a", "b", "c", "d")
 
@@ -91,9 +99,25 @@ def test_balanced_weights_of_several_classes_give_both_sides_the_same_weight():
 
 def test_other_classes_have_the_weight_1():
     labels = [0, 1, 2, 3]
-    found = weights_of_classes(dataset(labels), {"b": 4, "d": 0.25})
+    chosen = checked_class_weights({"b": np.int64(4), "d": np.float32(0.25)})
+    assert json.dumps(chosen) == '{"b": 4.0, "d": 0.25}'
+    found = weights_of_classes(dataset(labels), chosen)
     assert found.tolist() == [1, 4, 1, 0.25]
     assert weights_of_classes(dataset(labels), None) is None
+
+
+@pytest.mark.parametrize("shift", [0, -10, 10])
+def test_the_metric_of_several_classes_ranks_rare_ones_too(shift):
+    """Their scores are near 0, where Keras' thresholds do not tell them apart."""
+    rng = np.random.default_rng(0)
+    labels = (rng.random((2000, 3)) < 0.01).astype("float32")
+    noise = rng.normal(size=labels.shape).astype("float32")
+    for logits in (noise + 3 * labels, noise + 10 * labels):
+        metric = build_metrics(True, 3)[0]
+        for rows in np.split(np.arange(2000), 4):
+            metric.update_state(labels[rows], logits[rows] + shift)
+        expected = average_precision_score(labels, logits)
+        assert float(metric.result()) == pytest.approx(expected, abs=0.05)
 
 
 def test_a_loss_runs_in_a_model(logits):

@@ -3,11 +3,13 @@
 import csv
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from command import run
 from PIL import Image
 from sklearn.metrics import (
     average_precision_score,
@@ -19,6 +21,7 @@ from sklearn.metrics import (
 from weight_files import SMALLEST
 
 import resnext_keras as rk
+from resnext_keras import convert_weights
 from resnext_keras.training.multi_label import (
     MultiLabelPredictions,
     average_precision,
@@ -169,15 +172,15 @@ def test_predictions_are_the_scores_of_the_evaluation(several):
     "kind", ["several", pytest.param("single", marks=pytest.mark.long)]
 )
 def test_an_export_gives_the_same_scores_and_names(kind, request, tmp_path):
-    run = request.getfixturevalue(kind)
-    classifier = rk.load_classifier(weights=run.folder)
+    trained = request.getfixturevalue(kind)
+    classifier = rk.load_classifier(weights=trained.folder)
     path = tmp_path / "export"
-    rk.export_saved_model(classifier.model, path, weights=run.folder)
+    rk.export_saved_model(classifier.model, path, weights=trained.folder)
     served = tf.saved_model.load(path / "1").signatures["serving_default"]
-    names = list(run.evaluation.dataset.names)[:4]
+    names = list(trained.evaluation.dataset.names)[:4]
     outputs = served(tf.constant([Path(name).read_bytes() for name in names]))
     predictions = [
-        p for _, p in rk.predict_files(names, weights=run.folder).predictions
+        p for _, p in rk.predict_files(names, weights=trained.folder).predictions
     ]
     np.testing.assert_array_equal(
         outputs["classes"].numpy().astype(str),
@@ -228,6 +231,75 @@ def test_a_builder_takes_the_activation_that_the_weights_were_trained_with(sever
     assert rk.ResNeXt(SMALLEST, classifier_activation="tanh", **options)
 
 
+def test_every_class_that_is_present_is_given_whatever_top_is(several):
+    names, labels = several.evaluation.dataset.names, several.evaluation.predictions
+    number = int(labels.predicted.sum(axis=1).argmax())
+    present = {NAMES[n] for n in np.flatnonzero(labels.predicted[number])}
+    assert len(present) > 1
+    options = {"weights": several.folder, "top": 1}
+    ((_, predictions),) = rk.predict_files(names[number], **options).predictions
+    assert {name for _, name, _ in predictions} == present
+    command = ("predict", names[number], "--weights", several.folder)
+    (row,) = json.loads(run(*command, "--json").stdout)
+    marked = {p["name"] for p in row["predictions"] if p["present"]}
+    assert marked == present
+    assert run(*command).stdout.count("yes") == len(present)
+
+
+def test_a_table_of_one_class_evaluates_that_class(several, data, tmp_path):
+    options = {"weights": several.folder, "output": tmp_path / "report"}
+    evaluation = rk.evaluate(data / "red.csv", **options)
+    assert [row["class"] for row in evaluation.classes] == ["red"]
+    assert evaluation.figures["mean_average_precision"] > 0.9
+
+
+def test_a_converted_file_says_that_it_lacks_the_activation(several, tmp_path, caplog):
+    path = tmp_path / "weights.safetensors"
+    convert_weights(several.folder, path)
+    assert "classifier_activation='sigmoid'" in caplog.text
+    options = {"weights": path, "classes": 3, "input_shape": (32, 32, 3)}
+    model = rk.ResNeXt(SMALLEST, classifier_activation="sigmoid", **options)
+    expected = rk.load_classifier(weights=several.folder).model
+    image = np.random.default_rng(0).normal(size=(1, 32, 32, 3))
+    np.testing.assert_allclose(model(image), expected(image), rtol=1e-4)
+
+
+def test_a_run_resumes_only_with_the_classes_of_its_images(data, tmp_path):
+    """Or without the images whose classes are others."""
+    table, run_folder = tmp_path / "red.csv", tmp_path / "run"
+    rows = list(csv.reader((data / "red.csv").read_text().splitlines()))
+    rows[1:] = [[str(data / image), red] for image, red in rows[1:]]
+    write(table, *rows)
+    options = OPTIONS | {"epochs": 1}
+    rk.train(table, run_folder, **options)
+    for row in rows[1:3]:
+        row[1] = str(1 - int(row[1]))
+    write(table, *rows)
+    with pytest.raises(ValueError, match=r"2 of another class: '.*0\.png', '.*1\.png'"):
+        rk.train(table, run_folder, resume=True, **options)
+    result = rk.train(table, run_folder, resume=True, allow_changed=True, **options)
+    assert len(result.history) == 1
+
+
+def test_a_run_resumes_though_its_file_lies_beside_the_images(data, tmp_path):
+    project = tmp_path / "project"
+    shutil.copytree(data, project / "data")
+    table = project / "labels" / "red.csv"
+    table.parent.mkdir()
+    rows = list(csv.reader((data / "red.csv").read_text().splitlines()))
+    rows[1:] = [[f"../data/{image}", red] for image, red in rows[1:]]
+    write(table, *rows, ["../data/nothing.png", "1"])
+    options = OPTIONS | {"epochs": 1}
+    rk.train(table, tmp_path / "run", **options)
+    skipped = (tmp_path / "run" / "skipped.csv").read_text()
+    assert "../data/nothing.png,no such file" in skipped
+    moved = project.rename(tmp_path / "moved")
+    table = moved / "labels" / "red.csv"
+    result = rk.train(table, tmp_path / "run", resume=True, **options)
+    ((name, _),) = result.evaluation.skipped
+    assert name == str(moved / "data" / "nothing.png")
+
+
 def test_a_run_on_a_file_resumes_when_file_and_images_were_moved(data, tmp_path):
     options = OPTIONS | {"epochs": 1, "deterministic": True}
     moved = data.parent / "moved"
@@ -244,6 +316,7 @@ def test_a_run_on_a_file_resumes_when_file_and_images_were_moved(data, tmp_path)
     ("weights", "message"),
     [
         ({"rde": 2.0}, r"Did you mean red\? Received: a weight of 'rde'"),
+        (np.ones(2), "None, 'balanced', or a dict"),
         ({"red": 0}, "positive numbers"),
         ({"red": float("nan")}, "positive numbers"),
         ("even", "None, 'balanced', or a dict"),

@@ -1,6 +1,7 @@
 """CSV and TSV files that name images and their classes."""
 
 import csv
+import logging
 import os
 from dataclasses import dataclass
 
@@ -15,6 +16,8 @@ from resnext_keras.training.data.dataset import (
     few,
 )
 from resnext_keras.training.data.image_folder import files_dataset
+
+logger = logging.getLogger(__name__)
 
 ENDINGS = (".csv", ".tsv")
 
@@ -82,8 +85,8 @@ class _Table:
         return [row[column] for row in self.rows]
 
     def error(self, expected: str, received: str, row: int | None = None) -> ValueError:
-        line = "" if row is None else f" in line {self.lines[row]}"
-        received = f"{received}{line} of {readable(self.path)!r}"
+        line = "" if row is None else f"line {self.lines[row]} of "
+        received = f"{received} in {line}{readable(self.path)!r}"
         return ValueError(f"Expected {expected}. Received: {received}")
 
 
@@ -96,7 +99,7 @@ def _read(path: str) -> _Table:
             delimiter = ";" if ";" in head and "," not in head else ","
             if path.lower().endswith(".tsv"):
                 delimiter = "\t"
-            reader = csv.reader(file, delimiter=delimiter)
+            reader = csv.reader(file, delimiter=delimiter, strict=True)
             lines = [
                 (reader.line_num, [cell.strip() for cell in row])
                 for row in reader
@@ -104,7 +107,7 @@ def _read(path: str) -> _Table:
             ]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ValueError(
-            "Expected a CSV or TSV file in UTF-8. Received: "
+            "Expected a CSV or TSV file in UTF-8, with closed quotes. Received: "
             f"{readable(path)!r}: {error}"
         ) from error
     columns = lines[0][1] if lines else []
@@ -112,6 +115,7 @@ def _read(path: str) -> _Table:
         lines = lines[1:]
     else:
         columns = ["image", "label"]
+        _check_header(path, [row for _, row in lines[:2]])
     table = _Table(
         path, columns, [line for line, _ in lines], [row for _, row in lines]
     )
@@ -121,7 +125,21 @@ def _read(path: str) -> _Table:
         if len(row) != len(columns):
             expected = f"the {len(columns)} cells {', '.join(columns)} in each line"
             raise table.error(expected, f"{len(row)}", number)
+        if any("\n" in cell for cell in row):  # often a quote that is not closed
+            raise table.error("cells of one line", "a line break up to here,", number)
     return table
+
+
+def _check_header(path: str, rows: list[list[str]]) -> None:
+    """Raises a `ValueError` if the first line is a header with other names."""
+    folder = os.path.dirname(os.path.abspath(path))
+    exist = [os.path.exists(os.path.join(folder, row[0])) for row in rows]
+    if exist == [False, True]:
+        raise ValueError(
+            f"Expected a header with one of the names {', '.join(IMAGE)}, and one of "
+            f"{', '.join(LABEL)}; or no header. Received: {', '.join(rows[0])!r} in "
+            f"line 1 of {readable(path)!r}"
+        )
 
 
 def _splits(table: _Table) -> dict[str, np.ndarray]:
@@ -140,14 +158,31 @@ def _splits(table: _Table) -> dict[str, np.ndarray]:
 
 def _dataset(table: _Table) -> ImageDataset:
     """The images of all lines."""
-    label = table.column(*LABEL)
-    others = (n for n in range(len(table.columns)) if n != label)
-    image = table.column(*IMAGE)
-    paths = _paths(table, next(others) if image is None else image)
+    label, image = table.column(*LABEL), table.column(*IMAGE)
+    split = table.column(SPLIT)
+    others = [
+        number
+        for number, name in enumerate(table.columns)
+        if name and number not in (label, image, split)
+    ]
+    if image is None:
+        if len(others) != 1:
+            expected = f"a column with one of the names {', '.join(IMAGE)}"
+            raise table.error(expected, f"the columns {few(table.columns, 10)}")
+        image = others.pop()
+    paths = _paths(table, image)
     if label is None:
-        names, labels = _class_columns(table, {image, table.column(SPLIT)})
+        names, labels = _class_columns(table, others)
     else:
         names, labels = _label_column(table, label)
+        if others:
+            ignored = few([table.columns[number] for number in others], 10)
+            logger.warning(
+                "The classes are in the column %r of %s; not used: %s",
+                table.columns[label],
+                readable(table.path),
+                ignored,
+            )
     if labels.ndim == 2 and len(names) == 1:  # one class, or not: a softmax of two
         names, labels = (f"not {names[0]}", names[0]), labels[:, 0]
         return files_dataset(paths, labels, names, is_binary=True)
@@ -175,30 +210,39 @@ def _label_column(table: _Table, column: int) -> tuple[tuple[str, ...], np.ndarr
     cells = table.cells(column)
     if not any("|" in cell for cell in cells):
         if "" in cells:
-            expected = f"a class in the column {table.columns[column]!r} of each line"
-            raise table.error(expected, "none", cells.index(""))
+            expected = (
+                f"a class in the column {table.columns[column]!r} of each line ('|' "
+                "stands for none, if images may have several)"
+            )
+            raise table.error(expected, "no class", cells.index(""))
         names, labels = np.unique(cells, return_inverse=True)
         return tuple(names.tolist()), labels
     classes = [
         {name for part in cell.split("|") if (name := part.strip())} for cell in cells
     ]
     names = sorted(set().union(*classes))
-    return tuple(names), np.array([[n in own for n in names] for own in classes], bool)
+    numbers = {name: number for number, name in enumerate(names)}
+    labels = np.zeros((len(cells), len(names)), bool)
+    for row, own in zip(labels, classes, strict=True):
+        row[[numbers[name] for name in own]] = True
+    return tuple(names), labels
 
 
-def _class_columns(table: _Table, others: set) -> tuple[tuple[str, ...], np.ndarray]:
+def _class_columns(
+    table: _Table, columns: list[int]
+) -> tuple[tuple[str, ...], np.ndarray]:
     """Class names, and labels, from a column of 0 and 1 for each class."""
-    columns = [n for n in range(len(table.columns)) if n not in others]
     names = tuple(table.columns[column] for column in columns)
     expected = "a column 'label', or a column of 0 and 1 for each class"
-    if not names or "" in names or len(set(names)) < len(names):
+    if not names or len(set(names)) < len(names):
         raise table.error(expected, f"the columns {few(table.columns, 10)}")
     labels = np.zeros((len(table.rows), len(columns)), bool)
     for place, column in enumerate(columns):
-        for number, cell in enumerate(table.cells(column)):
-            value = ZERO_OR_ONE.get(cell.lower())
-            if value is None:
-                received = f"{cell!r} in the column {table.columns[column]!r}"
-                raise table.error(expected, received, number)
-            labels[number, place] = value
+        cells = table.cells(column)
+        values = {cell: ZERO_OR_ONE.get(cell.lower()) for cell in set(cells)}
+        if None in values.values():
+            number = next(n for n, cell in enumerate(cells) if values[cell] is None)
+            received = f"{cells[number]!r} in the column {table.columns[column]!r},"
+            raise table.error(expected, received, number)
+        labels[:, place] = [values[cell] for cell in cells]
     return names, labels

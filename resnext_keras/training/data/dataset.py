@@ -69,6 +69,23 @@ class ImageDataset:
             return labels.astype("float32")
         return (labels[:, None] == np.arange(len(self.class_names))).astype("float32")
 
+    def label(self, number: int) -> str:
+        """The class of an image, or its classes as in `"cat|dog"`."""
+        labels = self.labels[number]
+        if self.is_multi_label:
+            return "|".join(self.class_names[n] for n in np.flatnonzero(labels))
+        return self.class_names[labels]
+
+    @property
+    def as_multi_label(self) -> "ImageDataset":
+        """The same images as a multi-label data set."""
+        labels, names = self.labels, self.class_names
+        if self.is_binary:  # only the second class is one that images have
+            labels, names = labels[:, None] == 1, names[1:]
+        elif not self.is_multi_label:
+            labels = labels[:, None] == np.arange(len(names))
+        return replace(self, labels=labels, class_names=names, is_binary=False)
+
     def class_counts(self) -> np.ndarray:
         """Number of images of each class, int64 (classes,)."""
         if self.is_multi_label:
@@ -334,7 +351,7 @@ def _check_classes(training: ImageDataset, path: str) -> None:
     if np.count_nonzero(counts) < 2:
         raise ValueError(
             f"Expected images of two classes or more. Received: {readable(path)!r} "
-            f"with images of {few(_selected(training, counts > 0))} only"
+            f"with images of {few(_selected(training, counts > 0)) or 'none'}"
         )
     if training.is_multi_label and not counts.all():
         raise ValueError(
