@@ -1,6 +1,6 @@
 """The ResNeXt family for Keras 3, called as `keras.applications` is."""
 
-import importlib
+import importlib.metadata
 from typing import TYPE_CHECKING
 
 from resnext_keras.models import runtime as _runtime  # noqa: F401 - sets up TensorFlow, so first
@@ -155,6 +155,8 @@ _LAZY = {
 
 
 def __getattr__(name: str):
+    if name == "__version__":
+        return importlib.metadata.version("resnext-keras")
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module = importlib.import_module(f"{__name__}.{_LAZY[name]}")

@@ -8,8 +8,6 @@ import tempfile
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-import filelock
-
 WRITING = ".writing-"  # prefix of temporary folders
 
 
@@ -166,6 +164,8 @@ def exclusive_lock(folder: Path, lock: str) -> Iterator[None]:
     The system frees the lock when a process dies. A `ValueError` if another process has
     it.
     """
+    import filelock  # here, since importing the package imports this module
+
     try:
         with filelock.FileLock(folder / lock, timeout=0):
             yield

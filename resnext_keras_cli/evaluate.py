@@ -45,6 +45,11 @@ SKIPPED_FILES = 5  # number of skipped files to print; the report has more
     show_default=True,
     help="Engine that runs the network; auto: the fastest that is installed.",
 )
+@click.option(
+    "--include-training",
+    is_flag=True,
+    help="Also evaluate on images that the run was trained on.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, not tables.")
 @max_pixels_option
 def evaluate(as_json, **options):
@@ -70,6 +75,7 @@ def evaluate(as_json, **options):
             "weights": evaluation.weights,
             "images": len(evaluation.dataset),
             "skipped": len(evaluation.skipped),
+            "trained_on": evaluation.trained_on,
             **evaluation.figures,
             "classes": evaluation.classes,
         }
@@ -79,6 +85,11 @@ def evaluate(as_json, **options):
         click.echo(
             f"{counted(count, 'image')}, classes matched {evaluation.label_mapping}."
         )
+        if count := evaluation.trained_on:
+            click.echo(
+                f"{counted(count, 'image')} left out, since the run was trained on "
+                "them; --include-training takes them."
+            )
         print_evaluation(evaluation)
         click.echo(f"Report: {click.format_filename(evaluation.report)}")
     for file, reason in evaluation.skipped[:SKIPPED_FILES]:

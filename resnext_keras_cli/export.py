@@ -30,8 +30,8 @@ from resnext_keras_cli.start import quiet_start
     "--output",
     metavar="NAME",
     help="Path of the files without their endings; for a saved_model its folder. Or an "
-    "existing folder to write into. Default: named after the weights, in the current "
-    "folder.",
+    "existing folder to write into. Default: named after the weights, or RUN.export, "
+    "in the current folder.",
 )
 @click.option("--backbone", is_flag=True, help="Leave out the classifier.")
 @click.option(
@@ -60,8 +60,9 @@ def export(model, images, formats, **options):
     description of the preprocessing and the class names.
 
     Each export is then run in its own runtime and compared with Keras, on the IMAGEs
-    or, without any, on a photo of a cat. int8 needs IMAGEs for calibration, best about
-    a hundred or more that resemble those in later use.
+    or, without any, on the validation images of a run or a photo of a cat. int8 needs
+    IMAGEs for calibration, best about a hundred or more that resemble those in later
+    use, or a run whose validation images are still there.
 
     onnx and openvino need the extra `fast`, and so does the comparison of litert.
     For a Keras model of your own, use export_saved_model and export_file in Python.

@@ -13,9 +13,19 @@ WORDS = (
 )
 
 
+# What TensorFlow writes before and after the cause of an error in a graph.
+AROUND_CAUSE = re.compile(
+    r"\s*$|Graph execution error|Detected at node|<stack traces|Original stack trace"
+    r"|\s*File \"|\d+ root error|\s*\[\["
+)
+
+
 def in_one_line(error: BaseException) -> str:
     """The message of an error in one line, with its type if it is not for users."""
     lines = str(error).splitlines() or [""]
+    if lines[0].startswith("Graph execution error"):
+        causes = [line for line in lines if not AROUND_CAUSE.match(line)]
+        lines = [causes[0].strip(), ""] if causes else lines
     is_for_users = isinstance(error, (ValueError, OSError, ImportError))
     if is_for_users and len(lines) == 1 and lines[0]:
         message = lines[0]

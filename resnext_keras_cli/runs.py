@@ -26,7 +26,9 @@ class Change(click.ParamType):
         if not equals or not field:
             self.fail(f"{value!r} is not FIELD=VALUE, as in mixup=0.2.")
         try:
-            return field, ast.literal_eval(text)
+            # Python's True in any case.
+            literal = text.title() if text.lower() in ("true", "false") else text
+            return field, ast.literal_eval(literal)
         except (ValueError, SyntaxError):
             return field, text
 

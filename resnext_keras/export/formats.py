@@ -25,7 +25,7 @@ from resnext_keras.inference.predictor import Predictor
 from resnext_keras.inference.quantization import seconds_per_image
 from resnext_keras.io import output_directory
 from resnext_keras.models.specs import ResNeXtSpec
-from resnext_keras.weights.checkpoint import resolve
+from resnext_keras.weights.checkpoint import resolve, run_images
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,8 @@ class ExportReport:
         models: The `ExportedModel` of each format, by the format's name.
         images: Number of images for the comparison; None for the bundled photo of a
             cat.
-        skipped: A message for each image file that could not be read.
+        skipped: A message for each image file that could not be read, and for each
+            format that was left out.
     """
 
     models: dict[str, ExportedModel]
@@ -119,18 +120,21 @@ def export_model(
             architecture for its default weights.
         images: Image files and folders, to compare each format with Keras and to
             calibrate int8, for which about a hundred images that resemble those in
-            later use are best. At most 128 are used, evenly spaced. Without images the
-            comparison uses a bundled photo, and int8 is not possible.
+            later use are best. At most 128 are used, evenly spaced. None for the
+            validation images of a training run, if they are still there. Without any
+            the comparison uses a bundled photo, and int8 is not possible.
         formats: `"saved_model"`, `"onnx"`, `"openvino"` or `"litert"`; all but the
-            first also with `-float16` or `-int8`, as in `"onnx-int8"`. Or `"all"`.
+            first also with `-float16` or `-int8`, as in `"onnx-int8"`. Or `"all"`,
+            without int8 if there are no images.
         output: Path of the files without their endings; for a saved_model this is its
             folder. Or an existing folder to write into. None for files in the current
-            folder that are named after the weights.
+            folder that are named after the weights, or after a run with `.export`.
         backbone: Whether to leave out the classifier.
         any_size: Whether the network takes images of any size, not only of the size
             that the weights were made for.
         top: Number of classes that a saved_model gives for each image, at least 1.
-        overwrite: Whether earlier exports may be replaced.
+        overwrite: Whether earlier exports may be replaced; those of a run under the
+            default name always are.
 
     Returns:
         The `ExportReport`, with the files and their comparison with Keras.
@@ -143,20 +147,30 @@ def export_model(
     """
     check_backend()
     top = positive_integer("top", top)
+    formats = [formats] if isinstance(formats, str) else list(formats)
     chosen = _formats(formats)
     for format_ in chosen.values():
         check_writer(format_.path("model").suffix, format_.precision)
     checkpoint = resolve(weights)
     name = checkpoint.short_name
+    images = [images] if isinstance(images, (str, os.PathLike)) else list(images)
+    if not images and checkpoint.run_folder:
+        paths = run_images(checkpoint.run_folder, "validation")
+        images = [path for path in paths if os.path.isfile(path)]
+    int8 = [name for name, format_ in chosen.items() if format_.precision == "int8"]
+    if int8 and not images and "all" not in formats:
+        raise ValueError("Expected images to calibrate int8 with. Received: images=()")
+    left_out = [] if images else int8
+    chosen = {name: chosen[name] for name in chosen if name not in left_out}
+    if checkpoint.run_folder:
+        name += ".export"  # the run's folder has the name itself
+        overwrite = overwrite or output is None  # by the same, from the same run
     base = _base(output, f"{name}.backbone" if backbone else name, chosen.values())
     for format_ in chosen.values():
         if format_.ending:
             output_model(format_.path(base), format_.precision, overwrite)
         else:
             output_directory(format_.path(base), overwrite, EARLIER)
-    images = [images] if isinstance(images, (str, os.PathLike)) else list(images)
-    if not images and any(f.precision == "int8" for f in chosen.values()):
-        raise ValueError("Expected images to calibrate int8 with. Received: images=()")
     samples, skipped = sample_images(images or [SAMPLE_PHOTO], checkpoint.preprocessing)
     network = load_classifier(
         weights=checkpoint, include_top=not backbone, any_size=any_size
@@ -174,11 +188,11 @@ def export_model(
             else:
                 export_saved_model(network, path, top=top, **options)
             models[name] = _compared(format_, path, samples, expected)
+    skipped += [f"{name}: it needs images to calibrate with" for name in left_out]
     return ExportReport(models, len(samples) if images else None, skipped)
 
 
-def _formats(names: Iterable[str]) -> dict[str, Format]:
-    names = [names] if isinstance(names, str) else list(names)
+def _formats(names: list[str]) -> dict[str, Format]:
     unknown = [name for name in names if name not in (*FORMATS, "all")]
     if unknown or not names:
         raise ValueError(

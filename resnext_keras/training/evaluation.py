@@ -5,6 +5,7 @@ import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from os.path import abspath
 from pathlib import Path
 
 import keras
@@ -22,7 +23,7 @@ from resnext_keras.inference.predictor import Predictor, check_engine
 from resnext_keras.io import atomic_directory, check_outside, output_directory
 from resnext_keras.models.data_format import to_data_format
 from resnext_keras.models.specs import ResNeXtSpec
-from resnext_keras.training.data.dataset import ImageDataset, open_split
+from resnext_keras.training.data.dataset import ImageDataset, few, open_split
 from resnext_keras.training.data.label_mapping import flat_images, is_flat, map_labels
 from resnext_keras.training.metrics import (
     Predictions,
@@ -44,7 +45,7 @@ from resnext_keras.training.report import (
     report_title,
     write_report,
 )
-from resnext_keras.weights.checkpoint import Checkpoint, resolve
+from resnext_keras.weights.checkpoint import Checkpoint, resolve, run_images
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,8 @@ class Evaluation:
         label_mapping: How the images were matched with the network's classes, such as
             `"by names"`.
         report: Path of `report.html`; None if there is no report.
+        trained_on: Number of images that were left out, since the run of the weights
+            was trained on them.
     """
 
     predictions: Predictions | MultiLabelPredictions
@@ -70,6 +73,7 @@ class Evaluation:
     weights: str
     label_mapping: str = ""
     report: Path | None = None
+    trained_on: int = 0
 
     @property
     def figures(self) -> dict[str, float]:
@@ -133,6 +137,7 @@ def evaluate(
     output: str | os.PathLike | None = None,
     batch_size: int = 32,
     engine: str = "auto",
+    include_training: bool = False,
     overwrite: bool = False,
 ) -> Evaluation:
     """Evaluates a network on the images of a data set, and writes a report.
@@ -151,6 +156,8 @@ def evaluate(
             that is named after the weights.
         batch_size: Number of images that are run at once, at least 1.
         engine: The engine that runs the network, as `Predictor` takes it.
+        include_training: Whether to evaluate also on the images that the run of the
+            weights was trained on, which gives too good figures.
         overwrite: Whether to replace an earlier report.
 
     Returns:
@@ -178,13 +185,36 @@ def evaluate(
     dataset, label_mapping = open_evaluation(
         data, checkpoint.class_names, labels, checkpoint.is_multi_label
     )
+    trained_on = 0
+    if checkpoint.run_folder and not include_training:
+        count = len(dataset)
+        dataset = _without_training(dataset, checkpoint.run_folder)
+        trained_on = count - len(dataset)
     classifier = load_classifier(weights=checkpoint)
     evaluation = evaluate_images(
         classifier, dataset, engine=engine, batch_size=batch_size
     )
     with atomic_directory(folder, overwrite) as written:
         write_report(written, evaluation, title=report_title(name, data))
-    return replace(evaluation, label_mapping=label_mapping, report=folder / REPORT)
+    return replace(
+        evaluation,
+        label_mapping=label_mapping,
+        report=folder / REPORT,
+        trained_on=trained_on,
+    )
+
+
+def _without_training(dataset: ImageDataset, run: Path) -> ImageDataset:
+    """The images that a run was not trained on, or a `ValueError` if there are none."""
+    trained = set(run_images(run, "training"))
+    kept = [n for n, name in enumerate(dataset.names) if abspath(name) not in trained]
+    if not kept:
+        raise ValueError(
+            "Expected images that the run was not trained on, or include_training=True "
+            f"(--include-training). Received: {len(dataset)} images of its training "
+            f"split, {few(dataset.names)}"
+        )
+    return dataset if len(kept) == len(dataset) else dataset.subset(np.array(kept))
 
 
 def open_evaluation(

@@ -34,9 +34,9 @@ from resnext_keras.training.distribution import (
 )
 from resnext_keras.training.losses import weights_of_classes
 from resnext_keras.training.settings import Phase, Settings
-from resnext_keras.weights.checkpoint import RUN
+from resnext_keras.weights.checkpoint import IMAGES, RUN, data_folder
 
-IMAGES, SKIPPED = "images.csv", "skipped.csv"
+SKIPPED = "skipped.csv"
 
 SPLITS = ("training", "validation")
 
@@ -140,7 +140,7 @@ def open_run(
     check_outside(folder, settings.data)
     if resume:
         skipped = [
-            (os.path.normpath(os.path.join(_base(settings.data), name)), reason)
+            (os.path.normpath(os.path.join(data_folder(settings.data), name)), reason)
             for name, reason in _read_rows(folder / SKIPPED)
         ]
         earlier = _read_rows(folder / IMAGES)
@@ -349,7 +349,7 @@ def _is_image(dataset: ImageDataset, number: int) -> bool:
 
 def _relative(data: str) -> Callable[[str], str]:
     """Function from the name of an image to its name without the data set's path."""
-    base = _base(data)
+    base = data_folder(data)
     inside = os.path.join(base, "")
 
     def relative(name):  # `relpath` alone would be slow for millions of images
@@ -358,11 +358,6 @@ def _relative(data: str) -> Callable[[str], str]:
         return os.path.relpath(name, base)
 
     return relative
-
-
-def _base(data: str) -> str:
-    """The folder that the images of a data set are in."""
-    return readable(data if os.path.isdir(data) else os.path.dirname(data))
 
 
 def _difference(earlier, received, name: str) -> str:

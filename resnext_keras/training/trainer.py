@@ -52,11 +52,12 @@ from resnext_keras.training.report import (
     report_title,
     write_report,
 )
-from resnext_keras.training.run import IMAGES, SKIPPED, Run, open_run
+from resnext_keras.training.run import SKIPPED, Run, open_run
 from resnext_keras.training.settings import Phase, Settings, finetune_phases
 from resnext_keras.weights.checkpoint import (
     BEST,
     DEFAULT_MODEL,
+    IMAGES,
     RUN,
     Checkpoint,
     resolve,

@@ -1,6 +1,7 @@
 """`Checkpoint`: the single value that every kind of `weights=` argument becomes."""
 
 import contextlib
+import csv
 import json
 import os
 import weakref
@@ -10,6 +11,7 @@ from pathlib import Path
 
 from resnext_keras.arguments import did_you_mean
 from resnext_keras.images.labels import class_names
+from resnext_keras.images.listing import readable
 from resnext_keras.images.preprocessing import Preprocessing, default_preprocessing
 from resnext_keras.models.specs import ARCHITECTURES, ResNeXtSpec, get_spec
 from resnext_keras.models.variables import Shapes, variable_shapes
@@ -33,6 +35,9 @@ from resnext_keras.weights.tensors import LazyTensors, WeightsError
 
 RUN, BEST = "run.json", "best.weights.h5"
 """The two files by which the folder of a training run is recognised."""
+
+IMAGES = "images.csv"
+"""The images of a training run: name, split and class of each."""
 
 DEFAULT_MODEL = "resnext50_32x4d"
 
@@ -123,6 +128,11 @@ class Checkpoint:
     def is_multi_label(self) -> bool:
         """Whether an image may have no class or several."""
         return self.activation == "sigmoid" and (self.classes or 0) > 1
+
+    @property
+    def run_folder(self) -> Path | None:
+        """The folder of the training run; None for weight sets and files."""
+        return Path(self.name) if os.path.isdir(self.name) else None
 
     def check_rgb(self) -> None:
         """Checks that the weights are for RGB images.
@@ -360,6 +370,31 @@ def _from_file(path: Path, spec: ResNeXtSpec | None) -> Checkpoint:
         activation=None,
         _file=file,
     )
+
+
+def data_folder(data: str | os.PathLike) -> str:
+    """The folder that the names of a data set's images begin from, as text."""
+    return readable(data if os.path.isdir(data) else os.path.dirname(data))
+
+
+def run_images(folder: Path, split: str) -> list[str]:
+    """Paths of the images of a training run, where they were when it began.
+
+    Args:
+        folder: The folder of the run.
+        split: `"training"` or `"validation"`.
+
+    Returns:
+        The paths; of TFRecords the paths and numbers of the records. Empty for a run
+        of a version that did not write them.
+    """
+    if not (folder / IMAGES).is_file():
+        return []
+    content = json.loads((folder / RUN).read_text(encoding="utf-8"))
+    base = data_folder(content["settings"]["data"])
+    with (folder / IMAGES).open(newline="", encoding="utf-8") as file:
+        names = [name for name, own, _ in csv.reader(file) if own == split]
+    return [os.path.normpath(os.path.join(base, name)) for name in names]
 
 
 def _numbers(classes: int | None) -> tuple[str, ...]:

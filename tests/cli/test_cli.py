@@ -9,6 +9,7 @@ from unittest.mock import Mock
 
 import click
 import keras
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from command import error_of, row_of, run
@@ -91,6 +92,17 @@ def test_an_error_that_is_not_meant_for_users_has_its_type(monkeypatch, error, m
         "resnext_keras.models.flops.stage_costs", Mock(side_effect=error)
     )
     assert error_of("summary", "resnext11_8x4d") == f"Error: {message}"
+
+
+@pytest.mark.tensorflow
+def test_of_an_error_in_a_graph_the_cause_is_printed(monkeypatch):
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    fit = Mock(side_effect=lambda *_: model.fit(np.ones((2, 3)), np.array([0, 9])))
+    monkeypatch.setattr("resnext_keras.models.flops.stage_costs", fit)
+    line = run("summary", "resnext11_8x4d", code=1).stderr.splitlines()[-1]
+    assert line.startswith("Error: InvalidArgumentError: Received a label value of 9")
+    assert line.endswith("(--traceback shows more)")
 
 
 def shell(line, **variables):

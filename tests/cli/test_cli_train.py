@@ -5,6 +5,7 @@ import csv
 import io
 import json
 import re
+import shutil
 
 import pytest
 import tensorflow as tf
@@ -122,6 +123,38 @@ def test_the_folder_has_every_promised_file(trained, data):
     assert names == set(CLASSES)
 
 
+def test_a_run_is_exported_beside_it_in_all_formats_with_its_own_images(
+    trained, tmp_path, monkeypatch
+):
+    """The default path of a run in the current folder is not the run itself."""
+    folder, _ = trained
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(folder, "flowers")
+    for formats in ([], ["--format", "litert-int8"], ["--format", "litert"]):
+        printed = run("export", "flowers", *formats).stdout
+        assert "for 6 images" in printed  # those it was validated on
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {
+        *("flowers", "flowers.export", "flowers.export.tflite"),
+        "flowers.export.int8.tflite",
+    }
+
+
+def test_images_that_a_run_was_trained_on_are_not_evaluated(
+    trained, data, tmp_path, monkeypatch
+):
+    folder, _ = trained
+    monkeypatch.chdir(tmp_path)
+    printed = run("evaluate", data, "--weights", folder, code=1).stdout
+    assert "24 images left out, since the run was trained on them" in printed
+    options = ("--weights", folder, "--json", "-o", "other")
+    figures = json.loads(run("evaluate", data, *options, code=1).stdout)
+    assert (figures["images"], figures["trained_on"]) == (6, 24)
+    options = (*options, "--include-training", "--overwrite")
+    figures = json.loads(run("evaluate", data, *options, code=1).stdout)
+    assert (figures["images"], figures["trained_on"]) == (30, 0)
+
+
 def test_other_commands_take_the_run_with_its_classes_and_size(
     trained, data, tmp_path, monkeypatch
 ):
@@ -135,13 +168,13 @@ def test_other_commands_take_the_run_with_its_classes_and_size(
     assert best == last["predicted"]
     assert score == pytest.approx(float(last["score"]), abs=1e-3)
     assert "first" in run("export", folder).stdout  # named after the run
-    assert (tmp_path / "first" / "1" / "saved_model.pb").is_file()
+    assert (tmp_path / "first.export" / "1" / "saved_model.pb").is_file()
     image = data / CLASSES[0] / "0.png"
     explained = rk.explain(image, weights=folder, classes=["dark room"])
     assert [evidence.name for evidence in explained.classes] == ["Dark Room"]
     rk.extract(data / "light", "f.parquet", weights=folder, engine="tensorflow")
     evaluated = run("evaluate", data, "--weights", folder, "-o", "report", code=1)
-    assert "31 images" in evaluated.stdout  # one of them is broken
+    assert "7 images" in evaluated.stdout  # one is broken, 24 were trained on
     page = (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
     first = re.search(r"data:image/jpeg;base64,([^\"]+)", page)[1]
     with Image.open(io.BytesIO(base64.b64decode(first))) as image:

@@ -79,6 +79,7 @@ def test_wrong_data_give_one_line_and_no_folder(data, tmp_path, spoil, message):
     [
         (["--accumulate", 3, "--batch", 8], "`accumulate` to divide the batch of 8"),
         (["--set", "mixupp=0.2"], "Did you mean mixup"),
+        (["--set", "flip=false", "--set", "crop=cut"], "Received: crop='cut'"),
         (["--set", "recipe=paper"], "Expected one of the fields of a recipe"),
         (["--recipe", "papers"], "Did you mean paper"),
         (["--model", "tinier"], "Did you mean tiny?"),

@@ -5,6 +5,7 @@ import importlib
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -115,3 +116,7 @@ def test_the_gate_runs_the_oldest_packages_that_are_allowed():
     lines = (ROOT / ".ci" / "oldest.txt").read_text().splitlines()
     pinned = dict(line.split("==") for line in lines if not line.startswith("#"))
     assert {name: Version(number) for name, number in pinned.items()} == allowed
+
+
+def test_the_package_knows_its_version():
+    assert resnext_keras.__version__ == version("resnext-keras")

@@ -135,6 +135,7 @@ def test_a_run_evaluates_other_files_of_the_same_classes(several, data, tmp_path
     ]
     write(tmp_path / "other.csv", ["path", "Red", "mauve", "blue"], *lines)
     options = {"weights": several.folder, "output": tmp_path / "report"}
+    options["include_training"] = True
     evaluation = rk.evaluate(tmp_path / "other.csv", **options)
     assert evaluation.dataset.class_names == NAMES
     assert [row["class"] for row in evaluation.classes] != []
@@ -146,6 +147,7 @@ def test_images_with_one_class_each_are_evaluated_too(several, data, tmp_path):
     lines = [(data / "images" / f"{n}.png", "red") for n in range(8)]
     write(tmp_path / "one.csv", *lines)
     options = {"weights": several.folder, "output": tmp_path / "report"}
+    options["include_training"] = True
     evaluation = rk.evaluate(tmp_path / "one.csv", **options)
     assert truth(evaluation.dataset).tolist() == [[False, False, True]] * 8
     options = {"weights": "digits", "output": tmp_path / "other"}
@@ -248,6 +250,7 @@ def test_every_class_that_is_present_is_given_whatever_top_is(several):
 
 def test_a_table_of_one_class_evaluates_that_class(several, data, tmp_path):
     options = {"weights": several.folder, "output": tmp_path / "report"}
+    options["include_training"] = True
     evaluation = rk.evaluate(data / "red.csv", **options)
     assert [row["class"] for row in evaluation.classes] == ["red"]
     assert evaluation.figures["mean_average_precision"] > 0.9

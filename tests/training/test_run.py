@@ -314,7 +314,12 @@ def test_a_disk_that_fails_ends_the_run_which_resumes(
     assert [row["epoch"] for row in result.history] == [1, 2, 3]
     fails.append(0)
     with pytest.raises(OSError, match="Input/output"):
-        rk.evaluate(data / split, weights=tmp_path / "run", output=tmp_path / "report")
+        rk.evaluate(
+            data / split,
+            weights=tmp_path / "run",
+            output=tmp_path / "report",
+            include_training=True,
+        )
 
 
 @pytest.mark.parametrize(

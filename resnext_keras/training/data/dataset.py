@@ -351,7 +351,7 @@ def _check_classes(training: ImageDataset, path: str) -> None:
     if np.count_nonzero(counts) < 2:
         raise ValueError(
             f"Expected images of two classes or more. Received: {readable(path)!r} "
-            f"with images of {few(_selected(training, counts > 0)) or 'none'}"
+            f"with images of {few(_selected(training, counts > 0)) or 'no class'} only"
         )
     if training.is_multi_label and not counts.all():
         raise ValueError(
