@@ -68,7 +68,7 @@ def _in_folder(
             continue
         if _is_folder(entry):
             yield from _in_folder(entry.path, (*above, identity))
-        elif not _is_other(entry.name):
+        elif not is_other(entry.name):
             yield entry.path, IRREGULAR if _is_irregular(entry) else None
 
 
@@ -77,7 +77,7 @@ def is_hidden(name: str) -> bool:
     return name.startswith(".") or name.lower() in LEFT_BY_PROGRAMS
 
 
-def _is_other(name: str) -> bool:
+def is_other(name: str) -> bool:
     """Whether the ending of a file is of another type than images."""
     ending = os.path.splitext(name.lower())[1]
     kind = TYPES.types_map[True].get(ending, "image/unknown")

@@ -115,6 +115,14 @@ def read_rgb(path: str | os.PathLike, digest=None) -> Image.Image:
         raise ImageError(reason_of(error), path) from error
 
 
+def is_image(path: str | os.PathLike) -> bool:
+    """Whether a file begins like an image of `FORMATS`. Its pixels are not decoded."""
+    if os.path.isfile(path):
+        with contextlib.suppress(Exception), Image.open(path, formats=_formats()):
+            return True
+    return False
+
+
 def reason_of(error: Exception) -> str:
     """Why an image cannot be read.
 

@@ -1,6 +1,7 @@
 """Image folders as data sets: their images, their splits, and what is refused."""
 
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -240,6 +241,10 @@ def only_val(folder):
         (
             lambda folder: write(folder, "lost.png"),
             "1 images beside the class folders: 'lost.png'",
+        ),
+        (
+            lambda folder: shutil.copy(folder / "dog" / "0.jpg", folder / "IMG_1"),
+            "1 images beside the class folders: 'IMG_1'",
         ),
         (
             other_classes_in_val,

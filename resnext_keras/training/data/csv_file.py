@@ -183,7 +183,7 @@ def _dataset(table: _Table) -> ImageDataset:
                 readable(table.path),
                 ignored,
             )
-    if labels.ndim == 2 and len(names) == 1:  # one class, or not: a softmax of two
+    if labels.ndim == 2 and len(names) == 1:  # an image has the class or not
         names, labels = (f"not {names[0]}", names[0]), labels[:, 0]
         return files_dataset(paths, labels, names, is_binary=True)
     return files_dataset(paths, labels, names)

@@ -12,9 +12,11 @@ from resnext_keras.images.listing import (
     IRREGULAR,
     SUFFIXES,
     is_hidden,
+    is_other,
     list_images,
     readable,
 )
+from resnext_keras.images.read import is_image
 from resnext_keras.training.data.dataset import (
     SPLITS,
     TRAINING,
@@ -179,7 +181,9 @@ def _folders(path: str) -> list[str]:
                     continue
                 if os.path.isdir(entry.path):
                     folders.append(entry.name)
-                elif entry.name.lower().endswith(SUFFIXES):
+                elif entry.name.lower().endswith(SUFFIXES) or (
+                    not is_other(entry.name) and is_image(entry.path)
+                ):
                     images.append(entry.name)
     except OSError as error:
         raise ValueError(
