@@ -49,6 +49,7 @@ def check(tmp_path, data, figure, least):
     printed = run("finetune", data, "-o", folder, *OPTIONS)
     assert "saved_model" not in printed.stdout
     evaluate = ("evaluate", data, "--weights", folder, "-o", tmp_path / "report")
+    evaluate += ("--include-training",)
     figures = json.loads(run(*evaluate, "--json").stdout)
     assert figures["images"] == len(data.read_text().splitlines()) - 1
     assert figures[figure] > least
