@@ -14,7 +14,13 @@ from resnext_keras_cli.start import quiet_start
 
 
 @click.command()
-@click.argument("images", nargs=-1, required=True, type=click.Path(readable=False))
+@click.argument(
+    "images",
+    metavar="IMAGE|FOLDER...",
+    nargs=-1,
+    required=True,
+    type=click.Path(readable=False),
+)
 @model_option
 @weights_option
 @click.option(
@@ -26,9 +32,17 @@ from resnext_keras_cli.start import quiet_start
 )
 @batch_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, not a table.")
+@click.option(
+    "--csv",
+    "output",
+    metavar="FILE",
+    type=click.Path(dir_okay=False),
+    help="Write a .csv file, and print no table.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace an existing .csv file.")
 @max_pixels_option
 def predict(images, as_json, **options):
-    """Print the most probable classes of each IMAGE.
+    """Print the most probable classes of each IMAGE, or of the images in folders.
 
     If the network was trained on several classes an image, those with a score of 50 %
     or more are marked as present.
@@ -38,11 +52,14 @@ def predict(images, as_json, **options):
     with quiet_start():
         from resnext_keras.images.labels import THRESHOLD
         from resnext_keras.inference.prediction import predict_files
-    from resnext_keras_cli.tables import print_table, table
+    from resnext_keras_cli.tables import counted, print_table, table
 
     result = predict_files(images, **options)
     if as_json:
         click.echo(json.dumps(_as_json(result, THRESHOLD), indent=2))
+    elif result.file:
+        count = counted(len(result.predictions), "image")
+        click.echo(f"{count}: {click.format_filename(result.file)}")
     elif result.predictions:
         heads = ["image", "class", "score"] + ["present"] * result.is_multi_label
         rows = table(*heads, right=("score",), title=result.weights)
@@ -55,7 +72,8 @@ def predict(images, as_json, **options):
     for error in result.skipped:
         click.echo(f"Skipped: {error}", err=True)
     if result.skipped:
-        click.echo(f"{len(result.skipped)} of {len(images)} files skipped.", err=True)
+        count = len(result.predictions) + len(result.skipped)
+        click.echo(f"{len(result.skipped)} of {count} files skipped.", err=True)
         raise click.exceptions.Exit(1)
 
 

@@ -1,8 +1,10 @@
 """Predicts the classes of image files, and reads sample images."""
 
+import csv
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
@@ -12,6 +14,7 @@ from resnext_keras.classifier import Predictions, load_classifier
 from resnext_keras.images.listing import list_images, readable
 from resnext_keras.images.preprocessing import Preprocessing, preprocess_input
 from resnext_keras.images.read import ImageError, read_image
+from resnext_keras.io import atomic_write, output_file
 from resnext_keras.models.data_format import to_data_format
 from resnext_keras.models.specs import ResNeXtSpec
 from resnext_keras.weights.checkpoint import Checkpoint
@@ -31,6 +34,7 @@ class FilePredictions:
             predictions are tuples `(id, name, score)`, highest score first, as from
             `decode_predictions`.
         skipped: The errors of files that are not images. Each message names its file.
+        file: The CSV file that was written, or None.
         is_multi_label: Whether an image has each class whose score is 0.5 or more,
             and may have no class or several.
     """
@@ -39,6 +43,7 @@ class FilePredictions:
     predictions: list[tuple[str | os.PathLike, Predictions]]
     skipped: list[ImageError]
     is_multi_label: bool = False
+    file: Path | None = None
 
 
 def predict_files(
@@ -48,15 +53,18 @@ def predict_files(
     *,
     top: int = 5,
     batch_size: int = 32,
+    output: str | os.PathLike | None = None,
+    overwrite: bool = False,
 ) -> FilePredictions:
     """Predicts the classes of image files.
 
     ```python
-    result = rk.predict_files(["cat.jpg", "dog.jpg"], "resnext50_32x4d")
+    result = rk.predict_files(["cat.jpg", "dogs/"], "resnext50_32x4d")
     ```
 
     Args:
-        images: Path of an image file, or several paths.
+        images: Path of an image file or of a folder, or several paths. In a folder all
+            images are taken, at any depth, see `train`.
         model: The architecture, a name from `list_models()` or a `ResNeXtSpec`. None
             for the architecture of the weights, or without weights for
             `"resnext50_32x4d"`.
@@ -64,24 +72,38 @@ def predict_files(
             run. None for the default weights of the architecture.
         top: Number of classes for each image, at least 1.
         batch_size: Number of images in memory at once, at least 1.
+        output: A .csv file to write, with a line for each class of an image: `image`,
+            `rank`, `class` and `score`. None for no file.
+        overwrite: Whether to replace an existing file.
 
     Returns:
         The predictions, and the errors of files that are not images.
 
     Raises:
-        ValueError: None of the files exists, an argument is out of range, or the
-            model or the weights are unknown or do not fit each other.
+        ValueError: None of the files exists, an argument is out of range, the output
+            exists, or the model or the weights are unknown or do not fit each other.
     """
-    images = [images] if isinstance(images, (str, os.PathLike)) else list(images)
+    paths = [images] if isinstance(images, (str, os.PathLike)) else list(images)
     top = positive_integer("top", top)
     positive_integer("batch_size", batch_size)
-    # A typo or a folder, found before any download.
-    if not any(os.path.lexists(path) and not os.path.isdir(path) for path in images):
+    if output is not None:
+        output = output_file(output, (".csv",), overwrite)
+    images, skipped = [], []
+    for path in paths:
+        listed = list_images([path]) if os.path.isdir(path) else [(path, None)]
+        for file, reason in listed:
+            if reason is None:
+                images.append(file)
+            else:
+                skipped.append(ImageError(reason, file))
+    # A typo or an empty folder, found before any download.
+    if not any(map(os.path.lexists, images)):
         raise ValueError(
-            f"Expected image files that exist. Received: {_listed(images)}"
+            "Expected image files that exist, or folders with images. "
+            f"Received: {_listed(paths)}"
         )
     classifier = load_classifier(model, weights)
-    predictions, skipped = [], []
+    predictions = []
     bar = tqdm(
         classifier.predict_files(images, top, batch_size),
         total=len(images),
@@ -94,9 +116,23 @@ def predict_files(
             skipped.append(result)
         else:
             predictions.append((path, result))
+    if output is not None:
+        _write_csv(output, predictions)
     return FilePredictions(
-        classifier.weights, predictions, skipped, classifier.is_multi_label
+        classifier.weights, predictions, skipped, classifier.is_multi_label, output
     )
+
+
+def _write_csv(path: Path, predictions) -> None:
+    with (
+        atomic_write(path) as file,
+        file.open("w", newline="", encoding="utf-8") as rows,
+    ):
+        lines = csv.writer(rows)
+        lines.writerow(("image", "rank", "class", "score"))
+        for image, classes in predictions:
+            for rank, (_, name, score) in enumerate(classes, 1):
+                lines.writerow((readable(image), rank, name, f"{score:.6f}"))
 
 
 def sample_images(

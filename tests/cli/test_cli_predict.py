@@ -1,5 +1,6 @@
 """`resnext-keras predict`, and images that are named to any command."""
 
+import csv
 import json
 import os
 
@@ -88,6 +89,34 @@ def test_many_files_give_the_same_as_each_alone():
     assert np.mean(names == labels[:70].astype(str)) > 0.9
 
 
+def test_the_images_of_folders_are_predicted_into_a_csv_file():
+    images, _ = held_out_digits()
+    for number, name in enumerate(("a.png", "more/b.png", "more/.hidden.png", "c.png")):
+        os.makedirs(os.path.dirname(f"digits/{name}"), exist_ok=True)
+        Image.fromarray(images[number]).save(f"digits/{name}")
+    with open("digits/more/text", "w") as file:
+        file.write("no image")
+    os.rename("digits/c.png", "c.png")
+    command = ("predict", "digits", "c.png", "--weights", "digits", "--top", 2)
+    result = run(*command, "--csv", "found.csv", code=1)
+    assert result.stdout == "3 images: found.csv\n"
+    assert result.stderr.splitlines()[-1] == "1 of 4 files skipped."
+    with open("found.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    names = ["digits/a.png", "digits/more/b.png", "c.png"]
+    assert [row["image"] for row in rows] == np.repeat(names, 2).tolist()
+    assert [row["rank"] for row in rows] == ["1", "2"] * 3
+    alone = predict_files(names, weights="digits", top=2)
+    found = [(row["class"], float(row["score"])) for row in rows]
+    for (name, score), (_, expected, closely) in zip(
+        found, [item for _, row in alone.predictions for item in row], strict=True
+    ):
+        assert name == expected
+        assert score == pytest.approx(closely, abs=1e-5)
+    assert "found.csv" in error_of(*command, "--csv", "found.csv")
+    run(*command, "--csv", "found.csv", "--overwrite", code=1)
+
+
 def test_the_architecture_of_a_weight_file_is_found(digit):
     ResNeXt("resnext11_8x4d", weights=None, classes=3).save_weights("own.weights.h5")
     result = predict_files("digit.png", weights="own.weights.h5")
@@ -126,9 +155,11 @@ def test_wrong_weights_give_one_line(digit, arguments, message):
     [
         (
             ["predict", "--model", "gone.jpg", "gone.png"],
-            "image files that exist. Received: 'gone.jpg', 'gone.png'",
+            "image files that exist, or folders with images. Received: 'gone.jpg', "
+            "'gone.png'",
         ),
-        (["predict", "--model", "."], "image files that exist. Received: '.'"),
+        (["predict", "--model", "empty"], "folders with images. Received: 'empty'"),
+        (["predict", "--model", "one.png", "--csv", "a.txt"], "ends in .csv"),
         (["explain", "--model", "gone.jpg"], "no such file"),
         (["explain", "--model", "text.jpg"], "a file that begins with b'no image'"),
         (["explain", "--model", "one.png", "--class", "tabi"], "Did you mean tabby"),
@@ -147,12 +178,13 @@ def test_a_typo_costs_no_download(tmp_path, monkeypatch, arguments, message):
     )
     (tmp_path / "text.jpg").write_text("no image")
     Image.new("RGB", (40, 40)).save("one.png")
+    os.mkdir("empty")
     position = 2 if "--model" in arguments else 1
     arguments.insert(position, "resnext50_32x4d")
     result = run(*arguments, code=1)
     assert message in result.stderr.splitlines()[-1]
     assert result.stdout == ""
-    assert sorted(os.listdir()) == ["one.png", "text.jpg"]
+    assert sorted(os.listdir()) == ["empty", "one.png", "text.jpg"]
 
 
 @pytest.mark.parametrize("command", ["predict", "extract"])
