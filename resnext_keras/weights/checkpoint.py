@@ -132,7 +132,9 @@ class Checkpoint:
     @property
     def run_folder(self) -> Path | None:
         """The folder of the training run; None for weight sets and files."""
-        return Path(self.name) if os.path.isdir(self.name) else None
+        # An export of a weight set may be a folder with its name.
+        is_run = self.weight_set is None and os.path.isdir(self.name)
+        return Path(self.name) if is_run else None
 
     def check_rgb(self) -> None:
         """Checks that the weights are for RGB images.

@@ -140,6 +140,14 @@ def test_a_run_is_exported_beside_it_in_all_formats_with_its_own_images(
     }
 
 
+def test_a_folder_named_as_a_weight_set_is_no_run(tmp_path, monkeypatch):
+    """Such as an export of this set."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "resnext11_8x4d.digits").mkdir()
+    assert "resnext11_8x4d.digits" in error_of("export", "digits")
+    assert [path.name for path in tmp_path.iterdir()] == ["resnext11_8x4d.digits"]
+
+
 def test_images_that_a_run_was_trained_on_are_not_evaluated(
     trained, data, tmp_path, monkeypatch
 ):
