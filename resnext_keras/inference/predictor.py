@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 from resnext_keras.arguments import positive_integer
+from resnext_keras.classifier import load_classifier
 from resnext_keras.inference.engines import (
     ENGINES,
     FILES,
@@ -24,6 +25,7 @@ from resnext_keras.inference.engines import (
 )
 from resnext_keras.inference.errors import errors_in_one_line
 from resnext_keras.inference.fold import fold_batch_norm
+from resnext_keras.weights.tensors import WeightsError
 
 if keras.config.backend() == "tensorflow":
     import tensorflow as tf
@@ -56,8 +58,9 @@ class Predictor:
         model_or_path: A functional or `Sequential` model with one input; or the path
             of a `.keras` file, of the folder of a SavedModel from Keras or
             `export_saved_model`, or of an `.onnx`, `.xml` (OpenVINO) or `.tflite`
-            file. Batch norm of a model is folded, and later changes of its weights
-            have no effect.
+            file; or weights as `load_classifier` takes them: the name of a weight set,
+            the path of a weight file or the folder of a training run. Batch norm of a
+            model is folded, and later changes of its weights have no effect.
         engine: `"openvino"`, `"onnxruntime"`, `"tensorflow"`, or `"litert"` for
             `.tflite` files. `"auto"` takes TensorFlow if it has a GPU, otherwise the
             first engine in this order (the fastest) that is installed and can run the
@@ -145,15 +148,25 @@ def _source(model_or_path) -> Source:
                 if not zipfile.is_zipfile(path):
                     raise ValueError("It is not a zip archive.")
                 model = keras.models.load_model(path, compile=False)
+        else:
+            try:
+                model = load_classifier(weights=model_or_path).model
+            except WeightsError as error:
+                raise _not_a_model(model_or_path, error) from error
     if not isinstance(model, keras.Model):
-        raise ValueError(
-            "Expected `model_or_path` to be a Keras model, or the path of an existing "
-            f".keras, {', '.join(FILES)} file or SavedModel folder. "
-            f"Received: model_or_path={model_or_path!r}"
-        )
+        raise _not_a_model(model_or_path)
     model = fold_batch_norm(model)
     only_input(model.inputs)
     return model
+
+
+def _not_a_model(received, error: Exception | None = None) -> ValueError:
+    reason = f" ({error})" if error else ""
+    return ValueError(
+        "Expected `model_or_path` to be a Keras model, the path of an existing .keras, "
+        f"{', '.join(FILES)} file or SavedModel folder, or weights. "
+        f"Received: model_or_path={received!r}{reason}"
+    )
 
 
 def _saved_model(path: Path) -> Path | None:

@@ -17,7 +17,14 @@ from keras import layers
 from random_state import draw_images
 from weight_files import EVERY_OPTION, SMALLEST, TINY, build
 
-from resnext_keras import Predictor, ResNeXt, ResNeXt50, ResNeXtSpec, export_file
+from resnext_keras import (
+    Predictor,
+    ResNeXt,
+    ResNeXt50,
+    ResNeXtSpec,
+    export_file,
+    load_classifier,
+)
 from resnext_keras.inference import engines, predictor
 from resnext_keras.inference.errors import errors_in_one_line
 
@@ -253,6 +260,14 @@ def test_images_of_another_shape_are_refused(model):
         message = f"(batch, 32, 32, 3). Received: images.shape={shape}"
         with pytest.raises(ValueError, match=re.escape(message)):
             predict(np.zeros(shape))
+
+
+def test_weights_are_taken_by_their_name_or_file(tmp_path):
+    model = load_classifier(weights="digits").model
+    path = tmp_path / "mine.weights.h5"
+    model.save_weights(path)
+    for weights in ("digits", path, str(path)):
+        assert_same(Predictor(weights, "tensorflow")(IMAGES), expected_of(model))
 
 
 def test_a_path_that_is_not_a_model_is_refused(tmp_path, monkeypatch):
