@@ -12,7 +12,11 @@ from weight_files import build
 import resnext_keras
 from resnext_keras.weights.formats.torch_file import open_torch_file
 
-pytestmark = pytest.mark.parity
+pytestmark = [
+    pytest.mark.parity,
+    # torch looks for a GPU, and may not like what it finds.
+    pytest.mark.filterwarnings("ignore:CUDA initialization:UserWarning"),
+]
 
 FORMATS = pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
 
@@ -66,8 +70,6 @@ def test_a_seresnext_of_timm_in_half_precision(
     assert relative_error(model.predict(images, verbose=0), expected) <= 1e-4
 
 
-# torch looks for a GPU when it first steps, and may not like what it finds.
-@pytest.mark.filterwarnings("ignore:CUDA initialization:UserWarning")
 @pytest.mark.parametrize("averaged", [True, False])
 def test_what_timms_training_script_saves(
     torch, timm, tmp_path, relative_error, averaged
