@@ -120,8 +120,8 @@ def export_model(
             architecture for its default weights.
         images: Image files and folders, to compare each format with Keras and to
             calibrate int8, for which about a hundred images that resemble those in
-            later use are best. At most 128 are used, evenly spaced. None for the
-            validation images of a training run, if they are still there. Without any
+            later use are best. At most 128 are used, evenly spaced. By default the
+            validation images of a training run, if they are still there; without any
             the comparison uses a bundled photo, and int8 is not possible.
         formats: `"saved_model"`, `"onnx"`, `"openvino"` or `"litert"`; all but the
             first also with `-float16` or `-int8`, as in `"onnx-int8"`. Or `"all"`,

@@ -7,8 +7,10 @@ only the first process writes files.
 """
 
 import contextlib
+import gc
 import json
 import os
+import traceback
 from dataclasses import dataclass
 from typing import Any
 
@@ -129,13 +131,22 @@ class Devices:
         Returns:
             Keras' `History`, the same in all processes.
         """
+        scope = self.scope()
         if self.strategy is not None and keras.config.backend() == "tensorflow":
             _synchronise_batch_norm(model)
             _seed_replicas(model, self.strategy)
-            # Outside of the scope: `fit` enters it, and callbacks may make variables.
-            return model.fit(batches, **options)
-        with self.scope():
-            return model.fit(batches, **options)
+            # `fit` enters the scope, and callbacks may make variables outside of it.
+            scope = contextlib.nullcontext()
+        try:
+            with scope:
+                return model.fit(batches, **options)
+        except BaseException as error:
+            _clear_frames(error)
+            raise
+        finally:
+            # Keras' iterators are in cycles. TensorFlow's threads would read on, and
+            # wait forever for a Python that ends before them.
+            gc.collect()
 
     def shutdown(self) -> None:
         """Disconnects the processes of JAX, when all of them have called it.
@@ -145,6 +156,14 @@ class Devices:
         """
         if self.workers > 1:
             jax.distributed.shutdown()
+
+
+def _clear_frames(error: BaseException) -> None:
+    """Frees what `fit` used when it raised an error, and keeps the traceback."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        for outer, _ in traceback.walk_stack(frame):  # Keras hides its own
+            with contextlib.suppress(RuntimeError):  # it still runs
+                outer.clear()
 
 
 def find_devices() -> Devices:

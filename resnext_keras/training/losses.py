@@ -76,20 +76,25 @@ def weights_of_classes(
     return np.array([class_weights.get(name, 1) for name in names], "float32")
 
 
-class WeightedCategoricalCrossentropy(keras.losses.Loss):
-    """Categorical cross-entropy of logits, times the weight of an image's class.
-
-    Mixed images have the weights of their classes in proportion. As in Keras, the sum
-    is divided by the number of images; PyTorch divides by the sum of their weights.
+class WeightedLoss(keras.losses.Loss):
+    """A cross-entropy of logits, (batch, classes), with weights of the classes.
 
     Args:
         weights: float32 (classes,), the weights.
-        label_smoothing: As for Keras' own loss.
+        label_smoothing: As for Keras' own losses.
     """
 
     def __init__(self, weights: np.ndarray, label_smoothing: float):
-        super().__init__(name="weighted_categorical_crossentropy")
+        super().__init__()
         self.weights, self.label_smoothing = weights, label_smoothing
+
+
+class WeightedCategoricalCrossentropy(WeightedLoss):
+    """Categorical cross-entropy, times the weight of an image's class.
+
+    Mixed images have the weights of their classes in proportion. As in Keras, the sum
+    is divided by the number of images; PyTorch divides by the sum of their weights.
+    """
 
     def call(self, y_true, y_pred):
         """Losses of the images, (batch,)."""
@@ -100,20 +105,12 @@ class WeightedCategoricalCrossentropy(keras.losses.Loss):
         return losses * keras.ops.sum(y_true * weights, axis=-1)
 
 
-class WeightedBinaryCrossentropy(keras.losses.Loss):
-    """Mean binary cross-entropy of several logits, with weights of the classes.
+class WeightedBinaryCrossentropy(WeightedLoss):
+    """Binary cross-entropy, the mean over the classes.
 
     The weight of a class multiplies the loss of the images that have it, as PyTorch's
     `pos_weight` does.
-
-    Args:
-        weights: float32 (classes,), the weights.
-        label_smoothing: As for Keras' own loss.
     """
-
-    def __init__(self, weights: np.ndarray, label_smoothing: float):
-        super().__init__(name="weighted_binary_crossentropy")
-        self.weights, self.label_smoothing = weights, label_smoothing
 
     def call(self, y_true, y_pred):
         """Losses of the images, (batch,)."""

@@ -2,9 +2,7 @@
 
 import contextlib
 import dataclasses
-import gc
 import os
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -578,8 +576,7 @@ def _fit(model, phase, batches, progress, callbacks, devices, verbose):
                     verbose=verbose,
                     shuffle=False,
                 )
-            except BaseException as error:
-                _clear_frames(error)
+            except Exception as error:
                 if not _is_out_of_memory(error):
                     raise
                 raise TrainingError(
@@ -587,18 +584,6 @@ def _fit(model, phase, batches, progress, callbacks, devices, verbose):
                     "size, or split the batch into parts (accumulate). "
                     f"Received: {type(error).__name__}"
                 ) from error
-            finally:
-                # Keras' iterators are in cycles. TensorFlow's threads would read on,
-                # and wait forever for a Python that ends before them.
-                gc.collect()
-
-
-def _clear_frames(error: BaseException) -> None:
-    """Frees what `fit` used when it raised an error, and keeps the traceback."""
-    for frame, _ in traceback.walk_tb(error.__traceback__):
-        for outer, _ in traceback.walk_stack(frame):  # Keras hides its own
-            with contextlib.suppress(RuntimeError):  # it still runs
-                outer.clear()
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -36,7 +36,7 @@ def find_csv(path: str) -> Layout | None:
         path: The file.
 
     Returns:
-        The `Layout`; None if the path is no file or has another ending.
+        The `Layout`; None for a folder, or a file with another ending.
 
     Raises:
         ValueError: The file is not as `train` describes it. The message gives the line.
@@ -211,8 +211,8 @@ def _label_column(table: _Table, column: int) -> tuple[tuple[str, ...], np.ndarr
     if not any("|" in cell for cell in cells):
         if "" in cells:
             expected = (
-                f"a class in the column {table.columns[column]!r} of each line ('|' "
-                "stands for none, if images may have several)"
+                f"a class in the column {table.columns[column]!r} of each line, or '|' "
+                "for an image without a class"
             )
             raise table.error(expected, "no class", cells.index(""))
         names, labels = np.unique(cells, return_inverse=True)

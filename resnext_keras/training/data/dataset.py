@@ -416,7 +416,7 @@ def _hold_out(labels: np.ndarray, share: float, draw) -> np.ndarray:
     """
     held_out, is_free = np.zeros(len(labels), bool), np.ones(len(labels), bool)
     classes = np.argsort(labels.sum(axis=0), kind="stable")
-    # The last are all images, of which those without a class are still free.
+    # At the end come all images, for those without a class.
     for members in (*labels.T[classes], np.ones(len(labels), bool)):
         missing = _part(share, members.sum()) - (held_out & members).sum()
         free = draw.permutation(np.flatnonzero(members & is_free))
