@@ -126,7 +126,7 @@ REFUSED = {
     "": "a line for each image",
     "image,label\n": "a line for each image. Received: none in",
     "image,label\n{},cat\n{}": "2 cells image, label in each line. .* 1 in line 3",
-.*'|' for an image.* in line 3",
+    "image,label\n{},cat\n{},": "'label' of each line.*'|' for an image.* in line 3",
     "image,label\n{},cat\n,dog": "the path of an image in each line. .* none in line 3",
     "image,label\na.png,b\nx/../a.png,c": "each image once; .* in line 2 and in line 3",
     "image,label,split\n{},a,train\n{},b,tset": "'split'. Received: 'tset' in line 3",
