@@ -92,7 +92,9 @@ class BatchNormalization(layers.BatchNormalization):
             (self.moving_mean, mean),
             (self.moving_variance, variance),
         ):
-            moving.assign(moving * self.momentum + batch * (1 - self.momentum))
+            updated = moving * self.momentum + batch * (1 - self.momentum)
+            # An empty batch has no statistics.
+            moving.assign(tf.where(tf.size(inputs) > 0, updated, moving))
         return outputs
 
     def _train_as_keras(self, inputs, mask):
@@ -145,7 +147,8 @@ def _by_products(x, scale, offset, epsilon):
     Source of the gradients: Ioffe and Szegedy, "Batch Normalization: Accelerating
     Deep Network Training by Reducing Internal Covariate Shift", 2015, section 3.
     """
-    count = tf.cast(tf.size(x) // tf.size(scale), x.dtype)
+    count = tf.maximum(tf.size(x) // tf.size(scale), 1)  # an empty batch has none
+    count = tf.cast(count, x.dtype)
 
     @tf.custom_gradient
     def normalise(x, scale, offset):

@@ -56,7 +56,11 @@ class Conv2D(layers.Conv2D):
                 # Averages of one pixel each: the same as slicing, in half the time.
                 inputs = tf.nn.avg_pool2d(inputs, 1, self.strides, "VALID")
             return tf.tensordot(inputs, tf.squeeze(kernel, (0, 1)), 1)
-        return super().convolution_op(inputs, kernel)
+        outputs = super().convolution_op(inputs, kernel)
+        if self.groups > 1 or keras.config.backend() != "tensorflow":
+            return outputs
+        how = self.strides, self.padding.upper(), self.dilation_rate, self.data_format
+        return _of_no_images(outputs, inputs, kernel, *how)
 
 
 @keras.saving.register_keras_serializable(package="resnext_keras")
@@ -208,9 +212,44 @@ def _conv(x, kernel, strides, padding, dilations, training):
 def _plain_conv(x, kernel, strides, padding, dilations):
     """Grouped convolution as a single operation of TensorFlow."""
     y = tf.nn.conv2d(x, kernel, strides, padding, dilations=dilations)
+    y = _of_no_images(y, x, kernel, strides, padding, dilations)
     # Keeps TensorFlow from fusing the convolution with a following bias or activation:
     # without oneDNN its fused kernel for CPUs does not support groups.
     return tf.ensure_shape(y, (None, None, None, kernel.shape[-1]))
+
+
+def _of_no_images(y, x, kernel, strides, padding, dilations, layout="channels_last"):
+    """The convolution y of x, in the right shape for an empty batch too.
+
+    oneDNN gives the convolution of an empty batch the shape of its input (seen in
+    TensorFlow 2.21). `MirroredStrategy` makes such batches where the last one has
+    fewer images than there are devices.
+    """
+    if x.shape[0] or not has_fast_kernels() or on_accelerator() or is_exporting():
+        return y
+    axes = (2, 3) if layout == "channels_first" else (1, 2)
+    shape = [-1, kernel.shape[-1], kernel.shape[-1], kernel.shape[-1]]
+    for axis, size, stride, dilation in zip(
+        axes, kernel.shape[:2], strides, dilations, strict=True
+    ):
+        side = tf.shape(x)[axis] if x.shape[axis] is None else x.shape[axis]
+        if padding == "VALID":
+            side -= (size - 1) * dilation
+        shape[axis] = (side - 1) // stride + 1
+    if x.shape[0] == 0:
+        # Unlike a constant, this has gradients: zeros.
+        total = tf.reduce_sum(x) + tf.reduce_sum(kernel)
+        return tf.broadcast_to(total, (0, *shape[1:]))
+    # TensorFlow would find that y has a constant shape, and drop the reshape.
+    whole = tf.compat.v1.placeholder_with_default(tf.stack(shape), 4)
+
+    # TensorFlow's own gradient would give dy the wrong shape again. Without a reshape
+    # TensorFlow would fuse the gradients of kernel and bias, which fails too.
+    @tf.custom_gradient
+    def reshape(y):
+        return tf.reshape(y, whole), lambda dy: tf.reshape(dy, whole)
+
+    return tf.ensure_shape(reshape(y), y.shape)
 
 
 # Limits of one dense convolution: with fewer groups there are too many small
