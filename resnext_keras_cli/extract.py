@@ -38,9 +38,7 @@ class Shard(click.ParamType):
     "-o",
     "--output",
     type=click.Path(dir_okay=False),
-    default="features.parquet",
-    show_default=True,
-    help="The .parquet file to write.",
+    help="The .parquet file to write. Default: features.parquet.",
 )
 @model_option
 @weights_option
@@ -72,6 +70,13 @@ class Shard(click.ParamType):
     metavar="I/N",
     help="Extract only the I-th of N shares of all images.",
 )
+@click.option(
+    "--update",
+    metavar="FILE",
+    type=click.Path(dir_okay=False),
+    help="Compute only images that are new or changed since FILE was written by the "
+    "same network, and replace FILE.",
+)
 @click.option("--resume", is_flag=True, help="Resume an interrupted run.")
 @click.option("--overwrite", is_flag=True, help="Start again, and replace OUTPUT.")
 @max_pixels_option
@@ -87,6 +92,9 @@ def extract(folders, output, **options):
     The same command with --resume resumes an interrupted run, and gives the same file.
     Until the end of the run its chunks are in OUTPUT.chunks. --resume does not change a
     finished run, so a scheduler may always pass it.
+
+    --update FILE takes the rows of images with the same path and contents from FILE,
+    and drops those of images that are gone. FILE is then what a run anew would write.
 
     To use N machines with the same folders, start job I (1 to N) with `--shard I/N -o
     features-I.parquet --resume`. The rows of all N files, one after the other, are
@@ -118,6 +126,11 @@ def extract(folders, output, **options):
         rate = result.read / result.seconds
         speed = f"in {result.seconds:.1f} s, {rate:.1f} a second"
     skipped = f", {result.skipped} skipped" if result.skipped else ""
+    if options["update"]:
+        computed = result.images - result.kept
+        skipped += (
+            f": {result.kept} kept, {computed} computed, {result.dropped} dropped"
+        )
     separator = " " if result.seconds else ", "
     click.echo(
         f"{counted(result.images, 'image')}{skipped}{separator}{speed}: "

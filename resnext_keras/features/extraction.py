@@ -4,7 +4,7 @@ import contextlib
 import csv
 import dataclasses
 import errno
-import itertools
+import functools
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -16,7 +16,7 @@ from tqdm import tqdm
 from resnext_keras import extras
 from resnext_keras.arguments import positive_integer
 from resnext_keras.features.chunks import LOCK, Chunks, Plan, check_same
-from resnext_keras.features.extractor import Batch, Extractor
+from resnext_keras.features.extractor import Batch, Extractor, provenance_of
 from resnext_keras.features.parquet import (
     DTYPES,
     SUFFIXES,
@@ -26,12 +26,13 @@ from resnext_keras.features.parquet import (
     read_run,
 )
 from resnext_keras.features.ray import ray_reader
+from resnext_keras.features.update import EarlierRows, check_update
 from resnext_keras.images.listing import SUFFIXES as IMAGES
 from resnext_keras.images.listing import list_images, readable
 from resnext_keras.inference.predictor import check_engine
 from resnext_keras.io import exclusive_lock, output_file
 from resnext_keras.models.specs import ResNeXtSpec
-from resnext_keras.weights.checkpoint import Checkpoint
+from resnext_keras.weights.checkpoint import Checkpoint, resolve
 
 CHUNK = 1024
 """Images in a chunk, rounded up to whole batches; a stopped run loses at most one."""
@@ -49,6 +50,8 @@ class Extraction:
         read: Number of files that this run has read; the others were read by the run
             that it continued.
         seconds: Time for reading and computing, without loading the network.
+        kept: Number of rows that `update` took over from the earlier file.
+        dropped: Number of the earlier file's images that are gone or unreadable.
     """
 
     output: Path
@@ -57,6 +60,8 @@ class Extraction:
     skipped: int
     read: int
     seconds: float
+    kept: int = 0
+    dropped: int = 0
 
 
 def chunks_folder(output: str | os.PathLike) -> Path:
@@ -71,7 +76,7 @@ def errors_file(output: str | os.PathLike) -> Path:
 
 def extract(
     folders: Sequence[str | os.PathLike] | str | os.PathLike,
-    output: str | os.PathLike = "features.parquet",
+    output: str | os.PathLike | None = None,
     model: ResNeXtSpec | str | None = None,
     weights: str | os.PathLike | Checkpoint | None = None,
     *,
@@ -80,6 +85,7 @@ def extract(
     batch_size: int = 32,
     shard: tuple[int, int] = (1, 1),
     workers: int | None = None,
+    update: str | os.PathLike | None = None,
     resume: bool = False,
     overwrite: bool = False,
 ) -> Extraction:
@@ -96,9 +102,15 @@ def extract(
     file as a run that was not stopped. If a disk, a network or a machine fails, the run
     stops with an error instead of skipping images.
 
+    With `update` only the features of new and changed images are computed. The file is
+    then replaced by what a run anew with the same engine would write. The bytes are the
+    same with OpenVINO, ONNX Runtime and TensorFlow's oneDNN kernels. TensorFlow's other
+    kernels may round the features differently.
+
     Args:
         folders: Folders, which are searched with their subfolders, and files.
-        output: The file to write; its name ends in `.parquet`.
+        output: The file to write; its name ends in `.parquet`. None for
+            `features.parquet`, or for the file of `update`.
         model: The architecture, a name from `list_models()` or a `ResNeXtSpec`. None
             for the architecture of the weights, or without weights for
             `"resnext50_32x4d"`.
@@ -112,6 +124,9 @@ def extract(
         shard: `(i, n)`: only the i-th of n shares of all images, i from 1 to n. The
             rows of all shards, in this order, are those of a single run.
         workers: Number of processes for `"ray"`; None for one per 4 cores.
+        update: A file of features of the same network and dtype, which is replaced.
+            Rows of images with the same path and SHA-256 are kept; those of images
+            that are gone are dropped. None to compute all.
         resume: Whether to resume an interrupted run, if there is one. A
             finished file is not changed, unless it has no images.
         overwrite: Whether to start again and replace earlier files.
@@ -129,8 +144,10 @@ def extract(
             fails. The finished chunks remain, for `resume`.
     """
     _check_options(dtype, batch_size, shard, engine, workers)
-    output = _checked_output(output, resume, overwrite)
+    output = _checked_output(output, update, resume, overwrite)
     folders = _checked_folders(folders)
+    if update is not None:
+        check_update(output, provenance_of(resolve(weights, model), dtype))
     chunks = Chunks(chunks_folder(output))
     chunks.check_ours()
     kind = "auto" if engine == "ray" else engine
@@ -138,7 +155,7 @@ def extract(
         model, weights, dtype=dtype, engine=kind, batch_size=batch_size
     )
     plan = _plan(extractor, folders, shard)
-    if resume and output.exists() and not chunks.has_begun():
+    if resume and update is None and output.exists() and not chunks.has_begun():
         finished = _finished(output, plan)
         if finished.images or not finished.skipped:
             chunks.remove()
@@ -150,6 +167,11 @@ def extract(
             load = (model, weights), options
             read = stack.enter_context(ray_reader(load, batch_size, folders, workers))
         stack.enter_context(_full_disk(output, chunks))
+        earlier = None
+        if update is not None:
+            earlier = EarlierRows(output)
+            sizes = plan.chunk_size, plan.batch_size
+            read = functools.partial(earlier.read, read, *sizes)
         chunks.folder.mkdir(exist_ok=True)
         stack.enter_context(exclusive_lock(chunks.folder, LOCK))
         if not (resume and chunks.resume(plan)):
@@ -159,19 +181,30 @@ def extract(
         count = _write_chunks(chunks, read(chunks.paths(first)), first)
         seconds = time.perf_counter() - start
         skipped = chunks.join(output, errors_file(output))
-    rows = count_rows(output)
-    return Extraction(output, errors_file(output), rows, skipped, count, seconds)
+        counts = earlier.counts(output) if earlier else ()
+    rows, errors = count_rows(output), errors_file(output)
+    return Extraction(output, errors, rows, skipped, count, seconds, *counts)
 
 
-def _checked_output(output, resume: bool, overwrite: bool) -> Path:
+def _checked_output(output, update, resume: bool, overwrite: bool) -> Path:
     """The path of the file, or a `ValueError` if earlier files may not be replaced."""
     if resume and overwrite:
         raise ValueError(
             "Expected `resume` or `overwrite`, not both. "
             "Received: resume=True, overwrite=True"
         )
-    output = output_file(output, SUFFIXES, overwrite=True)
-    for path in (output, errors_file(output), chunks_folder(output)):
+    if update is not None and output is not None:
+        raise ValueError(
+            "Expected `output` or `update`, not both, since the file of `update` is "
+            f"replaced. Received: output={str(output)!r}, update={str(update)!r}"
+        )
+    output = output_file(
+        update or output or "features.parquet", SUFFIXES, overwrite=True
+    )
+    written = [chunks_folder(output)]
+    if update is None:
+        written = [output, errors_file(output), *written]
+    for path in written:
         if os.path.lexists(path) and not (resume or overwrite):
             raise ValueError(
                 "Expected paths that do not exist; or resume=True, to continue a run "
@@ -289,11 +322,11 @@ def _write_chunks(chunks: Chunks, batches: Iterator[Batch], first: int) -> int:
     with bar, contextlib.closing(batches):
         for number in range(first, len(chunks)):
             files, vectors = [], []
-            for batch_files, features in itertools.islice(
-                batches, plan.chunk_size // plan.batch_size
-            ):
+            for batch_files, features in batches:
                 files += batch_files
                 vectors.append(features)
                 bar.update(len(batch_files))
+                if len(files) == plan.chunk_size:
+                    break
             chunks.write(number, files, np.concatenate(vectors))
     return chunks.count - finished

@@ -43,23 +43,13 @@ class Extractor:
         batch_size: int = 32,
     ):
         checkpoint = resolve(weights, model)
+        self.provenance = provenance_of(checkpoint, dtype)
         classifier = load_classifier(weights=checkpoint, include_top=False)
         maps = classifier.model
-        file = None if checkpoint.weight_set else checkpoint.fetch()
         pooled = keras.layers.GlobalAveragePooling2D(name="avg_pool")(maps.output)
         network = keras.Model(maps.input, pooled, name=maps.name)
         self.predictor = Predictor(network, engine, batch_size)
         self.preprocessing = classifier.preprocessing
-        self.provenance = Provenance(
-            architecture=network.name,
-            weights=os.path.abspath(file) if file else checkpoint.name,
-            weights_sha256=pooch.file_hash(file, "sha256") if file else None,
-            preprocessing=classifier.preprocessing.as_json(),
-            pooling="avg",
-            length=int(pooled.shape[-1]),
-            dtype=dtype,
-            version=_version(),
-        )
 
     def features(self, images: np.ndarray) -> np.ndarray:
         """Features, (batch, length), of images as from `read_image`, in the `dtype`.
@@ -81,7 +71,13 @@ class Extractor:
         batches = read_batches(paths, self.preprocessing, size, threads)
         with contextlib.closing(batches):
             for files, images in batches:
-                yield files, self._features(images)
+                # TensorFlow rounds differently in a batch of one image. A row must not
+                # depend on the images that are computed with it.
+                rows = len(images)
+                if 0 < rows < size:
+                    padding = [(0, size - rows)] + [(0, 0)] * 3
+                    images = np.pad(images, padding, mode="edge")
+                yield files, self._features(images)[:rows]
 
     def _features(self, images: np.ndarray) -> np.ndarray:
         """Features of a batch from `preprocess_input`, which may be empty."""
@@ -97,6 +93,22 @@ class Extractor:
                 f"weights={self.provenance.weights!r}"
             )
         return features
+
+
+def provenance_of(checkpoint: Checkpoint, dtype: str) -> Provenance:
+    """The provenance of features of these weights, which are not downloaded."""
+    file = None if checkpoint.weight_set else checkpoint.fetch()
+    spec = checkpoint.spec
+    return Provenance(
+        architecture=spec.name,
+        weights=os.path.abspath(file) if file else checkpoint.name,
+        weights_sha256=pooch.file_hash(file, "sha256") if file else None,
+        preprocessing=checkpoint.preprocessing.as_json(),
+        pooling="avg",
+        length=spec.widths(spec.stages[-1])[1],
+        dtype=dtype,
+        version=_version(),
+    )
 
 
 def _version() -> str:

@@ -75,20 +75,20 @@ def read_provenance(path: str | os.PathLike) -> Provenance:
         ImportError: pyarrow is not installed.
         ValueError: The file is not from `extract`; the message says what it is.
     """
-    file, provenance = _open(path)
+    file, provenance = open_features(path)
     file.close()
     return provenance
 
 
 def count_rows(path: str | os.PathLike) -> int:
     """Number of images in a file; raises the errors of `read_provenance`."""
-    with _open(path)[0] as file:
+    with open_features(path)[0] as file:
         return file.metadata.num_rows
 
 
 def read_run(path: str | os.PathLike) -> dict:
     """Folders and shard of a file's run; raises the errors of `read_provenance`."""
-    with _open(path)[0] as file:
+    with open_features(path)[0] as file:
         return json.loads(file.schema_arrow.metadata.get(RUN, b"{}"))
 
 
@@ -105,7 +105,7 @@ def read_features(
         ImportError: pyarrow is not installed.
         ValueError: The file is not from `extract`, or is damaged.
     """
-    file, provenance = _open(path)
+    file, provenance = open_features(path)
     with file:
         batches = file.iter_batches(BATCH_ROWS, columns=["path", "features"])
         while True:
@@ -175,8 +175,8 @@ def write_tables(
                 writer.write_table(table, row_group_size=len(table))
 
 
-def _open(path):
-    """Opens a file of features and checks it; returns it and its provenance."""
+def open_features(path):
+    """Opens a file of features and checks it; gives the file and its provenance."""
     parquet = optional("pyarrow.parquet")
     path = os.fspath(path)
     if os.path.isdir(path):

@@ -165,6 +165,8 @@ def test_bombs_and_strange_files_are_left_out_with_the_reason(folder, tmp_path, 
         ({"shard": "2/8"}, "shard='2/8'"),
         ({"engine": "tpu"}, "engine='tpu'"),
         ({"resume": True, "overwrite": True}, "not both"),
+        ({"update": "f.parquet"}, "not both"),
+        ({"output": None, "update": "none.parquet"}, "no such file"),
         ({"output": "f.csv"}, r"ends in \.parquet"),
         ({"output": "nowhere/f.parquet"}, "existing folder"),
         ({"folders": ["nowhere"]}, "'nowhere'"),
@@ -181,6 +183,19 @@ def test_wrong_arguments_are_refused_at_once(
     with pytest.raises(ValueError, match=expected):
         extract(**arguments)
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_an_update_by_another_network_is_refused_at_once(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("RESNEXT_KERAS_OFFLINE", "1")
+    target = extract(folder, tmp_path / "f.parquet").output
+    before = target.read_bytes()
+    for options, expected in (
+        ({"dtype": "float16"}, "dtype='float32'. Received: dtype='float16'"),
+        ({"weights": None}, "weights='resnext50_32x4d.tv2_in1k'"),
+    ):
+        with pytest.raises(ValueError, match=expected):
+            extract(folder, update=target, **options)
+    assert target.read_bytes() == before
 
 
 @pytest.mark.usefixtures("nothing_loaded")
@@ -263,6 +278,8 @@ def test_the_command_prints_one_line_and_how_to_continue(folder, tmp_path, monke
     again = run(*COMMAND, code=1).stderr
     assert "--resume" in again
     assert "finished before" in run(*COMMAND, "--resume").stdout
+    updated = run(*COMMAND, "--update", "features.parquet").stdout
+    assert updated.startswith("1 image, 1 skipped: 1 kept, 0 computed, 0 dropped in ")
     other = run(*COMMAND, "--resume", "--dtype", "float16", code=1).stderr
     for message in (again, other):
         assert "--overwrite" in message
