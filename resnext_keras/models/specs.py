@@ -184,7 +184,8 @@ def get_spec(model: ResNeXtSpec | str) -> ResNeXtSpec:
     """Finds an architecture by its name; a spec is returned as it is.
 
     Args:
-        model: A `ResNeXtSpec`, or a name from `list_models()`.
+        model: A `ResNeXtSpec`, or a name from `list_models()`, in any case, or of a
+            function of the package, such as `"ResNeXt50"`.
 
     Returns:
         The `ResNeXtSpec`.
@@ -200,9 +201,18 @@ def get_spec(model: ResNeXtSpec | str) -> ResNeXtSpec:
             "Expected `model` to be a ResNeXtSpec or the name of an "
             f"architecture. Received: model={model!r}"
         )
-    if model not in ARCHITECTURES:
+    name = architecture_name(model)
+    if name is None:
         raise ValueError(
             "Expected one of the names that list_models() gives."
             f"{did_you_mean(model, ARCHITECTURES)} Received: model={model!r}"
         )
-    return ARCHITECTURES[model]
+    return ARCHITECTURES[name]
+
+
+def architecture_name(written: str) -> str | None:
+    """The name in the table that is meant, or None; see `get_spec`."""
+    lower = written.lower()
+    # Functions leave out the width that most networks have: ResNeXt50, ResNeXt101.
+    names = written, lower, f"{lower}_32x4d"
+    return next((name for name in names if name in ARCHITECTURES), None)

@@ -28,6 +28,7 @@ from resnext_keras.weights.registry import (
     BUNDLED,
     WEIGHT_SETS,
     WeightSet,
+    as_registered,
     default_set,
     sets_of,
 )
@@ -213,6 +214,9 @@ def resolve(
             - A `Checkpoint`, which is returned.
             - None for the default set of `model`, or for the bundled digits if `model`
               is their architecture.
+
+            Names are taken in any case, and an architecture by the name of its
+            function too, unless there is a file or a run of this name.
         model: The architecture; it may have no weight sets. None for the architecture
             of the weights, or without weights for `"resnext50_32x4d"`.
 
@@ -228,6 +232,8 @@ def resolve(
     spec = None if model is None else get_spec(model)
     if isinstance(weights, Checkpoint):
         return _of_spec(weights, spec)
+    if isinstance(weights, str) and _path_of(weights) is None:
+        weights = as_registered(weights)
     remedy = ""
     if spec is None and (
         isinstance(weights, ResNeXtSpec)
@@ -421,11 +427,8 @@ def _find(weights: str | os.PathLike, architecture: str | None) -> WeightSet | P
     sets = [s for s in named if architecture in (None, s.architecture)]
     if len(sets) == 1:
         return sets[0]
-    path = Path(os.path.expanduser(weights))
-    if os.path.isfile(path):
+    if path := _path_of(weights):
         return path
-    if best := _best_weights(path):
-        return best
     if sets:
         raise WeightsError(
             f"Expected the name of one weight set, found several: {_names(sets)}. Add "
@@ -433,7 +436,13 @@ def _find(weights: str | os.PathLike, architecture: str | None) -> WeightSet | P
         )
     if named:
         raise _of_another(weights, named, architecture)
-    raise _unknown(weights, path, architecture)
+    raise _unknown(weights, Path(os.path.expanduser(weights)), architecture)
+
+
+def _path_of(weights: str | os.PathLike) -> Path | None:
+    """The path of a weight file, or of the best weights in the folder of a run."""
+    path = Path(os.path.expanduser(weights))
+    return path if os.path.isfile(path) else _best_weights(path)
 
 
 def _default(architecture: str | None, weights: str) -> WeightSet:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from importlib import resources
 
 from resnext_keras.images.preprocessing import Preprocessing
-from resnext_keras.models.specs import get_spec
+from resnext_keras.models.specs import architecture_name, get_spec
 
 TABLE = resources.files("resnext_keras") / "weights" / "sets.csv"
 
@@ -186,6 +186,22 @@ def list_weights(model: str | None = None) -> list[str]:
     """
     architecture = None if model is None else get_spec(model).name
     return [weight_set.name for weight_set in sets_of(architecture)]
+
+
+def as_registered(written: str) -> str:
+    """A name of weights or of an architecture as the tables spell it, if they have it.
+
+    The case does not matter, and an architecture may have the name of its function, as
+    in `"ResNeXt50.A1_IN1K"`.
+    """
+    architecture, dot, tag = written.rpartition(".")
+    tags = {"imagenet", *(weight_set.tag for weight_set in WEIGHT_SETS.values())}
+    if dot:
+        name = architecture_name(architecture)
+        return f"{name}.{tag.lower()}" if name and tag.lower() in tags else written
+    tags = tags.union(*(weight_set.aliases for weight_set in WEIGHT_SETS.values()))
+    name = {known.lower(): known for known in tags}.get(written.lower())
+    return name or architecture_name(written) or written
 
 
 def sets_of(architecture: str | None, labels: str | None = None) -> list[WeightSet]:

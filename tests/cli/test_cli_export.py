@@ -119,7 +119,7 @@ def test_a_missing_package_is_named_before_anything_is_built(monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["resnext50"], "Did you mean resnext50_32x4d"),
+        (["resnet50"], "Did you mean resnext50_32x4d"),
         (["nothing"], "`resnext-keras weights list` gives the names"),
         (["digits", "empty"], "images or folders with images. Received: 'empty'"),
         (["digits", "--format", "litert-int8"], "Expected images to calibrate int8"),

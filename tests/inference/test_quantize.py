@@ -336,7 +336,7 @@ def test_the_command_writes_a_file_and_prints_a_comparison(folder, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["resnext50", "."], "Did you mean resnext50_32x4d"),
+        (["resnet50", "."], "Did you mean resnext50_32x4d"),
         (["nothing", "."], "`resnext-keras weights list` gives the names"),
         (["digits", "."], "images or folders with images. Received: '.'"),
         (["digits", "absent.png"], "None of the images can be read"),
