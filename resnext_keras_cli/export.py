@@ -47,6 +47,12 @@ from resnext_keras_cli.start import quiet_start
     show_default=True,
     help="Number of classes that a saved_model gives for each image.",
 )
+@click.option(
+    "--int8-io",
+    is_flag=True,
+    help="Make input and outputs of litert-int8 int8 too, not float32. The model card "
+    "has their scales and zero points.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace earlier exports.")
 def export(model, images, formats, **options):
     """Write a network to files that run without this package.

@@ -4,6 +4,7 @@ import re
 
 WORDS = (
     (re.compile(r"\b(overwrite|resume)=True\b"), r"--\1"),
+    (re.compile(r"\bint8_io=True\b|`int8_io`"), "--int8-io"),
     (re.compile(r"\blist_models\(\)"), "`resnext-keras list`"),
     (re.compile(r"\blist_weights\(\)"), "`resnext-keras weights list`"),
     (re.compile(r", or include_top=False"), ""),

@@ -1,5 +1,6 @@
 """Exports networks to files for ONNX Runtime, OpenVINO and LiteRT."""
 
+import functools
 import json
 import os
 import warnings
@@ -54,6 +55,7 @@ def export_file(
     precision: str = "float32",
     images: np.ndarray | None = None,
     *,
+    int8_io: bool = False,
     weights: str | os.PathLike | Checkpoint | None = None,
     preprocessing: Preprocessing | None = None,
     class_names: Sequence[str] | None = None,
@@ -67,10 +69,11 @@ def export_file(
     ```
 
     Batch norm is folded. The input is named `images`, and each output after its layer.
-    In every precision, input and outputs have the model's dtype, and batches can have
-    any length. The file contains a model card (preprocessing, class names, licence) as
-    JSON under the name `model_card`: in ONNX's `metadata_props`, in OpenVINO's
-    `rt_info`, and as `model_card.json` in a `.tflite` file, which is a zip archive too.
+    Batches can have any length. In every precision, input and outputs have the model's
+    dtype, except with `int8_io`. The file contains a model card (preprocessing, class
+    names, licence) as JSON under the name `model_card`: in ONNX's `metadata_props`, in
+    OpenVINO's `rt_info`, and as `model_card.json` in a `.tflite` file, which is a zip
+    archive too.
 
     Args:
         model: A functional or built `Sequential` model that takes square RGB images
@@ -83,6 +86,10 @@ def export_file(
             size and int8 computation (in LiteRT files the classifier stays in float32).
         images: For int8, a batch for calibration as `quantize` takes it, from
             `preprocess_input`; otherwise None.
+        int8_io: Whether input and outputs of a `.tflite` file in int8 are int8 too, for
+            processors without floating point. The classifier is int8 then, and scores
+            are multiples of 1/256. `quantization` in the model card has the scale and
+            zero point of each; `Predictor` converts from and to float32.
         weights: The weights that the model was built with: full name of a weight set,
             path of a file of a listed architecture, or folder of a training run,
             for the defaults of the next three; None for other weights.
@@ -101,7 +108,12 @@ def export_file(
     """
     check_backend()
     path = output_model(path, precision, overwrite)
-    check_writer(path.suffix, precision)
+    if int8_io and (path.suffix, precision) != (".tflite", "int8"):
+        raise ValueError(
+            "Expected a .tflite file in int8 for `int8_io`. Received: int8_io=True, "
+            f"path={str(path)!r}, precision={precision!r}"
+        )
+    check_writer(path.suffix, precision, int8_io)
     if (images is None) == (precision == "int8"):
         raise ValueError(
             "Expected `images` if the precision is int8, and only then. "
@@ -119,7 +131,9 @@ def export_file(
             )
     is_openvino = path.suffix == ".xml" and precision != "int8"
     check_fits(graph, "openvino" if is_openvino else "onnxruntime")
-    write, text = WRITERS[path.suffix], json.dumps(card.as_json())
+    write, content = WRITERS[path.suffix], card.as_json()
+    if int8_io:
+        write = functools.partial(write, int8_io=True)
     expected = f"a model that a {path.suffix} file supports"
     received, passed = f"model={model.name!r}", writing_errors()
     try:
@@ -127,7 +141,7 @@ def export_file(
             errors_in_one_line("the converter", expected, received, *passed),
             atomic_write(path, *files_beside(path)) as written,
         ):
-            write(fold_batch_norm(graph), written, precision, images, text)
+            write(fold_batch_norm(graph), written, precision, images, content)
     except passed as error:
         raise OSError(f"{path} could not be written: {error}") from error
 
@@ -143,16 +157,18 @@ def output_model(path: str | os.PathLike, precision: str, overwrite: bool) -> Pa
     return output_file(path, tuple(WRITERS), overwrite, beside=beside)
 
 
-def check_writer(suffix: str, precision: str) -> None:
+def check_writer(suffix: str, precision: str, int8_io: bool = False) -> None:
     """Raises an `ImportError` if a package that writes such a file is missing."""
     # OpenVINO has no quantizer; it reads the file that ONNX Runtime quantized.
     if suffix == ".onnx" or (suffix == ".xml" and precision == "int8"):
         check_converter()
     if suffix == ".xml":
         optional("openvino")
+    if int8_io:
+        optional("ai_edge_litert.interpreter")
 
 
-def _write_onnx(model, target: Path, precision, images, card: str) -> None:
+def _write_onnx(model, target: Path, precision, images, card: dict) -> None:
     onnx = optional("onnx")
     with exported(model, "onnxruntime") as float32:
         if precision == "int8":
@@ -183,16 +199,16 @@ def _write_onnx(model, target: Path, precision, images, card: str) -> None:
     used = {node.domain for node in graph.node}
     for imported in [i for i in network.opset_import if i.domain not in used]:
         network.opset_import.remove(imported)
-    network.metadata_props.add(key=CARD, value=card)
+    network.metadata_props.add(key=CARD, value=json.dumps(card))
     onnx.save(network, target)
 
 
-def _write_openvino(model, target: Path, precision, images, card: str) -> None:
+def _write_openvino(model, target: Path, precision, images, card: dict) -> None:
     openvino = optional("openvino")
 
     def save(path):
         network = openvino.Core().read_model(path)
-        network.set_rt_info(card, CARD)
+        network.set_rt_info(json.dumps(card), CARD)
         try:
             openvino.save_model(network, target, precision == "float16")
         except RuntimeError as error:  # raised on a full disk too
@@ -207,39 +223,67 @@ def _write_openvino(model, target: Path, precision, images, card: str) -> None:
             save(path)
 
 
-def _write_litert(model, target: Path, precision, images, card: str) -> None:
+def _write_litert(
+    model, target: Path, precision, images, card: dict, int8_io: bool = False
+) -> None:
     with exported(model, "tensorflow", output_names(model)) as folder:
         converter = tf.lite.TFLiteConverter.from_saved_model(str(folder))
         if precision != "float32":
             converter.optimizations = [tf.lite.Optimize.DEFAULT]
         if precision == "float16":
             converter.target_spec.supported_types = [tf.float16]
+        if images is not None:
+            converter.representative_dataset = functools.partial(_samples, images)
+        if int8_io:
+            converter.inference_input_type = tf.int8
+            converter.inference_output_type = tf.int8
+        is_mixed = images is not None and not int8_io
         network = (
-            _int8(converter, images, head_activation(model))
-            if images is not None
+            _with_float_classifier(converter, head_activation(model))
+            if is_mixed
             else converter.convert()
         )
+    if int8_io:
+        card = _with_quantization(card, network)
     target.write_bytes(network)
     # A .tflite file can hold other files in a zip archive at its end, see
     # https://ai.google.dev/edge/litert/conversion/tensorflow/metadata.
     with zipfile.ZipFile(target, "a") as archive:
-        archive.writestr(f"{CARD}.json", card)
+        archive.writestr(f"{CARD}.json", json.dumps(card))
 
 
-def _int8(converter, images, activation: str | None) -> bytes:
+def _samples(images: np.ndarray) -> Iterator[list[np.ndarray]]:
+    """The images one by one, for the calibration."""
+    bar = tqdm(images, "calibrating", unit=" images", disable=None, leave=False)
+    for image in bar:
+        yield [image[None]]
+
+
+def _with_quantization(card: dict, network: bytes) -> dict:
+    """The model card, with scale and zero point of the input and the outputs."""
+    litert = optional("ai_edge_litert.interpreter")
+    runner = litert.Interpreter(model_content=network).get_signature_runner()
+    details = runner.get_input_details() | runner.get_output_details()
+    quantization = {
+        name: dict(zip(("scale", "zero_point"), tensor["quantization"], strict=True))
+        for name, tensor in details.items()
+    }
+    reading = card["reading"].replace("float32", "int8")
+    reading += (
+        " These are the normalised values, divided by the `scale` of the input in "
+        "`quantization`, plus its `zero_point`, rounded and cut to -128..127. An "
+        "output is (value - `zero_point`) * `scale`."
+    )
+    return card | {"reading": reading, "quantization": quantization}
+
+
+def _with_float_classifier(converter, activation: str | None) -> bytes:
     """A LiteRT network in int8, except for the classifier.
 
     In 8 bits the logits of close classes would be equal, and scores below 0.2 % would
     be 0. The logits of the bundled network would have a correlation of 0.9988 with
     float32, instead of 0.9999.
     """
-
-    def samples() -> Iterator[list[np.ndarray]]:
-        bar = tqdm(images, "calibrating", unit=" images", disable=None, leave=False)
-        for image in bar:
-            yield [image[None]]
-
-    converter.representative_dataset = samples
     # Also excludes the sigmoids within a network with squeeze-and-excitation.
     sigmoids = ["LOGISTIC"] if activation == "sigmoid" else []
     # This is the only public way to exclude operations.

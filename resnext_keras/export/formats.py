@@ -105,6 +105,7 @@ def export_model(
     backbone: bool = False,
     any_size: bool = False,
     top: int = 5,
+    int8_io: bool = False,
     overwrite: bool = False,
 ) -> ExportReport:
     """Exports a network with trained weights in one or more formats, and tests each.
@@ -133,6 +134,8 @@ def export_model(
         any_size: Whether the network takes images of any size, not only of the size
             that the weights were made for.
         top: Number of classes that a saved_model gives for each image, at least 1.
+        int8_io: Whether the input and outputs of litert-int8 are int8; see
+            `export_file`.
         overwrite: Whether earlier exports may be replaced; those of a run under the
             default name always are.
 
@@ -149,8 +152,14 @@ def export_model(
     top = positive_integer("top", top)
     formats = [formats] if isinstance(formats, str) else list(formats)
     chosen = _formats(formats)
-    for format_ in chosen.values():
-        check_writer(format_.path("model").suffix, format_.precision)
+    if int8_io and "litert-int8" not in chosen:
+        raise ValueError(
+            "Expected `formats` with litert-int8 for `int8_io`. "
+            f"Received: int8_io=True, formats={formats!r}"
+        )
+    for name, format_ in chosen.items():
+        with_int8_io = int8_io and name == "litert-int8"
+        check_writer(format_.path("model").suffix, format_.precision, with_int8_io)
     checkpoint = resolve(weights)
     name = checkpoint.short_name
     images = [images] if isinstance(images, (str, os.PathLike)) else list(images)
@@ -176,7 +185,7 @@ def export_model(
         weights=checkpoint, include_top=not backbone, any_size=any_size
     ).model
     expected = network.predict(samples, batch_size=32, verbose=0)
-    models, options = {}, {"weights": checkpoint, "overwrite": overwrite}
+    models, common = {}, {"weights": checkpoint, "overwrite": overwrite}
     with tqdm(chosen.items(), disable=None, leave=False) as bar:
         for name, format_ in bar:
             bar.set_description(f"writing {name}")
@@ -184,9 +193,10 @@ def export_model(
             if format_.ending:
                 precision = format_.precision
                 calibration = samples if precision == "int8" else None
+                options = common | {"int8_io": int8_io and name == "litert-int8"}
                 export_file(network, path, precision, calibration, **options)
             else:
-                export_saved_model(network, path, top=top, **options)
+                export_saved_model(network, path, top=top, **common)
             models[name] = _compared(format_, path, samples, expected)
     skipped += [f"{name}: it needs images to calibrate with" for name in left_out]
     return ExportReport(models, len(samples) if images else None, skipped)

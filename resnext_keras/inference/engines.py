@@ -345,10 +345,23 @@ def _litert(path: Path) -> Engine:
     name, image = only_input(list(runner.get_input_details().items()))
     shape = tuple(int(n) if n > 0 else None for n in image["shape_signature"])
 
-    def run(images):
-        return _in_order(runner(**{name: images}))
+    details = runner.get_output_details()
+    is_int8 = image["dtype"] == np.int8
 
-    return Engine(_one_at_a_time(run), shape, np.dtype(image["dtype"]))
+    def run(images):
+        if not is_int8:
+            return _in_order(runner(**{name: images}))
+        scale, zero_point = image["quantization"]
+        values = np.clip(np.round(images / scale + zero_point), -128, 127)
+        outputs = runner(**{name: values.astype("int8")})
+        for output, values in outputs.items():
+            scale, zero_point = details[output]["quantization"]
+            # Wider first, since 127 - -128 is no int8.
+            outputs[output] = np.float32(scale) * (np.float32(values) - zero_point)
+        return _in_order(outputs)
+
+    dtype = np.dtype("float32" if is_int8 else image["dtype"])
+    return Engine(_one_at_a_time(run), shape, dtype)
 
 
 def _one_at_a_time(run: Callable) -> Callable:

@@ -231,3 +231,32 @@ def test_outputs_with_the_same_name_are_kept_apart(ending, exported):
     assert len(found) == 2
     for name, expected in zip(sorted(found), (IMAGES * 2, IMAGES + 1), strict=True):
         assert np.abs(found[name] - expected).max() < 1e-5
+
+
+@pytest.mark.parity
+@pytest.mark.filterwarnings("ignore")  # what the libraries say to each other
+def test_input_and_outputs_of_a_litert_file_may_be_int8(tmp_path):
+    pytest.importorskip("ai_edge_litert")
+    classifier = load_classifier(weights="digits")
+    digits, labels = held_out_digits()
+    images = preprocess_input(as_network_sees(digits, classifier.preprocessing))
+    found = {}
+    for int8_io in (False, True):
+        path = tmp_path / f"{int8_io}.tflite"
+        options = {"weights": "digits", "int8_io": int8_io}
+        export_file(classifier.model, path, "int8", images[:100], **options)
+        found[int8_io] = Predictor(path)(images)
+    with zipfile.ZipFile(path) as archive:
+        quantization = json.loads(archive.read("model_card.json"))["quantization"]
+    scale, zero_point = quantization["images"].values()
+    values = np.clip(np.round(images / scale + zero_point), -128, 127).astype("int8")
+    outputs = runtimes.run(path, values)[0]["predictions"]
+    assert outputs.dtype == np.int8
+    scale, zero_point = quantization["predictions"].values()
+    assert scale == 1 / 256
+    outputs = scale * (outputs.astype("float32") - zero_point)
+    np.testing.assert_array_equal(outputs, found[True])
+    # Between two classes of equal scores a step of a logit is several of the scores.
+    steps = np.abs(found[True] - found[False]) / scale
+    assert np.percentile(steps, 99) < 2
+    assert np.mean(outputs.argmax(1) == labels) > 0.97

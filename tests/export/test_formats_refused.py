@@ -193,3 +193,10 @@ def test_two_files_are_there_both_or_not_at_all(tmp_path, monkeypatch):
         write("three")
     assert found() == {"model.bin": "two"}
     assert Path(replace.call_args_list[0].args[1]) == part
+
+
+def test_int8_inputs_are_for_litert_in_int8_alone(model, refused):
+    for name, *precision in (("m.onnx", "int8", IMAGES), ("m.tflite",)):
+        refused(
+            "Expected a .tflite file in int8", model, name, *precision, int8_io=True
+        )
