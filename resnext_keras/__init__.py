@@ -39,6 +39,7 @@ __all__ = [
     "ImageError",
     "Predictor",
     "Preprocessing",
+    "Recipe",
     "ResNeXt",
     "ResNeXt29_8x64d",
     "ResNeXt29_16x64d",
@@ -78,6 +79,7 @@ __all__ = [
     "freeze",
     "grad_cam",
     "list_models",
+    "list_recipes",
     "list_weights",
     "load_classifier",
     "overlay",
@@ -110,6 +112,7 @@ if TYPE_CHECKING:
     from resnext_keras.inference.quantization import quantize, quantize_model
     from resnext_keras.models.backbone import feature_pyramid, freeze
     from resnext_keras.training.evaluation import Evaluation, evaluate
+    from resnext_keras.training.recipes import Recipe, list_recipes
     from resnext_keras.training.trainer import TrainingResult, finetune, train
     from resnext_keras.weights.checkpoint import weights_preprocessing
     from resnext_keras.weights.convert import convert_weights
@@ -124,6 +127,7 @@ _LAZY = {
     "ImageError": "images.read",
     "Predictor": "inference.predictor",
     "Preprocessing": "images.preprocessing",
+    "Recipe": "training.recipes",
     "TrainingResult": "training.trainer",
     "WeightsError": "weights.tensors",
     "class_names": "images.labels",
@@ -140,6 +144,7 @@ _LAZY = {
     "fold_batch_norm": "inference.fold",
     "freeze": "models.backbone",
     "grad_cam": "features.class_activation",
+    "list_recipes": "training.recipes",
     "list_weights": "weights.registry",
     "load_classifier": "classifier",
     "overlay": "images.draw",

@@ -14,6 +14,7 @@ from resnext_keras_cli.listing import list_
 from resnext_keras_cli.messages import in_one_line
 from resnext_keras_cli.predict import predict
 from resnext_keras_cli.quantize import quantize
+from resnext_keras_cli.recipes import recipes
 from resnext_keras_cli.search import search
 from resnext_keras_cli.start import ready_streams
 from resnext_keras_cli.summary import summary
@@ -71,6 +72,7 @@ for command in (
     evaluate,
     summary,
     list_,
+    recipes,
     export,
     quantize,
     weights,

@@ -19,7 +19,7 @@ from resnext_keras_cli.start import quiet_start
     "--recipe",
     metavar="NAME",
     help="paper, torchvision2, cifar or digits. Default: cifar for networks of "
-    "32 pixels, otherwise paper.",
+    "32 pixels, otherwise paper. `resnext-keras recipes` prints them.",
 )
 def train(**options):
     """Train a network from scratch on the images in DATA.

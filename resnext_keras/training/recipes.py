@@ -1,7 +1,9 @@
 """Training recipes as data, in plain Python."""
 
 import dataclasses
+import inspect
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -232,6 +234,23 @@ FINETUNE_STAGES = Recipe(
     learning_rate=0.001,
     **_FINETUNE,
 )
+
+
+def list_recipes() -> list[Recipe]:
+    """Lists the training recipes; `train(..., recipe=name)` trains by one.
+
+    Returns:
+        The `Recipe` objects, with their `name`, `source` and all values.
+    """
+    return list(RECIPES.values())
+
+
+def field_meanings() -> dict[str, str]:
+    """What each field of a recipe means, from the docstring of `Recipe`."""
+    attributes = (inspect.getdoc(Recipe) or "").partition("Attributes:")[2]
+    attributes = attributes.partition("\n\n")[0]
+    entries = re.findall(r"^ {4}(\w+): (.+(?:\n {8}.+)*)", attributes, re.MULTILINE)
+    return {name: " ".join(text.split()) for name, text in entries}
 
 
 def get_recipe(name: str) -> Recipe:

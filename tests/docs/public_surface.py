@@ -19,6 +19,7 @@ rk.ResNeXt101_64x4d(
 rk.ResNeXt("resnext50_32x4d", weights=None, drop_path_rate=0.1)
 rk.ResNeXt(rk.ResNeXtSpec("mine", (1, 1), 4, 4, stem="cifar"), weights=None)
 assert_type(rk.list_models(), list[str])
+assert_type(rk.list_recipes(), list[rk.Recipe])
 assert_type(rk.list_weights("resnext50_32x4d"), list[str])
 
 assert_type(rk.read_image("cat.jpg", rk.Preprocessing(224, 256)), np.ndarray)

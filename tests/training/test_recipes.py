@@ -4,14 +4,17 @@ import dataclasses
 import json
 
 import pytest
+from command import error_of, row_of, run
 from weight_files import SMALLEST
 
+import resnext_keras as rk
 from resnext_keras.models.specs import get_spec
 from resnext_keras.training.recipes import (
     RECIPES,
     Recipe,
     adjusted,
     all_changes,
+    field_meanings,
     get_recipe,
 )
 from resnext_keras.training.settings import PRECISIONS, Phase, Settings, finetune_phases
@@ -103,6 +106,27 @@ def test_recipes_have_the_numbers_of_their_sources():
         numbers = {"epochs": 1, "batch_size": 1, "learning_rate": 0.1}
         defaults = dataclasses.asdict(Recipe("", "", **numbers))
         assert recipe == {key: defaults[key] for key in recipe} | values, name
+
+
+def test_the_command_prints_each_field_with_its_value_and_meaning():
+    fields = [field.name for field in dataclasses.fields(Recipe)]
+    printed = run("recipes", "torchvision2").stdout
+    assert all(line.split() for line in printed.splitlines())
+    for field in fields[2:]:
+        assert row_of(printed, field)
+    assert row_of(printed, "cutmix")[1:4] == ["1", "Alpha", "of"]
+    assert row_of(printed, "augment")[1] == "'trivial'"
+    listed = run("recipes").stdout
+    for recipe in rk.list_recipes():
+        assert row_of(listed, recipe.name)[1] == str(recipe.epochs)
+    (one, *_) = json.loads(run("recipes", "--json").stdout)
+    assert list(one) == fields
+    assert json.loads(run("recipes", "paper", "--json").stdout) == one
+    assert "Did you mean paper?" in error_of("recipes", "papers")
+
+
+def test_each_field_has_a_meaning():
+    assert list(field_meanings()) == [f.name for f in dataclasses.fields(Recipe)]
 
 
 # get_recipe and adjusted
