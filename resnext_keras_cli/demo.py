@@ -2,6 +2,7 @@
 
 import click
 
+from resnext_keras_cli.options import examples
 from resnext_keras_cli.start import quiet_start
 
 ROWS = 10
@@ -16,7 +17,12 @@ What to try next:
 """
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "demo",
+        "demo -o digits.png",
+    )
+)
 @click.option(
     "-o",
     "--output",

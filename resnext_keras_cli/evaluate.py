@@ -6,6 +6,7 @@ import click
 
 from resnext_keras_cli.options import (
     batch_option,
+    examples,
     max_pixels_option,
     model_option,
     weights_option,
@@ -18,7 +19,12 @@ WORST_CLASSES = 10  # number of classes to print; the report has all
 SKIPPED_FILES = 5  # number of skipped files to print; the report has more
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "evaluate flowers/ --weights flowers-run/",
+        "evaluate imagenet/val/ --weights resnext50_32x4d.tv2_in1k --json",
+    )
+)
 @click.argument("data", type=click.Path(exists=True))
 @model_option
 @weights_option
@@ -53,7 +59,7 @@ SKIPPED_FILES = 5  # number of skipped files to print; the report has more
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, not tables.")
 @max_pixels_option
 def evaluate(as_json, **options):
-    """Compare the predictions of a network for the images in DATA with their classes.
+    """Measure how well a network classifies the images in DATA.
 
     DATA is a data set, see `resnext-keras train --help`; its validation split is used,
     or all images if it has none. It may also be ImageNet's validation set, in class

@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from resnext_keras_cli.options import (
+    examples,
     max_pixels_option,
     model_option,
     sheet_options,
@@ -13,7 +14,13 @@ from resnext_keras_cli.options import (
 from resnext_keras_cli.start import quiet_start
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "explain cat.jpg",
+        "explain cat.jpg --class tabby --layer conv4_block6_out",
+        "explain cat.jpg --top 3 --html",
+    )
+)
 @click.argument("image", type=click.Path(readable=False))
 @click.option(
     "--class",

@@ -4,10 +4,17 @@ from contextlib import nullcontext
 
 import click
 
+from resnext_keras_cli.options import examples
 from resnext_keras_cli.start import quiet_start
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "export resnext50_32x4d",
+        "export flowers-run/ --format onnx --format openvino-int8",
+        "export digits photos/ --format litert-int8 --int8-io",
+    )
+)
 @click.argument("model", metavar="MODEL|WEIGHTS")
 @click.argument(
     "images",

@@ -4,6 +4,7 @@ import click
 
 from resnext_keras_cli.options import (
     batch_option,
+    examples,
     max_pixels_option,
     model_option,
     weights_option,
@@ -26,7 +27,13 @@ class Shard(click.ParamType):
         return int(number), int(shards)
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "extract photos/ -o features.parquet",
+        "extract photos/ --update features.parquet",
+        "extract photos/ --shard 2/8 -o features-2.parquet --resume",
+    )
+)
 @click.argument(
     "folders",
     nargs=-1,

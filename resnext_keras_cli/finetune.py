@@ -2,12 +2,18 @@
 
 import click
 
-from resnext_keras_cli.options import model_option, weights_option
+from resnext_keras_cli.options import examples, model_option, weights_option
 from resnext_keras_cli.runs import print_run, run_options
 from resnext_keras_cli.start import quiet_start
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "finetune flowers/ -o flowers-run",
+        "finetune labels.csv -o run --model ResNeXt101 --set mixup=0.2",
+        "finetune flowers/ -o flowers-run --resume",
+    )
+)
 @run_options
 @model_option
 @weights_option

@@ -2,10 +2,17 @@
 
 import click
 
+from resnext_keras_cli.options import examples
 from resnext_keras_cli.start import quiet_start
 
 
-@click.command("list")
+@click.command(
+    "list",
+    epilog=examples(
+        "list",
+        "weights list --model resnext50_32x4d",
+    ),
+)
 def list_():
     """Print the architectures and their weight sets."""
     with quiet_start():

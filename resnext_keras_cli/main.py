@@ -12,6 +12,7 @@ from resnext_keras_cli.extract import extract
 from resnext_keras_cli.finetune import finetune
 from resnext_keras_cli.listing import list_
 from resnext_keras_cli.messages import in_one_line
+from resnext_keras_cli.options import examples
 from resnext_keras_cli.predict import predict
 from resnext_keras_cli.quantize import quantize
 from resnext_keras_cli.recipes import recipes
@@ -55,6 +56,7 @@ TRACEBACK = click.Option(
     cls=ErrorsInOneLine,
     params=[TRACEBACK],
     context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=examples("demo", "predict cat.jpg", "finetune flowers/ -o flowers-run"),
 )
 @click.version_option(package_name="resnext-keras")
 def group():
@@ -78,8 +80,12 @@ for command in (
     weights,
 ):
     group.add_command(command)
-    for leaf in getattr(command, "commands", {"": command}).values():
+    leaves = getattr(command, "commands", {}).values()
+    for leaf in leaves or [command]:
         leaf.params.append(TRACEBACK)
+    for one in (command, *leaves):
+        # Otherwise click cuts it with "..." to one line of the terminal.
+        one.short_help = one.help.partition("\n\n")[0]
 
 
 def main():

@@ -2,6 +2,13 @@
 
 import click
 
+
+def examples(*commands: str) -> str:
+    """The epilog of a command's help, with lines to try."""
+    lines = [f"  resnext-keras {command}" for command in commands]
+    return "\n".join(["\b", "Examples:", *lines])
+
+
 size_option = click.option(
     "--size",
     type=click.IntRange(min=32),

@@ -6,6 +6,7 @@ import click
 
 from resnext_keras_cli.options import (
     batch_option,
+    examples,
     max_pixels_option,
     model_option,
     weights_option,
@@ -13,7 +14,13 @@ from resnext_keras_cli.options import (
 from resnext_keras_cli.start import quiet_start
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "predict cat.jpg",
+        "predict 3.png --weights digits --top 3",
+        "predict photos/ --weights flowers-run/ --csv photos.csv",
+    )
+)
 @click.argument(
     "images",
     metavar="IMAGE|FOLDER...",
@@ -42,7 +49,7 @@ from resnext_keras_cli.start import quiet_start
 @click.option("--overwrite", is_flag=True, help="Replace an existing .csv file.")
 @max_pixels_option
 def predict(images, as_json, **options):
-    """Print the most probable classes of each IMAGE, or of the images in folders.
+    """Print the most probable classes of IMAGEs and images in FOLDERs.
 
     If the network was trained on several classes an image, those with a score of 50 %
     or more are marked as present.

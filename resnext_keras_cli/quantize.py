@@ -2,11 +2,16 @@
 
 import click
 
-from resnext_keras_cli.options import max_pixels_option
+from resnext_keras_cli.options import examples, max_pixels_option
 from resnext_keras_cli.start import quiet_start
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "quantize resnext50_32x4d photos/",
+        "quantize flowers-run/ photos/ -o flowers.int8.onnx",
+    )
+)
 @click.argument("model", metavar="MODEL|WEIGHTS")
 @click.argument(
     "images",

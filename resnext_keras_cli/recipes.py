@@ -5,10 +5,17 @@ import json
 
 import click
 
+from resnext_keras_cli.options import examples
 from resnext_keras_cli.start import quiet_start
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "recipes",
+        "recipes torchvision2",
+        "recipes --json",
+    )
+)
 @click.argument("name", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, not a table.")
 def recipes(name, as_json):

@@ -124,12 +124,14 @@ OPTIONS = (
         "--accumulate",
         type=click.IntRange(min=1),
         default=1,
+        show_default=True,
         help="Number of parts that each batch is split into, to need less memory.",
     ),
     click.option(
         "--steps-per-execution",
         type=click.IntRange(min=1),
         default=1,
+        show_default=True,
         help="As in Keras' compile; a larger number is faster for small networks.",
     ),
     click.option(

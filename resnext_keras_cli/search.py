@@ -5,11 +5,16 @@ from pathlib import Path
 
 import click
 
-from resnext_keras_cli.options import max_pixels_option, sheet_options
+from resnext_keras_cli.options import examples, max_pixels_option, sheet_options
 from resnext_keras_cli.start import quiet_start
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "search cat.jpg --index features.parquet",
+        "search cat.jpg --index a.parquet --index b.parquet --top 5 --html",
+    )
+)
 @click.argument("image", type=click.Path())
 @click.option(
     "--index",

@@ -2,11 +2,16 @@
 
 import click
 
-from resnext_keras_cli.options import size_option
+from resnext_keras_cli.options import examples, size_option
 from resnext_keras_cli.start import quiet_start
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "summary resnext50_32x4d",
+        "summary ResNeXt101 --size 320 --classes 5",
+    )
+)
 @click.argument("model")
 @size_option
 @click.option(
@@ -15,7 +20,7 @@ from resnext_keras_cli.start import quiet_start
     help="Number of classes. Default: that of the network's data set.",
 )
 def summary(model, size, classes):
-    """Print shapes, parameters and multiply-adds of MODEL, stage by stage.
+    """Print shapes, parameters and multiply-adds of MODEL by stage.
 
     MODEL is a name from `resnext-keras list`.
     """

@@ -2,11 +2,18 @@
 
 import click
 
+from resnext_keras_cli.options import examples
 from resnext_keras_cli.runs import print_run, run_options
 from resnext_keras_cli.start import quiet_start
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "train imagenet/ -o run --recipe torchvision2",
+        "train digits/ -o run --model resnext11_8x4d --epochs 20",
+        "train imagenet/ -o run --recipe torchvision2 --resume",
+    )
+)
 @run_options
 @click.option(
     "--model",

@@ -6,15 +6,27 @@ import json
 import click
 
 from resnext_keras_cli.messages import in_one_line
+from resnext_keras_cli.options import examples
 from resnext_keras_cli.start import quiet_start
 
 
-@click.group()
+@click.group(
+    epilog=examples(
+        "weights list",
+        "weights show resnext50_32x4d.tv2_in1k",
+    )
+)
 def weights():
     """List, fetch, verify and convert weights."""
 
 
-@weights.command("list")
+@weights.command(
+    "list",
+    epilog=examples(
+        "weights list --permissive",
+        "weights list --model ResNeXt50 --json",
+    ),
+)
 @click.option("--model", metavar="NAME", help="Only the sets of this architecture.")
 @click.option(
     "--permissive", is_flag=True, help="Only the sets that allow commercial use."
@@ -22,7 +34,7 @@ def weights():
 @click.option("--local", is_flag=True, help="Only the sets that are on this machine.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, not a table.")
 def list_(model, permissive, local, as_json):
-    """Print the weight sets; an asterisk marks the default of an architecture.
+    """Print the weight sets; * marks the default of an architecture.
 
     The top-1 accuracy was published for images of the size in the column "at", in
     pixels; `weights show` prints the accuracy for other sizes too.
@@ -66,7 +78,12 @@ def list_(model, permissive, local, as_json):
             click.echo(f"\n{weight_set.name}: {weight_set.note}")
 
 
-@weights.command()
+@weights.command(
+    epilog=examples(
+        "weights show digits",
+        "weights show resnext50_32x4d.a1_in1k --json",
+    )
+)
 @click.argument("name")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, not a table.")
 def show(name, as_json):
@@ -114,10 +131,15 @@ def show(name, as_json):
             click.echo(f"{label + ':':20}{value}")
 
 
-@weights.command()
+@weights.command(
+    epilog=examples(
+        "weights fetch resnext50_32x4d.tv2_in1k",
+        "weights fetch resnext50_32x4d resnext101_32x8d",
+    )
+)
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
 def fetch(names):
-    """Download weight sets into the cache, and print the paths of their files.
+    """Download weight sets into the cache, and print their paths.
 
     RESNEXT_KERAS_HOME is the folder of the cache. RESNEXT_KERAS_MIRROR is the URL of a
     folder with the files, which is used instead of the publishers' servers.
@@ -130,7 +152,13 @@ def fetch(names):
         click.echo(fetch_set(weight_set))
 
 
-@weights.command()
+@weights.command(
+    epilog=examples(
+        "weights verify digits",
+        "weights verify mine.pth --model resnext50_32x4d",
+        "weights verify --all",
+    )
+)
 @click.argument("names", nargs=-1, metavar="NAME|FILE...")
 @click.option("--all", "every", is_flag=True, help="All published weight sets.")
 @click.option(
@@ -139,7 +167,7 @@ def fetch(names):
     help="Architecture of files. Default: identified by their tensors.",
 )
 def verify(names, every, model):
-    """Check weight sets or files, and try them on the bundled photo of a cat.
+    """Check weight sets or files, and try them on a photo of a cat.
 
     A set is downloaded if it is missing, and its hash is checked. In any file all names
     and shapes are checked, and that all numbers are finite. The exit code is 1 if a
@@ -168,7 +196,12 @@ def verify(names, every, model):
         raise click.exceptions.Exit(1)
 
 
-@weights.command()
+@weights.command(
+    epilog=examples(
+        "weights convert digits digits.safetensors",
+        "weights convert mine.pth mine.weights.h5 --model resnext50_32x4d",
+    )
+)
 @click.argument("source", metavar="NAME|FILE")
 @click.argument("target", type=click.Path(dir_okay=False))
 @click.option(

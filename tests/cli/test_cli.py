@@ -1,9 +1,11 @@
 """`resnext-keras`: the demo, the lists, and what holds for every command."""
 
+import inspect
 import os
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import Mock
 
@@ -15,6 +17,7 @@ from click.testing import CliRunner
 from command import error_of, row_of, run
 from PIL import Image
 
+import resnext_keras as rk
 from resnext_keras_cli.main import group
 from resnext_keras_cli.runs import print_files
 from resnext_keras_cli.tables import print_table, table
@@ -67,6 +70,56 @@ def test_list_has_architectures_and_weight_sets_without_blanks_around_the_lines(
     assert row_of(text, "resnext11_8x4d")[-1] == "digits"
     assert row_of(text, "resnext50_32x4d")[1:4] == ["224", "1000", "25,097,128"]
     assert all(line and line == line.strip() for line in text.splitlines())
+
+
+def commands(command=group, *names):
+    """Each command with its names, the groups too."""
+    yield names, command
+    for name, inner in getattr(command, "commands", {}).items():
+        yield from commands(inner, *names, name)
+
+
+@pytest.mark.parametrize("names", [names for names, _ in commands()])
+def test_help_has_examples_that_parse_and_nothing_is_cut(names):
+    done = CliRunner().invoke(group, [*names, "--help"], terminal_width=60)
+    text = done.stdout.partition("\n\n")[2]  # after the usage, which has its own dots
+    assert "..." not in text
+    lines = [line.strip() for line in text.partition("  Examples:\n")[2].splitlines()]
+    assert 2 <= len(lines) <= 4
+    for line in lines:
+        program, *words = shlex.split(line)
+        assert program == "resnext-keras"
+        for word in words:
+            if word.endswith("/"):
+                os.makedirs(word, exist_ok=True)
+            elif word.endswith((".jpg", ".png", ".csv")):
+                Path(word).touch()
+        command, context = group, None
+        while isinstance(command, click.Group):
+            context = click.Context(command, context)
+            name, *words = words
+            command = command.commands[name]
+        command.make_context(name, words, context)
+
+
+FUNCTIONS = {"export": "export_model", "quantize": "quantize_model"}
+FUNCTIONS |= {"predict": "predict_files"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["explain", "extract", "search", "finetune", "train", "evaluate", *FUNCTIONS],
+)
+def test_a_default_in_the_help_is_that_of_the_function(name):
+    command = group.commands[name]
+    arguments = inspect.signature(getattr(rk, FUNCTIONS.get(name, name))).parameters
+    compared = 0
+    for option in command.params:
+        if option.name in arguments and getattr(option, "show_default", None):
+            default = option.get_default(click.Context(command))
+            assert default == arguments[option.name].default, option.name
+            compared += 1
+    assert compared or name == "quantize"
 
 
 @pytest.mark.parametrize("place", [0, 4])
