@@ -3,7 +3,7 @@
 import click
 
 from resnext_keras_cli.options import examples, model_option, weights_option
-from resnext_keras_cli.runs import print_run, run_options
+from resnext_keras_cli.runs import patience_option, print_run, run_options
 from resnext_keras_cli.start import quiet_start
 
 
@@ -15,6 +15,7 @@ from resnext_keras_cli.start import quiet_start
     )
 )
 @run_options
+@patience_option(5)
 @model_option
 @weights_option
 def finetune(**options):

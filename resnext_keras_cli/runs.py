@@ -47,6 +47,18 @@ class ClassWeight(click.ParamType):
             self.fail(f"{value!r} is not NAME=W, as in cat=2.")
 
 
+def patience_option(default):
+    """The option --patience of a command that trains."""
+    return click.option(
+        "--patience",
+        metavar="EPOCHS",
+        type=click.IntRange(min=0),
+        default=default,
+        show_default=True,
+        help="End a phase after this many epochs without improvement; 0: never.",
+    )
+
+
 OPTIONS = (
     click.argument("data", type=click.Path(exists=True)),
     click.option(

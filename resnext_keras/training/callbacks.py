@@ -16,6 +16,7 @@ from safetensors.numpy import save
 
 from resnext_keras.io import atomic_write
 from resnext_keras.training.data.dataset import Unreadable, few
+from resnext_keras.training.distribution import Devices
 from resnext_keras.weights.checkpoint import BEST
 from resnext_keras.weights.loading import save_weights
 
@@ -159,11 +160,14 @@ def new_progress() -> dict:
 
 
 class TrainingState(keras.callbacks.Callback):
-    """Callback: saves and restores checkpoints, saves the best weights, stops on NaN.
+    """Callback: checkpoints, the best weights, early stopping, and an end on NaN.
 
     The best weights are those with the highest validation accuracy (for multi-label
     data, area under the precision-recall curve); if several epochs have it, as often
     with few images, those with the lowest validation loss.
+
+    Early stopping uses the same order, within this phase. It is not Keras'
+    `EarlyStopping`, whose count would start again when a run resumes.
 
     Args:
         folder: The folder of the run.
@@ -175,7 +179,9 @@ class TrainingState(keras.callbacks.Callback):
         ema: The moving average, or None. With it the averaged weights are saved.
         seconds: Time between two checkpoints; there is also one after each epoch.
         resume: Whether to restore the checkpoint in the folder first.
-        writes: Whether this process writes files.
+        patience: Number of epochs without better weights after which the phase ends;
+            0 for no early stopping.
+        devices: The devices; only the first process writes files and decides.
     """
 
     def __init__(
@@ -190,13 +196,16 @@ class TrainingState(keras.callbacks.Callback):
         ema: EMA | None,
         seconds: float,
         resume: bool,
-        writes: bool,
+        patience: int,
+        devices: Devices,
     ):
         super().__init__()
         self.folder, self.network, self.progress = folder, network, progress
         self.steps_per_epoch, self.steps, self.metrics = steps_per_epoch, steps, metrics
         self.ema, self.seconds = ema, seconds
-        self.resume, self.writes = resume, writes
+        self.resume, self.patience = resume, patience
+        self.devices, self.writes = devices, devices.is_chief
+        self._end = ""
 
     def on_epoch_begin(self, epoch, logs=None):
         """Restores the checkpoint, since Keras has reset the metrics before."""
@@ -233,14 +242,32 @@ class TrainingState(keras.callbacks.Callback):
             "seconds": round(time.monotonic() - self._began, 3),
         }
         history.append(row)
+        of_phase = [one for one in history if one["phase"] == row["phase"]]
+        best_of_phase = max(of_phase, key=_merit)  # the first of several
+        row["since_best"] = row["epoch"] - best_of_phase["epoch"]
         if best is None or _merit(row) > _merit(best):
             self.progress["best"] = row
             self._save_best()
-        if self.model.stop_training:  # another callback ends this phase
+        has_waited = 0 < self.patience <= row["since_best"]
+        if has_waited and self.progress["step"] < self.steps:
+            self._end = (
+                f"Phase {row['phase']} ends early, after epoch {row['epoch']}: its "
+                f"best was epoch {best_of_phase['epoch']} (patience: {self.patience})"
+            )
+        # Another callback may end the phase too. If processes disagreed, some would
+        # wait for the others forever.
+        stop = self.devices.of_chief(self.model.stop_training or has_waited)
+        self.model.stop_training = stop
+        if stop:
             self.progress["step"] = self.steps
         if self.writes:
             write_history(self.folder / HISTORY, history)
         self._save()
+
+    def on_train_end(self, logs=None):
+        """Says that the phase ended early, below the progress bar."""
+        if self._end and self.writes:
+            logger.warning(self._end)
 
     def _variables(self) -> list:
         """All variables that a training step changes, in a fixed order."""

@@ -116,6 +116,12 @@ class Devices:
                 f"{received}"
             )
 
+    def of_chief(self, value: bool) -> bool:
+        """The value of the first process, in all processes, which all call this."""
+        if self.workers == 1:
+            return value
+        return bool(process_allgather(np.int32(value))[0])
+
     def fit(self, model: keras.Model, batches: Any, **options: Any):
         """Calls Keras' `fit` on these devices, with the results of one device.
 

@@ -67,6 +67,7 @@ def write_report(
     *,
     title: str,
     history: list[dict] | None = None,
+    end: dict[str, int] | None = None,
     settings: str | None = None,
 ) -> None:
     """Writes a report into an existing folder.
@@ -77,6 +78,8 @@ def write_report(
         evaluation: The evaluation.
         title: Title of the page.
         history: A row for each epoch, for the learning curves; None for no curves.
+        end: The `epochs` of the run, its `planned_epochs` and its `best_epoch`; given
+            with `history`.
         settings: Text for the end of the page.
     """
     from resnext_keras.html import render  # imports jinja2
@@ -105,6 +108,7 @@ def write_report(
         classes=rows,
         skipped=evaluation.skipped[:LISTED],
         skipped_count=len(evaluation.skipped),
+        end=end,
         settings=settings,
         curves=_png_uri(folder / CURVES) if history else None,
         confusion=None if is_multi_label else _png_uri(folder / CONFUSION),

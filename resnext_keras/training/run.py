@@ -18,7 +18,12 @@ import numpy as np
 from resnext_keras.images.listing import readable
 from resnext_keras.images.preprocessing import Preprocessing, default_preprocessing
 from resnext_keras.images.read import ImageError
-from resnext_keras.io import atomic_directory, check_outside, output_directory
+from resnext_keras.io import (
+    atomic_directory,
+    atomic_write,
+    check_outside,
+    output_directory,
+)
 from resnext_keras.training.data.dataset import (
     ImageDataset,
     Unreadable,
@@ -249,6 +254,13 @@ def _write_run(run: Run) -> None:
         _write_rows(folder / IMAGES, [("image", "split", "class"), *images])
         skipped = [(relative(name), reason) for name, reason in run.skipped]
         _write_rows(folder / SKIPPED, [("image", "reason"), *skipped])
+
+
+def update_run(folder: Path, **content) -> None:
+    """Changes some of the content of a run's `run.json`."""
+    content = json.loads((folder / RUN).read_text(encoding="utf-8")) | content
+    with atomic_write(folder / RUN) as file:
+        file.write_text(json.dumps(content, indent=1))
 
 
 def _write_rows(path: Path, rows) -> None:

@@ -64,6 +64,7 @@ class Settings:
     steps_per_execution: int = 1
     deterministic: bool = False
     class_weights: ClassWeights = None
+    patience: int = 0
 
     def __post_init__(self):
         for field in ("accumulate", "steps_per_execution"):
@@ -77,6 +78,11 @@ class Settings:
             raise ValueError(
                 "Expected `validation_share` to be between 0 and 1. "
                 f"Received: validation_share={self.validation_share!r}"
+            )
+        if not (isinstance(self.patience, int) and self.patience >= 0):
+            raise ValueError(
+                "Expected `patience` to be a number of epochs, or 0 for no early "
+                f"stopping. Received: patience={self.patience!r}"
             )
         if not (isinstance(self.seed, int) and 0 <= self.seed < 2**32):
             raise ValueError(

@@ -50,7 +50,7 @@ from resnext_keras.training.report import (
     report_title,
     write_report,
 )
-from resnext_keras.training.run import SKIPPED, Run, open_run
+from resnext_keras.training.run import SKIPPED, Run, open_run, update_run
 from resnext_keras.training.settings import Phase, Settings, finetune_phases
 from resnext_keras.weights.checkpoint import (
     BEST,
@@ -73,9 +73,10 @@ class TrainingResult:
     Attributes:
         history: A dict of numbers for each epoch, the rows of `history.csv`: `epoch`,
             `phase`, `loss`, `accuracy`, `val_loss`, `val_accuracy`, `learning_rate`,
-            `seconds`, and for more than five classes `top5` and `val_top5`. Multi-label
-            data have `pr_auc` and `val_pr_auc`, the area under the precision-recall
-            curve averaged over the classes, in place of accuracies.
+            `seconds`, `since_best` (epochs since the best one of the phase), and for
+            more than five classes `top5` and `val_top5`. Multi-label data have
+            `pr_auc` and `val_pr_auc`, the area under the precision-recall curve
+            averaged over the classes, in place of accuracies.
         folder: The folder of the run, for arguments `weights`.
         files: Path of each main file by its name: `best.weights.h5`, `model.keras`,
             `report.html`, `history.csv`, `run.json`, `images.csv`, `skipped.csv`,
@@ -107,6 +108,7 @@ def train(
     steps_per_execution: int = 1,
     seed: int = 0,
     deterministic: bool = False,
+    patience: int = 0,
     checkpoint_seconds: float = 60.0,
     export: bool = False,
     callbacks: Sequence[keras.callbacks.Callback] | keras.callbacks.Callback = (),
@@ -167,6 +169,8 @@ def train(
         seed: Seed of the split, the random weights, the order and the augmentation.
         deterministic: Whether the same run gives exactly the same weights; slower on a
             GPU.
+        patience: Number of epochs without better validation figures (those that choose
+            the best epoch) after which training ends; 0 trains all epochs.
         checkpoint_seconds: Time between two checkpoints; there is also one after each
             epoch.
         export: Whether to also write a SavedModel.
@@ -212,6 +216,7 @@ def train(
         steps_per_execution=steps_per_execution,
         seed=seed,
         deterministic=deterministic,
+        patience=patience,
         checkpoint_seconds=checkpoint_seconds,
         export=export,
         callbacks=callbacks,
@@ -240,6 +245,7 @@ def finetune(  # noqa: D417 - the other arguments are those of `train`
     steps_per_execution: int = 1,
     seed: int = 0,
     deterministic: bool = False,
+    patience: int = 5,
     checkpoint_seconds: float = 60.0,
     export: bool = False,
     callbacks: Sequence[keras.callbacks.Callback] | keras.callbacks.Callback = (),
@@ -266,6 +272,8 @@ def finetune(  # noqa: D417 - the other arguments are those of `train`
         learning_rate: Learning rate of the classifier. None for that of the recipe,
             scaled in proportion to `batch_size`.
         recipe_changes: Fields of both recipes, and their values.
+        patience: As in `train`, and counted anew in each phase: if the classifier no
+            longer improves, the last two stages follow at once.
         size: Height and width of the images; None for the size of the weights.
 
     Returns:
@@ -297,6 +305,7 @@ def finetune(  # noqa: D417 - the other arguments are those of `train`
         steps_per_execution=steps_per_execution,
         seed=seed,
         deterministic=deterministic,
+        patience=patience,
         checkpoint_seconds=checkpoint_seconds,
         export=export,
         callbacks=callbacks,
@@ -379,12 +388,20 @@ def _finish(run: Run, export: bool) -> TrainingResult:
         [*run.skipped, *(item for split in run.unreadable for item in split.items())],
         batch_size=run.evaluation_rows,
     )
-    history = read_progress(run.folder / CHECKPOINT)["history"]
+    progress = read_progress(run.folder / CHECKPOINT)
+    history = progress["history"]
+    end = {
+        "epochs": len(history),
+        "planned_epochs": sum(phase.recipe.epochs for phase in run.settings.phases),
+        "best_epoch": progress["best"]["epoch"],
+    }
+    update_run(run.folder, end=end)
     write_report(
         run.folder,
         evaluation,
         title=report_title(run.settings.spec.name, run.settings.data),
         history=history,
+        end=end,
         settings=(run.folder / RUN).read_text(encoding="utf-8"),
     )
     names = [BEST, MODEL, REPORT, HISTORY, RUN, IMAGES, SKIPPED, CHECKPOINT]
@@ -522,7 +539,8 @@ def run_phases(
                 ema=ema,
                 seconds=seconds,
                 resume=resume,
-                writes=devices.is_chief,
+                patience=settings.patience,
+                devices=devices,
             )
             all_callbacks = [*([ema] if ema else []), *callbacks, state]
             _fit(model, phase, batches, progress, all_callbacks, devices, verbose)
@@ -561,6 +579,8 @@ def _fit(model, phase, batches, progress, callbacks, devices, verbose):
     """Trains to the end of a phase; the rest of a resumed epoch is a separate `fit`."""
     number, epochs = progress["phase"], phase.recipe.epochs
     steps = batches.steps(number)
+    # Epochs have the numbers of the history, as in what Keras and callbacks print.
+    before = sum(row["phase"] <= number for row in progress["history"])
     while progress["step"] < epochs * steps:
         done, begun = divmod(progress["step"], steps)
         with contextlib.closing(batches.training(number, progress["step"])) as training:
@@ -568,8 +588,8 @@ def _fit(model, phase, batches, progress, callbacks, devices, verbose):
                 devices.fit(
                     model,
                     training,
-                    initial_epoch=done,
-                    epochs=done + 1 if begun else epochs,
+                    initial_epoch=before + done,
+                    epochs=before + (done + 1 if begun else epochs),
                     steps_per_epoch=steps - begun,
                     validation_data=batches.validation,
                     callbacks=callbacks,

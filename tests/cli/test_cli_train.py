@@ -189,6 +189,27 @@ def test_other_commands_take_the_run_with_its_classes_and_size(
         assert image.size == (40, 40)
 
 
+def test_a_run_that_no_longer_improves_ends_early_and_says_so(data, tmp_path, caplog):
+    folder = tmp_path / "run"
+    options = ("--epochs", 9, "--batch", 8, "--weights", "digits", "--patience", 1)
+    run("finetune", data, "-o", folder, *options, "--learning-rate", 1e-30)
+    message = "Phase 1 ends early, after epoch 2: its best was epoch 1 (patience: 1)"
+    assert message in caplog.messages
+    end = json.loads((folder / "run.json").read_text())["end"]
+    epochs, best = len(rows(folder / "history.csv")), end["best_epoch"]
+    assert end == {"epochs": epochs, "planned_epochs": 9, "best_epoch": best}
+    page = (folder / "report.html").read_text()
+    assert f"those of epoch {best} of {epochs}, the best; the run ended early, " in page
+    message = "settings of the run .* patience=0 instead of 1"
+    assert re.search(
+        message,
+        error_of(
+            *("finetune", data, "-o", folder, *options[:-1], 0, "--resume"),
+            *("--learning-rate", 1e-30),
+        ),
+    )
+
+
 @pytest.mark.long
 def test_a_run_is_the_start_of_another(trained, data, tmp_path):
     folder, _ = trained

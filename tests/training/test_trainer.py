@@ -1,7 +1,9 @@
 """A training run saves its state, resumes bit for bit, and ends in order."""
 
+import contextlib
 import dataclasses
 import errno
+import math
 from pathlib import Path
 
 import keras
@@ -200,6 +202,48 @@ def test_frozen_stages_learn_in_the_second_phase_and_a_callback_may_end_a_phase(
     checkpoint = (tmp_path / CHECKPOINT).read_bytes()
     run(tmp_path, to, resume=True)  # is finished
     assert (tmp_path / CHECKPOINT).read_bytes() == checkpoint
+
+
+class Figures(keras.callbacks.Callback):
+    """Sets the validation figures, and stops the run before its n-th step."""
+
+    def __init__(self, accuracies, steps=math.inf):
+        super().__init__()
+        self.accuracies, self.steps, self.epochs = accuracies, steps, []
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self.steps -= 1
+        if self.steps < 0:
+            raise StopError
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.epochs.append(epoch + 1)
+        logs |= {"val_accuracy": self.accuracies[epoch], "val_loss": 1.0}
+
+
+@pytest.mark.parametrize("steps", [math.inf, 3])
+def test_a_phase_ends_early_at_the_same_epoch_however_often_it_is_resumed(
+    tmp_path, caplog, steps
+):
+    to = settings(SMALLEST, phases=2, epochs=5)
+    to = dataclasses.replace(to, patience=2)
+    accuracies, epochs = (0.5, 0.6, 0.6, 0.4, 0.1, 0.2, 0.1, 0.2, 0.9), []
+    done = False
+    while not done:
+        figures = Figures(accuracies, steps)
+        with contextlib.suppress(StopError):
+            run(tmp_path, to, resume=True, callbacks=[figures])
+            done = True
+        epochs += figures.epochs
+    assert epochs == list(range(1, 9))
+    rows = history_rows(tmp_path)
+    assert [row["phase"] for row in rows] == [*"11112222"]
+    assert [row["since_best"] for row in rows] == [*"00120012"]
+    assert read_progress(tmp_path / CHECKPOINT)["best"]["epoch"] == 2
+    assert caplog.messages == [
+        "Phase 1 ends early, after epoch 4: its best was epoch 2 (patience: 2)",
+        "Phase 2 ends early, after epoch 8: its best was epoch 6 (patience: 2)",
+    ]
 
 
 def test_a_loss_of_nan_ends_the_run_and_leaves_the_last_good_state(tmp_path):
