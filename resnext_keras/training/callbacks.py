@@ -159,6 +159,18 @@ def new_progress() -> dict:
     return {"phase": 0, "step": 0, "history": [], "best": None}
 
 
+def step_of_phase(progress: dict, steps_per_epoch: int) -> int:
+    """Number of steps that the current phase has really trained.
+
+    A phase that ends early is marked by the step of its planned end.
+    """
+    step, phase = progress["step"], progress["phase"] + 1
+    if step % steps_per_epoch:
+        return step
+    epochs = sum(row["phase"] == phase for row in progress["history"])
+    return epochs * steps_per_epoch
+
+
 class TrainingState(keras.callbacks.Callback):
     """Callback: checkpoints, the best weights, early stopping, and an end on NaN.
 
@@ -181,6 +193,8 @@ class TrainingState(keras.callbacks.Callback):
         resume: Whether to restore the checkpoint in the folder first.
         patience: Number of epochs without better weights after which the phase ends;
             0 for no early stopping.
+        extended_after: Number of epochs before the run was given more; early stopping
+            does not count them.
         devices: The devices; only the first process writes files and decides.
     """
 
@@ -197,6 +211,7 @@ class TrainingState(keras.callbacks.Callback):
         seconds: float,
         resume: bool,
         patience: int,
+        extended_after: int,
         devices: Devices,
     ):
         super().__init__()
@@ -204,6 +219,7 @@ class TrainingState(keras.callbacks.Callback):
         self.steps_per_epoch, self.steps, self.metrics = steps_per_epoch, steps, metrics
         self.ema, self.seconds = ema, seconds
         self.resume, self.patience = resume, patience
+        self.extended_after = extended_after
         self.devices, self.writes = devices, devices.is_chief
         self._end = ""
 
@@ -248,7 +264,8 @@ class TrainingState(keras.callbacks.Callback):
         if best is None or _merit(row) > _merit(best):
             self.progress["best"] = row
             self._save_best()
-        has_waited = 0 < self.patience <= row["since_best"]
+        waited = min(row["since_best"], row["epoch"] - self.extended_after)
+        has_waited = 0 < self.patience <= waited
         if has_waited and self.progress["step"] < self.steps:
             self._end = (
                 f"Phase {row['phase']} ends early, after epoch {row['epoch']}: its "

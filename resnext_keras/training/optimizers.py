@@ -157,7 +157,7 @@ def build_optimizer(
     """
     parts = gradient_accumulation_steps or 1
     optimizer = SGD(
-        schedule(recipe, max(steps_per_epoch * recipe.epochs // parts, 1)),
+        schedule(recipe, _updates(recipe, steps_per_epoch, parts)),
         momentum=float(recipe.momentum),  # Keras refuses 0
         nesterov=recipe.nesterov,
         weight_decay=recipe.weight_decay,
@@ -166,6 +166,30 @@ def build_optimizer(
     if not recipe.norm_weight_decay:
         optimizer.exclude_from_weight_decay(var_names=[NOT_DECAYED])
     return optimizer
+
+
+def learning_rate(
+    recipe: Recipe,
+    step: int,
+    *,
+    steps_per_epoch: int,
+    gradient_accumulation_steps: int = 1,
+) -> float:
+    """The learning rate of a batch in the training of `build_optimizer`.
+
+    Args:
+        recipe: The recipe.
+        step: Number of batches before it.
+        steps_per_epoch: Batches per epoch.
+        gradient_accumulation_steps: Batches per update.
+    """
+    parts = gradient_accumulation_steps
+    rates = schedule(recipe, _updates(recipe, steps_per_epoch, parts))
+    return float(rates(step // parts))
+
+
+def _updates(recipe: Recipe, steps_per_epoch: int, parts: int) -> int:
+    return max(steps_per_epoch * recipe.epochs // parts, 1)
 
 
 def schedule(recipe: Recipe, updates: int) -> LearningRateSchedule:

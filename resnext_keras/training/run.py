@@ -24,6 +24,12 @@ from resnext_keras.io import (
     check_outside,
     output_directory,
 )
+from resnext_keras.training.callbacks import (
+    CHECKPOINT,
+    new_progress,
+    read_progress,
+    step_of_phase,
+)
 from resnext_keras.training.data.dataset import (
     ImageDataset,
     Unreadable,
@@ -38,6 +44,7 @@ from resnext_keras.training.distribution import (
     find_devices,
 )
 from resnext_keras.training.losses import weights_of_classes
+from resnext_keras.training.optimizers import learning_rate
 from resnext_keras.training.settings import Phase, Settings
 from resnext_keras.weights.checkpoint import IMAGES, RUN, data_folder
 
@@ -73,6 +80,9 @@ class Run:
         devices: The devices that it runs on.
         unreadable: The images of either split that could not be read while training;
             the batches fill it.
+        extensions: Each time that a resumed run was given more epochs: `after` how many
+            epochs, its `epochs` since, and the `learning_rate` of the next epoch before
+            and after.
     """
 
     settings: Settings
@@ -86,15 +96,18 @@ class Run:
     resume: bool
     devices: Devices
     unreadable: tuple[Unreadable, Unreadable]
+    extensions: tuple[dict, ...] = ()
 
     def steps(self, phase: Phase) -> int:
         """Number of steps of an epoch.
 
-        These are its whole batches, at least one, times `accumulate`. Images that
-        went missing later still count.
+        These are its whole batches, at least one, times `accumulate`, in a multiple of
+        `steps_per_execution`. Images that went missing later still count.
         """
         batches = max(self.epoch_images // phase.recipe.batch_size, 1)
-        return batches * self.settings.accumulate
+        steps = batches * self.settings.accumulate
+        # A larger `steps_per_execution` is refused.
+        return steps - steps % self.settings.steps_per_execution or steps
 
     @property
     def evaluation_rows(self) -> int:
@@ -127,8 +140,8 @@ def open_run(
         The `Run`.
 
     Raises:
-        ValueError: The folder exists or has another run, or its images are missing or
-            new; or see `find_devices`, the
+        ValueError: The folder exists or has another run or one of more epochs, or its
+            images are missing or new; or see `find_devices`, the
             checks of `Devices`, `check_deterministic`, `open_dataset` and
             `Checkpoint.fetch`. Nothing is written then.
     """
@@ -187,6 +200,8 @@ def open_run(
             f"epoch of {epoch_images} images. Received: "
             f"steps_per_execution={settings.steps_per_execution}"
         )
+    if resume:
+        run = _extended(run)
     if devices.is_chief and resume:
         _check_same(run)
     elif devices.is_chief:
@@ -273,11 +288,88 @@ def _read_rows(path: Path) -> list[list[str]]:
         return list(csv.reader(file))[1:]
 
 
+def _extended(run: Run) -> Run:
+    """A resumed run, which may have more epochs than before.
+
+    Phases that are finished keep their epochs, and the others get all that are left;
+    the last phase may go on after its end.
+    """
+    settings, folder = run.settings, run.folder
+    content = json.loads((folder / RUN).read_text(encoding="utf-8"))
+    earlier = [phase["recipe"]["epochs"] for phase in content["settings"]["phases"]]
+    epochs = [phase.recipe.epochs for phase in settings.phases]
+    path = folder / CHECKPOINT
+    progress = read_progress(path) if path.exists() else new_progress()
+    number, step, history = (progress[key] for key in ("phase", "step", "history"))
+    total = sum(epochs)
+    if total < sum(earlier):
+        raise ValueError(
+            f"Expected at least the {sum(earlier)} epochs of the run in {folder}, to "
+            f"resume it; {len(history)} are done. Received: epochs={total}"
+        )
+    extensions = tuple(content.get("extensions", ()))
+    if len(epochs) < len(earlier):  # another command, which `_check_same` refuses
+        return run
+    steps = run.steps(settings.phases[number])
+    finished = number + (step >= earlier[number] * steps)
+    finished = min(finished, len(epochs) - 1)
+    epochs[:finished] = earlier[:finished]
+    epochs[-1] += total - sum(epochs)
+    phases = tuple(
+        dataclasses.replace(
+            phase, recipe=dataclasses.replace(phase.recipe, epochs=count)
+        )
+        for phase, count in zip(settings.phases, epochs, strict=True)
+    )
+    if total > sum(earlier):
+        recipe = phases[finished].recipe
+        is_new = finished == len(earlier)  # a second phase of fine-tuning
+        before = recipe.epochs if is_new else earlier[finished]
+        step = step_of_phase(progress, steps) if finished == number else 0
+        rates = [
+            learning_rate(
+                dataclasses.replace(recipe, epochs=count),
+                step,
+                steps_per_epoch=run.steps(phases[finished]),
+                gradient_accumulation_steps=settings.accumulate,
+            )
+            for count in (before, recipe.epochs)
+        ]
+        extension = {"after": len(history), "epochs": total, "learning_rate": rates}
+        extensions += (extension,)
+    settings = dataclasses.replace(settings, phases=phases)
+    return dataclasses.replace(run, settings=settings, extensions=extensions)
+
+
+def write_extension(run: Run) -> None:
+    """Says that a resumed run has more epochs, and writes it into `run.json`."""
+    content = json.loads((run.folder / RUN).read_text(encoding="utf-8"))
+    if len(run.extensions) == len(content.get("extensions", ())):
+        return
+    extension = run.extensions[-1]
+    before, after = extension["learning_rate"]
+    logger.warning(
+        "The run goes on to %d epochs. Its schedule is stretched: epoch %d begins with "
+        "a learning rate of %.3g instead of %.3g",
+        extension["epochs"],
+        extension["after"] + 1,
+        after,
+        before,
+    )
+    content["settings"]["phases"] = run.settings.as_dict()["phases"]
+    update_run(run.folder, settings=content["settings"], extensions=run.extensions)
+
+
 def _check_same(run: Run) -> None:
     earlier = json.loads((run.folder / RUN).read_text())
     current = json.loads(json.dumps(_describe(run)))
     for content in (earlier, current):  # the images may have been moved
         del content["settings"]["data"]
+    # Epochs may be added, even a second phase; `_extended` has checked their number.
+    phases, now = (c["settings"]["phases"] for c in (earlier, current))
+    for one, other in zip(phases, now, strict=False):
+        one["recipe"]["epochs"] = other["recipe"]["epochs"]
+    phases += now[len(phases) :]
     # What an earlier version did not have is as it was then.
     earlier["settings"] = current["settings"] | earlier["settings"]
     earlier = current | earlier

@@ -27,6 +27,7 @@ from resnext_keras.training.callbacks import (
     new_progress,
     read_progress,
     restore,
+    step_of_phase,
 )
 from resnext_keras.training.data.pipeline import TrainingBatches, ValidationBatches
 from resnext_keras.training.distribution import Devices, make_deterministic
@@ -50,7 +51,13 @@ from resnext_keras.training.report import (
     report_title,
     write_report,
 )
-from resnext_keras.training.run import SKIPPED, Run, open_run, update_run
+from resnext_keras.training.run import (
+    SKIPPED,
+    Run,
+    open_run,
+    update_run,
+    write_extension,
+)
 from resnext_keras.training.settings import Phase, Settings, finetune_phases
 from resnext_keras.weights.checkpoint import (
     BEST,
@@ -178,7 +185,9 @@ def train(
             process. Their model takes uint8 pixels. A callback that sets
             `stop_training` ends the phase.
         resume: Whether to continue the run in `output`, if there is one. With
-            `deterministic` the result equals that of an uninterrupted run.
+            `deterministic` the result equals that of an uninterrupted run. With more
+            `epochs` than before, also after its end, it goes on with the schedule of
+            that many.
         allow_changed: Whether to resume although images are missing or new; both are
             left out.
         on_start: Function that is called with the opened `Run` before training starts.
@@ -348,6 +357,7 @@ def _run(
         on_start(run)
     with exclusive_lock(run.folder, LOCK):
         clear_unfinished(run.folder)
+        write_extension(run)
         _train(run, callbacks, checkpoint_seconds, verbose)
         return _finish(run, export)
 
@@ -369,6 +379,7 @@ def _train(run: Run, callbacks, seconds: float, verbose: int | str) -> None:
             devices=devices,
             is_multi_label=run.training.is_multi_label,
             class_weights=run.class_weights,
+            extended_after=run.extensions[-1]["after"] if run.extensions else 0,
             callbacks=[UnreadableImages(run.unreadable), *callbacks],
             resume=run.resume,
             seconds=seconds,
@@ -442,8 +453,7 @@ def _batches(run: Run) -> Batches:
     of_training, of_validation = run.unreadable
 
     def steps(number):
-        steps = run.steps(settings.phases[number])
-        return steps - steps % settings.steps_per_execution
+        return run.steps(settings.phases[number])
 
     def training(number, first_step):
         phase = settings.phases[number]
@@ -479,6 +489,7 @@ def run_phases(
     devices: Devices,
     is_multi_label: bool = False,
     class_weights: np.ndarray | None = None,
+    extended_after: int = 0,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     resume: bool = False,
     seconds: float = 60.0,
@@ -495,6 +506,7 @@ def run_phases(
         devices: The devices; the network was built in their scope.
         is_multi_label: Whether an image may have no class or several.
         class_weights: The weight of each class, see `weights_of_classes`.
+        extended_after: Number of epochs before the run was given more; 0 if it was not.
         callbacks: Other Keras callbacks, which run in each phase.
         resume: Whether to continue from the checkpoint in the folder, if there is one.
         seconds: Time between two checkpoints; there is also one after each epoch.
@@ -527,6 +539,8 @@ def run_phases(
             if recipe.ema_span:
                 ema = EMA(network, recipe.ema_decay(steps))
         if progress["step"] < steps:
+            # Less than saved if the phase ended early, and was extended since.
+            progress["step"] = step_of_phase(progress, steps_per_epoch)
             state = TrainingState(
                 folder,
                 network,
@@ -540,6 +554,7 @@ def run_phases(
                 seconds=seconds,
                 resume=resume,
                 patience=settings.patience,
+                extended_after=extended_after,
                 devices=devices,
             )
             all_callbacks = [*([ema] if ema else []), *callbacks, state]

@@ -189,9 +189,11 @@ def test_other_commands_take_the_run_with_its_classes_and_size(
         assert image.size == (40, 40)
 
 
-def test_a_run_that_no_longer_improves_ends_early_and_says_so(data, tmp_path, caplog):
+def test_a_run_that_no_longer_improves_ends_early_and_says_so(
+    trained, data, tmp_path, caplog
+):
     folder = tmp_path / "run"
-    options = ("--epochs", 9, "--batch", 8, "--weights", "digits", "--patience", 1)
+    options = ("--epochs", 9, "--batch", 8, "--weights", trained[0], "--patience", 1)
     run("finetune", data, "-o", folder, *options, "--learning-rate", 1e-30)
     message = "Phase 1 ends early, after epoch 2: its best was epoch 1 (patience: 1)"
     assert message in caplog.messages

@@ -157,6 +157,64 @@ def test_a_finished_run_is_resumed_to_itself(done, data):
     assert result.files["best.weights.h5"].read_bytes() == weights
 
 
+def test_a_finished_run_goes_on_with_more_epochs_and_their_schedule(
+    done, data, tmp_path, caplog
+):
+    folder = shutil.copytree(done[1].folder, tmp_path / "run")
+    options = {**OPTIONS, "verbose": 0}
+    whole = rk.train(data, tmp_path / "whole", SMALLEST, **options | {"epochs": 4})
+    options["resume"] = True
+    for _ in range(2):  # the second time there is nothing left to do
+        longer = rk.train(data, folder, SMALLEST, **options | {"epochs": 4})
+        assert longer.history[:2] == done[1].history
+        rates = [[row["learning_rate"] for row in r.history] for r in (longer, whole)]
+        assert rates[0][2:] == rates[1][2:]
+    assert caplog.messages == [
+        "The run goes on to 4 epochs. Its schedule is stretched: epoch 3 begins with a "
+        "learning rate of 0.001 instead of 0.0001"
+    ]
+    content = json.loads((folder / "run.json").read_text())
+    assert content["settings"]["phases"][0]["recipe"]["epochs"] == 4
+    (extension,) = content["extensions"]
+    assert (extension["after"], extension["epochs"]) == (2, 4)
+    with pytest.raises(ValueError, match=r"at least the 4 epochs .* 4 are done.*=3"):
+        rk.train(data, folder, SMALLEST, **options | {"epochs": 3})
+    with pytest.raises(ValueError, match=r"settings of the run .*seed=1 instead of 0"):
+        rk.train(data, folder, SMALLEST, **options | {"epochs": 5, "seed": 1})
+    assert json.loads((folder / "run.json").read_text()) == content
+
+
+def test_fine_tuning_that_ended_early_goes_on_in_its_last_phase_and_waits_again(
+    done, data, tmp_path
+):
+    accuracies = (0.5, 0.5, 0.7, 0.6, 0.6, 0.6, 0.6, 0.9)
+
+    def set_figures(epoch, logs):
+        logs |= {"val_accuracy": accuracies[epoch], "val_loss": 1.0}
+
+    def stop(epoch, logs):
+        if epoch == 5:
+            raise InterruptedError
+
+    figures = keras.callbacks.LambdaCallback(on_epoch_end=set_figures)
+    options = {"weights": done[1].folder, "batch_size": 8, "patience": 2, "verbose": 0}
+    options |= {"callbacks": figures, "resume": True}
+
+    def history(epochs, **more):
+        folder = tmp_path / "run"
+        result = rk.finetune(data, folder, **options | more, epochs=epochs)
+        return [row["phase"] for row in result.history]
+
+    assert history(1) == [1]
+    assert history(6) == [1, 2, 2, 2, 2]  # of six
+    stopping = keras.callbacks.LambdaCallback(on_epoch_end=stop)
+    with pytest.raises(InterruptedError):
+        history(9, callbacks=[figures, stopping])
+    assert history(9) == [1, 2, 2, 2, 2, 2, 2]
+    with pytest.raises(ValueError, match=r"at least the 9 epochs .* 7 are done.*=8"):
+        history(8)
+
+
 @pytest.mark.parametrize("package", ["matplotlib", "jinja2"])
 def test_a_missing_package_is_an_error_at_the_start(
     data, tmp_path, monkeypatch, package
