@@ -168,6 +168,11 @@ OPTIONS = (
     ),
     max_pixels_option,
     click.option("--export", is_flag=True, help="Also write a SavedModel."),
+    click.option(
+        "--tensorboard",
+        is_flag=True,
+        help="Also write logs for TensorBoard, into RUN/tensorboard.",
+    ),
 )
 
 
@@ -304,6 +309,7 @@ def print_files(result):
         "best.weights.h5": f"for `resnext-keras predict IMAGE --weights {quoted}`",
         "model.keras": "the same network as a Keras model",
         "saved_model": "the same network for TF Serving: image files in, names out",
+        "tensorboard": f"for `tensorboard --logdir {quoted}`",
     }
     click.echo(f"In {folder}:")
     rows = table("file", "")

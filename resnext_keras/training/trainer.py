@@ -13,6 +13,7 @@ import numpy as np
 
 from resnext_keras.classifier import load_classifier
 from resnext_keras.export.saved_model import export_saved_model
+from resnext_keras.extras import optional
 from resnext_keras.inference.engines import check_backend
 from resnext_keras.io import atomic_write, clear_unfinished, exclusive_lock
 from resnext_keras.models.backbone import freeze
@@ -68,7 +69,7 @@ from resnext_keras.weights.checkpoint import (
     resolve,
 )
 
-MODEL, EXPORT = "model.keras", "saved_model"
+MODEL, EXPORT, TENSORBOARD = "model.keras", "saved_model", "tensorboard"
 
 LOCK = ".lock"  # held by the process that trains in the folder
 
@@ -87,7 +88,7 @@ class TrainingResult:
         folder: The folder of the run, for arguments `weights`.
         files: Path of each main file by its name: `best.weights.h5`, `model.keras`,
             `report.html`, `history.csv`, `run.json`, `images.csv`, `skipped.csv`,
-            `checkpoint.safetensors`, and with `export` also `saved_model`.
+            `checkpoint.safetensors`, and if asked for `saved_model` and `tensorboard`.
         evaluation: The `Evaluation` of the best weights on the validation images.
     """
 
@@ -118,6 +119,7 @@ def train(
     patience: int = 0,
     checkpoint_seconds: float = 60.0,
     export: bool = False,
+    tensorboard: bool = False,
     callbacks: Sequence[keras.callbacks.Callback] | keras.callbacks.Callback = (),
     resume: bool = False,
     allow_changed: bool = False,
@@ -181,6 +183,8 @@ def train(
         checkpoint_seconds: Time between two checkpoints; there is also one after each
             epoch.
         export: Whether to also write a SavedModel.
+        tensorboard: Whether to also write the logs of Keras' `TensorBoard` callback,
+            into the folder `tensorboard` of the run. It needs the extra `tensorboard`.
         callbacks: Keras callbacks, or a single one, which run in every phase and every
             process. Their model takes uint8 pixels. A callback that sets
             `stop_training` ends the phase.
@@ -200,7 +204,7 @@ def train(
         ValueError: An argument, the data or the folder is not as expected; nothing is
             built, downloaded or written then. Or `TrainingError`: the loss became NaN,
             or a step does not fit in memory; the last checkpoint remains.
-        ImportError: The extra `train` is not installed.
+        ImportError: The extra `train`, or with `tensorboard` that, is not installed.
     """
     spec = get_spec(model)
     recipe = recipe or ("cifar" if spec.stem == "cifar" else "paper")
@@ -228,6 +232,7 @@ def train(
         patience=patience,
         checkpoint_seconds=checkpoint_seconds,
         export=export,
+        tensorboard=tensorboard,
         callbacks=callbacks,
         resume=resume,
         allow_changed=allow_changed,
@@ -257,6 +262,7 @@ def finetune(  # noqa: D417 - the other arguments are those of `train`
     patience: int = 5,
     checkpoint_seconds: float = 60.0,
     export: bool = False,
+    tensorboard: bool = False,
     callbacks: Sequence[keras.callbacks.Callback] | keras.callbacks.Callback = (),
     resume: bool = False,
     allow_changed: bool = False,
@@ -317,6 +323,7 @@ def finetune(  # noqa: D417 - the other arguments are those of `train`
         patience=patience,
         checkpoint_seconds=checkpoint_seconds,
         export=export,
+        tensorboard=tensorboard,
         callbacks=callbacks,
         resume=resume,
         allow_changed=allow_changed,
@@ -334,6 +341,7 @@ def _run(
     *,
     checkpoint_seconds: float,
     export: bool,
+    tensorboard: bool,
     callbacks: Sequence[keras.callbacks.Callback],
     resume: bool,
     allow_changed: bool,
@@ -345,6 +353,9 @@ def _run(
     options["class_weights"] = checked_class_weights(options["class_weights"])
     settings = Settings(os.path.abspath(data), spec, weights, phases, **options)
     check_packages()
+    if tensorboard:
+        for package in ("tensorboard", "tensorflow"):  # also on other backends
+            optional(package, "tensorboard")
     if isinstance(callbacks, keras.callbacks.Callback):
         callbacks = [callbacks]
     if export:
@@ -355,11 +366,14 @@ def _run(
         return None
     if on_start:
         on_start(run)
+    if tensorboard:
+        logs = keras.callbacks.TensorBoard(os.fspath(run.folder / TENSORBOARD))
+        callbacks = [*callbacks, logs]
     with exclusive_lock(run.folder, LOCK):
         clear_unfinished(run.folder)
         write_extension(run)
         _train(run, callbacks, checkpoint_seconds, verbose)
-        return _finish(run, export)
+        return _finish(run, export, tensorboard)
 
 
 def _train(run: Run, callbacks, seconds: float, verbose: int | str) -> None:
@@ -388,7 +402,7 @@ def _train(run: Run, callbacks, seconds: float, verbose: int | str) -> None:
     devices.shutdown()
 
 
-def _finish(run: Run, export: bool) -> TrainingResult:
+def _finish(run: Run, export: bool, tensorboard: bool) -> TrainingResult:
     """Writes the model, the report and the SavedModel of the best weights."""
     classifier = load_classifier(weights=run.folder)
     with atomic_write(run.folder / MODEL) as file:
@@ -416,6 +430,8 @@ def _finish(run: Run, export: bool) -> TrainingResult:
         settings=(run.folder / RUN).read_text(encoding="utf-8"),
     )
     names = [BEST, MODEL, REPORT, HISTORY, RUN, IMAGES, SKIPPED, CHECKPOINT]
+    if tensorboard:
+        names.append(TENSORBOARD)
     if export:
         names.append(EXPORT)
         export_saved_model(

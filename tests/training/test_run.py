@@ -13,6 +13,7 @@ import threading
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from run_data import image_folder, tfrecords
 from weight_files import SMALLEST, TINY
 
@@ -223,6 +224,45 @@ def test_a_missing_package_is_an_error_at_the_start(
     for function in (rk.train, rk.finetune, rk.evaluate):
         with pytest.raises(ImportError, match=rf"{package}.*resnext-keras\[train\]"):
             function(data, output=tmp_path / "run")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.tensorflow
+def test_tensorboard_gets_each_epoch_once_though_a_run_is_stopped(data, tmp_path):
+    pytest.importorskip("tensorboard")
+    folder = tmp_path / "run"
+
+    def stop(step, logs):
+        if callback.model.optimizer.iterations == 4:
+            raise InterruptedError
+
+    callback = keras.callbacks.LambdaCallback(on_train_batch_begin=stop)
+    options = {**OPTIONS, "tensorboard": True, "verbose": 0}
+    with pytest.raises(InterruptedError):
+        rk.train(data, folder, SMALLEST, **options, callbacks=callback)
+    result = rk.train(data, folder, SMALLEST, **options, resume=True)
+    assert result.files["tensorboard"] == folder / "tensorboard"
+    for split, prefix in (("train", ""), ("validation", "val_")):
+        values = []
+        for path in sorted((folder / "tensorboard" / split).glob("events*")):
+            for event in tf.compat.v1.train.summary_iterator(str(path)):
+                for value in event.summary.value:
+                    if value.tag == "epoch_accuracy":
+                        values.append(
+                            (event.step, float(tf.make_ndarray(value.tensor)))
+                        )
+        expected = [row[f"{prefix}accuracy"] for row in result.history]
+        np.testing.assert_allclose(values, list(enumerate(expected)), rtol=1e-6)
+
+
+@pytest.mark.parametrize("function", [rk.train, rk.finetune])
+def test_tensorboard_without_its_package_is_an_error_at_the_start(
+    data, tmp_path, monkeypatch, function
+):
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    message = r'tensorboard to be installed: pip install "resnext-keras\[tensorboard\]"'
+    with pytest.raises(ImportError, match=message):
+        function(data, tmp_path / "run", tensorboard=True)
     assert not list(tmp_path.iterdir())
 
 
