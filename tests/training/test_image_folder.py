@@ -206,6 +206,25 @@ def test_what_cannot_be_decoded_is_left_out_and_listed(folder):
         decodable(dataset)
 
 
+def test_classes_without_images_are_named_and_left_out(tmp_path, caplog):
+    for name in ("train/bee", "train/dog", "train/eel", "val/dog"):
+        write(tmp_path / name, "1.png", "2.png")
+    for name in ("train/ant", "train/cat", "val/ant", "val/bee", "val/fox"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "train" / "cat" / "notes.txt").write_text("no image")
+    training, validation = open_dataset(tmp_path)
+    assert training.class_names == validation.class_names == ("bee", "dog", "eel")
+    assert training.class_counts().tolist() == [2, 2, 2]
+    assert validation.class_counts().tolist() == [0, 2, 0]
+    assert caplog.messages == [
+        "No images to validate on: 'bee', 'eel'",
+        "Left out, as they have no images: 'ant', 'cat', 'fox'",
+    ]
+    write(tmp_path / "val" / "cat", "1.png")  # there are none to learn from
+    with pytest.raises(ValueError, match=r"train' without one of 'cat', while .*val'"):
+        open_dataset(tmp_path)
+
+
 def other_classes_in_val(folder):
     for name in ("cat", "dog"):
         os.rename(folder / name, folder / f".{name}")
@@ -231,10 +250,6 @@ def only_val(folder):
             "with 1: 'cat'; give the folder above",
         ),
         (
-            lambda folder: (folder / "fish").mkdir(),
-            "none in 'fish'; add some, or remove the folder",
-        ),
-        (
             lambda folder: write(folder / "fish", "1.png"),
             "one image of 'fish'; add some, or remove",
         ),
@@ -248,7 +263,7 @@ def only_val(folder):
         ),
         (
             other_classes_in_val,
-            "only in .*train': 'dog'; only in .*val': 'cow'; rename",
+            "train' without one of 'cow', while .*val' has some, and none of 'dog'; re",
         ),
         (only_val, "with 'val'"),
     ],

@@ -370,6 +370,27 @@ def test_images_that_vanish_while_it_trains_are_named_and_it_goes_on(
     assert {str(path) for path in gone} <= dict(result.evaluation.skipped).keys()
 
 
+def test_a_run_without_images_of_a_class_trains_and_resumes(tmp_path):
+    """`none` has no images; `bright` has none to validate on."""
+    data = image_folder(tmp_path / "data" / "train", 8, ("bright", "dark")).parent
+    image_folder(data / "val", 4, ("dark", "light"))
+    shutil.rmtree(data / "val" / "light")
+    (data / "train" / "none").mkdir()
+
+    def stop(step, logs):
+        if callback.model.optimizer.iterations == 3:
+            raise InterruptedError
+
+    callback = keras.callbacks.LambdaCallback(on_train_batch_begin=stop)
+    options = {**OPTIONS, "verbose": 0}
+    with pytest.raises(InterruptedError):
+        rk.train(data, tmp_path / "run", SMALLEST, **options, callbacks=callback)
+    result = rk.train(data, tmp_path / "run", SMALLEST, **options, resume=True)
+    assert [row["epoch"] for row in result.history] == [1, 2]
+    assert [row["class"] for row in result.evaluation.classes] == ["dark"]
+    assert result.evaluation.dataset.class_names == ("bright", "dark")
+
+
 @pytest.mark.parametrize(("split", "count"), [("train", 5), ("val", 4)])
 def test_too_many_that_vanish_end_the_run_with_their_names(
     data, tmp_path, split, count

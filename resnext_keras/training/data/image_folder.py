@@ -1,6 +1,7 @@
 """Image folders: data sets with a folder of images for each class."""
 
 import contextlib
+import logging
 import os
 from collections.abc import Sequence
 
@@ -26,6 +27,8 @@ from resnext_keras.training.data.dataset import (
     Names,
     few,
 )
+
+logger = logging.getLogger(__name__)
 
 
 def find_image_folder(path: str) -> Layout:
@@ -93,50 +96,62 @@ def files_dataset(
 
 
 def _open(splits: dict[str, str]) -> dict[str, ImageDataset]:
-    opened = {split: _open_one(folder) for split, folder in splits.items()}
-    first, *others = (set(dataset.class_names) for dataset in opened.values())
-    for other in others:  # at most one: the validation split
-        differences = zip(splits.values(), (first - other, other - first), strict=True)
-        only = [
-            f"only in {readable(folder)!r}: {few(sorted(names))}"
-            for folder, names in differences
-            if names
-        ]
-        if only:
-            raise ValueError(
-                "Expected the same class folders in both splits. Received: "
-                f"{'; '.join(only)}; rename, add or remove them"
-            )
-    return opened
-
-
-def _open_one(folder: str) -> ImageDataset:
-    classes = _folders(folder)
-    if len(classes) < 2:
+    """Opens splits; their classes are those with images in the first of them."""
+    found = {split: _class_images(folder) for split, folder in splits.items()}
+    first, *others = found  # at most one other: the validation split
+    if len(found[first]) < 2:
         raise ValueError(
             "Expected a folder for each of two classes or more. Received: "
-            f"{readable(folder)!r} with {len(classes)}: {few(map(readable, classes))}; "
-            "give the folder above, or add a second class"
+            f"{readable(splits[first])!r} with {len(found[first])}: "
+            f"{_few(found[first])}; give the folder above, or add a second class"
         )
-    paths, counts = [], []
-    for name in tqdm(classes, "listing", unit=" classes", disable=None, leave=False):
-        images = images_within(os.path.join(folder, name))
-        paths += images
-        counts.append(len(images))
-    empty = [readable(name) for name, n in zip(classes, counts, strict=True) if not n]
-    if len(empty) == len(classes):
+    filled = {
+        split: {name: images for name, images in of_split.items() if images}
+        for split, of_split in found.items()
+    }
+    classes = filled[first]
+    if not classes:
         raise ValueError(
             "Expected class folders with images. Received: "
-            f"{readable(folder)!r}, where no folder has any"
+            f"{readable(splits[first])!r}, where no folder has any"
         )
-    if empty:
-        raise ValueError(
-            "Expected images in each class folder. Received: "
-            f"{readable(folder)!r} with none in {few(empty)}; add some, or remove "
-            "the folder, of other splits too"
-        )
-    labels = np.repeat(np.arange(len(classes), dtype="int32"), counts)
-    return files_dataset(paths, labels, tuple(map(readable, classes)))
+    for split in others:
+        unknown = [name for name in filled[split] if name not in classes]
+        missing = [name for name in classes if name not in filled[split]]
+        if unknown:
+            also = f", and none of {_few(missing)}" * bool(missing)
+            raise ValueError(
+                "Expected images to train on of each class. Received: "
+                f"{readable(splits[first])!r} without one of {_few(unknown)}, while "
+                f"{readable(splits[split])!r} has some{also}; rename, add or remove "
+                "them"
+            )
+        if missing and filled[split]:
+            logger.warning("No images to validate on: %s", _few(missing, 10))
+    names = dict.fromkeys(name for of_split in found.values() for name in of_split)
+    if empty := [name for name in names if name not in classes]:
+        logger.warning("Left out, as they have no images: %s", _few(empty, 10))
+    return {split: _dataset(images, list(classes)) for split, images in filled.items()}
+
+
+def _dataset(images: dict[str, list[bytes]], classes: list[str]) -> ImageDataset:
+    counts = [len(images.get(name, ())) for name in classes]
+    return files_dataset(
+        [path for name in classes for path in images.get(name, ())],
+        np.repeat(np.arange(len(classes)), counts),
+        tuple(map(readable, classes)),
+    )
+
+
+def _class_images(folder: str) -> dict[str, list[bytes]]:
+    """The images of each class folder."""
+    classes = _folders(folder)
+    bar = tqdm(classes, "listing", unit=" classes", disable=None, leave=False)
+    return {name: images_within(os.path.join(folder, name)) for name in bar}
+
+
+def _few(names, most: int = 3) -> str:
+    return few(map(readable, names), most)
 
 
 def images_within(folder: str | os.PathLike) -> list[bytes]:
