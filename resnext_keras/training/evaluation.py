@@ -195,7 +195,7 @@ def evaluate(
         classifier, dataset, engine=engine, batch_size=batch_size
     )
     with atomic_directory(folder, overwrite) as written:
-        write_report(written, evaluation, title=report_title(name, data))
+        write_report(written, evaluation, title=report_title(name, data), data=data)
     return replace(
         evaluation,
         label_mapping=label_mapping,

@@ -13,6 +13,7 @@ from resnext_keras.extras import optional
 from resnext_keras.images.listing import readable
 from resnext_keras.training.metrics import calibration, confusion_matrix
 from resnext_keras.training.plots import plot_confusion, plot_curves, plot_reliability
+from resnext_keras.weights.checkpoint import relative_names
 
 if TYPE_CHECKING:
     from resnext_keras.training.evaluation import Evaluation
@@ -66,6 +67,7 @@ def write_report(
     evaluation: "Evaluation",
     *,
     title: str,
+    data: str | os.PathLike,
     history: list[dict] | None = None,
     end: dict[str, int] | None = None,
     settings: str | None = None,
@@ -77,6 +79,7 @@ def write_report(
             as PNG, `classes.csv` and `predictions.csv`.
         evaluation: The evaluation.
         title: Title of the page.
+        data: The data set; in `predictions.csv` the images have their paths within it.
         history: A row for each epoch, for the learning curves; None for no curves.
         end: The `epochs` of the run, its `planned_epochs` and its `best_epoch`; given
             with `history`.
@@ -95,7 +98,7 @@ def write_report(
         plot_reliability(calibration(predictions), folder / RELIABILITY)
     _write_rows(folder / CLASSES, list(rows[0]), [row.values() for row in rows])
     lines = _multi_label_rows if is_multi_label else _prediction_rows
-    _write_rows(folder / PREDICTIONS, *lines(evaluation))
+    _write_rows(folder / PREDICTIONS, *lines(evaluation, relative_names(data)))
     page = render(
         "report.html",
         title=title,
@@ -168,11 +171,11 @@ def _joined(names, selected) -> str:
     return "|".join(names[number] for number in np.flatnonzero(selected))
 
 
-def _prediction_rows(evaluation) -> tuple:
+def _prediction_rows(evaluation, relative) -> tuple:
     """The heads and the rows of the CSV file of all predictions."""
     predictions, names = evaluation.predictions, evaluation.dataset.class_names
     rows = (
-        (image, names[label], names[predicted], f"{confidence:.6f}", rank + 1)
+        (relative(image), names[label], names[predicted], f"{confidence:.6f}", rank + 1)
         for image, label, predicted, confidence, rank in zip(
             evaluation.dataset.names,
             predictions.labels,
@@ -185,12 +188,12 @@ def _prediction_rows(evaluation) -> tuple:
     return ("image", "class", "predicted", "score", "rank_of_class"), rows
 
 
-def _multi_label_rows(evaluation) -> tuple:
+def _multi_label_rows(evaluation, relative) -> tuple:
     """The same with all classes of an image, and the score of each class."""
     predictions, names = evaluation.predictions, evaluation.dataset.class_names
     rows = (
         (
-            image,
+            relative(image),
             _joined(names, labels),
             _joined(names, predicted),
             *(f"{score:.6f}" for score in scores),

@@ -7,7 +7,6 @@ import json
 import logging
 import os
 import platform
-from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -46,7 +45,7 @@ from resnext_keras.training.distribution import (
 from resnext_keras.training.losses import weights_of_classes
 from resnext_keras.training.optimizers import learning_rate
 from resnext_keras.training.settings import Phase, Settings
-from resnext_keras.weights.checkpoint import IMAGES, RUN, data_folder
+from resnext_keras.weights.checkpoint import IMAGES, RUN, data_folder, relative_names
 
 SKIPPED = "skipped.csv"
 
@@ -258,7 +257,7 @@ def _write_run(run: Run) -> None:
             versions[package] = metadata.version(package)
     versions["python"] = platform.python_version()
     content = _describe(run) | {"backend": keras.config.backend(), "versions": versions}
-    relative = _relative(run.settings.data)
+    relative = relative_names(run.settings.data)
     images = [
         (relative(name), split, dataset.label(number))
         for split, dataset in zip(SPLITS, (run.training, run.validation), strict=True)
@@ -391,7 +390,7 @@ def _reopened(
 
     `earlier` are the rows of its `images.csv`, `skipped` the files it has skipped.
     """
-    opened, relative = open_splits(data), _relative(data)
+    opened, relative = open_splits(data), relative_names(data)
     numbers = [
         {relative(name): number for number, name in enumerate(split.names)}
         for split in opened
@@ -449,19 +448,6 @@ def _is_image(dataset: ImageDataset, number: int) -> bool:
     except ImageError:
         return False
     return True
-
-
-def _relative(data: str) -> Callable[[str], str]:
-    """Function from the name of an image to its name without the data set's path."""
-    base = data_folder(data)
-    inside = os.path.join(base, "")
-
-    def relative(name):  # `relpath` alone would be slow for millions of images
-        if name.startswith(inside):
-            return name.removeprefix(inside)
-        return os.path.relpath(name, base)
-
-    return relative
 
 
 def _difference(earlier, received, name: str) -> str:

@@ -425,6 +425,7 @@ def _finish(run: Run, export: bool, tensorboard: bool) -> TrainingResult:
         run.folder,
         evaluation,
         title=report_title(run.settings.spec.name, run.settings.data),
+        data=run.settings.data,
         history=history,
         end=end,
         settings=(run.folder / RUN).read_text(encoding="utf-8"),

@@ -5,7 +5,7 @@ import csv
 import json
 import os
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -383,6 +383,19 @@ def _from_file(path: Path, spec: ResNeXtSpec | None) -> Checkpoint:
 def data_folder(data: str | os.PathLike) -> str:
     """The folder that the names of a data set's images begin from, as text."""
     return readable(data if os.path.isdir(data) else os.path.dirname(data))
+
+
+def relative_names(data: str | os.PathLike) -> Callable[[str], str]:
+    """Function from the name of an image to its name within the data set."""
+    base = data_folder(data)
+    inside = os.path.join(base, "")
+
+    def relative(name):  # `relpath` alone would be slow for millions of images
+        if name.startswith(inside):
+            return name.removeprefix(inside)
+        return os.path.relpath(name, base)
+
+    return relative
 
 
 def run_images(folder: Path, split: str) -> list[str]:

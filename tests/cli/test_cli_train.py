@@ -169,8 +169,9 @@ def test_other_commands_take_the_run_with_its_classes_and_size(
     folder, _ = trained
     monkeypatch.chdir(tmp_path)
     last = rows(folder / "predictions.csv")[-1]
+    assert last["image"].startswith("light/")
     (_, ((_, best, score), (_, other, _))) = rk.predict_files(
-        last["image"], weights=f"{folder}/"
+        data / last["image"], weights=f"{folder}/"
     ).predictions[0]
     assert {best, other} == set(CLASSES)
     assert best == last["predicted"]

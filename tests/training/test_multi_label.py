@@ -101,11 +101,11 @@ def test_several_classes_are_learned_and_measured(several):
     assert {row["class"] for row in evaluation.classes} == set(NAMES)
 
 
-def test_its_report_has_every_class_and_score(several):
+def test_its_report_has_every_class_and_score(several, data):
     with several.files["report.html"].with_name("predictions.csv").open() as file:
         rows = list(csv.DictReader(file))
     evaluation = several.evaluation
-    assert [row["image"] for row in rows] == list(evaluation.dataset.names)
+    assert [str(data / row["image"]) for row in rows] == list(evaluation.dataset.names)
     for row, own, scores in zip(
         rows, truth(evaluation.dataset), evaluation.predictions.scores, strict=True
     ):
