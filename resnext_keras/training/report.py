@@ -3,6 +3,8 @@
 import base64
 import csv
 import os
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +15,7 @@ from resnext_keras.extras import optional
 from resnext_keras.images.listing import readable
 from resnext_keras.training.metrics import calibration, confusion_matrix
 from resnext_keras.training.plots import plot_confusion, plot_curves, plot_reliability
+from resnext_keras.training.settings import SettingsTable
 from resnext_keras.weights.checkpoint import relative_names
 
 if TYPE_CHECKING:
@@ -24,7 +27,7 @@ CURVES, CONFUSION, RELIABILITY = "curves.png", "confusion.png", "reliability.png
 
 FILES = (REPORT, CLASSES, PREDICTIONS, CURVES, CONFUSION, RELIABILITY)
 
-WORST = 24  # number of images on the page
+WORST, WORST_OF_CLASS = 24, 3  # number of images on the page
 
 LISTED = 100  # number of skipped files on the page
 
@@ -70,7 +73,7 @@ def write_report(
     data: str | os.PathLike,
     history: list[dict] | None = None,
     end: dict[str, int] | None = None,
-    settings: str | None = None,
+    settings: Sequence[SettingsTable] = (),
 ) -> None:
     """Writes a report into an existing folder.
 
@@ -83,7 +86,7 @@ def write_report(
         history: A row for each epoch, for the learning curves; None for no curves.
         end: The `epochs` of the run, its `planned_epochs` and its `best_epoch`; given
             with `history`.
-        settings: Text for the end of the page.
+        settings: The settings of the run.
     """
     from resnext_keras.html import render  # imports jinja2
 
@@ -106,6 +109,7 @@ def write_report(
         images=len(predictions),
         figures=in_words(evaluation.figures),
         worst=_worst(evaluation),
+        worst_of_class=WORST_OF_CLASS,
         is_multi_label=is_multi_label,
         columns=list(rows[0])[2:],
         classes=rows,
@@ -124,7 +128,7 @@ def _worst(evaluation) -> list[dict]:
     """The images with the highest losses, each with its caption."""
     from resnext_keras.html import data_uri
 
-    numbers = evaluation.predictions.worst(WORST)
+    numbers = _worst_numbers(evaluation.predictions)
     caption = _labels_of if evaluation.dataset.is_multi_label else _label_of
     return [
         {
@@ -134,6 +138,19 @@ def _worst(evaluation) -> list[dict]:
         }
         for number, pixels in zip(numbers, evaluation.images(numbers), strict=True)
     ]
+
+
+def _worst_numbers(predictions) -> np.ndarray:
+    """Numbers of the worst images, few of each class, or one class could be all."""
+    numbers, shown = [], Counter()
+    for number in predictions.worst(len(predictions)):
+        label = predictions.labels[number].tobytes()  # or several classes
+        shown[label] += 1
+        if shown[label] <= WORST_OF_CLASS:
+            numbers.append(number)
+        if len(numbers) == WORST:
+            break
+    return np.array(numbers)
 
 
 def _label_of(evaluation, number) -> dict:

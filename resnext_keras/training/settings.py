@@ -1,11 +1,15 @@
 """The settings of a training run, all that is needed to repeat it."""
 
 import dataclasses
+import inspect
 import math
 import os
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from resnext_keras.arguments import positive_integer
+from resnext_keras.images.preprocessing import Preprocessing
 from resnext_keras.models.specs import MIN_IMAGE_SIZE, ResNeXtSpec
 from resnext_keras.training.losses import ClassWeights
 from resnext_keras.training.recipes import (
@@ -115,6 +119,84 @@ class Settings:
     def step_size(self, phase: Phase) -> int:
         """Number of images of a step."""
         return phase.recipe.batch_size // self.accumulate
+
+
+@dataclass(frozen=True)
+class SettingsTable:
+    """A table of settings for people.
+
+    Attributes:
+        heading: Its heading.
+        columns: The heads of its columns.
+        rows: Its cells as text: name, values and meaning.
+    """
+
+    heading: str
+    columns: list[str]
+    rows: list[list[str]]
+
+
+def settings_tables(content: dict, train: Callable) -> list[SettingsTable]:
+    """The settings of a run, with their meanings from the docstrings.
+
+    Args:
+        content: The content of `run.json`.
+        train: The function whose arguments they are.
+    """
+    settings = dict(content["settings"])
+    for name in ("outputs", "activation", "backend"):
+        settings[name] = content[name]
+    phases, spec = settings.pop("phases"), settings.pop("spec")
+    recipes = [phase["recipe"] | {"frozen": phase["frozen"]} for phase in phases]
+    for extension in content.get("extensions", ()):
+        text = "to {epochs} epochs, after {after}".format(**extension)
+        settings["extended"] = ", then ".join(
+            [*filter(None, [settings.get("extended")]), text]
+        )
+    heads = [f"phase {number}" for number in range(1, len(recipes) + 1)]
+    one, meaning = ["value"], ["meaning"]
+    of_recipe = _meanings(Recipe) | _meanings(Phase)
+    tables = (
+        ("Run", one, [settings], _meanings(train)),
+        ("Recipe", heads if len(heads) > 1 else one, recipes, of_recipe),
+        ("Architecture", one, [spec], _meanings(ResNeXtSpec)),
+        ("Preprocessing", one, [content["preprocessing"]], _meanings(Preprocessing)),
+        ("Versions", one, [content["versions"]], {}),
+    )
+    return [
+        SettingsTable(
+            heading,
+            ["name", *values, *(meaning if meanings else ())],
+            [
+                [name, *(_text(column[name]) for column in columns)]
+                + ([meanings.get(name, "")] if meanings else [])
+                for name in columns[0]
+            ],
+        )
+        for heading, values, columns, meanings in tables
+    ]
+
+
+def _meanings(documented: Callable) -> dict[str, str]:
+    """The first paragraph of each argument or attribute in a docstring."""
+    text = inspect.getdoc(documented) or ""  # None with `python -OO`
+    found = re.findall(r"^    (\w+): (.*(?:\n {8,}\S.*)*)", text, re.MULTILINE)
+    paragraphs = {name: " ".join(lines.split()) for name, lines in found}
+    return {
+        name: text.replace("`", "")
+        for name, text in paragraphs.items()
+        if not text.endswith(":")  # a list follows
+    }
+
+
+def _text(value) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name}: {_text(item)}" for name, item in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(_text, value)) or "-"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return "-" if value == "" else str(value)
 
 
 def finetune_phases(

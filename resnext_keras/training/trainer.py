@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -59,7 +60,12 @@ from resnext_keras.training.run import (
     update_run,
     write_extension,
 )
-from resnext_keras.training.settings import Phase, Settings, finetune_phases
+from resnext_keras.training.settings import (
+    Phase,
+    Settings,
+    finetune_phases,
+    settings_tables,
+)
 from resnext_keras.weights.checkpoint import (
     BEST,
     DEFAULT_MODEL,
@@ -428,7 +434,9 @@ def _finish(run: Run, export: bool, tensorboard: bool) -> TrainingResult:
         data=run.settings.data,
         history=history,
         end=end,
-        settings=(run.folder / RUN).read_text(encoding="utf-8"),
+        settings=settings_tables(
+            json.loads((run.folder / RUN).read_text(encoding="utf-8")), train
+        ),
     )
     names = [BEST, MODEL, REPORT, HISTORY, RUN, IMAGES, SKIPPED, CHECKPOINT]
     if tensorboard:

@@ -115,7 +115,10 @@ def test_the_folder_has_every_promised_file(trained, data):
     page = (folder / "report.html").read_text()
     assert page.count("data:image/png") >= 3  # curves, confusion, reliability
     assert "tiny on rooms" in page
-    assert "batch_size" in page  # the settings
+    assert (  # of the settings
+        "<td>batch_size</td><td>8</td><td>Images per update, over all devices.</td>"
+    ) in page
+    assert "<td>data</td><td>" in page
     served = tf.saved_model.load(folder / "saved_model" / "1").signatures
     image = (data / CLASSES[0] / "0.png").read_bytes()
     answer = served["serving_default"](image_bytes=tf.constant([image]))

@@ -22,10 +22,11 @@ from resnext_keras.training.report import (
     PREDICTIONS,
     RELIABILITY,
     REPORT,
-    WORST,
+    WORST_OF_CLASS,
     report_title,
     write_report,
 )
+from resnext_keras.training.settings import SettingsTable
 
 HOSTILE = "<script>alert('1')</script> \" & $\\frac{$ {{ title }}"
 NAMES = ("ant", "bee", "cat", "dog", "eel", "fly", HOSTILE, "Käfer", "貓")
@@ -58,7 +59,8 @@ def evaluation(tmp_path_factory):
 def folder(evaluation, tmp_path_factory):
     """The report of a training run, with every name hostile."""
     folder = tmp_path_factory.mktemp("report")
-    options = {"title": HOSTILE, "settings": HOSTILE, "history": HISTORY}
+    table = SettingsTable(HOSTILE, [HOSTILE, "meaning"], [[HOSTILE, "what it means"]])
+    options = {"title": HOSTILE, "settings": [table], "history": HISTORY}
     options["data"] = os.path.dirname(evaluation.dataset.names[0])
     write_report(folder, evaluation, **options)
     return folder
@@ -88,7 +90,8 @@ def test_the_report_of_a_run_has_every_part(evaluation, folder, page):
     assert "40 images" in text
     assert "120 files" in text
     assert text.count("an empty file") == 100
-    assert page.count("data:image/jpeg;base64,") == WORST
+    assert page.count("data:image/jpeg;base64,") == 5 * WORST_OF_CLASS
+    assert text.count("what it means") == 1
     assert page.count("data:image/png;base64,") == 3
     assert sorted(path.name for path in folder.iterdir()) == sorted(FILES)
     for plot in (CURVES, CONFUSION, RELIABILITY):
@@ -100,15 +103,18 @@ def test_the_report_of_a_run_has_every_part(evaluation, folder, page):
 def test_the_page_needs_nothing_else_and_runs_nothing(page):
     assert "<script" not in page
     assert page.count("&lt;script&gt;alert") > 100
-    assert "&lt;script&gt;3 \\xff$x$\n&amp;.png" in page
+    assert re.search(r"&lt;script&gt;\d+ \\xff\$x\$\n&amp;\.png", page)
     assert re.findall(r"(?:src|href)=\"(?!data:)", page) == []
     assert "://" not in page
     assert "default-src 'none'" in page
 
 
-def test_the_worst_images_are_shown_worst_first(evaluation, page):
+def test_the_worst_images_are_shown_worst_first_a_few_of_each_class(evaluation, page):
     shown = re.findall(r"<strong>([^<]*)</strong>: (0\.\d+)<br>\s*(.*?)<br>", page)
-    worst = np.argsort(-evaluation.predictions.losses, kind="stable")[:WORST]
+    losses, labels = evaluation.predictions.losses, evaluation.predictions.labels
+    order = np.argsort(-losses, kind="stable")
+    of_class = [order[labels[order] == label][:3] for label in set(labels)]
+    worst = [n for n in order if n in np.concatenate(of_class)]
     for texts, number in zip(shown, worst, strict=True):
         label, score, text = map(html.unescape, texts)
         predictions = evaluation.predictions
