@@ -15,6 +15,7 @@ from tqdm import tqdm
 from resnext_keras.export.model_card import make_model_card
 from resnext_keras.images.preprocessing import Preprocessing
 from resnext_keras.inference.engines import (
+    OPENVINO_FLOAT32,
     check_backend,
     check_fits,
     exported,
@@ -80,7 +81,9 @@ def export_file(
             from `preprocess_input`, in float32 and, except for OpenVINO, under 2 GB.
             It is not changed.
         path: The file. Its name ends in `.onnx`; in `.xml` for OpenVINO, which also
-            writes a `.bin` file with the weights; or in `.tflite` for LiteRT.
+            writes a `.bin` file with the weights; or in `.tflite` for LiteRT. Pass
+            OpenVINO's `compile_model` the `compile_options` of the model card, or it
+            computes in bfloat16 where the processor can.
         precision: `"float32"`; `"float16"`, with weights of half the size and
             float32 computation on CPUs; or `"int8"`, with weights of a quarter of the
             size and int8 computation (in LiteRT files the classifier stays in float32).
@@ -208,7 +211,8 @@ def _write_openvino(model, target: Path, precision, images, card: dict) -> None:
 
     def save(path):
         network = openvino.Core().read_model(path)
-        network.set_rt_info(json.dumps(card), CARD)
+        content = card | {"compile_options": OPENVINO_FLOAT32}
+        network.set_rt_info(json.dumps(content), CARD)
         try:
             openvino.save_model(network, target, precision == "float16")
         except RuntimeError as error:  # raised on a full disk too
@@ -268,13 +272,14 @@ def _with_quantization(card: dict, network: bytes) -> dict:
         name: dict(zip(("scale", "zero_point"), tensor["quantization"], strict=True))
         for name, tensor in details.items()
     }
-    reading = card["reading"].replace("float32", "int8")
-    reading += (
-        " These are the normalised values, divided by the `scale` of the input in "
-        "`quantization`, plus its `zero_point`, rounded and cut to -128..127. An "
-        "output is (value - `zero_point`) * `scale`."
-    )
-    return card | {"reading": reading, "quantization": quantization}
+    *steps, last = card["reading"]
+    steps += [
+        "Divide by the `scale` of the input in `quantization`, add its `zero_point`, "
+        "round and clip to -128..127.",
+        last.replace("float32", "int8"),
+        "An output is (value - `zero_point`) * `scale`.",
+    ]
+    return card | {"reading": steps, "quantization": quantization}
 
 
 def _with_float_classifier(converter, activation: str | None) -> bytes:

@@ -23,13 +23,20 @@ from resnext_keras.weights.checkpoint import (
 )
 
 READING = (
-    "Read the image as RGB and turn it upright as its EXIF data says. Resize its short "
-    "side to `resize` pixels with antialiasing (if that is a list, to each in turn). "
-    "Cut out the square of `size` pixels in the centre. Divide the values (0 to 255) "
-    "by 255, subtract `mean` and divide by `std`, for red, green and blue each. The "
-    "model takes float32 of shape (batch, {axes})."
+    "Decode the image, of an animation the first frame.",
+    "Turn it upright as its EXIF orientation says.",
+    "Scale grey values of more than 8 bits to 0 to 255, and round them: of 16 bits by "
+    "255 / 65535, floats from 0 to 1 by 255.",
+    "Put transparent pixels on white: alpha * colour + (1 - alpha) * 255.",
+    "Convert it to RGB.",
+    "Resize its short side to `resize` pixels by `interpolation` with antialiasing, "
+    "the long side in proportion, rounded down; if that is a list, to each in turn.",
+    "Crop the square of `size` pixels in the centre.",
+    "Divide the values by 255, subtract `mean` and divide by `std`, each for red, "
+    "green and blue.",
+    "The model takes float32 of shape (batch, {axes}).",
 )
-"""Description of `read_image` and `preprocess_input` for users without this package."""
+"""Steps of `read_image` and `preprocess_input`, for programs without this package."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +67,7 @@ class ModelCard:
         axes = "3, height, width" if channels_first() else "height, width, 3"
         return asdict(self) | {
             "preprocessing": self.preprocessing.as_json() | {"mean": MEAN, "std": STD},
-            "reading": READING.format(axes=axes),
+            "reading": [step.format(axes=axes) for step in READING],
             # An image has each class, or the second of two, whose score reaches it.
             **({"threshold": THRESHOLD} if self.activation == "sigmoid" else {}),
         }

@@ -27,6 +27,10 @@ if keras.config.backend() == "tensorflow":
 
 INPUT_NAME = "images"  # the input of exported networks
 
+OPENVINO_FLOAT32 = {"INFERENCE_PRECISION_HINT": "f32"}
+"""Options of OpenVINO's `compile_model`. By default it computes in bfloat16 where the
+processor can, and scores differ by up to 0.01. A file cannot choose this."""
+
 Source = keras.Model | Path  # a model, or the folder or file of an exported one
 
 FILES = {
@@ -117,6 +121,12 @@ def check_fits(model: keras.Model, engine: str) -> None:
         )
 
 
+def check_installed(engine: str, source: Source = Path()) -> None:
+    """Raises an `ImportError` if a package that an engine needs is missing."""
+    for package in _packages(engine, source):
+        optional(package)
+
+
 def is_installed(engine: str, source: Source) -> bool:
     """Whether the packages that an engine needs for a network are installed."""
     return all(map(importlib.util.find_spec, _packages(engine, source)))
@@ -138,8 +148,7 @@ def build_engine(engine: str, source: Source) -> Engine:
         ValueError: The network has several inputs or was not exported by Keras, the
             file is broken, or the engine cannot run it.
     """
-    for package in _packages(engine, source):
-        optional(package)
+    check_installed(engine, source)
     if isinstance(source, Path):
         kind = f"{source.suffix} file" if source.is_file() else "SavedModel"
         expected = f"a whole {kind} that {engine} can run"
@@ -175,7 +184,7 @@ def writing_errors() -> tuple[type[Exception], ...]:
 
 
 def _packages(engine: str, source: Source) -> tuple[str, ...]:
-    if engine == "tensorflow":
+    if engine in ("tensorflow", "auto"):
         return ()
     if engine == "litert":
         return ("ai_edge_litert",)
@@ -302,8 +311,7 @@ def _onnxruntime(path: Path) -> Engine:
 
 def _openvino(path: Path) -> Engine:
     openvino = optional("openvino")
-    # The default is bfloat16 on processors that have it.
-    options = {"INFERENCE_PRECISION_HINT": "f32"}
+    options: dict = dict(OPENVINO_FLOAT32)
     if threads := _threads():
         options["INFERENCE_NUM_THREADS"] = threads
         # Otherwise all processes would pin their threads to the same first cores.

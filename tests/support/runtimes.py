@@ -28,11 +28,12 @@ def _openvino(path, images):
 
     core = openvino.Core()
     network = core.read_model(path)
-    # Without it OpenVINO computes in bfloat16 on processors that have it.
-    compiled = core.compile_model(network, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    card = network.get_rt_info("model_card").value
+    compiled = core.compile_model(network, "CPU", json.loads(card)["compile_options"])
+    assert compiled.get_property("INFERENCE_PRECISION_HINT").to_string() == "f32"
     found = compiled({"images": images})
     outputs = {output.any_name: found[output] for output in compiled.outputs}
-    return outputs, network.get_rt_info("model_card").value
+    return outputs, card
 
 
 def _litert(path, images):
