@@ -69,7 +69,9 @@ class Classifier:
         top = positive_integer("top", top)
         return [
             [item for n, item in enumerate(row) if n < top or item[-1] >= THRESHOLD]
-            for row in decode_predictions(scores, len(names), class_names=names)
+            for row in decode_predictions(
+                scores, len(self.class_names), class_names=names
+            )
         ]
 
     def predict_files(

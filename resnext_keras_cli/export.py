@@ -37,8 +37,8 @@ from resnext_keras_cli.start import quiet_start
     "--output",
     metavar="NAME",
     help="Path of the files without their endings; for a saved_model its folder. Or an "
-    "existing folder to write into. Default: named after the weights, or RUN.export, "
-    "in the current folder.",
+    "existing folder to write into. Default: named after the weights, in the current "
+    "folder; of a run RUN.export, beside it.",
 )
 @click.option("--backbone", is_flag=True, help="Leave out the classifier.")
 @click.option(

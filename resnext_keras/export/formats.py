@@ -129,7 +129,7 @@ def export_model(
             without int8 if there are no images.
         output: Path of the files without their endings; for a saved_model this is its
             folder. Or an existing folder to write into. None for files in the current
-            folder that are named after the weights, or after a run with `.export`.
+            folder that are named after the weights; of a run beside it, with `.export`.
         backbone: Whether to leave out the classifier.
         any_size: Whether the network takes images of any size, not only of the size
             that the weights were made for.
@@ -172,8 +172,9 @@ def export_model(
     left_out = [] if images else int8
     chosen = {name: chosen[name] for name in chosen if name not in left_out}
     if checkpoint.run_folder:
-        name += ".export"  # the run's folder has the name itself
-        overwrite = overwrite or output is None  # by the same, from the same run
+        # Beside the run, whose folder has the name itself.
+        name = f"{checkpoint.run_folder}.export"
+        overwrite = overwrite or output is None  # exports of the same run
     base = _base(output, f"{name}.backbone" if backbone else name, chosen.values())
     for format_ in chosen.values():
         if format_.ending:
@@ -219,7 +220,7 @@ def _base(output, name: str, formats: Iterable[Format]) -> str | Path:
         return name
     folder = Path(output).expanduser()
     if folder.is_dir() and not (folder / EARLIER).is_file():
-        return folder / name
+        return folder / os.path.basename(name)
     base = os.fspath(output)
     for format_ in sorted(formats, key=lambda format_: -len(format_.ending)):
         base = base.removesuffix(format_.ending)

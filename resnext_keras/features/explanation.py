@@ -17,6 +17,7 @@ from resnext_keras.images.labels import scores_by_class
 from resnext_keras.images.listing import readable
 from resnext_keras.images.preprocessing import preprocess_input
 from resnext_keras.images.read import read_rgb, resize_and_crop
+from resnext_keras.inference.engines import check_backend
 from resnext_keras.models.data_format import to_data_format
 from resnext_keras.models.specs import ResNeXtSpec
 from resnext_keras.weights.checkpoint import Checkpoint, resolve
@@ -143,6 +144,7 @@ def explain(
             an output cannot be written.
         ImportError: `html` is set, and the extra `train` is not installed.
     """
+    check_backend()
     top = positive_integer("top", top)
     files = checked_outputs(output, html, overwrite)
     rgb = read_rgb(image)  # before weights are downloaded

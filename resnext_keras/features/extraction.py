@@ -29,6 +29,7 @@ from resnext_keras.features.ray import ray_reader
 from resnext_keras.features.update import EarlierRows, check_update
 from resnext_keras.images.listing import SUFFIXES as IMAGES
 from resnext_keras.images.listing import list_images, readable
+from resnext_keras.inference.engines import check_installed
 from resnext_keras.inference.predictor import check_engine
 from resnext_keras.io import exclusive_lock, output_file
 from resnext_keras.models.specs import ResNeXtSpec
@@ -227,7 +228,9 @@ def _check_options(dtype, batch_size, shard, engine, workers) -> None:
             "Expected `shard` to be (i, n) with i from 1 to n. "
             f"Received: shard={shard!r}"
         )
-    check_engine("auto" if engine == "ray" else engine)
+    kind = "auto" if engine == "ray" else engine
+    check_engine(kind)
+    check_installed(kind)
     if engine == "ray":
         extras.optional("ray", "ray")
     elif workers is not None:

@@ -87,10 +87,10 @@ class Extractor:
         with np.errstate(over="ignore"):  # becomes infinity, which is refused below
             features = self.predictor(images).astype(dtype)
         if not np.isfinite(features).all():
+            wider = " (float32 has a wider range)" if dtype == "float16" else ""
             raise ValueError(
-                f"Expected weights with features in the range of {dtype} (float32 has "
-                "a larger range than float16). Received: NaN or infinity from "
-                f"weights={self.provenance.weights!r}"
+                f"Expected finite features in {dtype}{wider}. Received: NaN or "
+                f"infinity from weights={self.provenance.weights!r}"
             )
         return features
 

@@ -15,7 +15,6 @@ VERTICAL_FIRST = int(PIL.__version__.split(".")[0]) >= 13
 
 KERNELS = {"bilinear": "triangle", "bicubic": "keyscubic"}  # as TensorFlow calls them
 
-MAX_PIXELS = 2 * Image.MAX_IMAGE_PIXELS  # more is an error in Pillow too
 HEADER = 34  # bytes; they hold the format and, except in JPEG, the image size
 
 
@@ -176,8 +175,10 @@ def _no_pixels():
 def _unless_huge(height, width, pixels: Callable):
     """The pixels, or none if the image is too large or too long."""
     short, long = tf.minimum(height, width), tf.maximum(height, width)
-    sane = (long <= MAX_ASPECT * short) & (short <= MAX_PIXELS // tf.maximum(long, 1))
-    return tf.cond(sane & (short > 0), pixels, _no_pixels)
+    sane = (short > 0) & (long <= MAX_ASPECT * short)
+    if Image.MAX_IMAGE_PIXELS:  # Pillow refuses more than twice that
+        sane &= short <= 2 * Image.MAX_IMAGE_PIXELS // tf.maximum(long, 1)
+    return tf.cond(sane, pixels, _no_pixels)
 
 
 def _over_white(pixels):

@@ -140,7 +140,7 @@ class UnreadableImages(keras.callbacks.Callback):
                     f"Expected at most {split.most} images to become unreadable. "
                     f"Received: {_listed(split.items())}. Restore or remove them, then "
                     "resume from the last checkpoint; after removing, with "
-                    "allow_changed (--allow-changed)"
+                    "allow_changed=True"
                 )
 
 

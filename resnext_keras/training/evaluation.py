@@ -5,7 +5,7 @@ import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from os.path import abspath
+from os.path import realpath
 from pathlib import Path
 
 import keras
@@ -19,6 +19,7 @@ from resnext_keras.images.labels import scores_by_class
 from resnext_keras.images.listing import readable
 from resnext_keras.images.preprocessing import Preprocessing, preprocess_input
 from resnext_keras.images.read import ImageError, resize_and_crop
+from resnext_keras.inference.engines import check_installed
 from resnext_keras.inference.predictor import Predictor, check_engine
 from resnext_keras.io import atomic_directory, check_outside, output_directory
 from resnext_keras.models.data_format import to_data_format
@@ -172,6 +173,7 @@ def evaluate(
     positive_integer("batch_size", batch_size)
     if keras.config.backend() == "tensorflow":  # otherwise Keras runs the network
         check_engine(engine)
+        check_installed(engine)
     checkpoint = resolve(weights, model)
     name = checkpoint.short_name
     folder = output_directory(
@@ -188,7 +190,8 @@ def evaluate(
     trained_on = 0
     if checkpoint.run_folder and not include_training:
         count = len(dataset)
-        dataset = _without_training(dataset, checkpoint.run_folder)
+        trained = run_images(checkpoint.run_folder, "training", moved_to=data)
+        dataset = _without(dataset, trained)
         trained_on = count - len(dataset)
     classifier = load_classifier(weights=checkpoint)
     evaluation = evaluate_images(
@@ -204,14 +207,14 @@ def evaluate(
     )
 
 
-def _without_training(dataset: ImageDataset, run: Path) -> ImageDataset:
+def _without(dataset: ImageDataset, trained: list[str]) -> ImageDataset:
     """The images that a run was not trained on, or a `ValueError` if there are none."""
-    trained = set(run_images(run, "training"))
-    kept = [n for n, name in enumerate(dataset.names) if abspath(name) not in trained]
+    trained = set(map(realpath, trained))
+    kept = [n for n, name in enumerate(dataset.names) if realpath(name) not in trained]
     if not kept:
         raise ValueError(
-            "Expected images that the run was not trained on, or include_training=True "
-            f"(--include-training). Received: {len(dataset)} images of its training "
+            "Expected images that the run was not trained on, or "
+            f"include_training=True. Received: {len(dataset)} images of its training "
             f"split, {few(dataset.names)}"
         )
     return dataset if len(kept) == len(dataset) else dataset.subset(np.array(kept))

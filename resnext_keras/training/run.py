@@ -46,6 +46,7 @@ from resnext_keras.training.losses import weights_of_classes
 from resnext_keras.training.optimizers import learning_rate
 from resnext_keras.training.settings import Phase, Settings
 from resnext_keras.weights.checkpoint import IMAGES, RUN, data_folder, relative_names
+from resnext_keras.weights.registry import is_registered
 
 SKIPPED = "skipped.csv"
 
@@ -211,6 +212,11 @@ def open_run(
 def _check_folder(folder: Path, resume: bool) -> bool:
     """Checks the folder of a run, and returns whether there is one to resume."""
     if not os.path.lexists(folder):
+        if is_registered(str(folder)):
+            raise ValueError(
+                "Expected another name for the folder, since `weights` takes this for "
+                f"published weights. Received: {str(folder)!r}"
+            )
         output_directory(folder, overwrite=False, earlier=Path(RUN))
         return False
     if not resume:
@@ -256,7 +262,12 @@ def _write_run(run: Run) -> None:
         with contextlib.suppress(metadata.PackageNotFoundError):
             versions[package] = metadata.version(package)
     versions["python"] = platform.python_version()
-    content = _describe(run) | {"backend": keras.config.backend(), "versions": versions}
+    weights = run.settings.weights
+    content = _describe(run) | {
+        "licence": weights and weights.licence,
+        "backend": keras.config.backend(),
+        "versions": versions,
+    }
     relative = relative_names(run.settings.data)
     images = [
         (relative(name), split, dataset.label(number))
@@ -422,7 +433,7 @@ def _reopened(
             raise ValueError(
                 "Expected the images of the run, to resume it. Received: "
                 f"{readable(data)!r} with {changes}. Restore the data, or pass "
-                "allow_changed (--allow-changed) to leave these images out"
+                "allow_changed=True to leave these images out"
             )
         logger.warning("The run goes on without these images: %s", changes)
     splits = []

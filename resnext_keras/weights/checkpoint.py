@@ -121,9 +121,11 @@ class Checkpoint:
     @property
     def short_name(self) -> str:
         """Name of the set, run's folder or file, for output files and model cards."""
-        if self.weight_set is not None:
-            return self.name
-        return Path(os.path.abspath(self.name)).name.split(".")[0]
+        if self.weight_set is not None or self.run_folder is not None:
+            return os.path.basename(self.name)
+        path = Path(self.name)
+        suffix = path.suffix if path.suffix.lower() in READERS else ""
+        return path.name.removesuffix(suffix).removesuffix(".weights")
 
     @property
     def is_multi_label(self) -> bool:
@@ -334,9 +336,10 @@ def _from_run(folder: Path) -> Checkpoint:
             fields["size"], fields["resize"], fields["interpolation"]
         )
         names = tuple(content["class_names"])
-        # Earlier versions had neither.
+        # Earlier versions had none of these.
         outputs = content.get("outputs", len(names))
         activation = content.get("activation", "softmax")
+        licence = content.get("licence")
     except (ValueError, KeyError, TypeError) as error:
         raise WeightsError(
             f"Expected {RUN} beside the weights of a run, as training writes it. "
@@ -347,7 +350,8 @@ def _from_run(folder: Path) -> Checkpoint:
         outputs,
         preprocessing,
         names,
-        str(folder),
+        str(folder) if folder.name else os.path.abspath(folder),
+        licence,
         activation=activation,
         _file=_WeightFile(folder / BEST),
     )
@@ -398,12 +402,15 @@ def relative_names(data: str | os.PathLike) -> Callable[[str], str]:
     return relative
 
 
-def run_images(folder: Path, split: str) -> list[str]:
-    """Paths of the images of a training run, where they were when it began.
+def run_images(
+    folder: Path, split: str, moved_to: str | os.PathLike | None = None
+) -> list[str]:
+    """Paths of the images of a training run.
 
     Args:
         folder: The folder of the run.
         split: `"training"` or `"validation"`.
+        moved_to: The run's data set, if it is no longer where it was when it began.
 
     Returns:
         The paths; of TFRecords the paths and numbers of the records. Empty for a run
@@ -412,7 +419,8 @@ def run_images(folder: Path, split: str) -> list[str]:
     if not (folder / IMAGES).is_file():
         return []
     content = json.loads((folder / RUN).read_text(encoding="utf-8"))
-    base = data_folder(content["settings"]["data"])
+    data = content["settings"]["data"]
+    base = data_folder(data if os.path.lexists(data) else moved_to or data)
     with (folder / IMAGES).open(newline="", encoding="utf-8") as file:
         names = [name for name, own, _ in csv.reader(file) if own == split]
     return [os.path.normpath(os.path.join(base, name)) for name in names]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from importlib import resources
 
 from resnext_keras.images.preprocessing import Preprocessing
-from resnext_keras.models.specs import architecture_name, get_spec
+from resnext_keras.models.specs import ARCHITECTURES, architecture_name, get_spec
 
 TABLE = resources.files("resnext_keras") / "weights" / "sets.csv"
 
@@ -202,6 +202,13 @@ def as_registered(written: str) -> str:
     tags = tags.union(*(weight_set.aliases for weight_set in WEIGHT_SETS.values()))
     name = {known.lower(): known for known in tags}.get(written.lower())
     return name or architecture_name(written) or written
+
+
+def is_registered(written: str) -> bool:
+    """Whether a name is one of weights or of an architecture."""
+    names = ((s.name, s.tag, *s.aliases) for s in WEIGHT_SETS.values())
+    known = {"imagenet", *ARCHITECTURES}.union(*names)
+    return as_registered(written) in known
 
 
 def sets_of(architecture: str | None, labels: str | None = None) -> list[WeightSet]:

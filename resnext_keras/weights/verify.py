@@ -71,7 +71,9 @@ def verify_weights(
     )
     images = photo_batch(checkpoint)
     outputs = network.predict(to_data_format(images), verbose=0)
-    top1 = checkpoint.class_names[int(outputs.argmax())] if classes else ""
+    # A single logit is that of the second of two classes.
+    number = int(outputs.item() > 0) if classes == 1 else outputs.argmax()
+    top1 = checkpoint.class_names[number] if classes else ""
     return Verification(checkpoint, path, network.count_params(), outputs, top1)
 
 

@@ -161,7 +161,19 @@ def test_images_that_a_run_was_trained_on_are_not_evaluated(
     options = ("--weights", folder, "--json", "-o", "other")
     figures = json.loads(run("evaluate", data, *options, code=1).stdout)
     assert (figures["images"], figures["trained_on"]) == (6, 24)
-    options = (*options, "--include-training", "--overwrite")
+    # Also by another path, and after the data have moved.
+    (tmp_path / "link").symlink_to(data)
+    options = (*options, "--overwrite")
+    figures = json.loads(run("evaluate", "link", *options, code=1).stdout)
+    assert figures["trained_on"] == 24
+    moved = shutil.copytree(data, tmp_path / "moved")
+    moved_run = shutil.copytree(folder, tmp_path / "run")
+    text = (moved_run / "run.json").read_text()
+    (moved_run / "run.json").write_text(text.replace(str(data), "/gone"))
+    options = ("--weights", moved_run, *options[2:])
+    figures = json.loads(run("evaluate", moved, *options, code=1).stdout)
+    assert figures["trained_on"] == 24
+    options = (*options, "--include-training")
     figures = json.loads(run("evaluate", data, *options, code=1).stdout)
     assert (figures["images"], figures["trained_on"]) == (30, 0)
 
@@ -179,8 +191,13 @@ def test_other_commands_take_the_run_with_its_classes_and_size(
     assert {best, other} == set(CLASSES)
     assert best == last["predicted"]
     assert score == pytest.approx(float(last["score"]), abs=1e-3)
-    assert "first" in run("export", folder).stdout  # named after the run
-    assert (tmp_path / "first.export" / "1" / "saved_model.pb").is_file()
+    (tmp_path / "runs").mkdir()  # beside the run, and named after it
+    shutil.copytree(folder, "runs/lr0.1")
+    assert "lr0.1.export" in run("export", "runs/lr0.1").stdout
+    exported = tmp_path / "runs" / "lr0.1.export" / "1"
+    assert (exported / "saved_model.pb").is_file()
+    card = json.loads((exported / "assets" / "model.json").read_text())
+    assert card["weights"] == "lr0.1"
     image = data / CLASSES[0] / "0.png"
     explained = rk.explain(image, weights=folder, classes=["dark room"])
     assert [evidence.name for evidence in explained.classes] == ["Dark Room"]

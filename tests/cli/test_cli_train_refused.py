@@ -74,6 +74,14 @@ def test_wrong_data_give_one_line_and_no_folder(data, tmp_path, spoil, message):
         assert sorted(tmp_path.iterdir()) == before
 
 
+@pytest.mark.parametrize("name", ["digits", "resnext50_32x4d.A1_IN1K", "ResNeXt50"])
+def test_a_run_has_not_the_name_of_published_weights(data, monkeypatch, name):
+    monkeypatch.chdir(data.parent)
+    line = error_of("finetune", "--weights", "digits", data, "-o", name)
+    assert "Expected another name for the folder" in line
+    assert os.listdir() == [data.name]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -206,6 +206,13 @@ def test_a_missing_package_is_named_with_the_extra(folder, tmp_path, monkeypatch
 
 
 @pytest.mark.usefixtures("nothing_loaded")
+def test_a_missing_engine_is_named_first(folder, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(ImportError, match=r"resnext-keras\[fast\]"):
+        extract([folder], tmp_path / "f.parquet", engine="openvino")
+
+
+@pytest.mark.usefixtures("nothing_loaded")
 def test_files_are_replaced_only_with_overwrite_and_others_never(folder, tmp_path):
     for name in ("f.parquet", "f.parquet.chunks", "f.errors.csv"):
         (tmp_path / name).touch()
@@ -340,7 +347,7 @@ def test_features_that_float16_cannot_hold_are_refused(folder, tmp_path):
     model.save_weights(tmp_path / "large.weights.h5")
     weights = tmp_path / "large.weights.h5"
     extract([folder], tmp_path / "f.parquet", weights=weights)
-    with pytest.raises(ValueError, match="float32 has a larger range than float16"):
+    with pytest.raises(ValueError, match="float32 has a wider range"):
         extract([folder], tmp_path / "half.parquet", weights=weights, dtype="float16")
     assert not (tmp_path / "half.parquet").exists()
 

@@ -11,7 +11,6 @@ from helpers import SMALL
 from image_files import bmps, broken_files, encoded, jpegs, patched, pngs, webps
 from PIL import Image
 
-from resnext_keras.images import decode as in_tensorflow
 from resnext_keras.images import read as in_python
 from resnext_keras.images.decode import decode_images, resize_and_crop
 from resnext_keras.images.preprocessing import IMAGENET, STD, Preprocessing
@@ -199,7 +198,7 @@ def test_the_widest_images_allowed_are_decoded():
 
 def test_broken_files_never_fail_the_batch(photos, monkeypatch):
     # Flipped sizes must not make this test allocate hundreds of megabytes.
-    monkeypatch.setattr(in_tensorflow, "MAX_PIXELS", 2_000_000)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1_000_000)
     whole = encoded(photos[0], "PNG")
     graph.cache_clear()
     try:
@@ -210,6 +209,17 @@ def test_broken_files_never_fail_the_batch(photos, monkeypatch):
     assert min(valid.sum(), (~valid).sum()) > 50
     assert valid[-1]
     np.testing.assert_array_equal(pixels[-1:], decoded([whole])[0])
+
+
+def test_pillows_limit_of_pixels_counts_also_where_it_is_lifted(photos, monkeypatch):
+    contents = [encoded(photos[0], "PNG")]
+    for limit, expected in ((100, False), (None, True)):
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+        graph.cache_clear()
+        try:
+            assert decoded(contents)[1].all() == expected
+        finally:
+            graph.cache_clear()
 
 
 def test_threads_may_decode_at_once(photos):

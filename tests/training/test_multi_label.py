@@ -6,6 +6,7 @@ import os
 import shutil
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -22,6 +23,7 @@ from weight_files import SMALLEST
 
 import resnext_keras as rk
 from resnext_keras import convert_weights
+from resnext_keras.classifier import Classifier
 from resnext_keras.training.multi_label import (
     MultiLabelPredictions,
     average_precision,
@@ -246,6 +248,22 @@ def test_every_class_that_is_present_is_given_whatever_top_is(several):
     marked = {p["name"] for p in row["predictions"] if p["present"]}
     assert marked == present
     assert run(*command).stdout.count("yes") == len(present)
+
+
+def test_a_network_may_have_the_names_of_imagenet_and_several_classes_an_image():
+    inputs = keras.Input((32, 32, 3))
+    maps = keras.layers.GlobalAveragePooling2D()(inputs)
+    scores = keras.layers.Dense(1000, "sigmoid", bias_initializer="ones")(maps)
+    classifier = Classifier(
+        keras.Model(inputs, scores),
+        rk.Preprocessing(32, 32),
+        rk.class_names("imagenet"),
+        "mine",
+        is_multi_label=True,
+    )
+    (predictions,) = classifier.predict(np.full((1, 32, 32, 3), 124, "uint8"), top=1)
+    assert len(predictions) == 1000
+    assert {len(wordnet) for wordnet, _, _ in predictions} == {9}
 
 
 def test_a_table_of_one_class_evaluates_that_class(several, data, tmp_path):

@@ -122,7 +122,7 @@ def test_a_training_run(run_folder, form):
     assert checkpoint.spec == LISTED
     assert (checkpoint.classes, checkpoint.class_names) == (3, NAMES)
     assert checkpoint.preprocessing == Preprocessing(40, 44)
-    assert (checkpoint.name, checkpoint.short_name) == (str(run_folder), "my")
+    assert (checkpoint.name, checkpoint.short_name) == (str(run_folder), "my.run")
     assert weights_preprocessing(form(run_folder)) == checkpoint.preprocessing
     same = dataclasses.replace(LISTED, name="of_another_name")
     assert resolve(form(run_folder), same).spec == same
