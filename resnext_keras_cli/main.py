@@ -17,7 +17,7 @@ from resnext_keras_cli.predict import predict
 from resnext_keras_cli.quantize import quantize
 from resnext_keras_cli.recipes import recipes
 from resnext_keras_cli.search import search
-from resnext_keras_cli.start import ready_streams
+from resnext_keras_cli.start import print_progress, ready_streams
 from resnext_keras_cli.summary import summary
 from resnext_keras_cli.train import train
 from resnext_keras_cli.weights import weights
@@ -91,5 +91,6 @@ for command in (
 def main():
     """Runs the command line."""
     ready_streams()
+    print_progress()
     warnings.formatwarning = lambda message, *_: f"Warning: {message}\n"
     group(prog_name="resnext-keras")

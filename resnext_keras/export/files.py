@@ -10,7 +10,6 @@ from pathlib import Path
 
 import keras
 import numpy as np
-from tqdm import tqdm
 
 from resnext_keras.export.model_card import make_model_card
 from resnext_keras.images.preprocessing import Preprocessing
@@ -33,6 +32,7 @@ from resnext_keras.inference.quantization import (
 )
 from resnext_keras.io import atomic_write, output_file
 from resnext_keras.models.graph import head_activation
+from resnext_keras.progress import tracked
 from resnext_keras.weights.checkpoint import Checkpoint
 
 if keras.config.backend() == "tensorflow":
@@ -258,8 +258,7 @@ def _write_litert(
 
 def _samples(images: np.ndarray) -> Iterator[list[np.ndarray]]:
     """The images one by one, for the calibration."""
-    bar = tqdm(images, "calibrating", unit=" images", disable=None, leave=False)
-    for image in bar:
+    for image in tracked(images, "calibrating"):
         yield [image[None]]
 
 

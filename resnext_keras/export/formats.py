@@ -1,13 +1,13 @@
 """Exports a network with trained weights in any format, and tests each export."""
 
 import os
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import keras
 import numpy as np
-from tqdm import tqdm
 
 from resnext_keras.arguments import positive_integer
 from resnext_keras.classifier import load_classifier
@@ -25,6 +25,7 @@ from resnext_keras.inference.predictor import Predictor
 from resnext_keras.inference.quantization import seconds_per_image
 from resnext_keras.io import output_directory
 from resnext_keras.models.specs import ResNeXtSpec
+from resnext_keras.progress import logger
 from resnext_keras.weights.checkpoint import resolve, run_images
 
 
@@ -187,18 +188,20 @@ def export_model(
     ).model
     expected = network.predict(samples, batch_size=32, verbose=0)
     models, common = {}, {"weights": checkpoint, "overwrite": overwrite}
-    with tqdm(chosen.items(), disable=None, leave=False) as bar:
-        for name, format_ in bar:
-            bar.set_description(f"writing {name}")
-            path = format_.path(base)
-            if format_.ending:
-                precision = format_.precision
-                calibration = samples if precision == "int8" else None
-                options = common | {"int8_io": int8_io and name == "litert-int8"}
-                export_file(network, path, precision, calibration, **options)
-            else:
-                export_saved_model(network, path, top=top, **common)
-            models[name] = _compared(format_, path, samples, expected)
+    for number, (name, format_) in enumerate(chosen.items(), 1):
+        logger.info(f"writing {name}, {number} of {len(chosen)}")
+        start = time.monotonic()
+        path = format_.path(base)
+        if format_.ending:
+            precision = format_.precision
+            calibration = samples if precision == "int8" else None
+            options = common | {"int8_io": int8_io and name == "litert-int8"}
+            export_file(network, path, precision, calibration, **options)
+        else:
+            export_saved_model(network, path, top=top, **common)
+        models[name] = _compared(format_, path, samples, expected)
+        seconds = time.monotonic() - start
+        logger.info(f"{name} written and compared in {seconds:.1f} s")
     skipped += [f"{name}: it needs images to calibrate with" for name in left_out]
     return ExportReport(models, len(samples) if images else None, skipped)
 

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from resnext_keras import extras
 from resnext_keras.arguments import positive_integer
@@ -33,6 +32,7 @@ from resnext_keras.inference.engines import check_installed
 from resnext_keras.inference.predictor import check_engine
 from resnext_keras.io import exclusive_lock, output_file
 from resnext_keras.models.specs import ResNeXtSpec
+from resnext_keras.progress import Progress
 from resnext_keras.weights.checkpoint import Checkpoint, resolve
 
 CHUNK = 1024
@@ -314,21 +314,14 @@ def _full_disk(output: Path, chunks: Chunks) -> Iterator[None]:
 def _write_chunks(chunks: Chunks, batches: Iterator[Batch], first: int) -> int:
     """Writes the chunks from the `first` on, and returns the number of their files."""
     plan, finished = chunks.plan, min(first * chunks.plan.chunk_size, chunks.count)
-    bar = tqdm(
-        desc="extracting",
-        total=chunks.count,
-        initial=finished,
-        unit=" images",
-        disable=None,
-        leave=False,
-    )
-    with bar, contextlib.closing(batches):
+    progress = Progress("extracting", chunks.count, finished)
+    with progress, contextlib.closing(batches):
         for number in range(first, len(chunks)):
             files, vectors = [], []
             for batch_files, features in batches:
                 files += batch_files
                 vectors.append(features)
-                bar.update(len(batch_files))
+                progress.update(len(batch_files))
                 if len(files) == plan.chunk_size:
                     break
             chunks.write(number, files, np.concatenate(vectors))

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pooch
 from PIL import Image
-from tqdm import tqdm
 
 from resnext_keras.arguments import positive_integer
 from resnext_keras.features.extractor import Extractor
@@ -26,6 +25,7 @@ from resnext_keras.images.listing import readable, spellings
 from resnext_keras.images.preprocessing import Preprocessing
 from resnext_keras.images.read import ImageError, read_image
 from resnext_keras.models.specs import ARCHITECTURES
+from resnext_keras.progress import Progress
 
 SIDE = 192
 """Height and width of the drawn images, in pixels."""
@@ -170,7 +170,7 @@ def nearest(
     faiss.normalize_L2(query)
     best = []
     rows = sum(map(count_rows, indexes))
-    with tqdm(total=rows, unit=" images", delay=1, disable=None, leave=False) as bar:
+    with Progress("comparing", rows) as progress:
         for index in indexes:
             for paths, features in read_features(index):
                 vectors = features.astype("float32")
@@ -188,7 +188,7 @@ def nearest(
                 ]
                 best.sort(key=lambda match: -match.similarity)  # stable
                 del best[top:]
-                bar.update(len(paths))
+                progress.update(len(paths))
     return best
 
 

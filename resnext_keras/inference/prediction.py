@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from resnext_keras.arguments import positive_integer
 from resnext_keras.classifier import Predictions, load_classifier
@@ -17,6 +16,7 @@ from resnext_keras.images.read import ImageError, read_image
 from resnext_keras.io import atomic_write, output_file
 from resnext_keras.models.data_format import to_data_format
 from resnext_keras.models.specs import ResNeXtSpec
+from resnext_keras.progress import Progress, tracked
 from resnext_keras.weights.checkpoint import Checkpoint
 
 MAX_IMAGES = 128
@@ -104,18 +104,13 @@ def predict_files(
         )
     classifier = load_classifier(model, weights)
     predictions = []
-    bar = tqdm(
-        classifier.predict_files(images, top, batch_size),
-        total=len(images),
-        unit=" images",
-        disable=None if len(images) > 1 else True,
-        leave=False,
-    )
-    for path, result in bar:
-        if isinstance(result, ImageError):
-            skipped.append(result)
-        else:
-            predictions.append((path, result))
+    with Progress("predicting", len(images)) as progress:
+        for path, result in classifier.predict_files(images, top, batch_size):
+            if isinstance(result, ImageError):
+                skipped.append(result)
+            else:
+                predictions.append((path, result))
+            progress.update()
     if output is not None:
         _write_csv(output, predictions)
     return FilePredictions(
@@ -169,7 +164,7 @@ def sample_images(
     count = min(len(files), MAX_IMAGES)
     files = [files[number * len(files) // count] for number in range(count)]
     images = []
-    for path in tqdm(files, "reading", unit=" images", disable=None, leave=False):
+    for path in tracked(files, "reading"):
         try:
             images.append(read_image(path, preprocessing))
         except ImageError as error:

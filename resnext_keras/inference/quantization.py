@@ -10,7 +10,6 @@ from pathlib import Path
 
 import keras
 import numpy as np
-from tqdm import tqdm
 
 from resnext_keras.classifier import load_classifier
 from resnext_keras.images.labels import THRESHOLD
@@ -29,6 +28,7 @@ from resnext_keras.inference.prediction import sample_images
 from resnext_keras.inference.predictor import Predictor
 from resnext_keras.io import atomic_write, output_file
 from resnext_keras.models.specs import ResNeXtSpec
+from resnext_keras.progress import Progress
 from resnext_keras.weights.checkpoint import resolve
 
 SUFFIXES = (".onnx",)
@@ -190,18 +190,12 @@ def quantize_file(float32: Path, images: np.ndarray, target: Path) -> None:
     graph = optional("onnx").load(target).graph
     with (
         contextlib.redirect_stdout(io.StringIO()),  # It prints its progress.
-        tqdm(
-            desc="calibrating",
-            total=len(images),
-            unit=" images",
-            disable=None,
-            leave=False,
-        ) as bar,
+        Progress("calibrating", len(images)) as progress,
     ):
         quantization.quantize_static(
             target,
             target,
-            _Calibration(graph.input[0].name, images, bar),
+            _Calibration(graph.input[0].name, images, progress),
             per_channel=True,
             # The fast types on x86: with int8 activations it takes 2.4 times as long.
             activation_type=quantization.QuantType.QUInt8,
@@ -223,8 +217,8 @@ def quantize_file(float32: Path, images: np.ndarray, target: Path) -> None:
 class _Calibration:
     """The images one by one, in the interface of ONNX Runtime's calibration reader."""
 
-    def __init__(self, name: str, images: np.ndarray, bar: tqdm):
-        self._name, self._images, self._bar = name, images, bar
+    def __init__(self, name: str, images: np.ndarray, progress: Progress):
+        self._name, self._images, self._progress = name, images, progress
         self._feeds = iter(())
 
     def __len__(self):
@@ -238,7 +232,7 @@ class _Calibration:
 
     def get_next(self):
         feed = next(self._feeds, None)
-        self._bar.update(feed is not None)
+        self._progress.update(feed is not None)
         return feed
 
 

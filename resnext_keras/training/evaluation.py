@@ -10,7 +10,6 @@ from pathlib import Path
 
 import keras
 import numpy as np
-from tqdm import tqdm
 
 from resnext_keras.arguments import positive_integer
 from resnext_keras.classifier import Classifier, load_classifier
@@ -24,6 +23,7 @@ from resnext_keras.inference.predictor import Predictor, check_engine
 from resnext_keras.io import atomic_directory, check_outside, output_directory
 from resnext_keras.models.data_format import to_data_format
 from resnext_keras.models.specs import ResNeXtSpec
+from resnext_keras.progress import Progress
 from resnext_keras.training.data.dataset import ImageDataset, few, open_split
 from resnext_keras.training.data.label_mapping import flat_images, is_flat, map_labels
 from resnext_keras.training.metrics import (
@@ -295,8 +295,7 @@ def evaluate_images(
 
     images = enumerate(_images(dataset, preprocessing, batch_size))
     numbers, batches = [], []
-    bar = tqdm(desc="evaluating", total=len(dataset), unit=" images", disable=None)
-    with bar:
+    with Progress("evaluating", len(dataset)) as progress:
         while batch := list(itertools.islice(images, batch_size)):
             read = {n: image for n, image in batch if not isinstance(image, ImageError)}
             skipped += [
@@ -310,7 +309,7 @@ def evaluate_images(
                 scores = scores_by_class(np.asarray(predict(pixels)), names)
                 numbers += read
                 batches.append(score(scores, labels))
-            bar.update(len(batch))
+            progress.update(len(batch))
     if not batches:
         name, reason = skipped[0]
         raise ValueError(
