@@ -87,12 +87,19 @@ def default_preprocessing(size: int | None) -> Preprocessing:
 def preprocess_input(x, data_format=None):
     """Scales RGB to [0, 1], then normalises with ImageNet's mean and deviation.
 
+    For a network with another number of input channels, each channel is normalised as
+    the kernel of the first convolution that it meets: of RGB, repeated and cut to the
+    number of channels. A single channel, whose kernel is the sum of the three, becomes
+    the mean of what its RGB copy would become. timm, whose `adapt_input_conv` has these
+    kernels, leaves mean and deviation to the user.
+
     It takes arrays and tensors, and works inside a functional model and in a `tf.data`
     map. The caller's array is not changed.
 
     Args:
-        x: RGB, 0 to 255, of any integer or float dtype: one image (3D) or a
-            batch (4D). A `PIL.Image` or a nested list is converted to a NumPy array.
+        x: RGB or other channels, 0 to 255, of any integer or float dtype: one image
+            (3D) or a batch (4D). A `PIL.Image` or a nested list is converted to a NumPy
+            array.
         data_format: `"channels_last"` or `"channels_first"`; None for
             `keras.config.image_data_format()`.
 
@@ -102,8 +109,9 @@ def preprocess_input(x, data_format=None):
         `keras.config.floatx()`.
 
     Raises:
-        ValueError: `data_format` is unknown, or `x` is not 3D or 4D with
-            three channels.
+        ValueError: `data_format` is unknown, or `x` is not 3D or 4D, or has other than
+            three channels, of which there are more than pixels on a side (up to 32):
+            then the axes are in another order.
     """
     if data_format is None:
         data_format = keras.config.image_data_format()
@@ -116,18 +124,21 @@ def preprocess_input(x, data_format=None):
         x = np.asarray(x)
     shape = tuple(x.shape)
     axis = -1 if data_format == "channels_last" else -3
-    # A dimension of a symbolic tensor may be None, not known yet.
-    if len(shape) not in (3, 4) or shape[axis] not in (3, None):
+    if len(shape) not in (3, 4) or not _has_channels(shape, axis):
         raise ValueError(
-            "Expected `x` to be one image (3D) or a batch of images (4D) with "
-            f"3 channels on axis {axis} ({data_format}). "
+            "Expected `x` to be one image (3D) or a batch of images (4D) with the "
+            f"channels on axis {axis} ({data_format}). "
             f"Received: x.shape={shape}"
         )
     dtype = keras.backend.standardize_dtype(x.dtype)
     is_float = keras.backend.is_float_dtype(dtype)
     if not is_float:
         dtype = keras.config.floatx()
-    mean, std = (np.reshape(v, (3,) + (1,) * (-1 - axis)) for v in (MEAN, STD))
+    # A dimension of a symbolic tensor may be None, not known yet.
+    mean, std = (
+        np.reshape(values, (-1,) + (1,) * (-1 - axis))
+        for values in _statistics(shape[axis] or 3)
+    )
     if isinstance(x, np.ndarray):
         x = x.astype(dtype)  # a copy
         x /= 255.0
@@ -142,3 +153,22 @@ def preprocess_input(x, data_format=None):
     mean = ops.convert_to_tensor(mean, dtype=dtype)
     std = ops.convert_to_tensor(std, dtype=dtype)
     return (x / 255.0 - mean) / std
+
+
+def _has_channels(shape: tuple[int | None, ...], axis: int) -> bool:
+    """Whether an axis may be that of the channels, not of rows or columns."""
+    channels = shape[axis]
+    if channels in (3, None):
+        return True
+    sides = shape[-3:-1] if axis == -1 else shape[-2:]
+    known = [side for side in sides if side is not None]
+    return channels > 0 and all(side >= min(channels, 32) for side in known)
+
+
+def _statistics(channels: int) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and deviation of each channel, for values in [0, 1]."""
+    mean, std = np.array(MEAN), np.array(STD)
+    if channels == 1:
+        one = 1 / np.mean(1 / std, keepdims=True)
+        return one * np.mean(mean / std), one
+    return np.resize(mean, channels), np.resize(std, channels)

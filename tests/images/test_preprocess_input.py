@@ -9,6 +9,8 @@ import tensorflow as tf
 from keras.applications.imagenet_utils import preprocess_input as keras_preprocess
 from PIL import Image
 
+import resnext_keras as rk
+from resnext_keras.digits import as_network_sees, held_out_digits
 from resnext_keras.images.preprocessing import IMAGENET, Preprocessing, preprocess_input
 
 
@@ -120,7 +122,10 @@ def test_it_works_inside_a_tf_data_map():
     [
         ((4, 3), None),
         ((1, 2, 5, 4, 3), None),
-        ((5, 4, 1), None),
+        ((5, 4, 0), None),
+        ((3, 224, 224), "channels_last"),
+        ((8, 1, 64, 64), "channels_last"),
+        ((8, 64, 64, 4), "channels_first"),
         ((3, 5, 4), "channels_last"),
         ((2, 5, 4, 3), "channels_first"),
     ],
@@ -129,6 +134,46 @@ def test_a_wrong_shape_is_refused(shape, data_format):
     for x in (np.zeros(shape), keras.ops.zeros(shape)):
         with pytest.raises(ValueError, match=re.escape(f"Received: x.shape={shape}")):
             preprocess_input(x, data_format)
+
+
+# Other numbers of channels
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4, 6])
+@pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
+def test_other_channels_repeat_rgb_as_the_kernels_do(channels, data_format):
+    rgb = keras_preprocess(np.zeros((1, 3)), "channels_last", mode="torch")[0]
+    white = keras_preprocess(np.full((1, 3), 255.0), "channels_last", mode="torch")[0]
+    for value, normalised in ((0, rgb), (255, white)):
+        shape = (2, 9, 8, channels)
+        expected = np.tile(normalised, 2)[:channels]
+        if channels == 1:  # the kernels are added
+            expected = normalised.mean(keepdims=True)
+        x, expected = np.full(shape, value, "float64"), np.broadcast_to(expected, shape)
+        if data_format == "channels_first":
+            x, expected = (np.moveaxis(array, -1, 1) for array in (x, expected))
+        np.testing.assert_allclose(preprocess_input(x, data_format), expected)
+        tensor = preprocess_input(
+            keras.ops.convert_to_tensor(x, "float32"), data_format
+        )
+        np.testing.assert_allclose(tensor, expected, rtol=1e-5)
+
+
+def test_a_network_for_grey_images_sees_what_the_one_for_rgb_sees():
+    digits, labels = held_out_digits()
+    pixels = as_network_sees(digits, rk.weights_preprocessing("digits"))
+    scores = []
+    for channels in (3, 1):
+        model = rk.ResNeXt(
+            "resnext11_8x4d",
+            weights="digits",
+            input_shape=(32, 32, channels),
+            classes=10,
+        )
+        x = preprocess_input(pixels[..., :channels], "channels_last")
+        scores.append(model.predict(x, verbose=0))
+    assert np.mean(scores[0].argmax(1) == scores[1].argmax(1)) > 0.99
+    assert np.mean(scores[1].argmax(1) == labels.astype(int)) > 0.97
 
 
 # Preprocessing
