@@ -6,7 +6,7 @@ level INFO.
 
 import logging
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from tqdm import tqdm
 
@@ -26,13 +26,21 @@ class Progress:
         total: Number of items.
         initial: Number of items that were done before.
         unit: What the items are.
+        log: Function that takes the lines.
     """
 
-    def __init__(self, what: str, total: int, initial: int = 0, unit: str = "images"):
-        self._what, self._unit = what, unit
-        self._total, self._initial, self._done = total, initial, initial
-        self._start = time.monotonic()
-        self._last = self._start, initial
+    def __init__(
+        self,
+        what: str,
+        total: int,
+        initial: int = 0,
+        unit: str = "images",
+        log: Callable[[str], object] = logger.info,
+    ):
+        self._what, self._unit, self._log = what, unit, log
+        self._total, self._done = total, initial
+        self._last = time.monotonic(), initial
+        self._first: tuple[float, int] | None = None
         self._bar = tqdm(
             desc=what,
             total=total,
@@ -46,6 +54,10 @@ class Progress:
         return self
 
     def __exit__(self, *_) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Removes the bar."""
         self._bar.close()
 
     def update(self, count: int = 1) -> None:
@@ -53,21 +65,25 @@ class Progress:
         self._bar.update(count)
         self._done += count
         now = time.monotonic()
+        if self._first is None:  # the rate is without the start, such as compiling
+            self._first = now, self._done
+            return
         waited, share = now - self._last[0], (self._done - self._last[1]) / self._total
         is_due = waited >= SECONDS or (waited >= LEAST and share >= SHARE)
         if self._bar.disable and is_due:
             self._last = now, self._done
-            rate = (self._done - self._initial) / (now - self._start)
+            begin, before = self._first
+            rate = (self._done - before) / (now - begin)
             left = tqdm.format_interval((self._total - self._done) / rate)
-            logger.info(
+            self._log(
                 f"{self._what}: {self._done:,} of {self._total:,} {self._unit}, "
                 f"{rate:.1f} a second, {left} left"
             )
 
 
-def tracked(items: Collection, what: str, unit: str = "images") -> Iterator:
-    """Yields the items, and shows how many are done."""
-    with Progress(what, len(items), unit=unit) as progress:
+def tracked(items: Iterable, what: str, unit="images", total=None) -> Iterator:
+    """Yields the items, and shows how many of `total`, by default all, are done."""
+    with Progress(what, len(items) if total is None else total, unit=unit) as progress:
         for item in items:
             yield item
             progress.update()

@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import functools
 import json
 import logging
 import math
@@ -15,6 +16,7 @@ from safetensors import safe_open
 from safetensors.numpy import save
 
 from resnext_keras.io import atomic_write
+from resnext_keras.progress import Progress
 from resnext_keras.training.data.dataset import Unreadable, few
 from resnext_keras.training.distribution import Devices
 from resnext_keras.weights.checkpoint import BEST
@@ -169,6 +171,40 @@ def step_of_phase(progress: dict, steps_per_epoch: int) -> int:
         return step
     epochs = sum(row["phase"] == phase for row in progress["history"])
     return epochs * steps_per_epoch
+
+
+class EpochProgress(keras.callbacks.Callback):
+    """Callback: prints lines within long epochs, between those of Keras' `verbose=2`.
+
+    Args:
+        progress: The progress of the run, see `new_progress`.
+        steps_per_epoch: Number of steps of an epoch.
+        step_size: Number of images of a step.
+    """
+
+    def __init__(self, progress: dict, steps_per_epoch: int, step_size: int):
+        super().__init__()
+        self.progress, self.step_size = progress, step_size
+        self.steps_per_epoch = steps_per_epoch
+
+    def on_epoch_begin(self, epoch, logs=None):
+        """Begins to count; a resumed epoch has images that are done."""
+        self._batch = -1
+        self._shown = Progress(
+            f"Epoch {epoch + 1}/{self.params['epochs']}",
+            self.steps_per_epoch * self.step_size,
+            self.progress["step"] % self.steps_per_epoch * self.step_size,
+            log=functools.partial(print, flush=True),
+        )
+
+    def on_train_batch_end(self, batch, logs=None):
+        """Counts the images of a step, or of several in one execution."""
+        steps, self._batch = batch - self._batch, batch
+        self._shown.update(steps * self.step_size)
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Removes the bar before Keras prints the epoch."""
+        self._shown.close()
 
 
 class TrainingState(keras.callbacks.Callback):

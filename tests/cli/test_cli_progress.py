@@ -10,15 +10,19 @@ import struct
 import subprocess
 import sys
 import termios
+import types
 
 import pytest
 from helpers import ROOT
 from PIL import Image
+from run_data import image_folder
+from weight_files import SMALLEST
 
 import resnext_keras as rk
 from resnext_keras import progress
 from resnext_keras.digits import held_out_digits
 from resnext_keras.export import formats
+from resnext_keras.progress import Progress
 
 pytestmark = pytest.mark.tensorflow
 
@@ -61,6 +65,38 @@ def test_off_a_terminal_lines_have_count_rate_and_time_left(
     assert len(counts) >= 5
     assert counts == sorted(counts)
     assert counts[-1] == 12
+
+
+def test_training_prints_lines_within_epochs_if_asked(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(progress, "LEAST", 0)
+    data = image_folder(tmp_path / "data", 15)
+    options = {"epochs": 2, "batch_size": 8, "accumulate": 2}
+    rk.train(data, tmp_path / "run", SMALLEST, **options, verbose=2)
+    printed = capsys.readouterr().out
+    for epoch in (1, 2):
+        line = rf"Epoch {epoch}/2: (\d+) of 24 images, [\d.]+ a second, 00:\d\d left"
+        assert re.findall(line, printed) == ["8", "12", "16", "20", "24"]
+    rk.train(data, tmp_path / "other", SMALLEST, **options, verbose=0)
+    assert "Epoch" not in capsys.readouterr().out
+
+
+def test_lines_are_ten_seconds_or_a_tenth_of_the_work_apart(monkeypatch):
+    now, lines = [0.0], []
+    fake = types.SimpleNamespace(monotonic=lambda: now[0])
+    monkeypatch.setattr(progress, "time", fake)
+    for total, per_second, expected in (
+        (2000, 2, range(10, 1001, 10)),
+        (90, 3, range(3, 31, 3)),
+        (900, 1000, []),
+    ):
+        now[0], seconds = 0, []
+        with Progress("reading", total, log=lines.append) as shown:
+            for second in range(1, total // per_second + 1):
+                now[0], before = float(second), len(lines)
+                shown.update(per_second)
+                seconds += [second] * (len(lines) - before)
+        assert seconds == [*expected]
+    assert lines[1] == "reading: 40 of 2,000 images, 2.0 a second, 16:20 left"
 
 
 def test_an_export_names_each_format_and_its_time(folder, lines, monkeypatch):

@@ -7,7 +7,6 @@ from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from resnext_keras.features.loader import in_threads
 from resnext_keras.images.listing import SUFFIXES, readable
@@ -17,6 +16,7 @@ from resnext_keras.images.read import (
     decode_rgb,
     reason_of,
 )
+from resnext_keras.progress import tracked
 
 TRAINING = ("train", "training")
 VALIDATION = ("validation", "val", "valid", "test")  # the first that exists is used
@@ -275,15 +275,9 @@ def decodable(dataset: ImageDataset) -> tuple[ImageDataset, list[tuple[str, str]
         except ImageError as error:
             return readable(error.reason)
 
-    bar = tqdm(
-        in_threads(reason, range(len(dataset)), ahead=64),
-        desc="checking the images",
-        total=len(dataset),
-        unit=" images",
-        disable=None,
-        leave=False,
-    )
-    broken = {number: reason for number, reason in enumerate(bar) if reason}
+    results = in_threads(reason, range(len(dataset)), ahead=64)
+    results = tracked(results, "checking the images", total=len(dataset))
+    broken = {number: reason for number, reason in enumerate(results) if reason}
     if not broken:
         return dataset, []
     reasons = [(dataset.names[number], reason) for number, reason in broken.items()]
