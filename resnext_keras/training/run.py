@@ -367,7 +367,12 @@ def write_extension(run: Run) -> None:
         before,
     )
     content["settings"]["phases"] = run.settings.as_dict()["phases"]
-    update_run(run.folder, settings=content["settings"], extensions=run.extensions)
+    update_run(
+        run.folder,
+        settings=content["settings"],
+        extensions=run.extensions,
+        end=None,  # it has not ended yet
+    )
 
 
 def _check_same(run: Run) -> None:
