@@ -173,6 +173,41 @@ def test_processes_of_jax_with_folders_of_their_own_are_refused(
     assert not second.exists()
 
 
+# A callback that ends the phase in all processes but the first, or in the first.
+STOPPING = """
+import os, sys, keras, resnext_keras as rk
+
+def stop(epoch, logs):
+    if os.environ["KERAS_DISTRIBUTION_PROCESS_ID"] == sys.argv[3]:
+        callback.model.stop_training = True
+
+callback = keras.callbacks.LambdaCallback(on_epoch_end=stop)
+options = {"weights": "digits", "epochs": 3, "batch_size": 8, "callbacks": callback}
+rk.finetune(*sys.argv[1:3], **options)
+"""
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize(("process", "epochs"), [(0, 2), (1, 3)])
+def test_the_first_process_alone_decides_when_a_phase_ends(
+    images, tmp_path, process, epochs
+):
+    pytest.importorskip("jax")
+    command = [sys.executable, "-c", STOPPING, images, tmp_path / "run", process]
+    workers = [
+        subprocess.Popen(
+            list(map(str, command)),
+            env=os.environ | ALONE | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for environment in cluster_of_jax()
+    ]
+    finished(*workers)
+    assert len(history_rows(tmp_path / "run")) == epochs
+
+
 @pytest.mark.parity
 def test_a_run_of_two_processes_of_jax_is_that_on_one_though_one_is_killed(
     images, tmp_path, one_device_of_jax
