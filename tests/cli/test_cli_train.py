@@ -88,7 +88,9 @@ def test_the_plan_is_printed_first_then_progress_figures_and_files(trained):
         "trains all layers; learning rate 0.02, which falls in steps; pad crops, flips."
     )
     assert lines[6] == "Epoch 1/2"
-    assert "val_accuracy" in lines[7]
+    # A slow machine prints lines within the epoch.
+    after = [line for line in lines[7:] if not line.startswith("Epoch 1/2: ")]
+    assert "val_accuracy" in after[0]
     assert row_of(result.stdout, "top-1")[1].endswith("%")
     assert row_of(result.stdout, "report.html")
     assert f"--weights {folder}`" in result.stdout
