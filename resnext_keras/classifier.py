@@ -140,6 +140,12 @@ def load_classifier(
         ValueError: The architecture or the weights are unknown, they do not fit each
             other, or the weights have no classifier, are not for RGB images or cannot
             be downloaded.
+
+    Examples:
+        >>> classifier = rk.load_classifier(weights="digits")
+        >>> image = rk.read_image("digit.png", classifier.preprocessing)
+        >>> classifier.predict(image[None], top=1)[0][0][1]
+        '7'
     """
     checkpoint = resolve(weights, model)
     checkpoint.check_rgb()

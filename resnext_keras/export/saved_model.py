@@ -96,6 +96,11 @@ def export_saved_model(
         OSError: Writing failed, as on a full disk. An earlier export is not changed. A
             killed process leaves a folder `.writing-...` beside the export, which may
             be removed.
+
+    Examples:
+        >>> spec = rk.ResNeXtSpec("mine", (1,), 2, 4, stem="cifar")
+        >>> network = rk.ResNeXt(spec, weights=None, classes=2)
+        >>> rk.export_saved_model(network, "mine", class_names=["cat", "dog"], top=1)
     """
     check_backend()
     target = output_directory(path, overwrite, EARLIER)

@@ -55,6 +55,11 @@ def grad_cam(
             range, or Keras does not run on TensorFlow.
 
     Source: Selvaraju et al., ICCV 2017, equations 1 and 2.
+
+    Examples:
+        >>> network = rk.ResNeXt("resnext11_8x4d", weights="digits", classes=10)
+        >>> rk.grad_cam(network, np.ones((2, 32, 32, 3), "float32")).shape
+        (2, 8, 8)
     """
     check_backend()
     head = classifier_head(plain_graph(model))

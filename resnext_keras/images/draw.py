@@ -96,6 +96,11 @@ def overlay(image: np.ndarray, heat: np.ndarray, size: int | None = None):
 
     Raises:
         ValueError: An array has another shape or type.
+
+    Examples:
+        >>> image = np.zeros((64, 64, 3), "uint8")
+        >>> rk.overlay(image, np.eye(8)).size
+        (64, 64)
     """
     image, heat = np.asarray(image), np.asarray(heat, "float32")
     if image.ndim != 3 or image.shape[-1] != 3 or image.dtype != np.uint8:

@@ -45,6 +45,10 @@ def class_names(table: str = "imagenet") -> tuple[str, ...]:
 
     Raises:
         ValueError: The table is unknown; the message lists the tables.
+
+    Examples:
+        >>> rk.class_names("imagenet")[281]
+        'tabby'
     """
     if not isinstance(table, str) or table not in TABLES:
         raise ValueError(
@@ -83,6 +87,11 @@ def decode_predictions(
     Raises:
         ValueError: The shape is not as described, `top` is not a positive
             integer, a score is NaN, or a score of a single column is outside 0 to 1.
+
+    Examples:
+        >>> scores = np.eye(1000)[[281]]
+        >>> rk.decode_predictions(scores, top=1)
+        [[('n02123045', 'tabby', 1.0)]]
     """
     top = positive_integer("top", top)
     if keras.backend.standardize_dtype(getattr(preds, "dtype", None)) == "bfloat16":

@@ -39,6 +39,10 @@ class Preprocessing:
 
     Raises:
         ValueError: A value is outside what is described above.
+
+    Examples:
+        >>> rk.Preprocessing(size=288, resize=288, interpolation="bicubic").size
+        288
     """
 
     size: int
@@ -112,6 +116,11 @@ def preprocess_input(x, data_format=None):
         ValueError: `data_format` is unknown, or `x` is not 3D or 4D, or has other than
             three channels, of which there are more than pixels on a side (up to 32):
             then the axes are in another order.
+
+    Examples:
+        >>> white = np.full((1, 32, 32, 3), 255, "uint8")
+        >>> rk.preprocess_input(white)[0, 0, 0].round(2)
+        array([2.25, 2.43, 2.64], dtype=float32)
     """
     if data_format is None:
         data_format = keras.config.image_data_format()

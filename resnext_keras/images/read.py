@@ -90,6 +90,10 @@ def read_image(
             `PIL.Image.MAX_IMAGE_PIXELS`, which you may set); its long side is over 100
             times its short side; or its values have no known range.
         TypeError: `preprocessing` is not a `Preprocessing`.
+
+    Examples:
+        >>> rk.read_image("cat.jpg", rk.Preprocessing(size=224, resize=232)).shape
+        (224, 224, 3)
     """
     if not isinstance(preprocessing, Preprocessing):
         raise TypeError(

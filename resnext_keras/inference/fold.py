@@ -36,6 +36,12 @@ def fold_batch_norm(model: keras.Model) -> keras.Model:
 
     Source: Jacob et al., "Quantization and Training of Neural Networks for
     Efficient Integer-Arithmetic-Only Inference", CVPR 2018, section 3.2.
+
+    Examples:
+        >>> network = rk.ResNeXt("resnext11_8x4d", weights="digits", classes=10)
+        >>> folded = rk.fold_batch_norm(network)
+        >>> any(layer.name.endswith("_bn") for layer in folded.layers)
+        False
     """
     graph = plain_graph(model)
     calls, norms = _calls_and_norms(graph)

@@ -82,6 +82,12 @@ def predict_files(
     Raises:
         ValueError: None of the files exists, an argument is out of range, the output
             exists, or the model or the weights are unknown or do not fit each other.
+
+    Examples:
+        >>> files = ["digit.png"]
+        >>> for path, found in rk.predict_files(files, weights="digits").predictions:
+        ...     print(path, found[0][1])
+        digit.png 7
     """
     paths = [images] if isinstance(images, (str, os.PathLike)) else list(images)
     top = positive_integer("top", top)

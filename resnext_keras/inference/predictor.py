@@ -83,6 +83,12 @@ class Predictor:
         ValueError: The model, the file or another argument is not as described, the
             file is broken, or the chosen engine cannot run the network.
         ImportError: The chosen engine is not installed.
+
+    Examples:
+        >>> network = rk.ResNeXt("resnext11_8x4d", weights="digits", classes=10)
+        >>> predict = rk.Predictor(network, engine="tensorflow")
+        >>> predict(np.zeros((2, 32, 32, 3), "float32")).shape
+        (2, 10)
     """
 
     def __init__(

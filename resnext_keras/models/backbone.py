@@ -38,11 +38,6 @@ def feature_pyramid(
 ) -> keras.Model:
     """Makes a model that outputs the last feature maps of a network's stages.
 
-    ```python
-    pyramid = feature_pyramid(ResNeXt50(include_top=False), ("C3", "C4", "C5"))
-    maps = pyramid(images)["C3"]  # (batch, H / 8, W / 8, 512)
-    ```
-
     Args:
         model: A network of this family, with any weights and input size, with or
             without its classifier. The pyramid shares its layers.
@@ -60,6 +55,12 @@ def feature_pyramid(
 
     Source: Lin et al., "Feature Pyramid Networks for Object Detection", CVPR 2017,
     section 3.
+
+    Examples:
+        >>> network = rk.ResNeXt("resnext11_8x4d", False, None, input_shape=(64, 64, 3))
+        >>> pyramid = rk.feature_pyramid(network, ("C3", "C4"))
+        >>> pyramid(np.zeros((1, 64, 64, 3), "float32"))["C3"].shape
+        TensorShape([1, 32, 32, 512])
     """
     _check_network(model)
     available = {f"C{stage}": layer for stage, layer in stage_outputs(model).items()}
@@ -90,6 +91,12 @@ def freeze(model: keras.Model, until: str) -> None:
     Raises:
         ValueError: The model contains no network of this family, or no such stage;
             nothing is frozen then.
+
+    Examples:
+        >>> network = rk.ResNeXt("resnext11_8x4d", weights=None, classes=10)
+        >>> rk.freeze(network, until="conv3")
+        >>> network.get_layer("conv3_block1_1_conv").trainable
+        False
     """
     stages = {layer: stage_of(layer.name) for layer in all_layers(model)}
     names = [f"conv{stage}" for stage in sorted({1, *filter(None, stages.values())})]

@@ -104,6 +104,11 @@ def ResNeXt(
 
     Source: Xie et al., "Aggregated Residual Transformations for Deep Neural
     Networks", CVPR 2017, Table 1.
+
+    Examples:
+        >>> network = rk.ResNeXt("resnext11_8x4d", weights="digits", classes=10)
+        >>> network.input_shape, network.output_shape
+        ((None, 32, 32, 3), (None, 10))
     """
     spec = get_spec(model)
     name = model_name(spec.name if name is None else name)
@@ -264,6 +269,11 @@ class ResNeXtBuilder(Protocol):
 
         Returns:
             A functional `keras.Model`. The docstring of `ResNeXt` has the details.
+
+        Examples:
+            >>> network = rk.ResNeXt50(include_top=False, weights=None, pooling="avg")
+            >>> network.output_shape
+            (None, 2048)
         """
         ...
 

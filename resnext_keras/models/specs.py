@@ -53,6 +53,11 @@ class ResNeXtSpec:
 
     Raises:
         ValueError: A value is outside what is described above.
+
+    Examples:
+        >>> spec = rk.ResNeXtSpec("mine", depths=(1, 1), cardinality=8, group_width=4)
+        >>> rk.ResNeXt(spec, weights=None, classes=3).output_shape
+        (None, 3)
     """
 
     name: str
@@ -176,6 +181,10 @@ def list_models() -> list[str]:
 
     Returns:
         The names in the order of the table, beginning with `"resnext50_32x4d"`.
+
+    Examples:
+        >>> rk.list_models()[:2]
+        ['resnext50_32x4d', 'resnext50d_32x4d']
     """
     return list(ARCHITECTURES)
 

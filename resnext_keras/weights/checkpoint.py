@@ -273,6 +273,10 @@ def weights_preprocessing(
     Raises:
         WeightsError: There are no such weights, or they were not evaluated at this
             size.
+
+    Examples:
+        >>> rk.weights_preprocessing("resnext50_32x4d.tv2_in1k")
+        Preprocessing(size=224, resize=232, interpolation='bilinear')
     """
     checkpoint = resolve(weights)
     if size is None:

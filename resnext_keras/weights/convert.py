@@ -41,6 +41,10 @@ def convert_weights(
         ValueError: The architecture is unknown.
         WeightsError: The source is unknown, damaged or of another architecture, or the
             target exists or has another suffix. The target is not changed then.
+
+    Examples:
+        >>> rk.convert_weights("digits", "digits.safetensors").name
+        'resnext11_8x4d'
     """
     suffixes = (KERAS_SUFFIX, TORCH_SUFFIX)
     target = output_file(target, suffixes, overwrite, WeightsError)

@@ -183,6 +183,10 @@ def list_weights(model: str | None = None) -> list[str]:
 
     Raises:
         ValueError: There is no such architecture.
+
+    Examples:
+        >>> rk.list_weights("resnext152_32x4d")
+        ['resnext152_32x4d.mm_in1k']
     """
     architecture = None if model is None else get_spec(model).name
     return [weight_set.name for weight_set in sets_of(architecture)]
