@@ -11,11 +11,15 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 
 from docutils import nodes
 from sphinx import addnodes
+from sphinx.util import logging
 
 import resnext_keras
 
 sys.path.insert(0, str(Path(__file__).parent))
-import generated  # noqa: E402 - beside this file
+import generated
+import links
+
+logger = logging.getLogger(__name__)
 
 project = "resnext_keras"
 author = "the authors of resnext_keras"
@@ -98,6 +102,13 @@ def link_public_names(app, doctree):
             literal.replace_self(reference)
 
 
+def warn_of_dead_links(app, exception):
+    """Dead links are warnings, and so errors of `sphinx-build -W`."""
+    if exception is None and app.builder.name == "html":
+        for message in links.dead_links(Path(app.outdir)):
+            logger.warning("a link leads nowhere: %s", message)
+
+
 def setup(app):
     source = Path(app.srcdir)
     generated.write(source / "_generated")
@@ -106,3 +117,4 @@ def setup(app):
     for notebook in (source.parent / "notebooks").glob("*.ipynb"):
         generated.update(source / "guides" / notebook.name, notebook.read_text())
     app.connect("doctree-read", link_public_names)
+    app.connect("build-finished", warn_of_dead_links)

@@ -12,7 +12,7 @@ from resnext_keras.models.specs import ARCHITECTURES
 from resnext_keras.weights.registry import WEIGHT_SETS, default_set
 
 matplotlib.use("svg")
-from matplotlib import pyplot as plt  # noqa: E402
+from matplotlib import pyplot as plt
 
 # The functions whose names do not follow from the architecture's.
 PAPER = {
