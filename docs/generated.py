@@ -13,6 +13,7 @@ from resnext_keras.weights.registry import WEIGHT_SETS, default_set
 
 matplotlib.use("svg")
 from matplotlib import pyplot as plt
+from matplotlib.transforms import Bbox
 
 # The functions whose names do not follow from the architecture's.
 PAPER = {
@@ -20,6 +21,15 @@ PAPER = {
     "resnext101_32x4d": "ResNeXt101",
     "resnext152_32x4d": "ResNeXt152",
 }
+# Where a label may stand: offset from its point, and alignment.
+PLACES = (
+    (6, 0, "left", "center"),
+    (-6, 0, "right", "center"),
+    (0, 6, "center", "bottom"),
+    (0, -6, "center", "top"),
+    (6, -8, "left", "center"),
+    (6, 8, "left", "center"),
+)
 FAMILIES = {"resnext": ("o", "#2166ac"), "seresnext": ("s", "#e08214")}
 
 
@@ -132,25 +142,42 @@ def plot(path: Path, multiply_adds: dict[str, int]) -> None:
     Multiply-adds grow with the number of pixels.
     """
     grey = "#808080"  # legible on white and on black
-    figure, axes = plt.subplots(figsize=(8, 4.5))
-    for name in ARCHITECTURES:
-        chosen = default_set(name)
-        if not chosen:
-            continue
-        family = "seresnext" if name.startswith("se") else "resnext"
-        marker, colour = FAMILIES[family]
-        best = chosen.best
-        scale = (best.preprocessing.size / ARCHITECTURES[name].image_size) ** 2
-        x, y = multiply_adds[name] * scale / 1e9, 100 * best.top1
-        axes.plot(x, y, marker, color=colour)
-        axes.annotate(
-            f" {name}", (x, y), fontsize=7, color=grey, va="center", rotation=0
-        )
+    figure, axes = plt.subplots(figsize=(8, 4.8))
     axes.set_xscale("log")
     ticks = [2, 5, 10, 20, 50, 100]
     axes.set_xticks(ticks, map(str, ticks))
     axes.minorticks_off()
-    axes.set_xlim(2.5, 300)
+    axes.set_xlim(1.5, 250)
+    points = {}
+    for name in ARCHITECTURES:
+        if chosen := default_set(name):
+            family = "seresnext" if name.startswith("se") else "resnext"
+            best = chosen.best
+            scale = (best.preprocessing.size / ARCHITECTURES[name].image_size) ** 2
+            points[name] = multiply_adds[name] * scale / 1e9, 100 * best.top1
+            axes.plot(*points[name], FAMILIES[family][0], color=FAMILIES[family][1])
+    figure.canvas.draw()  # so that places in pixels are known
+    taken = [
+        Bbox.from_bounds(x - 4, y - 4, 8, 8)
+        for x, y in axes.transData.transform(list(points.values()))
+    ]
+    for name, point in points.items():
+        for x, y, side, height in PLACES:  # the last one is taken in any case
+            label = axes.annotate(
+                name,
+                point,
+                (x, y),
+                textcoords="offset points",
+                fontsize=7,
+                color=grey,
+                ha=side,
+                va=height,
+            )
+            box = label.get_window_extent().expanded(1.1, 1.1)
+            if not box.count_overlaps(taken) or (x, y, side, height) == PLACES[-1]:
+                break
+            label.remove()
+        taken.append(box)
     axes.set_xlabel("billion multiply-adds at the image size of the accuracy")
     axes.set_ylabel("top-1 accuracy on ImageNet, %")
     for text in (axes.xaxis.label, axes.yaxis.label):
