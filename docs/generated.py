@@ -147,7 +147,7 @@ def plot(path: Path, multiply_adds: dict[str, int]) -> None:
     ticks = [2, 5, 10, 20, 50, 100]
     axes.set_xticks(ticks, map(str, ticks))
     axes.minorticks_off()
-    axes.set_xlim(1.5, 250)
+    axes.set_xlim(1.5, 300)
     points = {}
     for name in ARCHITECTURES:
         if chosen := default_set(name):
@@ -173,7 +173,7 @@ def plot(path: Path, multiply_adds: dict[str, int]) -> None:
                 ha=side,
                 va=height,
             )
-            box = label.get_window_extent().expanded(1.1, 1.1)
+            box = label.get_window_extent().expanded(1.02, 1)
             if not box.count_overlaps(taken) or (x, y, side, height) == PLACES[-1]:
                 break
             label.remove()
