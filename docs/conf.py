@@ -3,6 +3,7 @@
 import os
 import re
 import sys
+import textwrap
 from pathlib import Path
 
 # Quiet, and without a search for GPUs.
@@ -51,7 +52,6 @@ default_role = "literal"
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented_params"
-smartquotes_action = "qe"  # `--output` is no dash
 maximum_signature_line_length = 88
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
@@ -103,6 +103,36 @@ def link_public_names(app, doctree):
             literal.replace_self(reference)
 
 
+def shorten_types(app, doctree):
+    """Shows the last part of the name of a type, as annotations are shown."""
+    for reference in doctree.findall(addnodes.pending_xref):
+        for text in list(reference.findall(nodes.Text)):
+            if text.startswith(("keras.src.", "resnext_keras.")):
+                text.parent.replace(text, nodes.Text(text.rpartition(".")[2]))
+
+
+def fences_as_blocks(app, what, name, obj, options, lines):
+    """Gives the fenced code of a docstring in reStructuredText."""
+    text = re.sub(
+        r"```python\n(.*?)```",
+        lambda fence: ".. code-block:: python\n\n" + textwrap.indent(fence[1], "    "),
+        "\n".join(lines),
+        flags=re.DOTALL,
+    )
+    lines[:] = text.split("\n")
+
+
+def options_as_code(app, ctx, lines):
+    """Marks options in texts of the command line as code: `--` is no dash."""
+    for number, line in enumerate(lines):
+        if not line.lstrip().startswith(".. "):
+            lines[number] = re.sub(
+                r"(`+[^`]*`+)|(?<![\w-])(--[a-z][a-z-]*)",
+                lambda found: found[1] or f"``{found[2]}``",
+                line,
+            )
+
+
 def warn_of_dead_links(app, exception):
     """Dead links are warnings, and so errors of `sphinx-build -W`."""
     if exception is None and app.builder.name == "html":
@@ -117,5 +147,9 @@ def setup(app):
     (source / "guides").mkdir(exist_ok=True)
     for notebook in (source.parent / "notebooks").glob("*.ipynb"):
         generated.update(source / "guides" / notebook.name, notebook.read_text())
+    app.connect("autodoc-process-docstring", fences_as_blocks)
+    app.connect("sphinx-click-process-description", options_as_code)
+    app.connect("sphinx-click-process-options", options_as_code)
     app.connect("doctree-read", link_public_names)
+    app.connect("doctree-read", shorten_types)
     app.connect("build-finished", warn_of_dead_links)
