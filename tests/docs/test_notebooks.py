@@ -1,61 +1,54 @@
-"""The notebooks run from top to bottom, and are stored without outputs."""
+"""The notebooks run from top to bottom, and give the outputs that are stored."""
 
 import re
 
-import nbformat
 import pytest
-from helpers import NO_KSERVE, ROOT, has_kserve
-from nbclient import NotebookClient
+from helpers import NO_KSERVE, has_kserve
+from run_notebooks import FOLDER, code_cells, executed, stored, text_of, without_drift
 
 pytestmark = pytest.mark.tensorflow
 
-FOLDER = ROOT / "notebooks"
+PRINTED = {
+    "explain": r"the brightest tenth: [1-6]\d% right",
+    "quickstart": "the loaded model gives the same scores: True",
+    "search": "360 images, 1 skipped",
+    "segment": r"test scenes: 0\.[5-9]",
+    "serve": '"valid": true',
+    "train": r"top-1 on the held-out tiles: ([6-9]\d|100)%",
+}
+"""What each notebook prints, with the figures that show that it works."""
+
+MAX_BYTES = 300_000
 
 
 @pytest.mark.parametrize(
-    ("name", "printed"),
+    "name",
     [
         pytest.param(
-            "quickstart",
-            "the loaded model gives the same scores: True",
-            marks=pytest.mark.long,
-        ),
-        pytest.param(
-            "explain", r"the brightest tenth: [1-6]\d% right", marks=pytest.mark.long
-        ),
-        pytest.param("search", "360 images, 1 skipped", marks=pytest.mark.long),
-        pytest.param("segment", r"test scenes: 0\.[5-9]", marks=pytest.mark.long),
-        pytest.param("serve", '"valid": true', marks=pytest.mark.parity),
+            name, marks=pytest.mark.parity if name == "serve" else pytest.mark.long
+        )
+        for name in PRINTED
     ],
 )
 # Of zmq's event loop, and of the kernel's sockets.
 @pytest.mark.filterwarnings("ignore")
-def test_a_notebook_runs(name, printed):
+def test_a_notebook_gives_what_is_stored(name):
     if name == "serve" and not has_kserve():
         pytest.skip(NO_KSERVE)
-    notebook = nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)
-    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    assert not any(cell.outputs or cell.execution_count for cell in code)
-    NotebookClient(
-        notebook,
-        timeout=1200,  # of a cell, on a machine that does other things too
-        kernel_name="python3",
-        resources={"metadata": {"path": FOLDER}},
-    ).execute()
-    text = "".join(
-        output.text
-        for cell in code
-        for output in cell.outputs
-        if output.output_type == "stream" and output.name == "stdout"
-    )
-    assert re.search(printed, text)
+    texts = [text_of(cell) for cell in code_cells(executed(name))]
+    expected = [text_of(cell) for cell in code_cells(stored(name))]
+    assert re.search(PRINTED[name], "\n".join(texts))
+    for found, text in zip(texts, expected, strict=True):
+        assert without_drift(found) == without_drift(text), found
+
+
+@pytest.mark.parametrize("name", PRINTED)
+def test_a_notebook_is_stored_with_its_outputs(name):
+    assert (FOLDER / f"{name}.ipynb").stat().st_size <= MAX_BYTES
+    counts = [cell.execution_count for cell in code_cells(stored(name))]
+    assert counts == list(range(1, len(counts) + 1))
+    assert re.search(PRINTED[name], "\n".join(map(text_of, code_cells(stored(name)))))
 
 
 def test_all_notebooks_are_run():
-    assert {path.stem for path in FOLDER.glob("*.ipynb")} == {
-        "explain",
-        "quickstart",
-        "search",
-        "segment",
-        "serve",
-    }
+    assert {path.stem for path in FOLDER.glob("*.ipynb")} == PRINTED.keys()

@@ -28,6 +28,18 @@ def test_the_reference_has_every_public_name_once():
     assert sorted(documented) == sorted(resnext_keras.__all__)
 
 
+def test_a_dead_link_is_found(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(DOCS)
+    from links import dead_links
+
+    (tmp_path / "a.html").write_text(
+        '<p id="here"><a href="b.html#there"></a><a href="#here"></a><img src="c.png">'
+        '<a href="https://keras.io"></a><a href="b.html"></a>'
+    )
+    (tmp_path / "b.html").write_text("<p>")
+    assert sorted(dead_links(tmp_path)) == ["a.html: b.html#there", "a.html: c.png"]
+
+
 @pytest.mark.long
 @pytest.mark.tensorflow
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
