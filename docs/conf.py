@@ -122,6 +122,13 @@ def fences_as_blocks(app, what, name, obj, options, lines):
     lines[:] = text.split("\n")
 
 
+def short_builders(app, what, name, obj, options, lines):
+    """Says of each builder but the first what is its own: all have one docstring."""
+    public = name.rpartition(".")[2]
+    if re.match(r"(SE)?ResNeXt(AA)?\d", public) and public != "ResNeXt50":
+        del lines[lines.index("Args:") :]
+
+
 def options_as_code(app, ctx, lines):
     """Marks options in texts of the command line as code: `--` is no dash."""
     for number, line in enumerate(lines):
@@ -148,6 +155,8 @@ def setup(app):
     for notebook in (source.parent / "notebooks").glob("*.ipynb"):
         generated.update(source / "guides" / notebook.name, notebook.read_text())
     app.connect("autodoc-process-docstring", fences_as_blocks)
+    # Before napoleon, whose priority is 500.
+    app.connect("autodoc-process-docstring", short_builders, priority=400)
     app.connect("sphinx-click-process-description", options_as_code)
     app.connect("sphinx-click-process-options", options_as_code)
     app.connect("doctree-read", link_public_names)

@@ -117,7 +117,7 @@ class ResNeXtSpec:
 
     @property
     def stages(self) -> range:
-        """Numbers of the stages, counted as in the paper: 2 for conv2 and so on."""
+        """Numbers of the stages as in the paper, from 2 for conv2."""
         return range(2, 2 + len(self.depths))
 
     @property
