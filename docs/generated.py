@@ -118,21 +118,23 @@ def defaults() -> str:
 
 
 def all_sets() -> str:
+    def figure(share):
+        return percent(share).removesuffix(" %")
+
     return table(
-        ("name", "also", "top-1", "top-5", "at", "by", "licence"),
+        ("name", "top-1, %", "top-5, %", "at", "by", "licence"),
         [
             (
-                f"`{weight_set.name}`",
-                ", ".join(f"`{alias}`" for alias in weight_set.aliases),
-                percent(weight_set.best.top1),
-                percent(weight_set.best.top5),
+                ", ".join(f"`{n}`" for n in (weight_set.name, *weight_set.aliases)),
+                figure(weight_set.best.top1),
+                figure(weight_set.best.top5),
                 str(weight_set.best.preprocessing.size),
                 weight_set.best.source or "",
                 weight_set.licence,
             )
             for weight_set in WEIGHT_SETS.values()
         ],
-        (2, 3, 4),
+        (1, 2, 3),
     )
 
 

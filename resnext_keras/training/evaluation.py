@@ -78,7 +78,7 @@ class Evaluation:
 
     @property
     def figures(self) -> dict[str, float]:
-        """The metrics by name: `top_1`, `top_5` (if there are more than five classes),
+        """The metrics by name, `top_1`, `top_5` (if there are more than five classes),
         `cross_entropy` and `calibration_error`. Accuracies are 0 to 1.
 
         For multi-label data `mean_average_precision`; `macro_f1`, the mean of the
