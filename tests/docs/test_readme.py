@@ -3,7 +3,6 @@
 import re
 import shutil
 import sys
-from pathlib import Path
 
 import pytest
 from helpers import ROOT
@@ -34,12 +33,5 @@ def test_the_blocks_run_one_after_another(
         lines = "\n" * text.count("\n", 0, block.start(1))
         exec(compile(lines + block[1], README, "exec"), names)
     printed = capsys.readouterr().out
-    # The five top classes, and the top class of a file.
-    assert len(re.findall(r"\('n\d{8}', '", printed)) == 6
+    assert len(re.findall(r"\('n\d{8}', '", printed)) == 5  # the top classes
     assert names["features"].shape == (1, 2048)
-    assert len(names["pyramid"].outputs) == 4
-    assert Path("flowers/1/saved_model.pb").is_file()
-    assert Path("flowers.tflite").is_file()
-    assert names["model"].output_shape == (None, 20)
-    assert names["backbone"].output.dtype == "bfloat16"
-    assert names["classifier"].compute_dtype == "float32"
