@@ -55,9 +55,12 @@ def make_weights(form, tmp_path, publish):
     ("command", "form"),
     [
         *(("predict", form) for form in ("set", "file", "run")),
-        ("explain", "set"),
-        pytest.param("export", "set", marks=pytest.mark.long),
-        pytest.param("finetune", "set", marks=pytest.mark.long),
+        ("explain", "run"),
+        *(
+            pytest.param(command, form, marks=pytest.mark.long)
+            for command in ("export", "finetune")
+            for form in ("set", "run")
+        ),
     ],
 )
 def test_each_command_resolves_opens_and_verifies_once(

@@ -1,0 +1,93 @@
+"""The command lines of the README and the pages run as printed, one after another."""
+
+import dataclasses
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from command import run
+from helpers import ROOT
+from PIL import Image
+
+import resnext_keras as rk
+from resnext_keras.images.read import SAMPLE_PHOTO
+from resnext_keras.models.specs import ARCHITECTURES
+
+pytestmark = [pytest.mark.tensorflow, pytest.mark.long]
+
+PAGES = ["README", "docs/index", "docs/get-started", "docs/how-to/features"]
+PAGES += ["docs/how-to/train"]
+# Pages of the engines.
+OF_ENGINES = ["docs/how-to/export", "docs/how-to/predict-faster"]
+
+# What ImageNet and its hundreds of epochs would need is left out.
+SHORTER = {"train": ["--epochs", "1", "--batch", "4", "--size", "64"]}
+
+
+def command_lines(pages):
+    """The lines in plain blocks of the pages, each once, but for those with NAMES."""
+    lines = {}
+    for page in pages:
+        text = (ROOT / f"{page}.md").read_text()
+        for block in re.findall(r"^```\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
+            for line in block.splitlines():
+                if line.startswith("resnext-keras ") and not re.search(
+                    "[A-Z]{4}", line
+                ):
+                    lines[line] = page
+    return list(lines)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch, publish):
+    """A current folder with the files that the lines name.
+
+    The default network has a block a stage: it takes a quarter of the time.
+    """
+    monkeypatch.chdir(tmp_path)
+    spec = dataclasses.replace(ARCHITECTURES["resnext50_32x4d"], depths=(1, 1, 1, 1))
+    monkeypatch.setitem(ARCHITECTURES, spec.name, spec)
+    network = rk.ResNeXt(spec, weights=None, classifier_activation=None)
+    network.save_weights("random.weights.h5")
+    rk.convert_weights("random.weights.h5", "resnext50.safetensors", spec)
+    publish("resnext50_32x4d.tv2_in1k", tmp_path / "resnext50.safetensors")
+    photo = Image.open(SAMPLE_PHOTO).convert("RGB")
+    for name in ("cat.jpg", "rose.jpg", "query.jpg", "photos/a.jpg", "photos/b.jpg"):
+        Path(name).parent.mkdir(exist_ok=True)
+        photo.save(name)
+    for data, names in (
+        ("flowers", ("rose", "tulip")),
+        ("more-flowers", ("rose", "tulip")),
+        ("imagenet/train", ("n01440764", "n02123045")),
+        ("imagenet/val", ("n01440764", "n02123045")),
+    ):
+        for number, name in enumerate(names):
+            Path(data, name).mkdir(parents=True)
+            for shift in range(6):
+                box = (60 * number + 9 * shift, shift, 150 + 60 * number, 150)
+                photo.crop(box).save(f"{data}/{name}/{shift}.jpg")
+    return tmp_path
+
+
+def run_all(pages):
+    lines = command_lines(pages)
+    for line in lines:
+        arguments = shlex.split(line)[1:]
+        run(*arguments, *SHORTER.get(arguments[0], ()))
+    return lines
+
+
+def test_the_lines_of_the_pages_run_in_order(folder):
+    assert len(run_all(PAGES)) >= 12
+    for made in ("flowers-run/report.html", "flowers-run.export", "features.parquet"):
+        assert Path(made).exists()
+
+
+@pytest.mark.parity
+@pytest.mark.filterwarnings("ignore")  # the converters'
+def test_the_lines_about_engines_run_in_order(folder):
+    pytest.importorskip("openvino")
+    assert len(run_all(OF_ENGINES)) == 2
+    assert Path("resnext50.int8.xml").exists()
+    assert Path("resnext50.int8.onnx").exists()
