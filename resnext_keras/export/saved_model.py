@@ -12,9 +12,11 @@ from resnext_keras.arguments import positive_integer
 from resnext_keras.export.model_card import make_model_card
 from resnext_keras.export.signatures import build_signatures, with_features
 from resnext_keras.images.preprocessing import Preprocessing
-from resnext_keras.inference.engines import CARD_FILE, check_backend
-from resnext_keras.inference.fold import fold_batch_norm, plain_graph
+from resnext_keras.inference.engines import CARD_FILE
+from resnext_keras.inference.fold import fold_batch_norm
 from resnext_keras.io import atomic_directory, output_directory
+from resnext_keras.models.graph import plain_graph
+from resnext_keras.models.runtime import check_backend
 from resnext_keras.weights.checkpoint import Checkpoint
 
 if keras.config.backend() == "tensorflow":

@@ -11,10 +11,9 @@ import keras
 import numpy as np
 
 from resnext_keras.arguments import did_you_mean
-from resnext_keras.inference.engines import check_backend
-from resnext_keras.inference.fold import plain_graph
 from resnext_keras.models.data_format import channels_first
-from resnext_keras.models.graph import all_layers, classifier_head
+from resnext_keras.models.graph import all_layers, classifier_head, plain_graph
+from resnext_keras.models.runtime import check_backend
 
 if keras.config.backend() == "tensorflow":
     import tensorflow as tf

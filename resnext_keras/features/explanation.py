@@ -17,8 +17,8 @@ from resnext_keras.images.labels import scores_by_class
 from resnext_keras.images.listing import readable
 from resnext_keras.images.preprocessing import preprocess_input
 from resnext_keras.images.read import read_rgb, resize_and_crop
-from resnext_keras.inference.engines import check_backend
 from resnext_keras.models.data_format import to_data_format
+from resnext_keras.models.runtime import check_backend
 from resnext_keras.models.specs import ResNeXtSpec
 from resnext_keras.weights.checkpoint import Checkpoint, resolve
 

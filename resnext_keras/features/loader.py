@@ -4,9 +4,7 @@ import contextlib
 import hashlib
 import itertools
 import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,9 +17,8 @@ from resnext_keras.images.read import (
     read_rgb,
     resize_and_crop,
 )
+from resnext_keras.images.threads import AHEAD, in_threads
 from resnext_keras.models.data_format import to_data_format
-
-AHEAD = 3  # batches that are ready or being read before they are needed
 
 
 @dataclass(frozen=True)
@@ -72,30 +69,6 @@ def read_batches(
             images = [image for _, image in batch if image is not None]
             empty = np.empty((0, 0, 0, 0), "float32")
             yield [file for file, _ in batch], np.stack(images) if images else empty
-
-
-def in_threads(
-    function: Callable, items: Iterable, ahead: int, threads: int | None = None
-) -> Iterator:
-    """Calls a function in threads (one per core), and yields the results in order.
-
-    `ahead` is the number of results that are ready or being computed. The items do
-    not have to fit into memory.
-    """
-    items = iter(items)
-    pool = ThreadPoolExecutor(threads or os.cpu_count(), "reading")
-    try:
-        waiting = deque(
-            pool.submit(function, item) for item in itertools.islice(items, ahead)
-        )
-        while waiting:
-            result = waiting.popleft().result()
-            waiting += (
-                pool.submit(function, item) for item in itertools.islice(items, 1)
-            )
-            yield result
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def _read(

@@ -13,13 +13,14 @@ import numpy as np
 import pooch
 
 from resnext_keras.features.extractor import Batch
-from resnext_keras.features.loader import ImageFile, in_threads
+from resnext_keras.features.loader import ImageFile
 from resnext_keras.features.parquet import (
     Provenance,
     open_features,
     read_provenance,
 )
 from resnext_keras.images.listing import readable
+from resnext_keras.images.threads import in_threads
 
 COLUMNS = [field.name for field in dataclasses.fields(ImageFile)][:-1]
 

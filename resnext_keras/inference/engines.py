@@ -57,15 +57,6 @@ class Engine:
     dtype: np.dtype
 
 
-def check_backend() -> None:
-    """Raises a `ValueError` if Keras does not run on TensorFlow."""
-    if keras.config.backend() != "tensorflow":
-        raise ValueError(
-            "Expected Keras to run on TensorFlow. "
-            f"Received: keras.config.backend()={keras.config.backend()!r}"
-        )
-
-
 def only_input(inputs: list):
     """The one input of a network, or a `NetworkError` if there are several."""
     if len(inputs) != 1:

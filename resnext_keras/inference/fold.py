@@ -9,6 +9,7 @@ import numpy as np
 from keras import layers
 
 from resnext_keras.models.batch_norm import BatchNormalization
+from resnext_keras.models.graph import is_graph, plain_graph
 from resnext_keras.models.layers import Conv2D, GroupedConv2D
 
 
@@ -48,7 +49,7 @@ def fold_batch_norm(model: keras.Model) -> keras.Model:
     folded_norms = {norm.name for norm in norms.values()}
 
     def is_folded(layer):
-        return _is_graph(layer) and not _always_trains(calls[layer.name])
+        return is_graph(layer) and not _always_trains(calls[layer.name])
 
     def clone(layer):
         if is_folded(layer):
@@ -82,25 +83,6 @@ def fold_batch_norm(model: keras.Model) -> keras.Model:
         if not _always_trains(calls[layer.name]):
             layer.trainable = False
     return folded
-
-
-def _is_graph(layer) -> bool:
-    """Whether a layer is a functional or built `Sequential` model."""
-    if isinstance(layer, keras.Sequential):
-        return hasattr(layer, "inputs")
-    return isinstance(layer, keras.Model) and isinstance(layer, keras.Function)
-
-
-def plain_graph(model: keras.Model) -> keras.Model:
-    """A plain functional model of the same layers, or a `ValueError`."""
-    if not _is_graph(model):
-        raise ValueError(
-            "Expected a functional model, or a `Sequential` one that has been built. "
-            f"Received: model={model!r}"
-        )
-    if isinstance(model, keras.Sequential):
-        return keras.Model(model.inputs[0], model.outputs[0], name=model.name)
-    return keras.Model(model.input, model.output, name=model.name)
 
 
 def _new_inputs(graph):

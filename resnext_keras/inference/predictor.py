@@ -17,7 +17,6 @@ from resnext_keras.inference.engines import (
     Engine,
     Source,
     build_engine,
-    check_backend,
     check_shape,
     engines_for,
     is_installed,
@@ -25,6 +24,7 @@ from resnext_keras.inference.engines import (
 )
 from resnext_keras.inference.errors import errors_in_one_line
 from resnext_keras.inference.fold import fold_batch_norm
+from resnext_keras.models.runtime import check_backend
 from resnext_keras.weights.tensors import WeightsError
 
 if keras.config.backend() == "tensorflow":

@@ -14,7 +14,6 @@ import numpy as np
 from resnext_keras.classifier import load_classifier
 from resnext_keras.images.labels import THRESHOLD
 from resnext_keras.inference.engines import (
-    check_backend,
     check_fits,
     check_shape,
     exported,
@@ -27,6 +26,7 @@ from resnext_keras.inference.fold import fold_batch_norm
 from resnext_keras.inference.prediction import sample_images
 from resnext_keras.inference.predictor import Predictor
 from resnext_keras.io import atomic_write, output_file
+from resnext_keras.models.runtime import check_backend
 from resnext_keras.models.specs import ResNeXtSpec
 from resnext_keras.progress import Progress
 from resnext_keras.weights.checkpoint import resolve

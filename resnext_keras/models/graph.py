@@ -5,6 +5,25 @@ from collections.abc import Iterator
 import keras
 
 
+def is_graph(layer) -> bool:
+    """Whether a layer is a functional or built `Sequential` model."""
+    if isinstance(layer, keras.Sequential):
+        return hasattr(layer, "inputs")
+    return isinstance(layer, keras.Model) and isinstance(layer, keras.Function)
+
+
+def plain_graph(model: keras.Model) -> keras.Model:
+    """A plain functional model of the same layers, or a `ValueError`."""
+    if not is_graph(model):
+        raise ValueError(
+            "Expected a functional model, or a `Sequential` one that has been built. "
+            f"Received: model={model!r}"
+        )
+    if isinstance(model, keras.Sequential):
+        return keras.Model(model.inputs[0], model.outputs[0], name=model.name)
+    return keras.Model(model.input, model.output, name=model.name)
+
+
 def all_layers(model) -> Iterator[keras.Layer]:
     """The layers of a model; a nested model is followed by its own layers."""
     for layer in getattr(model, "layers", ()):

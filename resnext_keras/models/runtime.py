@@ -56,6 +56,15 @@ if keras.config.backend() == "tensorflow":
             return False  # Most training on a CPU runs without XLA.
 
 
+def check_backend() -> None:
+    """Raises a `ValueError` if Keras does not run on TensorFlow."""
+    if keras.config.backend() != "tensorflow":
+        raise ValueError(
+            "Expected Keras to run on TensorFlow. "
+            f"Received: keras.config.backend()={keras.config.backend()!r}"
+        )
+
+
 def has_onednn() -> bool:
     """Whether Keras runs on TensorFlow with oneDNN's kernels on the CPU."""
     return keras.config.backend() == "tensorflow" and IsMklEnabled()

@@ -13,11 +13,11 @@ import numpy as np
 
 from resnext_keras.arguments import positive_integer
 from resnext_keras.classifier import Classifier, load_classifier
-from resnext_keras.features.loader import AHEAD, in_threads
 from resnext_keras.images.labels import scores_by_class
 from resnext_keras.images.listing import readable
 from resnext_keras.images.preprocessing import Preprocessing, preprocess_input
 from resnext_keras.images.read import ImageError, resize_and_crop
+from resnext_keras.images.threads import AHEAD, in_threads
 from resnext_keras.inference.engines import check_installed
 from resnext_keras.inference.predictor import Predictor, check_engine
 from resnext_keras.io import atomic_directory, check_outside, output_directory

@@ -15,9 +15,9 @@ import numpy as np
 from resnext_keras.classifier import load_classifier
 from resnext_keras.export.saved_model import export_saved_model
 from resnext_keras.extras import optional
-from resnext_keras.inference.engines import check_backend
 from resnext_keras.io import atomic_write, clear_unfinished, exclusive_lock
 from resnext_keras.models.backbone import freeze
+from resnext_keras.models.runtime import check_backend
 from resnext_keras.models.specs import ResNeXtSpec, get_spec
 from resnext_keras.training.callbacks import (
     CHECKPOINT,

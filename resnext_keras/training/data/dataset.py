@@ -8,7 +8,6 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image
 
-from resnext_keras.features.loader import in_threads
 from resnext_keras.images.listing import SUFFIXES, readable
 from resnext_keras.images.read import (
     ImageError,
@@ -16,6 +15,7 @@ from resnext_keras.images.read import (
     decode_rgb,
     reason_of,
 )
+from resnext_keras.images.threads import in_threads
 from resnext_keras.progress import tracked
 
 TRAINING = ("train", "training")

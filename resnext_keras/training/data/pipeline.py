@@ -16,9 +16,9 @@ import keras
 import numpy as np
 from PIL import Image
 
-from resnext_keras.features.loader import AHEAD
 from resnext_keras.images.preprocessing import Preprocessing
 from resnext_keras.images.read import ImageError, resize_and_crop
+from resnext_keras.images.threads import AHEAD
 from resnext_keras.training.data.dataset import ImageDataset, Unreadable
 from resnext_keras.training.recipes import Recipe
 from resnext_keras.training.transforms.augment import (
