@@ -75,20 +75,19 @@ def read_provenance(path: str | os.PathLike) -> Provenance:
         ImportError: pyarrow is not installed.
         ValueError: The file is not from `extract`; the message says what it is.
     """
-    file, provenance = open_features(path)
-    file.close()
-    return provenance
+    with open_features(path) as (_, provenance):
+        return provenance
 
 
 def count_rows(path: str | os.PathLike) -> int:
     """Number of images in a file; raises the errors of `read_provenance`."""
-    with open_features(path)[0] as file:
+    with open_features(path) as (file, _):
         return file.metadata.num_rows
 
 
 def read_run(path: str | os.PathLike) -> dict:
     """Folders and shard of a file's run; raises the errors of `read_provenance`."""
-    with open_features(path)[0] as file:
+    with open_features(path) as (file, _):
         return json.loads(file.schema_arrow.metadata.get(RUN, b"{}"))
 
 
@@ -105,8 +104,7 @@ def read_features(
         ImportError: pyarrow is not installed.
         ValueError: The file is not from `extract`, or is damaged.
     """
-    file, provenance = open_features(path)
-    with file:
+    with open_features(path) as (file, provenance):
         batches = file.iter_batches(BATCH_ROWS, columns=["path", "features"])
         while True:
             try:
@@ -175,8 +173,9 @@ def write_tables(
                 writer.write_table(table, row_group_size=len(table))
 
 
-def open_features(path):
-    """Opens a file of features and checks it; gives the file and its provenance."""
+@contextlib.contextmanager
+def open_features(path: str | os.PathLike):
+    """Context manager: opens and checks a file; gives it and its `Provenance`."""
     parquet = optional("pyarrow.parquet")
     path = os.fspath(path)
     if os.path.isdir(path):
@@ -188,8 +187,7 @@ def open_features(path):
         raise _not_features(path, "no such file") from None
     except (ValueError, OSError) as error:
         raise _not_features(path, f"not a whole Parquet file: {error}") from error
-    with contextlib.ExitStack() as unless_valid:
-        unless_valid.enter_context(file)
+    with file:
         schema = file.schema_arrow
         metadata = (schema.metadata or {}).get(PROVENANCE)
         if metadata is None:
@@ -204,8 +202,7 @@ def open_features(path):
             index = schema.get_field_index(field.name)
             if index < 0 or schema.field(index).type != field.type:
                 raise _not_features(path, f"no column {field.name!r} of {field.type}")
-        unless_valid.pop_all()
-    return file, provenance
+        yield file, provenance
 
 
 def _not_features(path, problem: str) -> ValueError:

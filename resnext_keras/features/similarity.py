@@ -1,23 +1,22 @@
 """Searches a collection for the images that are most similar to an image."""
 
 import dataclasses
+import functools
 import itertools
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import pooch
 from PIL import Image
 
 from resnext_keras.arguments import positive_integer
 from resnext_keras.features.extractor import Extractor
 from resnext_keras.features.parquet import (
     Provenance,
-    count_rows,
+    open_features,
     optional,
     read_features,
-    read_provenance,
 )
 from resnext_keras.html import checked_outputs, data_uri, render, write_outputs
 from resnext_keras.images.draw import contact_sheet
@@ -69,6 +68,11 @@ class Search:
     matches: tuple[Match, ...]
     files: tuple[Path, ...] = ()
 
+    @functools.cached_property
+    def _tiles(self) -> list[tuple[np.ndarray, str]]:
+        """The image of each match and ""; or a grey tile, and why it is missing."""
+        return [_tile(match) for match in self.matches]
+
     def sheet(self) -> Image.Image:
         """Draws the image, then the matches with ranks and similarities.
 
@@ -76,31 +80,23 @@ class Search:
         """
         images, captions = [_read(self.image)], ["query"]
         for rank, match in enumerate(self.matches, 1):
-            image, note = _drawn(match)
-            images.append(GREY if image is None else image)
+            image, note = self._tiles[rank - 1]
+            images.append(image)
             captions.append(f"{rank}: {match.similarity:.3f}{note and ', ' + note}")
         return contact_sheet(images, captions, columns=6, size=SIDE)
 
     def page(self) -> str:
         """Draws the same as an HTML page, and returns the HTML."""
-        matches = []
-        for match in self.matches:
-            image, note = _drawn(match)
-            matches.append(
-                {
-                    "image": None if image is None else _uri(image),
-                    "note": note,
-                    "name": readable(match.path),
-                    "similarity": match.similarity,
-                }
-            )
         return render(
             "search.html",
             name=readable(self.image),
             image=_uri(_read(self.image)),
             rows=self.rows,
             weights=readable(self.weights),
-            matches=matches,
+            matches=[
+                (readable(match.path), match.similarity, note, _uri(image))
+                for match, (image, note) in zip(self.matches, self._tiles, strict=True)
+            ],
         )
 
 
@@ -143,33 +139,29 @@ def search(
     if isinstance(indexes, (str, os.PathLike)):
         indexes = [indexes]
     files = checked_outputs(output, html, overwrite)
-    provenance = _common_provenance(indexes)
-    rows = sum(map(count_rows, indexes))
-    if not rows:
-        paths = ", ".join(repr(os.fspath(index)) for index in indexes)
-        raise ValueError(f"Expected features of images. Received: none in {paths}")
+    provenance, rows = _provenance_and_rows(indexes)
     pixels = read_image(image, Preprocessing(**provenance.preprocessing))
-    (query,) = _extractor_of(provenance).features(pixels[np.newaxis])
-    matches = nearest(query, indexes, top)
+    (query,) = _extractor_of(provenance, indexes[0]).features(pixels[np.newaxis])
+    matches = nearest(query, indexes, rows, top)
     result = Search(image, provenance.weights, rows, tuple(matches), tuple(files))
     write_outputs(result, files)
     return result
 
 
 def nearest(
-    query: np.ndarray, indexes: Sequence[str | os.PathLike], top: int = 10
+    query: np.ndarray, indexes: Sequence[str | os.PathLike], rows: int, top: int
 ) -> list[Match]:
     """Finds the rows of feature files with the largest cosine similarity to a vector.
 
-    Returns the matches, highest similarity first; of equal ones the row of the earlier
-    file first, then the earlier row. A vector of zeros has similarity 0. Vectors with
-    NaN or infinity are left out. `query` is (features,), finite.
+    `query` is (features,), finite; `rows` is the number of rows in all files. Returns
+    the matches, highest similarity first; of equal ones the row of the earlier file
+    first, then the earlier row. A vector of zeros has similarity 0. Vectors with NaN or
+    infinity are left out.
     """
     faiss = optional("faiss")
     query = np.array(query, "float32")[np.newaxis]
     faiss.normalize_L2(query)
     best = []
-    rows = sum(map(count_rows, indexes))
     with Progress("comparing", rows) as progress:
         for index in indexes:
             for paths, features in read_features(index):
@@ -192,50 +184,52 @@ def nearest(
     return best
 
 
-def _common_provenance(indexes: Sequence[str | os.PathLike]) -> Provenance:
-    """Provenance of several feature files; a `ValueError` if their networks differ."""
+def _provenance_and_rows(
+    indexes: Sequence[str | os.PathLike],
+) -> tuple[Provenance, int]:
+    """Provenance and number of rows of files, which have to be of one network."""
     if not indexes:
         raise ValueError("Expected at least one file of features. Received: indexes=[]")
-    first, *others = map(read_provenance, indexes)
-    for index, other in zip(indexes[1:], others, strict=True):
-        for name, value in first.network.items():
-            if value != other.network[name]:
-                raise ValueError(
-                    "Expected features from one network. "
-                    f"Received: {name}={value!r} in {os.fspath(indexes[0])!r}, "
-                    f"{name}={other.network[name]!r} in {os.fspath(index)!r}"
-                )
-    return first
+    provenances, rows = [], 0
+    for index in indexes:
+        with open_features(index) as (file, provenance):
+            provenances.append(provenance)
+            rows += file.metadata.num_rows
+        _check_network(provenances[0], indexes[0], provenance, index)
+    if not rows:
+        paths = ", ".join(repr(os.fspath(index)) for index in indexes)
+        raise ValueError(f"Expected features of images. Received: none in {paths}")
+    return provenances[0], rows
 
 
-def _extractor_of(provenance: Provenance) -> Extractor:
-    """The network of the features; a `ValueError` if its weights have changed."""
-    weights, expected = provenance.weights, provenance.weights_sha256
-    remedy = "Put the weights back, or extract the features again."
-    if expected is not None:
-        is_file = os.path.isfile(weights)
-        sha256 = pooch.file_hash(weights, "sha256") if is_file else "no such file"
-        if sha256 != expected:
+def _check_network(first: Provenance, first_file, other: Provenance, file) -> None:
+    """Raises a `ValueError` unless two provenances are of the same network."""
+    for name, value in first.network.items():
+        if value != other.network[name]:
             raise ValueError(
-                f"Expected the weights of the features at {weights!r}, with SHA-256 "
-                f"{expected}. Found: {sha256}. {remedy}"
+                "Expected features from one network; extract them again, or put the "
+                f"weights back. Received: {name} {value!r} in {str(first_file)!r} "
+                f"and {other.network[name]!r} in {str(file)!r}"
             )
+
+
+def _extractor_of(provenance: Provenance, index: str | os.PathLike) -> Extractor:
+    """The network of an index; a `ValueError` if its weights are missing or others."""
+    if provenance.weights_sha256 and not os.path.isfile(provenance.weights):
+        raise ValueError(
+            f"Expected the weights of the features in {str(index)!r}; put them back, "
+            f"or extract the features again. Received: no file {provenance.weights!r}"
+        )
     # A training run may have a spec that is not in the table; its folder has the spec.
     known = provenance.architecture in ARCHITECTURES
     model = provenance.architecture if known else None
     # For a single image TensorFlow is the fastest: other engines take long to load.
-    extractor = Extractor(model, weights, engine="tensorflow")
-    for name, value in extractor.provenance.network.items():
-        if value != provenance.network[name]:
-            raise ValueError(
-                f"Expected features with {name}={value!r}, as {weights} gives them. "
-                f"Received: {name}={provenance.network[name]!r}. {remedy}"
-            )
+    extractor = Extractor(model, provenance.weights, engine="tensorflow")
+    _check_network(provenance, index, extractor.provenance, provenance.weights)
     return extractor
 
 
-def _drawn(match: Match) -> tuple[np.ndarray | None, str]:
-    """The image of a match and "", or None and the reason why it is missing."""
+def _tile(match: Match) -> tuple[np.ndarray, str]:
     # The folder that `extract` ran in is not known. So a relative path is looked for in
     # the current folder, then in that of the feature file.
     for folder, name in itertools.product(
@@ -246,8 +240,8 @@ def _drawn(match: Match) -> tuple[np.ndarray | None, str]:
             try:
                 return _read(path), ""
             except ImageError:
-                return None, "not an image any more"
-    return None, "gone"
+                return GREY, "no longer an image"
+    return GREY, "file missing"
 
 
 def _read(path) -> np.ndarray:

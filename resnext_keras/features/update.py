@@ -48,7 +48,7 @@ class EarlierRows:
     ) -> Iterator[Batch]:
         """Yields what `read` would, which computes only new and changed images."""
         paths = iter(paths)
-        with open_features(self._path)[0] as file:
+        with open_features(self._path) as (file, _):
             row = self._reader(file)
             while chunk := list(itertools.islice(paths, chunk_size)):
                 rows = list(in_threads(self._row_of, chunk, chunk_size))
@@ -122,7 +122,7 @@ def check_update(path: Path, provenance: Provenance) -> None:
 
 
 def _paths_and_hashes(path: Path):
-    with open_features(path)[0] as file:
+    with open_features(path) as (file, _):
         return file.read(["path", "sha256"]).itercolumns()
 
 
