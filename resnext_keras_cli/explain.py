@@ -27,7 +27,8 @@ from resnext_keras_cli.start import quiet_start
     "classes",
     metavar="NAME|NUMBER",
     multiple=True,
-    help="Class to explain; may be given several times. Default: the most probable.",
+    help="Class to explain, or WordNet id of one of ImageNet; may be given several "
+    "times. Default: the most probable.",
 )
 @click.option(
     "--top",

@@ -13,7 +13,11 @@ from resnext_keras.classifier import load_classifier
 from resnext_keras.features.class_activation import grad_cam, layer_with_maps
 from resnext_keras.html import checked_outputs, data_uri, render, write_outputs
 from resnext_keras.images.draw import HEAT_COLOURS, contact_sheet, overlay
-from resnext_keras.images.labels import scores_by_class
+from resnext_keras.images.labels import (
+    class_number,
+    class_spellings,
+    scores_by_class,
+)
 from resnext_keras.images.listing import readable
 from resnext_keras.images.preprocessing import preprocess_input
 from resnext_keras.images.read import read_rgb, resize_and_crop
@@ -124,9 +128,9 @@ def explain(
             `"resnext50_32x4d"`.
         weights: Name of a weight set, path of a weight file or folder of a training
             run. None for the default weights of the architecture.
-        classes: Names or numbers of classes; None for the classes with the highest
-            scores. Names may be in any case, unless two differ only in that, and may
-            have spaces for underscores.
+        classes: Names or numbers of classes, or WordNet ids of ImageNet's; None for the
+            classes with the highest scores. Names may be in any case, unless two differ
+            only in that, and may have spaces for underscores.
         top: Number of classes if `classes` is None.
         layer: Name of a layer that outputs feature maps, such as
             `"conv4_block6_out"`; None for the last. Maps of earlier layers are finer,
@@ -152,7 +156,7 @@ def explain(
     names = checkpoint.class_names
     if isinstance(classes, (int, np.integer, str)):
         classes = [classes]
-    numbers = [class_number(name, names) for name in classes or ()] if names else []
+    numbers = _numbers_of(classes or (), names) if names else []
     classifier = load_classifier(weights=checkpoint)
 
     network = classifier.model
@@ -175,43 +179,21 @@ def explain(
     return explanation
 
 
-def class_number(name: int | str, class_names: Sequence[str]) -> int:
-    """Finds the number of a class.
-
-    Args:
-        name: Name of the class, in any case, with underscores or spaces; or its
-            number. A number may be a string if no class has this name.
-        class_names: Names of all classes.
-
-    Returns:
-        The number.
-
-    Raises:
-        ValueError: There is no such class, or several differ only in case.
-    """
-    count = len(class_names)
-    if isinstance(name, str):
-        if name in class_names:
-            return class_names.index(name)
-        plain = [_without_case(known) for known in class_names]
-        same = [n for n, known in enumerate(plain) if known == _without_case(name)]
-        if len(same) > 1:
+def _numbers_of(classes: Sequence[int | str], names: Sequence[str]) -> list[int]:
+    """The numbers of the classes that a user named; a `ValueError` for others."""
+    spellings = class_spellings(names)
+    numbers = []
+    for name in classes:
+        # A number as text may also be the name of a class.
+        kinds = spellings.values() if isinstance(name, str) else [spellings["numbers"]]
+        number = class_number(str(name), kinds)
+        if number is None:
+            text = "_".join(str(name).lower().split())
+            parts = [known for known in names if text in known.lower()]
+            hint = did_you_mean(text, parts or names, 0 if parts else 0.6)
             raise ValueError(
-                "Expected the name of one class, in the case of "
-                f"{' or '.join(class_names[n] for n in same)}. Received: class={name!r}"
+                f"Expected the name of a class, or a number from 0 to {len(names) - 1}."
+                f"{hint} Received: class={name!r}"
             )
-        if same:
-            return same[0]
-    text = _without_case(str(name))
-    if text.isdecimal() and int(text) < count:
-        return int(text)
-    parts = [known for known in class_names if text in known.lower()]
-    hint = did_you_mean(text, parts or class_names, 0 if parts else 0.6)
-    raise ValueError(
-        f"Expected the name of a class, or a number from 0 to {count - 1}.{hint} "
-        f"Received: class={name!r}"
-    )
-
-
-def _without_case(name: str) -> str:
-    return "_".join(name.lower().split())
+        numbers.append(number)
+    return numbers

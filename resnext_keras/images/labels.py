@@ -7,7 +7,7 @@ it, and gives its sources.
 
 import functools
 import importlib.resources
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import keras
 import numpy as np
@@ -61,6 +61,51 @@ def class_names(table: str = "imagenet") -> tuple[str, ...]:
 def wordnet_ids() -> tuple[str, ...]:
     """WordNet ids of ImageNet-1k's classes, in the order of a network's outputs."""
     return tuple(wordnet_id for wordnet_id, _ in _imagenet_classes())
+
+
+def class_spellings(names: Sequence[str]) -> dict[str, dict]:
+    """The numbers of classes by their spellings, for `class_number`.
+
+    There is a dict for each kind of spelling: `"names"`, `"numbers"` and, for the
+    classes of ImageNet, `"WordNet ids"`.
+    """
+    kinds = {"names": names, "numbers": map(str, range(len(names)))}
+    if tuple(names) == class_names("imagenet"):
+        kinds["WordNet ids"] = wordnet_ids()
+    spellings = {kind: {} for kind in kinds}
+    for kind, spelled in kinds.items():
+        for number, name in enumerate(spelled):
+            for key in (name, ("plain", _plain(name))):
+                spellings[kind].setdefault(key, []).append(number)
+    return spellings
+
+
+def class_number(name: str, kinds: Iterable[dict]) -> int | None:
+    """The number of a class, or None if no class has this name.
+
+    Args:
+        name: Name of the class, in any case, with underscores or spaces.
+        kinds: The values of `class_spellings` to search, in order.
+
+    Raises:
+        ValueError: Several classes have this name.
+    """
+    for numbers_of in kinds:
+        # Exact names first: ImageNet has "Cardigan", a dog, and "cardigan", a garment.
+        numbers = numbers_of.get(name) or numbers_of.get(("plain", _plain(name)), [])
+        if len(numbers) > 1:
+            raise ValueError(
+                f"Expected the name of one class. Received: {name!r}, the name of the "
+                f"classes {numbers} of the network; give their numbers or WordNet ids"
+            )
+        if numbers:
+            return numbers[0]
+    return None
+
+
+def _plain(name: str) -> str:
+    """`"great_white_shark"` for `"Great white shark, man-eater"`."""
+    return "_".join(name.partition(",")[0].lower().split())
 
 
 def decode_predictions(

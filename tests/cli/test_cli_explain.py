@@ -11,7 +11,7 @@ from PIL import Image
 
 import resnext_keras as rk
 from resnext_keras.digits import held_out_digits
-from resnext_keras.features.explanation import SIDE, class_number
+from resnext_keras.features.explanation import SIDE
 
 pytestmark = pytest.mark.tensorflow
 
@@ -100,17 +100,24 @@ def test_wrong_arguments_give_one_line_and_no_file(digit, arguments, message):
     assert os.listdir() == ["digit.png"]
 
 
-def test_an_unknown_class_lists_near_ones():
-    names = rk.class_names("imagenet")
-    assert class_number("Great white shark", names) == 2
-    assert class_number("7", names) == class_number(7, names) == 7
-    for wrong, message in (
+def test_an_unknown_class_lists_near_ones(digit):
+    for wrong, message in (  # before weights are downloaded
         ("tabi", r"Did you mean tabby.*Received: class='tabi'"),
         ("shark", "great_white_shark"),
         (-1, "from 0 to 999"),
     ):
         with pytest.raises(ValueError, match=message):
-            class_number(wrong, names)
+            rk.explain("digit.png", classes=wrong)
+
+
+def test_a_class_of_imagenet_has_a_name_a_number_and_a_wordnet_id(digit):
+    network = rk.ResNeXt("resnext11_8x4d", weights=None, classes=1000)
+    network.save_weights("own.weights.h5")
+    spelled = ["--class=n01484850", "--class", "Great white shark", "--class", 2]
+    rows = run("explain", "digit.png", "--weights", "own.weights.h5", *spelled).stdout
+    assert [row.split()[0] for row in rows.splitlines()[2:5]] == [
+        "great_white_shark"
+    ] * 3
 
 
 def test_a_class_without_evidence_is_marked(digit):

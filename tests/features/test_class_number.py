@@ -1,24 +1,9 @@
-"""Classes that a user names are found, whatever their case."""
+"""A classifier reads files."""
 
 import pytest
 
 from resnext_keras import load_classifier
-from resnext_keras.features.explanation import class_number
 from resnext_keras.images.read import ImageError
-
-NAMES = ("Crane", "crane", "great_white_shark")
-
-
-@pytest.mark.parametrize(
-    ("name", "number"), [("Crane", 0), ("crane", 1), ("Great White shark", 2), ("1", 1)]
-)
-def test_a_class_is_found_by_its_name_or_number(name, number):
-    assert class_number(name, NAMES) == number
-
-
-def test_names_that_differ_only_in_case_have_to_be_exact():
-    with pytest.raises(ValueError, match=r"Crane or crane\. Received: class='CRANE'"):
-        class_number("CRANE", NAMES)
 
 
 @pytest.mark.tensorflow

@@ -6,7 +6,12 @@ import keras
 import numpy as np
 import pytest
 
-from resnext_keras.images.labels import class_names, decode_predictions
+from resnext_keras.images.labels import (
+    class_names,
+    class_number,
+    class_spellings,
+    decode_predictions,
+)
 
 
 def test_imagenet_has_1000_different_names_spelled_as_in_keras_applications():
@@ -136,3 +141,18 @@ def test_names_are_those_of_torchvision_and_ids_those_of_timm():
     info = pytest.importorskip("timm.data").ImageNetInfo("imagenet-1k")
     rows = decode_predictions(np.arange(1000)[None, ::-1], top=1000)[0]
     assert [row[0] for row in rows] == info.label_names()
+
+
+NAMES = ("Crane", "crane", "great_white_shark")
+
+
+@pytest.mark.parametrize(
+    ("name", "number"), [("Crane", 0), ("crane", 1), ("Great White shark", 2), ("1", 1)]
+)
+def test_a_class_is_found_by_its_name_or_number(name, number):
+    assert class_number(name, class_spellings(NAMES).values()) == number
+
+
+def test_names_that_differ_only_in_case_have_to_be_exact():
+    with pytest.raises(ValueError, match=r"'CRANE', .* \[0, 1\].* numbers"):
+        class_number("CRANE", class_spellings(NAMES).values())

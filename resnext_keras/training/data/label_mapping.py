@@ -8,7 +8,12 @@ from importlib import resources
 
 import numpy as np
 
-from resnext_keras.images.labels import class_names, wordnet_ids
+from resnext_keras.images.labels import (
+    class_names,
+    class_number,
+    class_spellings,
+    wordnet_ids,
+)
 from resnext_keras.images.listing import SUFFIXES, readable
 from resnext_keras.training.data.dataset import ImageDataset, few
 from resnext_keras.training.data.image_folder import files_dataset, images_within
@@ -39,14 +44,12 @@ def map_labels(
     counts = dataset.class_counts()
     used = [dataset.class_names[n] for n in np.flatnonzero(counts).tolist()]
     unknown = {}
-    for kind, classes in _spellings(names).items():
-        unknown[kind] = [name for name in used if not _matches(name, classes)]
+    for kind, spellings in class_spellings(names).items():
+        found = {name: class_number(name, [spellings]) for name in used}
+        unknown[kind] = [name for name, number in found.items() if number is None]
         if not unknown[kind]:
-            numbers = [
-                # Classes without images may have any name.
-                _number(name, classes) if name in used else -1
-                for name in dataset.class_names
-            ]
+            # Classes without images may have any name.
+            numbers = [found.get(name, -1) for name in dataset.class_names]
             labels = _renumbered(dataset, np.array(numbers, "int32"), len(names))
             return replace(dataset, class_names=names, labels=labels), f"by {kind}"
     raise ValueError(
@@ -121,43 +124,6 @@ def is_flat(folder: str | os.PathLike) -> bool:
         return any(_VALIDATION_NAME.match(entry.name) for entry in entries)
 
 
-def _plain(name: str) -> str:
-    """`"great_white_shark"` for `"Great white shark, man-eater"`."""
-    return name.partition(",")[0].strip().lower().replace(" ", "_")
-
-
-def _spellings(names) -> dict[str, dict]:
-    """Numbers of the classes by exact and by plain spelling.
-
-    They may be spelled as names, as numbers and, for ImageNet, as WordNet ids.
-    """
-    spellings = {"names": names, "numbers": map(str, range(len(names)))}
-    if names == class_names("imagenet"):
-        spellings["WordNet ids"] = wordnet_ids()
-    numbers = {kind: {} for kind in spellings}
-    for kind, spelled in spellings.items():
-        for number, name in enumerate(spelled):
-            for key in (name, ("plain", _plain(name))):
-                numbers[kind].setdefault(key, []).append(number)
-    return numbers
-
-
-def _matches(name: str, classes: dict) -> list[int]:
-    # Exact names first: ImageNet has "Cardigan", a dog, and "cardigan", a garment.
-    return classes.get(name) or classes.get(("plain", _plain(name)), [])
-
-
-def _number(name: str, classes: dict) -> int | None:
-    """The number of a class; None if no class has this name."""
-    numbers = _matches(name, classes)
-    if len(numbers) > 1:
-        raise ValueError(
-            f"Expected the name of one class. Received: {name!r}, the name of the "
-            f"classes {numbers} of the network; give their numbers or WordNet ids"
-        )
-    return numbers[0] if numbers else None
-
-
 def _validation_classes(paths, names) -> list[int | None]:
     # A network trained on folders with WordNet ids as names has its classes in the same
     # order.
@@ -178,11 +144,10 @@ def _validation_classes(paths, names) -> list[int | None]:
 
 
 def _csv_classes(labels, paths, names) -> list[int | None]:
-    spellings = _spellings(names).values()
+    spellings = class_spellings(names).values()
     classes = {}
     for line, row in enumerate(_rows(labels)):
-        numbers = (_number(row[-1], spelling) for spelling in spellings)
-        number = next((n for n in numbers if n is not None), None)
+        number = class_number(row[-1], spellings)
         if number is not None:
             classes[row[0].strip()] = number
         elif line > 0:  # the first may be a header
