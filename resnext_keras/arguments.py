@@ -2,7 +2,7 @@
 
 import difflib
 import operator
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 
 def positive_integer(name: str, value) -> int:
@@ -36,6 +36,13 @@ def model_name(name) -> str:
             f"Received: name={name!r}"
         )
     return name
+
+
+def few(names: Iterable, most: int = 3) -> str:
+    """The first names and the number of the others, for a message."""
+    names = list(names)
+    listed = ", ".join(map(repr, names[:most]))
+    return listed if len(names) <= most else f"{listed} and {len(names) - most} more"
 
 
 def did_you_mean(name: str, names: Collection[str], cutoff: float = 0.6) -> str:

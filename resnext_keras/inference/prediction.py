@@ -2,13 +2,13 @@
 
 import csv
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from resnext_keras.arguments import positive_integer
+from resnext_keras.arguments import few, positive_integer
 from resnext_keras.classifier import Predictions, load_classifier
 from resnext_keras.images.listing import list_images, readable
 from resnext_keras.images.preprocessing import Preprocessing, preprocess_input
@@ -106,7 +106,7 @@ def predict_files(
     if not any(map(os.path.lexists, images)):
         raise ValueError(
             "Expected image files that exist, or folders with images. "
-            f"Received: {_listed(paths)}"
+            f"Received: {few(map(readable, paths)) or 'no paths'}"
         )
     classifier = load_classifier(model, weights)
     predictions = []
@@ -165,7 +165,7 @@ def sample_images(
         reason = f"; {skipped[0]}" if skipped else ""
         raise ValueError(
             "Expected images or folders with images. Received: "
-            f"{_listed(paths)}{reason}"
+            f"{few(map(readable, paths)) or 'no paths'}{reason}"
         )
     count = min(len(files), MAX_IMAGES)
     files = [files[number * len(files) // count] for number in range(count)]
@@ -178,7 +178,3 @@ def sample_images(
     if not images:
         raise ValueError(f"None of the images can be read. {skipped[-1]}")
     return preprocess_input(to_data_format(np.stack(images))), skipped
-
-
-def _listed(paths: Sequence[str | os.PathLike]) -> str:
-    return ", ".join(repr(readable(path)) for path in paths) or "no paths"

@@ -15,9 +15,10 @@ import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import save
 
+from resnext_keras.arguments import few
 from resnext_keras.io import atomic_write
 from resnext_keras.progress import Progress
-from resnext_keras.training.data.dataset import Unreadable, few
+from resnext_keras.training.data.dataset import Unreadable
 from resnext_keras.training.distribution import Devices
 from resnext_keras.weights.checkpoint import BEST
 from resnext_keras.weights.loading import save_weights

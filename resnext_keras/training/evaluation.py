@@ -11,7 +11,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from resnext_keras.arguments import positive_integer
+from resnext_keras.arguments import few, positive_integer
 from resnext_keras.classifier import Classifier, load_classifier
 from resnext_keras.images.labels import scores_by_class
 from resnext_keras.images.listing import readable
@@ -24,7 +24,7 @@ from resnext_keras.io import atomic_directory, check_outside, output_directory
 from resnext_keras.models.data_format import to_data_format
 from resnext_keras.models.specs import ResNeXtSpec
 from resnext_keras.progress import Progress
-from resnext_keras.training.data.dataset import ImageDataset, few, open_split
+from resnext_keras.training.data.dataset import ImageDataset, open_split
 from resnext_keras.training.data.label_mapping import flat_images, is_flat, map_labels
 from resnext_keras.training.metrics import (
     Predictions,

@@ -14,6 +14,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from resnext_keras.arguments import few
 from resnext_keras.images.listing import readable
 from resnext_keras.images.preprocessing import Preprocessing, default_preprocessing
 from resnext_keras.images.read import ImageError
@@ -33,7 +34,6 @@ from resnext_keras.training.data.dataset import (
     ImageDataset,
     Unreadable,
     decodable,
-    few,
     open_dataset,
     open_splits,
 )

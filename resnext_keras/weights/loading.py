@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from resnext_keras.arguments import few
 from resnext_keras.io import check_space
 from resnext_keras.models.specs import ARCHITECTURES, ResNeXtSpec
 from resnext_keras.models.variables import Shapes, variable_shapes
@@ -265,9 +266,9 @@ def _check_tensors(
     ]
     if missing or extra or differing:
         raise WeightsError(
-            f"{path} does not fit this network: {_first_few('missing', missing)}"
-            f"{_first_few('not expected', extra)}"
-            f"{_first_few('of another shape', differing)}"
+            f"{path} does not fit this network: {_counted('missing', missing)}"
+            f"{_counted('not expected', extra)}"
+            f"{_counted('of another shape', differing)}"
             f"nothing was loaded.{hint()}"
         )
     for name, tensor in stored.items():
@@ -278,14 +279,9 @@ def _check_tensors(
             )
 
 
-def _first_few(what: str, items: list[str]) -> str:
-    """Lists the first few items and their count, for an error."""
-    if not items:
-        return ""
-    # The names come from the file: no control character may reach a terminal.
-    shown = ", ".join(f"{item!r:.100}"[1:-1] for item in items[:3])
-    shown += ", ..." if len(items) > 3 else ""
-    return f"{len(items)} {what} ({shown}); "
+def _counted(what: str, items: list[str]) -> str:
+    # The names come from the file, and may be long.
+    return f"{len(items)} {what} ({few(f'{i:.100}' for i in items)}); " if items else ""
 
 
 def save_weights(model, path: str | os.PathLike) -> None:

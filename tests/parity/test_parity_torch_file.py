@@ -124,7 +124,7 @@ def test_an_averaged_model_of_torch(
         saved = {"model": model.state_dict(), "model_ema": saved, "epoch": 3}
     torch.save(saved, tmp_path / "model.pth")
     check_logits(average, tmp_path / "model.pth", SHORT, relative_error)
-    assert "left out: n_averaged" in caplog.text
+    assert "left out: 'n_averaged" in caplog.text
     is_named = "averaged weights 'model_ema'" in caplog.text
     assert is_named == (kept == "with the model")
 
@@ -189,7 +189,7 @@ def test_the_encoder_of_a_segmentation_model(torch, tmp_path, relative_error, ca
     )
     expected = maps.permute(0, 2, 3, 1).numpy()
     assert relative_error(model.predict(images, verbose=0), expected) <= 1e-4
-    assert "are left out: decoder." in caplog.text
+    assert "are left out: 'decoder." in caplog.text
 
 
 @FORMATS

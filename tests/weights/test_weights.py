@@ -221,7 +221,7 @@ def test_what_is_beside_the_network_is_left_out_and_named(tmp_path, caplog):
     path = tmp_path / "model.safetensors"
     save_file(state | others | counters, path)
     assert_same(read(path), keras_values())
-    assert f"Other tensors in {path} are left out: decoder.0.weight" in caplog.text
+    assert f"Other tensors in {path} are left out: 'decoder.0.weight" in caplog.text
     assert "and 2 more" in caplog.text
 
 

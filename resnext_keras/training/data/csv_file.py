@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from resnext_keras.arguments import few
 from resnext_keras.images.listing import readable
 from resnext_keras.training.data.dataset import (
     SPLITS,
     TRAINING,
     ImageDataset,
     Layout,
-    few,
 )
 from resnext_keras.training.data.image_folder import files_dataset
 

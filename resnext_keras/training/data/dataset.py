@@ -8,6 +8,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image
 
+from resnext_keras.arguments import few
 from resnext_keras.images.listing import SUFFIXES, readable
 from resnext_keras.images.read import (
     ImageError,
@@ -173,13 +174,6 @@ class Layout:
     path: str
     splits: dict
     open: Callable[[dict], dict[str, ImageDataset]]
-
-
-def few(names, most: int = 3) -> str:
-    """The first names and the number of the others, for a message."""
-    names = list(names)
-    listed = ", ".join(map(repr, names[:most]))
-    return listed if len(names) <= most else f"{listed} and {len(names) - most} more"
 
 
 def open_dataset(

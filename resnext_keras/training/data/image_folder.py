@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from tqdm import tqdm
 
+from resnext_keras.arguments import few
 from resnext_keras.images.listing import (
     CIRCLE,
     IRREGULAR,
@@ -25,7 +26,6 @@ from resnext_keras.training.data.dataset import (
     ImageDataset,
     Layout,
     Names,
-    few,
 )
 
 logger = logging.getLogger(__name__)

@@ -8,6 +8,7 @@ from importlib import resources
 
 import numpy as np
 
+from resnext_keras.arguments import few
 from resnext_keras.images.labels import (
     class_names,
     class_number,
@@ -15,7 +16,7 @@ from resnext_keras.images.labels import (
     wordnet_ids,
 )
 from resnext_keras.images.listing import SUFFIXES, readable
-from resnext_keras.training.data.dataset import ImageDataset, few
+from resnext_keras.training.data.dataset import ImageDataset
 from resnext_keras.training.data.image_folder import files_dataset, images_within
 
 VALIDATION_LABELS = resources.files("resnext_keras") / "data/imagenet_validation.npz"

@@ -8,8 +8,9 @@ Source: https://www.tensorflow.org/datasets/external_tfrecord
 import json
 import os
 
+from resnext_keras.arguments import few
 from resnext_keras.images.listing import readable
-from resnext_keras.training.data.dataset import SPLITS, ImageDataset, Layout, few
+from resnext_keras.training.data.dataset import SPLITS, ImageDataset, Layout
 from resnext_keras.training.data.tfrecord import Form, open_tfrecords
 
 FEATURES, INFO = "features.json", "dataset_info.json"

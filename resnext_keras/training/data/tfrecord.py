@@ -16,13 +16,13 @@ import keras
 import numpy as np
 from tqdm import tqdm
 
+from resnext_keras.arguments import few
 from resnext_keras.images.listing import readable
 from resnext_keras.training.data.dataset import (
     SPLITS,
     ImageDataset,
     Layout,
     Names,
-    few,
 )
 
 HEADER, FOOTER = 12, 4  # bytes around a record: its length and checksums

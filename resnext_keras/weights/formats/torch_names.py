@@ -8,6 +8,7 @@ import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
+from resnext_keras.arguments import few
 from resnext_keras.models.specs import ResNeXtSpec
 from resnext_keras.weights.tensors import LazyTensor, WeightsError
 
@@ -145,9 +146,8 @@ def _without_prefix(state: Mapping[str, LazyTensor], path: Path) -> dict[str, st
             keys |= heads
             others = [key for key in others if key not in heads]
     if others := [key for key in others if not IGNORED.fullmatch(key)]:
-        more = f" and {len(others) - 3} more" if len(others) > 3 else ""
-        listed = ", ".join(f"{key:.100}" for key in others[:3])
-        logger.warning("Other tensors in %s are left out: %s%s.", path, listed, more)
+        listed = few(f"{key:.100}" for key in others)
+        logger.warning("Other tensors in %s are left out: %s.", path, listed)
     return keys
 
 
