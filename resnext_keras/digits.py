@@ -1,7 +1,6 @@
 """The bundled handwritten digits, for the demonstration."""
 
 import os
-from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
@@ -19,40 +18,9 @@ HELD_OUT_FILE = resources.files("resnext_keras") / "data" / "digits_held_out.npz
 SHEET = "resnext-keras-demo.png"
 
 
-@dataclass(frozen=True)
-class ClassifiedDigit:
-    """The label of a held-out image, and the network's prediction, 0 to 1."""
-
-    number: int
-    label: str
-    predicted: str
-    score: float
-
-    @property
-    def is_correct(self) -> bool:
-        """Whether the prediction is the label."""
-        return self.predicted == self.label
-
-    @property
-    def caption(self) -> str:
-        """The prediction, and the label if that is another."""
-        if self.is_correct:
-            return self.predicted
-        return f"{self.predicted}, is {self.label}"
-
-
-@dataclass(frozen=True)
-class Demonstration:
-    """The predictions for all images, the mistakes first, and a .png file of them."""
-
-    digits: list[ClassifiedDigit]
-    correct: int
-    file: Path
-
-
 def demonstrate(
     output: str | os.PathLike | None = None, overwrite: bool = False
-) -> Demonstration:
+) -> tuple[list[tuple[int, str, str, float]], Path]:
     """Classifies the held-out images with the weight set `"digits"`, and draws them.
 
     Args:
@@ -61,7 +29,8 @@ def demonstrate(
         overwrite: Whether an `output` that exists may be replaced.
 
     Returns:
-        The `Demonstration`.
+        Number, label, prediction and score of each image, the mistakes first; and the
+        .png file.
 
     Raises:
         ValueError: The file exists or cannot be written.
@@ -70,23 +39,21 @@ def demonstrate(
     classifier = load_classifier(weights="digits")
     images, labels = held_out_digits()
     pixels = as_network_sees(images, classifier.preprocessing)
-    predictions = classifier.predict(pixels, top=1)
     digits = [
-        ClassifiedDigit(number, str(label), name, score)
-        for number, (label, ((_, name, score),)) in enumerate(
-            zip(labels, predictions, strict=True)
+        (number, str(label), predicted, score)
+        for number, (label, ((_, predicted, score),)) in enumerate(
+            zip(labels, classifier.predict(pixels, top=1), strict=True)
         )
     ]
-    sheet = contact_sheet(
-        images,
-        [digit.caption for digit in digits],
-        [digit.is_correct for digit in digits],
-        columns=20,
-    )
+    right = [label == predicted for _, label, predicted, _ in digits]
+    captions = [
+        predicted if label == predicted else f"{predicted}, is {label}"
+        for _, label, predicted, _ in digits
+    ]
+    sheet = contact_sheet(images, captions, right, columns=20)
     with atomic_write(file) as path:
         sheet.save(path)
-    correct = sum(digit.is_correct for digit in digits)
-    return Demonstration(sorted(digits, key=lambda d: d.is_correct), correct, file)
+    return sorted(digits, key=lambda digit: digit[1] == digit[2]), file
 
 
 def held_out_digits() -> tuple[np.ndarray, np.ndarray]:

@@ -41,21 +41,16 @@ def demo(output, overwrite):
         from resnext_keras.digits import demonstrate
     from resnext_keras_cli.tables import print_table, table
 
-    result = demonstrate(output, overwrite)
+    digits, file = demonstrate(output, overwrite)
     rows = table("image", "label", "predicted", "score")
-    for digit in result.digits[:ROWS]:
-        rows.add_row(
-            str(digit.number),
-            digit.label,
-            digit.predicted,
-            f"{digit.score:.1%}",
-            style=None if digit.is_correct else "red",
-        )
+    for number, label, predicted, score in digits[:ROWS]:
+        style = None if predicted == label else "red"
+        rows.add_row(str(number), label, predicted, f"{score:.1%}", style=style)
     print_table(rows)
-    total = len(result.digits)
+    correct = sum(predicted == label for _, label, predicted, _ in digits)
     click.echo(
-        f"\n{result.correct} of {total} held-out images correct: top-1 accuracy "
-        f"{result.correct / total:.2%}\nAll of them, mistakes in red: "
-        f"{click.format_filename(result.file)}\n"
+        f"\n{correct} of {len(digits)} held-out images correct: top-1 accuracy "
+        f"{correct / len(digits):.2%}\nAll of them, mistakes in red: "
+        f"{click.format_filename(file)}\n"
     )
     click.echo(NEXT, nl=False)
