@@ -21,7 +21,7 @@ from resnext_keras.models.resnext import ResNeXt
 from resnext_keras.models.specs import ResNeXtSpec
 from resnext_keras.weights.checkpoint import Checkpoint, resolve
 
-Predictions = list[tuple[str, str, float]]
+ClassScores = list[tuple[str, str, float]]
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Classifier:
     weights: str
     is_multi_label: bool = False
 
-    def predict(self, images: np.ndarray, top: int = 5) -> list[Predictions]:
+    def predict(self, images: np.ndarray, top: int = 5) -> list[ClassScores]:
         """Predicts the most probable classes of images.
 
         Args:
@@ -79,7 +79,7 @@ class Classifier:
         paths: str | os.PathLike | Iterable[str | os.PathLike],
         top: int = 5,
         batch_size: int = 32,
-    ) -> Iterator[tuple[str | os.PathLike, Predictions | ImageError]]:
+    ) -> Iterator[tuple[str | os.PathLike, ClassScores | ImageError]]:
         """Predicts the most probable classes of image files, a batch at a time.
 
         Args:

@@ -31,7 +31,7 @@ OPENVINO_FLOAT32 = {"INFERENCE_PRECISION_HINT": "f32"}
 """Options of OpenVINO's `compile_model`. By default it computes in bfloat16 where the
 processor can, and scores differ by up to 0.01. A file cannot choose this."""
 
-Source = keras.Model | Path  # a model, or the folder or file of an exported one
+ModelOrPath = keras.Model | Path  # a model, or the folder or file of an exported one
 
 FILES = {
     ".onnx": ("openvino", "onnxruntime"),
@@ -84,7 +84,7 @@ def check_shape(
         )
 
 
-def engines_for(source: Source) -> list[str]:
+def engines_for(source: ModelOrPath) -> list[str]:
     """The engines that can run a network, installed or not, fastest first.
 
     All engines except TensorFlow compute in float32 only, and an ONNX file can hold
@@ -112,18 +112,18 @@ def check_fits(model: keras.Model, engine: str) -> None:
         )
 
 
-def check_installed(engine: str, source: Source = Path()) -> None:
+def check_installed(engine: str, source: ModelOrPath = Path()) -> None:
     """Raises an `ImportError` if a package that an engine needs is missing."""
     for package in _packages(engine, source):
         optional(package)
 
 
-def is_installed(engine: str, source: Source) -> bool:
+def is_installed(engine: str, source: ModelOrPath) -> bool:
     """Whether the packages that an engine needs for a network are installed."""
     return all(map(importlib.util.find_spec, _packages(engine, source)))
 
 
-def build_engine(engine: str, source: Source) -> Engine:
+def build_engine(engine: str, source: ModelOrPath) -> Engine:
     """Prepares a network for an engine.
 
     Args:
@@ -174,7 +174,7 @@ def writing_errors() -> tuple[type[Exception], ...]:
     return OSError, tf.errors.OpError
 
 
-def _packages(engine: str, source: Source) -> tuple[str, ...]:
+def _packages(engine: str, source: ModelOrPath) -> tuple[str, ...]:
     if engine in ("tensorflow", "auto"):
         return ()
     if engine == "litert":
@@ -253,7 +253,7 @@ def _frequent_collections() -> Iterator[None]:
             gc.unfreeze()
 
 
-def _tensorflow(source: Source) -> Engine:
+def _tensorflow(source: ModelOrPath) -> Engine:
     if isinstance(source, Path):
         loaded = tf.saved_model.load(source)
         if not hasattr(loaded, "serve"):

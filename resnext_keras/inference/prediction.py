@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from resnext_keras.arguments import few, positive_integer
-from resnext_keras.classifier import Predictions, load_classifier
+from resnext_keras.classifier import ClassScores, load_classifier
 from resnext_keras.images.listing import list_images, readable
 from resnext_keras.images.preprocessing import Preprocessing, preprocess_input
 from resnext_keras.images.read import ImageError, read_image
@@ -40,7 +40,7 @@ class FilePredictions:
     """
 
     weights: str
-    predictions: list[tuple[str | os.PathLike, Predictions]]
+    predictions: list[tuple[str | os.PathLike, ClassScores]]
     skipped: list[ImageError]
     is_multi_label: bool = False
     file: Path | None = None

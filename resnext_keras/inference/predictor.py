@@ -15,7 +15,7 @@ from resnext_keras.inference.engines import (
     ENGINES,
     FILES,
     Engine,
-    Source,
+    ModelOrPath,
     build_engine,
     check_shape,
     engines_for,
@@ -139,7 +139,7 @@ class Predictor:
         return keras.tree.map_structure(lambda array: array[:rows], outputs)
 
 
-def _source(model_or_path) -> Source:
+def _source(model_or_path) -> ModelOrPath:
     """A folded model, or the path of an exported one."""
     model = model_or_path
     if isinstance(model_or_path, (str, os.PathLike)):
@@ -184,7 +184,7 @@ def _saved_model(path: Path) -> Path | None:
     return max(numbered, key=lambda folder: int(folder.name), default=None)
 
 
-def _build(source: Source, engine: str) -> tuple[str, Engine]:
+def _build(source: ModelOrPath, engine: str) -> tuple[str, Engine]:
     """The chosen engine, or for "auto" the first that can run the network."""
     able = engines_for(source)
     if engine != "auto":

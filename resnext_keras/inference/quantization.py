@@ -195,7 +195,7 @@ def quantize_file(float32: Path, images: np.ndarray, target: Path) -> None:
         quantization.quantize_static(
             target,
             target,
-            _Calibration(graph.input[0].name, images, progress),
+            _CalibrationReader(graph.input[0].name, images, progress),
             per_channel=True,
             # The fast types on x86: with int8 activations it takes 2.4 times as long.
             activation_type=quantization.QuantType.QUInt8,
@@ -214,7 +214,7 @@ def quantize_file(float32: Path, images: np.ndarray, target: Path) -> None:
         )
 
 
-class _Calibration:
+class _CalibrationReader:
     """The images one by one, in the interface of ONNX Runtime's calibration reader."""
 
     def __init__(self, name: str, images: np.ndarray, progress: Progress):
