@@ -1,6 +1,7 @@
 """Loads a weight file into a model: opens it, matches its tensors, assigns them."""
 
 import contextlib
+import importlib
 import logging
 import math
 import os
@@ -14,9 +15,6 @@ from resnext_keras.arguments import few
 from resnext_keras.io import check_space
 from resnext_keras.models.specs import ARCHITECTURES, ResNeXtSpec
 from resnext_keras.models.variables import Shapes, variable_shapes
-from resnext_keras.weights.formats.keras_h5 import open_keras_h5
-from resnext_keras.weights.formats.torch_file import open_torch_file
-from resnext_keras.weights.formats.torch_safetensors import open_torch_safetensors
 from resnext_keras.weights.tensors import (
     LazyTensor,
     LazyTensors,
@@ -26,10 +24,11 @@ from resnext_keras.weights.tensors import (
 
 logger = logging.getLogger(__name__)
 
+# Modules of `formats`, loaded when a file of their kind is opened.
 READERS = {
-    **dict.fromkeys((".h5", ".hdf5"), open_keras_h5),
-    **dict.fromkeys((".pth", ".pt", ".bin", ".tar", ".ckpt"), open_torch_file),
-    ".safetensors": open_torch_safetensors,
+    **dict.fromkeys((".h5", ".hdf5"), "keras_h5"),
+    **dict.fromkeys((".pth", ".pt", ".bin", ".tar", ".ckpt"), "torch_file"),
+    ".safetensors": "torch_safetensors",
 }
 
 KERAS_HINT = (
@@ -68,7 +67,8 @@ def open_file(path: str | os.PathLike) -> AbstractContextManager[LazyTensors]:
         raise WeightsError(
             f"Expected a weight file ({', '.join(READERS)}).{hint} Received: {path}"
         )
-    return reader(path)
+    module = importlib.import_module(f"resnext_keras.weights.formats.{reader}")
+    return getattr(module, f"open_{reader}")(path)
 
 
 @contextlib.contextmanager
