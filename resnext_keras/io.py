@@ -172,7 +172,7 @@ def exclusive_lock(folder: Path, lock: str) -> Iterator[None]:
     except filelock.Timeout:
         raise ValueError(
             "Expected a folder that no other process is writing to. "
-            f"Received: {str(folder)!r}, where one is at work"
+            f"Received: {str(folder)!r}, another process is writing to it"
         ) from None
 
 
@@ -185,8 +185,7 @@ def clear_unfinished(folder: Path) -> None:
 def check_space(path: str | os.PathLike, size: int) -> None:
     """Checks that a new file of `size` bytes fits on its disk.
 
-    It is for libraries that do not survive a full disk. Where the system cannot tell,
-    nothing is checked.
+    For libraries that crash on a full disk; does nothing without `posix_fallocate`.
 
     Raises:
         OSError: No space is left, or a quota is exceeded.

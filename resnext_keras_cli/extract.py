@@ -75,7 +75,7 @@ class Shard(click.ParamType):
     type=Shard(),
     default=(1, 1),
     metavar="I/N",
-    help="Extract only the I-th of N shares of all images.",
+    help="Extract only shard I of N.",
 )
 @click.option(
     "--update",

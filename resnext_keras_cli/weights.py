@@ -188,10 +188,10 @@ def verify(names, every, model):
             click.echo(f"FAILED  {name}: {in_one_line(error)}")
             failed += 1
             continue
-        sees = f", sees {verified.top1}" if verified.top1 else ""
+        photo = f", photo: {verified.top1}" if verified.top1 else ""
         parameters = f"{verified.parameters:,} parameters"
-        click.echo(f"right   {verified.checkpoint.name}: {parameters}{sees}")
-    click.echo(f"{len(names) - failed} of {len(names)} right.")
+        click.echo(f"ok      {verified.checkpoint.name}: {parameters}{photo}")
+    click.echo(f"{len(names) - failed} of {len(names)} passed.")
     if failed:
         raise click.exceptions.Exit(1)
 

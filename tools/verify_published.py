@@ -41,11 +41,11 @@ def main(names: list[str]) -> bool:
             wrong += 1
             continue
         if difference is None:
-            print(f"right   {name}: not compared, {reference}")
+            print(f"ok      {name}: not compared, {reference}")
             continue
         is_right = difference <= TOLERANCE
         wrong += not is_right
-        verdict = "right " if is_right else "FAILED"
+        verdict = "ok    " if is_right else "FAILED"
         print(f"{verdict}  {name}: logits differ by {difference:.1e} from {reference}")
     return not wrong
 

@@ -1,4 +1,4 @@
-"""Writes the images that the weight set "digits" is trained on, as class folders.
+"""Writes the images that the weight set "digits" is trained on, as an image folder.
 
     python weights/digits.py digits
 

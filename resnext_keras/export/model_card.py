@@ -46,8 +46,8 @@ class ModelCard:
     Attributes:
         name: Name of the model.
         preprocessing: How images are read for the model.
-        class_names: Name of each class; None for a backbone. A single output is the
-            score of the second of two classes.
+        class_names: Name of each class; None for a backbone. With one output, it is the
+            probability of the second of two classes.
         activation: `"softmax"`, `"sigmoid"` or another activation of the classifier,
             `"linear"` for logits; None for a backbone.
         weights: Name of the weight set, the file or the training run; None if it is

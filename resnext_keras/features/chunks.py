@@ -49,7 +49,7 @@ class Plan:
         folders: The folders as the user gave them; the paths in the rows begin with
             them.
         places: Their absolute paths.
-        shard: `[i, n]`: the i-th of n shares of the listing, i from 1 to n.
+        shard: `[i, n]`: shard i of n of the listing, i from 1 to n.
         engine: The engine that runs the network.
         batch_size: Number of images that are run at once.
         chunk_size: Number of images of a chunk.

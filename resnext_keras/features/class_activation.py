@@ -38,8 +38,8 @@ def grad_cam(
             Dense(5)])`.
         images: A batch from `preprocess_input`, (batch, H, W, channels).
         classes: Number of the class, or a number for each image; None for the class
-            with the highest score in each image. A single output is the logit of the
-            second of two classes.
+            with the highest score in each image. With one output, it is the logit of
+            the second of two classes.
         layer: Name of a layer that outputs feature maps; None for the last such layer,
             `conv5_block3_out` in ResNeXt-50.
 
@@ -89,7 +89,8 @@ def grad_cam(
             bias = dense.bias if dense.use_bias else 0.0
             inputs = tf.cast(inputs, "float32")
             logits = inputs @ tf.cast(dense.kernel, "float32") + bias
-            is_single = dense.units == 1  # what is against one class is for the other
+            # Of two classes, evidence against one class is evidence for the other.
+            is_single = dense.units == 1
             seen["logits"] = tf.concat([-logits, logits], 1) if is_single else logits
 
         with _listening(target, keep_maps), _listening(dense, keep_logits):

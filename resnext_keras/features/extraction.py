@@ -122,7 +122,7 @@ def extract(
             for the workers of a Ray cluster, that of `RAY_ADDRESS` or one on this
             machine; all workers use the engine that is the fastest here.
         batch_size: Number of images that are run at once, at least 1.
-        shard: `(i, n)`: only the i-th of n shares of all images, i from 1 to n. The
+        shard: `(i, n)`: only shard i of n, i from 1 to n. The
             rows of all shards, in this order, are those of a single run.
         workers: Number of processes for `"ray"`; None for one per 4 cores.
         update: A file of features of the same network and dtype, which is replaced.

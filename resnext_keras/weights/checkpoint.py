@@ -96,8 +96,8 @@ class Checkpoint:
         spec: The architecture.
         classes: Number of outputs of the classifier; None without a classifier.
         preprocessing: How images are read for the weights.
-        class_names: Name of each class; empty without a classifier. A single output is
-            the score of the second of two classes.
+        class_names: Name of each class; empty without a classifier. With one output,
+            it is the probability of the second of two classes.
         name: For messages and metadata: full name of the weight set,
             path of the file, or folder of the training run.
         licence: SPDX identifier; None where it is not known.
@@ -431,7 +431,7 @@ def run_images(
 
 
 def _numbers(classes: int | None) -> tuple[str, ...]:
-    # A single output is the score of the second of two classes.
+    # With one output, it is the probability of the second of two classes.
     return tuple(map(str, range(2 if classes == 1 else classes or 0)))
 
 

@@ -18,7 +18,7 @@ REPORTED = set(FILES) - {"curves.png"}
 
 @pytest.fixture
 def digits(tmp_path, monkeypatch):
-    """Thirty digits in class folders, in the working folder."""
+    """Thirty digits in an image folder, in the working folder."""
     monkeypatch.chdir(tmp_path)
     for number, (image, label) in enumerate(zip(*held_out_digits(), strict=True)):
         if number < 30:

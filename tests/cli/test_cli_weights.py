@@ -81,9 +81,9 @@ def test_verify_names_each_wrong_file(weight_file, tmp_path):
     broken.write_bytes(weight_file.read_bytes()[:-1])
     good = run("weights", "verify", "resnext11_8x4d.digits", weight_file).stdout
     assert "resnext11_8x4d.digits: 980,298 parameters" in good
-    assert "2 of 2 right" in good
+    assert "2 of 2 passed" in good
     bad = run("weights", "verify", weight_file, broken, "nothing", code=1).stdout
-    assert "1 of 3 right" in bad
+    assert "1 of 3 passed" in bad
     assert f"FAILED  {broken}: Expected a safetensors file" in bad
     assert "FAILED  nothing: Expected the name of a weight set" in bad
 
@@ -91,7 +91,7 @@ def test_verify_names_each_wrong_file(weight_file, tmp_path):
 @pytest.mark.filterwarnings("ignore:The weights .* forbids commercial use")
 def test_verify_all_goes_on_after_a_failure():
     text = run("weights", "verify", "--all", code=1).stdout  # without a network
-    assert f"1 of {len(WEIGHT_SETS)} right" in text
+    assert f"1 of {len(WEIGHT_SETS)} passed" in text
     assert text.count("FAILED") == len(WEIGHT_SETS) - 1
     assert "by hand" in text
     assert "or --all" in run("weights", "verify", code=2).stderr
