@@ -27,16 +27,11 @@ SHORTER = {"train": ["--epochs", "1", "--batch", "4", "--size", "64"]}
 
 def command_lines(pages):
     """The lines in plain blocks of the pages, each once, but for those with NAMES."""
-    lines = {}
-    for page in pages:
-        text = (ROOT / f"{page}.md").read_text()
-        for block in re.findall(r"^```\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
-            for line in block.splitlines():
-                if line.startswith("resnext-keras ") and not re.search(
-                    "[A-Z]{4}", line
-                ):
-                    lines[line] = page
-    return list(lines)
+    text = "".join((ROOT / f"{page}.md").read_text() for page in pages)
+    blocks = re.findall(r"^```([^\n]*)\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    plain = "".join(block for language, block in blocks if not language)
+    lines = re.findall("^resnext-keras .*", plain, re.MULTILINE)
+    return [line for line in dict.fromkeys(lines) if not re.search("[A-Z]{4}", line)]
 
 
 @pytest.fixture

@@ -193,7 +193,7 @@ def test_the_classifier_gives_logits_probabilities_or_what_is_asked_for():
 OF_THE_SAME_NAME = ResNeXtSpec("resnext50_32x4d", (1, 1), 2, 4)
 
 BAD_ARGUMENTS = [
-    ({"model": "resnext50"}, "resnext50_32x4d"),
+    ({"model": "resnext5_32x4d"}, "resnext50_32x4d"),
     ({"model": "vgg16"}, "list_models"),
     ({"name": "a/b"}, "name='a/b'"),
     (
