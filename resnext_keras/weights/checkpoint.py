@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from resnext_keras.arguments import did_you_mean
+from resnext_keras.arguments import did_you_mean, few
 from resnext_keras.images.labels import class_names
 from resnext_keras.images.listing import readable
 from resnext_keras.images.preprocessing import Preprocessing, default_preprocessing
@@ -29,7 +29,7 @@ from resnext_keras.weights.registry import (
     WEIGHT_SETS,
     WeightSet,
     as_registered,
-    default_set,
+    names_of,
     sets_of,
 )
 from resnext_keras.weights.tensors import LazyTensors, WeightsError
@@ -442,26 +442,21 @@ def _find(weights: str | os.PathLike, architecture: str | None) -> WeightSet | P
             "Expected `weights` to be the name of a weight set, the path of a file or "
             f"of the folder of a training run, or None. Received: weights={weights!r}"
         )
-    owner, _, tag = os.fsdecode(weights).rpartition(".")
-    if tag == "imagenet" and isinstance(weights, str) and os.sep not in weights:
-        if architecture in (None, owner or architecture):
-            return _default(owner or architecture, weights)
-        if owner in ARCHITECTURES:
-            raise _of_another(weights, [_default(owner, weights)], architecture)
-    named = [s for s in WEIGHT_SETS.values() if weights in (s.name, s.tag, *s.aliases)]
+    named = [s for s in WEIGHT_SETS.values() if weights in names_of(s)]
     sets = [s for s in named if architecture in (None, s.architecture)]
     if len(sets) == 1:
         return sets[0]
     if path := _path_of(weights):
         return path
-    if sets:
-        raise WeightsError(
-            f"Expected the name of one weight set, found several: {_names(sets)}. Add "
-            f"the architecture, as these names have it. Received: weights={weights!r}"
-        )
-    if named:
-        raise _of_another(weights, named, architecture)
-    raise _unknown(weights, Path(os.path.expanduser(weights)), architecture)
+    path = Path(os.path.expanduser(weights))
+    is_path = (
+        path.name != weights  # a path object, or it has folders
+        or path.suffix.lower() in (*READERS, *HINTS)
+        or os.path.lexists(path)
+    )
+    if is_path and not named:
+        raise _no_such_file(weights, path)
+    raise _no_such_set(weights, architecture, named)
 
 
 def _path_of(weights: str | os.PathLike) -> Path | None:
@@ -470,75 +465,45 @@ def _path_of(weights: str | os.PathLike) -> Path | None:
     return path if os.path.isfile(path) else _best_weights(path)
 
 
-def _default(architecture: str | None, weights: str) -> WeightSet:
-    """The set that `"imagenet"` names, or an error with the alternatives."""
-    if architecture is None:
-        raise WeightsError(
-            "Expected 'imagenet' with an architecture, as in "
-            "'resnext50_32x4d.imagenet', since each has its own default weights. "
-            f"Received: weights={weights!r}"
-        )
-    if weight_set := default_set(architecture):
-        return weight_set
-    if sets := sets_of(architecture, labels="imagenet"):
-        raise WeightsError(
-            f"Expected the name of a weight set of {architecture!r}: all of them "
-            f"forbid commercial use ({sets[0].licence}), so none is the default. "
-            f"There are {_names(sets)}. Received: weights={weights!r}"
-        )
-    mistyped = weights != "imagenet" and architecture not in ARCHITECTURES
-    hint = did_you_mean(architecture, ARCHITECTURES) if mistyped else ""
-    others = _names(sets_of(architecture))
-    raise WeightsError(
-        f"No ImageNet weights of {architecture!r} are published.{hint} Pass the path "
-        f"of a file{f', another weight set ({others})' if others else ''}, or None for "
-        f"random weights. Received: weights={weights!r}"
-    )
-
-
-def _of_another(weights, sets, architecture) -> WeightsError:
-    others = _names(sets_of(architecture))
+def _no_such_file(weights: str | os.PathLike, path: Path) -> WeightsError:
+    found = "no such file"
+    if os.path.isdir(path):
+        found = f"a folder without {BEST} and {RUN} of a training run"
+    files = []
+    with contextlib.suppress(OSError, ValueError):
+        files = [f.name for f in path.parent.iterdir() if f.suffix.lower() in READERS]
     return WeightsError(
-        f"Expected weights of {architecture!r} "
-        f"({f'there are {others}' if others else 'no set is published'}); "
-        f"this is the name of {_names(sets)}. Received: weights={weights!r}"
+        f"Expected a weight file, found {found}.{did_you_mean(path.name, files)} "
+        f"Received: weights={os.fspath(weights)!r}"
     )
 
 
-def _unknown(weights, path: Path, architecture: str | None) -> WeightsError:
-    received = f"Received: weights={os.fspath(weights)!r}"
-    is_path = (
-        path.name != weights  # a path object, or it has folders
-        or path.suffix.lower() in (*READERS, *HINTS)
-        or os.path.lexists(path)
-    )
-    if is_path:
-        problem = "no such file"
-        if os.path.isdir(path):
-            problem = f"a folder without {BEST} and {RUN} of a training run"
-        files = []
-        with contextlib.suppress(OSError, ValueError):
-            files = [
-                f.name for f in path.parent.iterdir() if f.suffix.lower() in READERS
-            ]
-        return WeightsError(
-            f"Expected a weight file, found {problem}.{did_you_mean(path.name, files)} "
-            f"{received}"
-        )
+def _no_such_set(
+    weights: str, architecture: str | None, named: list[WeightSet]
+) -> WeightsError:
+    """The error for a name of no set, of several, or of sets of other architectures."""
+    owner, _, tag = weights.rpartition(".")
+    if tag == "imagenet" and owner in ARCHITECTURES:
+        architecture = architecture or owner
     sets = sets_of(architecture)
-    names = [
-        n for s in sets or WEIGHT_SETS.values() for n in (s.tag, s.name, *s.aliases)
-    ]
-    listed = "list_weights() gives the names"
+    names = [name for weight_set in sets for name in names_of(weight_set)]
+    hint = did_you_mean(weights, names if architecture else [*names, *ARCHITECTURES])
     if architecture is None:
-        names += ARCHITECTURES
+        expected = "a weight set (see list_weights())"
     elif sets:
-        listed = f"of {architecture!r} there are {_names(sets)}"
-        if default_set(architecture):
-            names = ["imagenet", f"{architecture}.imagenet", *names]
+        expected = f"a weight set of {architecture!r} ({_names(sets)})"
+    else:
+        expected = f"None for random weights ({architecture!r} has no weight set)"
+    if named and architecture is None:
+        listed = few(weight_set.name for weight_set in named)
+        hint = f" Several sets have this name; add the architecture: {listed}."
+    elif named and weights != "imagenet":
+        hint = f" This is the name of {_names(named)}."
+    elif tag == "imagenet" and sets and sets[0].non_commercial:
+        hint = f" No set is the default, as {sets[0].licence} forbids commercial use."
     return WeightsError(
-        "Expected the name of a weight set, or the path of a file or of the folder of "
-        f"a training run.{did_you_mean(weights, names)} {received}; {listed}."
+        f"Expected {expected}, a weight file or the folder of a training run.{hint} "
+        f"Received: weights={weights!r}"
     )
 
 

@@ -210,9 +210,8 @@ def as_registered(written: str) -> str:
 
 def is_registered(written: str) -> bool:
     """Whether a name is one of weights or of an architecture."""
-    names = ((s.name, s.tag, *s.aliases) for s in WEIGHT_SETS.values())
-    known = {"imagenet", *ARCHITECTURES}.union(*names)
-    return as_registered(written) in known
+    names = map(names_of, WEIGHT_SETS.values())
+    return as_registered(written) in set(ARCHITECTURES).union(*names)
 
 
 def sets_of(architecture: str | None, labels: str | None = None) -> list[WeightSet]:
@@ -235,6 +234,14 @@ def default_set(architecture: str) -> WeightSet | None:
     permissive = [s for s in sets if not s.non_commercial]
     second_generation = [s for s in permissive if "IMAGENET1K_V2" in s.aliases]
     return max(second_generation or permissive, key=_accuracy, default=None)
+
+
+def names_of(weight_set: WeightSet) -> tuple[str, ...]:
+    """Tag, full name and aliases of a set; also those with `imagenet` of a default."""
+    names = (weight_set.tag, weight_set.name, *weight_set.aliases)
+    if weight_set is default_set(weight_set.architecture):
+        names += ("imagenet", f"{weight_set.architecture}.imagenet")
+    return names
 
 
 def _accuracy(weight_set: WeightSet) -> tuple[bool, float]:

@@ -85,7 +85,7 @@ def test_verify_names_each_wrong_file(weight_file, tmp_path):
     bad = run("weights", "verify", weight_file, broken, "nothing", code=1).stdout
     assert "1 of 3 passed" in bad
     assert f"FAILED  {broken}: Expected a safetensors file" in bad
-    assert "FAILED  nothing: Expected the name of a weight set" in bad
+    assert "FAILED  nothing: Expected a weight set (see" in bad
 
 
 @pytest.mark.filterwarnings("ignore:The weights .* forbids commercial use")

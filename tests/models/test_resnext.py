@@ -213,7 +213,7 @@ BAD_ARGUMENTS = [
     ({"input_tensor": np.zeros((1, 64, 64, 3))}, "keras.Input"),
     ({"classifier_activation": "sofmax"}, "sofmax"),
     ({"weights": True}, "weights=True"),
-    ({"weights": "imagenet"}, "No ImageNet weights of 'tiny' are published"),
+    ({"weights": "imagenet"}, "'tiny' has no weight set"),
     ({"weights": "no/such/file.weights.h5"}, "no/such/file.weights.h5"),
     ({"weights": "digits"}, "resnext11_8x4d"),
     (
