@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import keras
 import numpy as np
@@ -19,9 +20,11 @@ from resnext_keras.arguments import few
 from resnext_keras.io import atomic_write
 from resnext_keras.progress import Progress
 from resnext_keras.training.data.dataset import Unreadable
-from resnext_keras.training.distribution import Devices
 from resnext_keras.weights.checkpoint import BEST
 from resnext_keras.weights.loading import save_weights
+
+if TYPE_CHECKING:
+    from resnext_keras.training.run import Run
 
 logger = logging.getLogger(__name__)
 
@@ -151,17 +154,6 @@ def _listed(items) -> str:
     return few((f"{name}: {reason}" for name, reason in list(items)), 10)
 
 
-def new_progress() -> dict:
-    """The progress of a run that has not started.
-
-    Returns:
-        A dict: `"phase"`, the number of finished phases; `"step"`, the number of
-        finished steps in the current phase; `"history"`, a row of numbers for each
-        epoch; and `"best"`, the row of the epoch with the best weights.
-    """
-    return {"phase": 0, "step": 0, "history": [], "best": None}
-
-
 def step_of_phase(progress: dict, steps_per_epoch: int) -> int:
     """Number of steps that the current phase has really trained.
 
@@ -178,7 +170,7 @@ class EpochProgress(keras.callbacks.Callback):
     """Callback: prints lines within long epochs, between those of Keras' `verbose=2`.
 
     Args:
-        progress: The progress of the run, see `new_progress`.
+        progress: The progress of the run, see `read_progress`.
         steps_per_epoch: Number of steps of an epoch.
         step_size: Number of images of a step.
     """
@@ -219,45 +211,39 @@ class TrainingState(keras.callbacks.Callback):
     `EarlyStopping`, whose count would start again when a run resumes.
 
     Args:
-        folder: The folder of the run.
-        network: The network within the model; its best weights are saved.
-        progress: The progress, see `new_progress`; it is updated.
-        steps_per_epoch: Number of steps of an epoch in this phase.
-        steps: Number of all steps in this phase.
-        metrics: The metrics to save in checkpoints.
-        ema: The moving average, or None. With it the averaged weights are saved.
+        run: The run; only its first process writes files and decides.
+        network: The network within the model; its best weights are saved, averaged if
+            the recipe of the phase has an `ema_span`.
+        progress: The progress, see `read_progress`; it is updated. The phase is resumed
+            from the checkpoint in the folder if steps of it are finished.
+        metrics: The metrics of the loss and of the images, to save in checkpoints.
         seconds: Time between two checkpoints; there is also one after each epoch.
-        resume: Whether to restore the checkpoint in the folder first.
-        patience: Number of epochs without better weights after which the phase ends;
-            0 for no early stopping.
-        extended_after: Number of epochs before the run was given more; early stopping
-            does not count them.
-        devices: The devices; only the first process writes files and decides.
     """
 
     def __init__(
         self,
-        folder: Path,
+        run: "Run",
         network: keras.Model,
         progress: dict,
-        *,
-        steps_per_epoch: int,
-        steps: int,
         metrics: list[keras.metrics.Metric],
-        ema: EMA | None,
         seconds: float,
-        resume: bool,
-        patience: int,
-        extended_after: int,
-        devices: Devices,
     ):
         super().__init__()
-        self.folder, self.network, self.progress = folder, network, progress
-        self.steps_per_epoch, self.steps, self.metrics = steps_per_epoch, steps, metrics
-        self.ema, self.seconds = ema, seconds
-        self.resume, self.patience = resume, patience
-        self.extended_after = extended_after
-        self.devices, self.writes = devices, devices.is_chief
+        phase = run.settings.phases[progress["phase"]]
+        self.folder, self.network, self.progress = run.folder, network, progress
+        self.devices, self.writes = run.devices, run.devices.is_chief
+        self.seconds, self.patience = seconds, run.settings.patience
+        self.steps_per_epoch = run.steps(phase)
+        self.steps = phase.recipe.epochs * self.steps_per_epoch
+        self.ema = None
+        if phase.recipe.ema_span:
+            self.ema = EMA(network, phase.recipe.ema_decay(self.steps))
+        # Early stopping does not count the epochs before the run was given more.
+        self.extended_after = run.extensions[-1]["after"] if run.extensions else 0
+        # Each of several processes has the metrics of its own images, but only the
+        # chief writes. So there a resumed epoch starts its metrics again.
+        self.metrics = metrics if run.devices.workers == 1 else []
+        self.resume = progress["step"] > 0
         self._end = ""
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -419,17 +405,21 @@ def finite_arrays(variables: list) -> dict[str, np.ndarray]:
 
 
 def read_progress(path: Path) -> dict:
-    """Reads the progress from a checkpoint.
+    """Reads the progress of a run from its checkpoint.
 
     Args:
-        path: The `.safetensors` file.
+        path: The `.safetensors` file; it need not exist.
 
     Returns:
-        The progress, see `new_progress`.
+        A dict: `"phase"`, the number of finished phases; `"step"`, the number of
+        finished steps in the current phase; `"history"`, a row of numbers for each
+        epoch; and `"best"`, the row of the epoch with the best weights.
 
     Raises:
         TrainingError: The file is not a checkpoint.
     """
+    if not path.exists():
+        return {"phase": 0, "step": 0, "history": [], "best": None}
     with _opened(path) as file:
         return json.loads(file.metadata()["progress"])
 

@@ -26,7 +26,6 @@ from resnext_keras.io import (
 )
 from resnext_keras.training.callbacks import (
     CHECKPOINT,
-    new_progress,
     read_progress,
     step_of_phase,
 )
@@ -37,6 +36,7 @@ from resnext_keras.training.data.dataset import (
     open_dataset,
     open_splits,
 )
+from resnext_keras.training.data.pipeline import TrainingBatches, ValidationBatches
 from resnext_keras.training.distribution import (
     Devices,
     check_deterministic,
@@ -118,6 +118,35 @@ class Run:
         settings = self.settings
         step = min(map(settings.step_size, settings.phases)) // self.devices.replicas
         return min(MAX_EVALUATION_ROWS, 4 * max(step, 1))
+
+    def training_batches(self, number: int, first_step: int) -> TrainingBatches:
+        """The batches of a phase, from a step to the end."""
+        phase, devices = self.settings.phases[number], self.devices
+        return TrainingBatches(
+            self.training,
+            phase.recipe,
+            self.preprocessing,
+            seed=self.settings.seed + number,
+            steps=phase.recipe.epochs * self.steps(phase) - first_step,
+            first_step=first_step,
+            batch_size=self.settings.step_size(phase),
+            worker=devices.worker,
+            workers=devices.workers,
+            unreadable=self.unreadable[0],
+        )
+
+    def validation_batches(self) -> ValidationBatches:
+        """The batches of the validation images."""
+        devices = self.devices
+        return ValidationBatches(
+            self.validation,
+            self.preprocessing,
+            self.evaluation_rows * devices.replicas // devices.workers,
+            pad=devices.replicas > 1,
+            worker=devices.worker,
+            workers=devices.workers,
+            unreadable=self.unreadable[1],
+        )
 
 
 def open_run(
@@ -308,8 +337,7 @@ def _extended(run: Run) -> Run:
     content = json.loads((folder / RUN).read_text(encoding="utf-8"))
     earlier = [phase["recipe"]["epochs"] for phase in content["settings"]["phases"]]
     epochs = [phase.recipe.epochs for phase in settings.phases]
-    path = folder / CHECKPOINT
-    progress = read_progress(path) if path.exists() else new_progress()
+    progress = read_progress(folder / CHECKPOINT)
     number, step, history = (progress[key] for key in ("phase", "step", "history"))
     total = sum(epochs)
     if total < sum(earlier):

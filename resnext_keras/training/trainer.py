@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import keras
-import numpy as np
 
 from resnext_keras.classifier import load_classifier
 from resnext_keras.export.saved_model import export_saved_model
@@ -21,19 +20,16 @@ from resnext_keras.models.runtime import check_backend
 from resnext_keras.models.specs import ResNeXtSpec, get_spec
 from resnext_keras.training.callbacks import (
     CHECKPOINT,
-    EMA,
     HISTORY,
     EpochProgress,
     TrainingError,
     TrainingState,
     UnreadableImages,
-    new_progress,
     read_progress,
     restore,
     step_of_phase,
 )
-from resnext_keras.training.data.pipeline import TrainingBatches, ValidationBatches
-from resnext_keras.training.distribution import Devices, make_deterministic
+from resnext_keras.training.distribution import make_deterministic
 from resnext_keras.training.evaluation import Evaluation, evaluate_images
 from resnext_keras.training.losses import (
     ClassWeights,
@@ -385,29 +381,104 @@ def _run(
 
 
 def _train(run: Run, callbacks, seconds: float, verbose: int | str) -> None:
+    """Trains a network in phases, and saves checkpoints and its best weights."""
     settings, devices = run.settings, run.devices
     keras.utils.set_random_seed(settings.seed)
     if settings.deterministic:
         make_deterministic()
     with devices.scope(), dtype_policy(settings.precision):
         network = build_network(settings, run.training.outputs, run.preprocessing)
-    batches = _batches(run)
-    with contextlib.closing(batches.validation):
-        run_phases(
-            network,
-            settings,
-            batches,
-            run.folder,
-            devices=devices,
-            is_multi_label=run.training.is_multi_label,
-            class_weights=run.class_weights,
-            extended_after=run.extensions[-1]["after"] if run.extensions else 0,
-            callbacks=[UnreadableImages(run.unreadable), *callbacks],
-            resume=run.resume,
-            seconds=seconds,
-            verbose=verbose,
-        )
+    with devices.scope():
+        model = with_preprocessing(network)
+    progress = read_progress(run.folder / CHECKPOINT)
+    devices.check_progress(progress["phase"], progress["step"])
+    callbacks = [UnreadableImages(run.unreadable), *callbacks]
+    with contextlib.closing(run.validation_batches()) as validation:
+        while progress["phase"] < len(settings.phases):
+            with devices.scope():
+                metrics = _compile(run, progress["phase"], model, network)
+                state = TrainingState(run, network, progress, metrics, seconds)
+            if progress["step"] < state.steps:
+                # Less than saved if the phase ended early, and was extended since.
+                progress["step"] = step_of_phase(progress, state.steps_per_epoch)
+                ema = [state.ema] if state.ema else []
+                of_phase = [*ema, *callbacks, state]
+                _fit(run, model, progress, validation, of_phase, verbose)
+            else:  # the run was stopped between two phases
+                restore(run.folder / CHECKPOINT, model.variables)
+            progress |= {"phase": progress["phase"] + 1, "step": 0}
     devices.shutdown()
+
+
+def _compile(run: Run, number: int, model, network) -> list[keras.metrics.Metric]:
+    """Compiles the model for a phase, and returns its metrics, the loss first."""
+    settings, phase = run.settings, run.settings.phases[number]
+    # Not `network.trainable = True`, which does nothing if it is True already.
+    for layer in network.layers:
+        layer.trainable = True
+    if phase.frozen:
+        freeze(network, phase.frozen)
+    accumulate = settings.accumulate
+    optimizer = build_optimizer(
+        phase.recipe,
+        steps_per_epoch=run.steps(phase),
+        gradient_accumulation_steps=accumulate if accumulate > 1 else None,
+    )
+    if settings.precision == "mixed_float16":
+        # Keras adds it by the policy of the outer model, which is float32.
+        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+    is_multi_label = run.training.is_multi_label
+    metrics = build_metrics(is_multi_label, model.output_shape[-1])
+    model.compile(
+        optimizer,
+        build_loss(is_multi_label, run.class_weights, phase.recipe.label_smoothing),
+        weighted_metrics=metrics,  # the last batch may be padded
+        steps_per_execution=settings.steps_per_execution,
+    )
+    model.optimizer.build(model.trainable_variables)  # before a checkpoint is restored
+    return [model.metrics[0], *metrics]
+
+
+def _fit(run: Run, model, progress, validation, callbacks, verbose) -> None:
+    """Trains to the end of a phase; the rest of a resumed epoch is a separate `fit`."""
+    number = progress["phase"]
+    phase = run.settings.phases[number]
+    epochs, steps = phase.recipe.epochs, run.steps(phase)
+    if verbose == 2:
+        step_size = run.settings.step_size(phase)
+        callbacks = [*callbacks, EpochProgress(progress, steps, step_size)]
+    # Epochs have the numbers of the history, as in what Keras and callbacks print.
+    before = sum(row["phase"] <= number for row in progress["history"])
+    while progress["step"] < epochs * steps:
+        done, begun = divmod(progress["step"], steps)
+        batches = run.training_batches(number, progress["step"])
+        with contextlib.closing(batches):
+            try:
+                run.devices.fit(
+                    model,
+                    batches,
+                    initial_epoch=before + done,
+                    epochs=before + (done + 1 if begun else epochs),
+                    steps_per_epoch=steps - begun,
+                    validation_data=validation,
+                    callbacks=callbacks,
+                    verbose=verbose,
+                    shuffle=False,
+                )
+            except Exception as error:
+                if not _is_out_of_memory(error):
+                    raise
+                raise TrainingError(
+                    "A step does not fit in memory. Lower the batch size or the image "
+                    "size, or split the batch into parts (accumulate). "
+                    f"Received: {type(error).__name__}"
+                ) from error
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    text = f"{type(error).__name__} {error}".lower()
+    signs = "resourceexhausted", "resource_exhausted", "out of memory"
+    return isinstance(error, MemoryError) or any(sign in text for sign in signs)
 
 
 def _finish(run: Run, export: bool, tensorboard: bool) -> TrainingResult:
@@ -455,204 +526,3 @@ def _finish(run: Run, export: bool, tensorboard: bool) -> TrainingResult:
     files = {name: run.folder / name for name in names}
     evaluation = dataclasses.replace(evaluation, report=files[REPORT])
     return TrainingResult(history, run.folder, files, evaluation)
-
-
-@dataclass(frozen=True)
-class Batches:
-    """The batches for the phases of a run.
-
-    Attributes:
-        training: Function from the number of a phase and a step of it to the batches
-            from this step to the end of the phase: uint8 pixels (batch, H, W, 3) and
-            float32 soft labels (batch, classes).
-        validation: Such batches of the validation images.
-        steps: Function from the number of a phase to its steps per epoch.
-    """
-
-    training: Callable[[int, int], keras.utils.PyDataset]
-    validation: keras.utils.PyDataset
-    steps: Callable[[int], int]
-
-
-def _batches(run: Run) -> Batches:
-    settings, devices = run.settings, run.devices
-    worker = {"worker": devices.worker, "workers": devices.workers}
-    of_training, of_validation = run.unreadable
-
-    def steps(number):
-        return run.steps(settings.phases[number])
-
-    def training(number, first_step):
-        phase = settings.phases[number]
-        return TrainingBatches(
-            run.training,
-            phase.recipe,
-            run.preprocessing,
-            seed=settings.seed + number,
-            steps=phase.recipe.epochs * steps(number) - first_step,
-            first_step=first_step,
-            batch_size=settings.step_size(phase),
-            unreadable=of_training,
-            **worker,
-        )
-
-    validation = ValidationBatches(
-        run.validation,
-        run.preprocessing,
-        run.evaluation_rows * devices.replicas // devices.workers,
-        pad=devices.replicas > 1,
-        unreadable=of_validation,
-        **worker,
-    )
-    return Batches(training, validation, steps)
-
-
-def run_phases(
-    network: keras.Model,
-    settings: Settings,
-    batches: Batches,
-    folder: Path,
-    *,
-    devices: Devices,
-    is_multi_label: bool = False,
-    class_weights: np.ndarray | None = None,
-    extended_after: int = 0,
-    callbacks: Sequence[keras.callbacks.Callback] = (),
-    resume: bool = False,
-    seconds: float = 60.0,
-    verbose: int | str = "auto",
-) -> dict:
-    """Trains a network in phases, and saves its best weights.
-
-    Args:
-        network: A model from preprocessed images to logits.
-        settings: The settings of the run.
-        batches: The images to train on and to validate on.
-        folder: The folder for `checkpoint.safetensors`, `best.weights.h5` and
-            `history.csv`.
-        devices: The devices; the network was built in their scope.
-        is_multi_label: Whether an image may have no class or several.
-        class_weights: The weight of each class, see `weights_of_classes`.
-        extended_after: Number of epochs before the run was given more; 0 if it was not.
-        callbacks: Other Keras callbacks, which run in each phase.
-        resume: Whether to continue from the checkpoint in the folder, if there is one.
-        seconds: Time between two checkpoints; there is also one after each epoch.
-        verbose: Argument of Keras' `fit`.
-
-    Returns:
-        The progress, see `new_progress`.
-
-    Raises:
-        TrainingError: The loss became NaN, or a step does not fit in memory; the last
-            checkpoint remains.
-        ValueError: See `Devices.check_progress`.
-    """
-    with devices.scope():
-        model = with_preprocessing(network)
-    path = folder / CHECKPOINT
-    resume = resume and path.exists()
-    progress = read_progress(path) if resume else new_progress()
-    devices.check_progress(progress["phase"], progress["step"])
-    while progress["phase"] < len(settings.phases):
-        number = progress["phase"]
-        phase, steps_per_epoch = settings.phases[number], batches.steps(number)
-        recipe = phase.recipe
-        steps = recipe.epochs * steps_per_epoch
-        with devices.scope():
-            loss = build_loss(is_multi_label, class_weights, recipe.label_smoothing)
-            metrics = build_metrics(is_multi_label, model.output_shape[-1])
-            _compile(model, network, settings, phase, steps_per_epoch, loss, metrics)
-            ema = None
-            if recipe.ema_span:
-                ema = EMA(network, recipe.ema_decay(steps))
-        if progress["step"] < steps:
-            # Less than saved if the phase ended early, and was extended since.
-            progress["step"] = step_of_phase(progress, steps_per_epoch)
-            state = TrainingState(
-                folder,
-                network,
-                progress,
-                steps_per_epoch=steps_per_epoch,
-                steps=steps,
-                # Each of several processes has the metrics of its own images, but only
-                # the chief writes. So there a resumed epoch starts its metrics again.
-                metrics=[model.metrics[0], *metrics] if devices.workers == 1 else [],
-                ema=ema,
-                seconds=seconds,
-                resume=resume,
-                patience=settings.patience,
-                extended_after=extended_after,
-                devices=devices,
-            )
-            all_callbacks = [*([ema] if ema else []), *callbacks, state]
-            if verbose == 2:
-                step_size = settings.step_size(phase)
-                lines = EpochProgress(progress, steps_per_epoch, step_size)
-                all_callbacks.append(lines)
-            _fit(model, phase, batches, progress, all_callbacks, devices, verbose)
-        elif resume:  # the run was stopped between two phases
-            restore(path, model.variables)
-        resume = False
-        progress |= {"phase": number + 1, "step": 0}
-    return progress
-
-
-def _compile(model, network, settings, phase, steps_per_epoch, loss, metrics):
-    # Not `network.trainable = True`, which does nothing if it is True already.
-    for layer in network.layers:
-        layer.trainable = True
-    if phase.frozen:
-        freeze(network, phase.frozen)
-    accumulate = settings.accumulate
-    optimizer = build_optimizer(
-        phase.recipe,
-        steps_per_epoch=steps_per_epoch,
-        gradient_accumulation_steps=accumulate if accumulate > 1 else None,
-    )
-    if settings.precision == "mixed_float16":
-        # Keras adds it by the policy of the outer model, which is float32.
-        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
-    model.compile(
-        optimizer,
-        loss,
-        weighted_metrics=metrics,  # the last batch may be padded
-        steps_per_execution=settings.steps_per_execution,
-    )
-    model.optimizer.build(model.trainable_variables)  # before a checkpoint is restored
-
-
-def _fit(model, phase, batches, progress, callbacks, devices, verbose):
-    """Trains to the end of a phase; the rest of a resumed epoch is a separate `fit`."""
-    number, epochs = progress["phase"], phase.recipe.epochs
-    steps = batches.steps(number)
-    # Epochs have the numbers of the history, as in what Keras and callbacks print.
-    before = sum(row["phase"] <= number for row in progress["history"])
-    while progress["step"] < epochs * steps:
-        done, begun = divmod(progress["step"], steps)
-        with contextlib.closing(batches.training(number, progress["step"])) as training:
-            try:
-                devices.fit(
-                    model,
-                    training,
-                    initial_epoch=before + done,
-                    epochs=before + (done + 1 if begun else epochs),
-                    steps_per_epoch=steps - begun,
-                    validation_data=batches.validation,
-                    callbacks=callbacks,
-                    verbose=verbose,
-                    shuffle=False,
-                )
-            except Exception as error:
-                if not _is_out_of_memory(error):
-                    raise
-                raise TrainingError(
-                    "A step does not fit in memory. Lower the batch size or the image "
-                    "size, or split the batch into parts (accumulate). "
-                    f"Received: {type(error).__name__}"
-                ) from error
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    text = f"{type(error).__name__} {error}".lower()
-    signs = "resourceexhausted", "resource_exhausted", "out of memory"
-    return isinstance(error, MemoryError) or any(sign in text for sign in signs)

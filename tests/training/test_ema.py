@@ -1,20 +1,19 @@
 """The moving average of the weights and the loss of a run are those of torch."""
 
+import contextlib
+
 import keras
 import numpy as np
 import pytest
+from run_data import image_folder
 from scipy.special import log_softmax
 from weight_files import SMALLEST
 
-from resnext_keras import ResNeXt, preprocess_input
+import resnext_keras as rk
 from resnext_keras.training.callbacks import EMA
-from resnext_keras.training.distribution import Devices
 from resnext_keras.training.recipes import Recipe
-from resnext_keras.training.settings import Phase, Settings
-from resnext_keras.training.trainer import Batches, run_phases
-from resnext_keras.training.transforms.mixup import mix
 
-CLASSES, SPAN = 6, 4
+SPAN = 4
 DECAY = 1 - 1 / SPAN
 
 
@@ -88,23 +87,6 @@ def test_the_average_is_that_of_torch():
             )
 
 
-class OneBatch(keras.utils.PyDataset):
-    """The same batch in each epoch."""
-
-    def __init__(self, *batch):
-        super().__init__()
-        self.batch = batch
-
-    def __len__(self):
-        return 1
-
-    def __getitem__(self, step):
-        return self.batch
-
-    def close(self):
-        """Has nothing to close."""
-
-
 @pytest.mark.parametrize(
     ("smoothing", "mixup", "cutmix"),
     [
@@ -117,27 +99,34 @@ def test_the_loss_of_a_run_is_the_cross_entropy(
     tmp_path, request, smoothing, mixup, cutmix
 ):
     """With label smoothing as torch has it; the default run computes it by SciPy."""
-    images = np.random.default_rng(0).integers(0, 256, (CLASSES, 32, 32, 3), "uint8")
-    labels = np.eye(CLASSES, dtype="float32")
-    images, labels = mix(images, labels, mixup, cutmix, np.random.default_rng(5))
-    assert (labels.max() < 1) == bool(mixup or cutmix)
-    model = ResNeXt(SMALLEST, weights=None, classes=CLASSES, classifier_activation=None)
-    logits = np.asarray(model(preprocess_input(images), training=True))
-    smoothed = (1 - smoothing) * labels + smoothing / CLASSES
-    expected = -(smoothed * log_softmax(logits, axis=-1)).sum(-1).mean()
-    if request.node.get_closest_marker("parity"):
-        torch = pytest.importorskip("torch")
-        loss = torch.nn.CrossEntropyLoss(label_smoothing=smoothing)
-        torchs = loss(torch.tensor(logits), torch.tensor(labels))
-        assert float(torchs) == pytest.approx(expected, rel=1e-6)
-    recipe = Recipe("", "", 1, CLASSES, 0.1, label_smoothing=smoothing)
-    batch = OneBatch(images, labels)
-    progress = run_phases(
-        model,
-        Settings("data", SMALLEST, None, (Phase(recipe),)),
-        Batches(lambda phase, first_step: batch, batch, lambda phase: 1),
-        tmp_path,
-        devices=Devices(),
+    image_folder(tmp_path / "data" / "train", 4)
+    image_folder(tmp_path / "data" / "val", 1)
+    expected, runs = [], []
+
+    def compute(logs):
+        """The loss of the first batch, which follows from the seed."""
+        with contextlib.closing(runs[0].training_batches(0, 0)) as batches:
+            images, labels = batches[0]
+        is_mixed = ((labels > 0) & (labels < 1)).any()
+        assert is_mixed == bool(mixup or cutmix)
+        logits = np.asarray(callback.model(images, training=True))
+        smoothed = (1 - smoothing) * labels + smoothing / labels.shape[1]
+        expected.append(-(smoothed * log_softmax(logits, axis=-1)).sum(-1).mean())
+        if request.node.get_closest_marker("parity"):
+            torch = pytest.importorskip("torch")
+            loss = torch.nn.CrossEntropyLoss(label_smoothing=smoothing)
+            torchs = loss(torch.tensor(logits), torch.tensor(labels))
+            assert float(torchs) == pytest.approx(expected[0], rel=1e-6)
+
+    callback = keras.callbacks.LambdaCallback(on_train_begin=compute)
+    mixed = {"label_smoothing": smoothing, "mixup": mixup, "cutmix": cutmix}
+    result = rk.train(
+        tmp_path / "data",
+        tmp_path / "run",
+        SMALLEST,
+        Recipe("", "", 1, 8, 0.1, **mixed),
+        callbacks=callback,
+        on_start=runs.append,
         verbose=0,
     )
-    assert progress["history"][0]["loss"] == pytest.approx(expected, rel=1e-5)
+    assert result.history[0]["loss"] == pytest.approx(expected[0], rel=1e-5)

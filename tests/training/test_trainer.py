@@ -1,7 +1,6 @@
 """A training run saves its state, resumes bit for bit, and ends in order."""
 
 import contextlib
-import dataclasses
 import errno
 import math
 from pathlib import Path
@@ -10,286 +9,246 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import dtype_policy
-from run_data import history_rows
+from run_data import history_rows, image_folder
+from safetensors.numpy import load_file
 from weight_files import SMALLEST, TINY
 
-from resnext_keras import ResNeXt
+import resnext_keras as rk
 from resnext_keras.training.callbacks import (
     CHECKPOINT,
     NotFiniteError,
     TrainingError,
-    TrainingState,
     read_progress,
     restore,
     save_checkpoint,
 )
-from resnext_keras.training.distribution import Devices
-from resnext_keras.training.network import with_preprocessing
-from resnext_keras.training.recipes import RECIPES, adjusted
-from resnext_keras.training.settings import Phase, Settings
-from resnext_keras.training.trainer import Batches, run_phases
 from resnext_keras.weights.checkpoint import BEST
 
-CLASSES, STEPS = 7, 4
+STEPS = 3  # of an epoch, of 24 images
+
+OPTIONS = {"epochs": 2, "batch_size": 8, "checkpoint_seconds": 0, "verbose": 0}
+
+# With everything that has a state.
+STATEFUL = {
+    **OPTIONS,
+    "accumulate": 2,
+    "deterministic": True,
+    "recipe_changes": {"drop_path": 0.2, "ema_span": 0.2},
+}
 
 
-def settings(spec=TINY, phases=1, **changes):
-    """Phases of two epochs, with everything that has a state."""
-    options = {"epochs": 2, "batch_size": 8, "drop_path": 0.2, "ema_span": 0.2}
-    recipe = adjusted(RECIPES["cifar"], **options | changes)
-    frozen = (Phase(recipe, "conv2"), Phase(recipe))
-    return Settings("data", spec, None, frozen[2 - phases :], accumulate=2)
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """24 images to train on, 8 to validate on."""
+    folder = tmp_path_factory.mktemp("data")
+    image_folder(folder / "train", 12)
+    image_folder(folder / "val", 4)
+    return folder
 
 
-def network(spec=TINY):
-    keras.utils.set_random_seed(0)
-    return ResNeXt(
-        spec,
-        weights=None,
-        input_shape=(32, 32, 3),
-        classes=CLASSES,
-        classifier_activation=None,
-        drop_path_rate=0.2,
-    )
+@pytest.fixture(
+    scope="module", params=["train", pytest.param("finetune", marks=pytest.mark.long)]
+)
+def train(request, data, tmp_path_factory):
+    """A function that trains in a folder, in one phase or in two."""
+    if request.param == "train":
+        return lambda folder, **options: rk.train(data, folder, TINY, **options)
+    weights = random_weights(tmp_path_factory.mktemp("weights"), TINY)
+    return lambda folder, **options: rk.finetune(data, folder, TINY, weights, **options)
 
 
-class RandomBatches(keras.utils.PyDataset):
-    """Pixels and classes that are a function of the phase and the step."""
-
-    def __init__(self, phase, first_step, steps=1000):
-        super().__init__()
-        self.phase, self.first_step, self.steps = phase, first_step, steps
-
-    def __len__(self):
-        return self.steps
-
-    def close(self):
-        """Has nothing to close."""
-
-    def __getitem__(self, index):
-        rng = np.random.default_rng((self.phase, self.first_step + index))
-        pixels = rng.integers(0, 256, (8, 32, 32, 3), "uint8")
-        return pixels, np.eye(CLASSES, dtype="float32")[rng.integers(0, CLASSES, 8)]
+def random_weights(folder, spec):
+    """A weight file to fine-tune."""
+    network = rk.ResNeXt(spec, weights=None, input_shape=(32, 32, 3), classes=3)
+    network.save_weights(folder / "random.weights.h5")
+    return folder / "random.weights.h5"
 
 
-BATCHES = Batches(RandomBatches, RandomBatches(9, 0, 2), lambda phase: STEPS)
+@pytest.fixture(autouse=True)
+def _any_order():
+    yield
+    # There is no public way back from `deterministic`.
+    from tensorflow.python.framework import config
+
+    config.disable_op_determinism()
 
 
 class StopError(Exception):
     """Ends a run in the middle."""
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _deterministic():
-    tf.config.experimental.enable_op_determinism()
-    yield
-    # There is no public way back.
-    from tensorflow.python.framework import config
+class Stop(keras.callbacks.Callback):
+    """Stops the run before its n-th step."""
 
-    config.disable_op_determinism()
-
-
-def run(
-    folder,
-    settings,
-    resume=False,
-    batches=BATCHES,
-    model=None,
-    callbacks=(),
-    seconds=0,
-):
-    """Trains; returns the weights that the run ends with."""
-    folder.mkdir(exist_ok=True)
-    model = model or network(settings.spec)
-    options = {"devices": Devices(), "callbacks": callbacks, "resume": resume}
-    options |= {"seconds": seconds, "verbose": 0}
-    run_phases(model, settings, batches, folder, **options)
-    return model.get_weights()
-
-
-def best(folder):
-    """A network with the best weights of a run."""
-    model = network()
-    model.load_weights(folder / BEST)
-    return model
-
-
-@pytest.fixture(scope="module", params=[1, pytest.param(2, marks=pytest.mark.long)])
-def unbroken(request, tmp_path_factory):
-    """Folder, settings and last weights of a run that is never stopped."""
-    folder = tmp_path_factory.mktemp("unbroken")
-    to = settings(phases=request.param)
-    return folder, to, run(folder, to)
-
-
-# At the end of an epoch, and in the next; with two phases, between these.
-def test_a_stopped_run_ends_with_the_bits_of_an_unbroken_one(
-    tmp_path, monkeypatch, unbroken
-):
-    unbroken_folder, to, expected = unbroken
-    last = len(to.phases) * 2 * STEPS
-    for steps in (last - STEPS, 2):
-        ends = iter([False] * steps + [True])
-
-        def on_train_batch_begin(self, batch, logs=None, ends=ends):
-            if next(ends):
-                raise StopError
-
-        with monkeypatch.context() as patch:
-            patch.setattr(TrainingState, "on_train_batch_begin", on_train_batch_begin)
-            with pytest.raises(StopError):
-                run(tmp_path, to, resume=True)
-    weights = run(tmp_path, to, resume=True)
-    assert history_rows(tmp_path) == history_rows(unbroken_folder)
-    kept = [best(folder).get_weights() for folder in (tmp_path, unbroken_folder)]
-    for resumed, whole in ((weights, expected), kept):
-        for one, other in zip(resumed, whole, strict=True):
-            assert one.tobytes() == other.tobytes()
-
-
-def test_the_best_weights_have_the_highest_accuracy_then_the_lowest_loss(unbroken):
-    folder, _, _ = unbroken
-    model = with_preprocessing(best(folder))
-    model.compile(
-        loss=keras.losses.CategoricalCrossentropy(from_logits=True),
-        metrics=["accuracy"],
-    )
-    loss, accuracy = model.evaluate(BATCHES.validation, verbose=0)
-    epochs = [
-        (float(row["val_accuracy"]), -float(row["val_loss"]))
-        for row in history_rows(folder)
-    ]
-    assert max(epochs) == pytest.approx((accuracy, -loss), rel=1e-5)
-
-
-@pytest.mark.long  # half precision is emulated on most processors
-def test_half_precision_scales_its_loss(tmp_path):
-    optimizers = []
-    seen = keras.callbacks.LambdaCallback(
-        on_train_begin=lambda logs: optimizers.append(seen.model.optimizer)
-    )
-    with dtype_policy("mixed_float16"):
-        model = network()
-    to = dataclasses.replace(settings(), precision="mixed_float16")
-    weights = run(tmp_path, to, model=model, callbacks=[seen])
-    (optimizer,) = optimizers
-    assert isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
-    assert float(optimizer.dynamic_scale.value) > 1
-    assert all(np.isfinite(weight).all() for weight in weights)
-    run(tmp_path, to, resume=True)  # reads its checkpoint
-
-
-def test_frozen_stages_learn_in_the_second_phase_and_a_callback_may_end_a_phase(
-    tmp_path,
-):
-    states = [network(SMALLEST).get_weights()]
-
-    class EndPhase(keras.callbacks.Callback):
-        def on_epoch_end(self, epoch, logs=None):
-            states.append([np.array(weight) for weight in model.weights])
-            self.model.stop_training = True
-
-    to, model = settings(SMALLEST, phases=2, drop_path=0.0), network(SMALLEST)
-    run(tmp_path, to, model=model, callbacks=[EndPhase()])
-    assert [row["phase"] for row in history_rows(tmp_path)] == ["1", "2"]
-    for weight, *values in zip(model.weights, *states, strict=True):
-        start, first, second = values
-        is_frozen = weight.path.startswith(("conv1", "conv2"))
-        assert np.array_equal(first, start) == is_frozen, weight.path
-        assert not np.array_equal(second, first), weight.path
-
-    checkpoint = (tmp_path / CHECKPOINT).read_bytes()
-    run(tmp_path, to, resume=True)  # is finished
-    assert (tmp_path / CHECKPOINT).read_bytes() == checkpoint
-
-
-class Figures(keras.callbacks.Callback):
-    """Sets the validation figures, and stops the run before its n-th step."""
-
-    def __init__(self, accuracies, steps=math.inf):
+    def __init__(self, steps=math.inf):
         super().__init__()
-        self.accuracies, self.steps, self.epochs = accuracies, steps, []
+        self.steps = steps
 
     def on_train_batch_begin(self, batch, logs=None):
         self.steps -= 1
         if self.steps < 0:
             raise StopError
 
+
+def last_and_best_weights(folder):
+    """The arrays of the last checkpoint, and the best weights."""
+    network = rk.ResNeXt(TINY, weights=folder, classes=2)
+    return [*load_file(folder / CHECKPOINT).values(), *network.get_weights()]
+
+
+# At the end of an epoch, and in the next; with two phases, between these.
+def test_a_stopped_run_ends_with_the_bits_of_an_unbroken_one(tmp_path, train):
+    unbroken, stopped = tmp_path / "unbroken", tmp_path / "stopped"
+    result = train(unbroken, **STATEFUL)
+    for steps in (2 * STEPS, 2):
+        with pytest.raises(StopError):
+            train(stopped, **STATEFUL, resume=True, callbacks=Stop(steps))
+    train(stopped, **STATEFUL, resume=True)
+    assert history_rows(stopped) == history_rows(unbroken)
+    weights, expected = map(last_and_best_weights, (stopped, unbroken))
+    for one, other in zip(weights, expected, strict=True):
+        assert one.tobytes() == other.tobytes()
+    # The best weights have the highest accuracy, then the lowest loss.
+    metrics = result.evaluation.figures
+    epochs = [(row["val_accuracy"], -row["val_loss"]) for row in result.history]
+    best = metrics["top_1"], -metrics["cross_entropy"]
+    assert max(epochs) == pytest.approx(best, rel=1e-4)
+
+
+@pytest.mark.long  # half precision is emulated on most processors
+def test_half_precision_scales_its_loss(data, tmp_path):
+    optimizers = []
+    seen = keras.callbacks.LambdaCallback(
+        on_train_begin=lambda logs: optimizers.append(seen.model.optimizer)
+    )
+    options = {**STATEFUL, "precision": "mixed_float16"}
+    rk.train(data, tmp_path / "run", TINY, **options, callbacks=seen)
+    (optimizer,) = optimizers
+    assert isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+    assert float(optimizer.dynamic_scale.value) > 1
+    weights = last_and_best_weights(tmp_path / "run")
+    assert all(np.isfinite(weight).all() for weight in weights)
+    rk.train(data, tmp_path / "run", TINY, **options, resume=True)
+
+
+def test_frozen_stages_learn_in_the_second_phase_and_a_callback_may_end_a_phase(
+    data, tmp_path
+):
+    states, folder = [], tmp_path / "run"
+
+    class EndPhase(keras.callbacks.Callback):
+        def on_train_begin(self, logs=None):
+            self.add()
+
+        def on_epoch_end(self, epoch, logs=None):
+            self.add()
+            self.model.stop_training = True
+
+        def add(self):
+            weights = self.model.weights
+            states.append({weight.path: np.array(weight) for weight in weights})
+
+    options = OPTIONS | {"epochs": 4, "weights": random_weights(tmp_path, SMALLEST)}
+    rk.finetune(data, folder, SMALLEST, **options, callbacks=EndPhase())
+    assert [row["phase"] for row in history_rows(folder)] == ["1", "2"]
+    start, first, _, second = states
+    for path in start:
+        is_frozen = path.startswith(("conv1", "conv2"))
+        assert np.array_equal(first[path], start[path]) == is_frozen, path
+        is_frozen = path.startswith("conv1")
+        assert np.array_equal(second[path], first[path]) == is_frozen, path
+
+    checkpoint = (folder / CHECKPOINT).read_bytes()
+    rk.finetune(data, folder, SMALLEST, **options, resume=True)  # is finished
+    assert (folder / CHECKPOINT).read_bytes() == checkpoint
+
+
+class Metrics(Stop):
+    """Also sets the validation metrics."""
+
+    def __init__(self, accuracies, steps):
+        super().__init__(steps)
+        self.accuracies, self.epochs = accuracies, []
+
     def on_epoch_end(self, epoch, logs=None):
         self.epochs.append(epoch + 1)
         logs |= {"val_accuracy": self.accuracies[epoch], "val_loss": 1.0}
 
 
-@pytest.mark.parametrize("steps", [math.inf, 3])
+@pytest.mark.parametrize("steps", [math.inf, 2 * STEPS + 1])
 def test_a_phase_ends_early_at_the_same_epoch_however_often_it_is_resumed(
-    tmp_path, caplog, steps
+    data, tmp_path, caplog, steps
 ):
-    to = settings(SMALLEST, phases=2, epochs=5)
-    to = dataclasses.replace(to, patience=2)
+    folder = tmp_path / "run"
+    options = OPTIONS | {"epochs": 15, "patience": 2, "resume": True}
+    options["weights"] = random_weights(tmp_path, SMALLEST)
     accuracies, epochs = (0.5, 0.6, 0.6, 0.4, 0.1, 0.2, 0.1, 0.2, 0.9), []
     done = False
     while not done:
-        figures = Figures(accuracies, steps)
+        metrics = Metrics(accuracies, steps)
         with contextlib.suppress(StopError):
-            run(tmp_path, to, resume=True, callbacks=[figures])
+            rk.finetune(data, folder, SMALLEST, **options, callbacks=metrics)
             done = True
-        epochs += figures.epochs
+        epochs += metrics.epochs
     assert epochs == list(range(1, 9))
-    rows = history_rows(tmp_path)
+    rows = history_rows(folder)
     assert [row["phase"] for row in rows] == [*"11112222"]
     assert [row["since_best"] for row in rows] == [*"00120012"]
-    assert read_progress(tmp_path / CHECKPOINT)["best"]["epoch"] == 2
-    assert caplog.messages == [
+    assert read_progress(folder / CHECKPOINT)["best"]["epoch"] == 2
+    # TensorFlow may warn that it compiles often.
+    assert [line for line in caplog.messages if line.startswith("Phase")] == [
         "Phase 1 ends early, after epoch 4: its best was epoch 2 (patience: 2)",
         "Phase 2 ends early, after epoch 8: its best was epoch 6 (patience: 2)",
     ]
 
 
-def test_a_loss_of_nan_ends_the_run_and_leaves_the_last_good_state(tmp_path):
-    class Spoilt(RandomBatches):
-        def __getitem__(self, index):
-            pixels, labels = super().__getitem__(index)
-            is_spoilt = self.first_step + index >= 5
-            return pixels, labels * np.float32(np.nan if is_spoilt else 1)
+# NaN
 
-    batches = dataclasses.replace(BATCHES, training=Spoilt)
+
+def spoil(variables):
+    """Makes the last of some variables NaN."""
+    variables[-1].assign_add(np.full(variables[-1].shape, np.nan))
+
+
+def test_a_loss_of_nan_ends_the_run_and_leaves_the_last_good_state(data, tmp_path):
+    def spoil_sixth(step, logs):
+        if callback.model.optimizer.iterations == 5:
+            spoil(callback.model.trainable_variables)
+
+    callback = keras.callbacks.LambdaCallback(on_train_batch_begin=spoil_sixth)
     message = "^Step 6, in epoch 2 of phase 1: .*NaN.* of step 5 of phase 1, is"
     with pytest.raises(TrainingError, match=message):
-        run(tmp_path, settings(SMALLEST), batches=batches)
-    assert read_progress(tmp_path / CHECKPOINT)["step"] == 5
+        rk.train(data, tmp_path / "run", SMALLEST, **OPTIONS, callbacks=callback)
+    assert read_progress(tmp_path / "run" / CHECKPOINT)["step"] == 5
 
 
-def test_a_last_step_that_spoils_the_weights_leaves_no_best_weights(tmp_path):
-    """The loss of the step itself is finite."""
+def test_an_epoch_that_ends_in_nan_leaves_no_best_weights(data, tmp_path):
+    """The losses of its steps are finite."""
 
-    class Exploding(RandomBatches):
-        def __getitem__(self, index):
-            pixels, labels = super().__getitem__(index)
-            is_last = self.first_step + index == STEPS - 1
-            return pixels, labels * np.float32(1e30 if is_last else 1)
+    def spoil_weights(step, logs):
+        if step == STEPS - 1:
+            spoil(callback.model.trainable_variables)
 
-    batches = dataclasses.replace(BATCHES, training=Exploding)
-    message = (
-        f"^Step {STEPS}, in epoch 1 of phase 1: the validation loss is NaN.*no check"
-    )
-    with pytest.raises(TrainingError, match=message):
-        run(tmp_path, settings(SMALLEST), batches=batches, seconds=1e9)
-    assert not list(tmp_path.iterdir())
-
-
-def test_weights_of_nan_never_replace_the_best(tmp_path):
-    """Though validation does not see it, as in a moving average."""
-
-    def spoil(epoch, logs):
+    def spoil_optimizer(epoch, logs):  # which validation does not see
         callback.model.optimizer.variables[-1].assign_add(np.nan)
 
-    callback = keras.callbacks.LambdaCallback(on_epoch_end=spoil)
-    with pytest.raises(
-        TrainingError, match="is NaN or infinite; no checkpoint has been"
+    options = OPTIONS | {"checkpoint_seconds": 1e9}
+    for callback, reason in (
+        (
+            keras.callbacks.LambdaCallback(on_train_batch_end=spoil_weights),
+            "the validation loss is NaN",
+        ),
+        (
+            keras.callbacks.LambdaCallback(on_epoch_end=spoil_optimizer),
+            "momentum is NaN",
+        ),
     ):
-        run(tmp_path, settings(SMALLEST), callbacks=[callback], seconds=1e9)
-    assert not list(tmp_path.iterdir())
+        folder = tmp_path / reason[:3]
+        message = f"^Step {STEPS}, in epoch 1 of phase 1: .*{reason}.*no check"
+        with pytest.raises(TrainingError, match=message):
+            rk.train(data, folder, SMALLEST, **options, callbacks=callback)
+        assert not (folder / CHECKPOINT).exists()
+        assert not (folder / BEST).exists()
 
 
 def test_a_checkpoint_that_cannot_be_written_leaves_the_last_one(tmp_path, monkeypatch):
@@ -312,7 +271,8 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_last_one(tmp_path, monke
 
 
 def test_a_checkpoint_of_another_network_is_refused_and_changes_nothing(tmp_path):
-    path, other = tmp_path / CHECKPOINT, network(SMALLEST)
+    path = tmp_path / CHECKPOINT
+    other = rk.ResNeXt(SMALLEST, weights=None, input_shape=(32, 32, 3), classes=2)
     save_checkpoint(path, [keras.Variable(w + 1) for w in other.weights], {"step": 1})
     before = other.get_weights()
     for variables in (other.variables[1:], [*other.variables, other.variables[0]]):
@@ -336,11 +296,11 @@ def test_a_checkpoint_of_another_network_is_refused_and_changes_nothing(tmp_path
     ],
 )
 def test_a_step_that_does_not_fit_in_memory_says_what_to_lower(
-    tmp_path, monkeypatch, error, message
+    data, tmp_path, monkeypatch, error, message
 ):
     def fit(*_, **__):
         raise error
 
     monkeypatch.setattr(keras.Model, "fit", fit)
     with pytest.raises(ValueError, match=message):
-        run(tmp_path, settings(SMALLEST))
+        rk.train(data, tmp_path / "run", SMALLEST, **OPTIONS)
