@@ -26,19 +26,8 @@ from resnext_keras.models.specs import ResNeXtSpec
 from resnext_keras.progress import Progress
 from resnext_keras.training.data.dataset import ImageDataset, open_split
 from resnext_keras.training.data.label_mapping import flat_images, is_flat, map_labels
-from resnext_keras.training.metrics import (
-    Predictions,
-    calibration,
-    class_table,
-    concatenate,
-    confusion_matrix,
-    score_predictions,
-)
-from resnext_keras.training.multi_label import (
-    MultiLabelPredictions,
-    label_table,
-    multi_label_figures,
-)
+from resnext_keras.training.metrics import Predictions, concatenate
+from resnext_keras.training.multi_label import MultiLabelPredictions
 from resnext_keras.training.report import (
     FILES,
     REPORT,
@@ -85,15 +74,7 @@ class Evaluation:
         classes, and `micro_f1`, of all decisions together, at the threshold 0.5; and
         `binary_cross_entropy`.
         """
-        if isinstance(self.predictions, MultiLabelPredictions):
-            return multi_label_figures(self.predictions)
-        top5 = len(self.dataset.class_names) > 5
-        return {
-            "top_1": self.predictions.accuracy(),
-            **({"top_5": self.predictions.accuracy(5)} if top5 else {}),
-            "cross_entropy": float(self.predictions.losses.mean()),
-            "calibration_error": calibration(self.predictions).error,
-        }
+        return self.predictions.metrics(len(self.dataset.class_names))
 
     @property
     def classes(self) -> list[dict]:
@@ -105,19 +86,15 @@ class Evaluation:
         which they are sorted, and `f1`.
         """
         names = self.dataset.class_names
-        if isinstance(self.predictions, MultiLabelPredictions):
-            table = label_table(self.predictions)
-            columns = ("average_precision", "f1", "recall", "precision")
-        else:
-            table = class_table(confusion_matrix(self.predictions, len(names)))
-            columns = ("recall", "precision")
+        columns = self.predictions.class_metrics(len(names))
+        images = columns.pop("images")
         rows = [
-            {"class": name, "images": int(table.counts[number])}
-            | {column: _or_none(getattr(table, column)[number]) for column in columns}
+            {"class": name, "images": int(images[number])}
+            | {column: _or_none(values[number]) for column, values in columns.items()}
             for number, name in enumerate(names)
-            if table.counts[number]
+            if images[number]
         ]
-        return sorted(rows, key=lambda row: row[columns[0]])
+        return sorted(rows, key=lambda row: row[next(iter(columns))])
 
     def images(self, numbers) -> np.ndarray:
         """Pixels of some images as the network sees them, uint8 (n, size, size, 3)."""
@@ -287,12 +264,7 @@ def evaluate_images(
     if keras.config.backend() == "tensorflow":
         predict = Predictor(classifier.model, engine, batch_size)
     preprocessing, skipped = classifier.preprocessing, list(skipped)
-    names, score = classifier.class_names, score_predictions
-    if dataset.is_multi_label:
-
-        def score(scores, labels):
-            return MultiLabelPredictions(labels, scores.astype("float32"))
-
+    kind = MultiLabelPredictions if dataset.is_multi_label else Predictions
     images = enumerate(_images(dataset, preprocessing, batch_size))
     numbers, batches = [], []
     with Progress("evaluating", len(dataset)) as progress:
@@ -306,9 +278,10 @@ def evaluate_images(
             if read:
                 pixels = preprocess_input(to_data_format(np.stack(list(read.values()))))
                 labels = dataset.labels[list(read)]
-                scores = scores_by_class(np.asarray(predict(pixels)), names)
+                scores = np.asarray(predict(pixels))
+                scores = scores_by_class(scores, classifier.class_names)
                 numbers += read
-                batches.append(score(scores, labels))
+                batches.append(kind.from_scores(scores, labels))
             progress.update(len(batch))
     if not batches:
         name, reason = skipped[0]

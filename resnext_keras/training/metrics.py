@@ -4,7 +4,7 @@
 200 MB for 50,000 images and 1000 classes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -32,6 +32,43 @@ class Predictions:
     ranks: np.ndarray
     losses: np.ndarray
 
+    @classmethod
+    def from_scores(cls, scores: np.ndarray, labels: np.ndarray) -> "Predictions":
+        """Compares scores with the true classes.
+
+        Args:
+            scores: (n, classes), the output of a softmax.
+            labels: (n,), the true classes, integers from 0 to classes - 1.
+
+        Raises:
+            ValueError: The scores of an image are not probabilities: NaN, or the logits
+                of a network without softmax.
+        """
+        scores = np.asarray(scores).astype("float64")
+        sums, least = scores.sum(axis=1), scores.min(axis=1)
+        with np.errstate(invalid="ignore"):
+            are_probabilities = (np.abs(sums - 1) <= SUM_TOLERANCE) & (least >= 0)
+        if not are_probabilities.all():
+            first = int(are_probabilities.argmin())
+            raise ValueError(
+                "Expected scores from 0 to 1 that add up to 1, as a softmax gives "
+                f"them. Received: a sum of {sums[first]:.4g} and a lowest score of "
+                f"{least[first]:.4g} in row {first}"
+            )
+        predicted = scores.argmax(axis=1)
+        rows = np.arange(len(labels))
+        true_scores = scores[rows, labels]
+        is_earlier = np.arange(scores.shape[1]) < labels[:, None]
+        true = true_scores[:, None]
+        is_better = (scores > true) | ((scores == true) & is_earlier)
+        return cls(
+            labels.astype("int32"),
+            predicted.astype("int32"),
+            scores[rows, predicted],
+            is_better.sum(axis=1).astype("int32"),
+            -np.log(np.maximum(true_scores, np.finfo("float32").tiny)),
+        )
+
     def __len__(self) -> int:
         return len(self.labels)
 
@@ -42,49 +79,44 @@ class Predictions:
         """
         return float(np.mean(self.ranks < top))
 
-    def worst(self, count: int) -> np.ndarray:
-        """Numbers of the images with the highest losses, highest first."""
-        return np.argsort(-self.losses, kind="stable")[:count]
+    def metrics(self, classes: int) -> dict[str, float]:
+        """The metrics of all images, see `Evaluation.figures`."""
+        return {
+            "top_1": self.accuracy(),
+            **({"top_5": self.accuracy(5)} if classes > 5 else {}),
+            "cross_entropy": float(self.losses.mean()),
+            "calibration_error": calibration(self).error,
+        }
 
+    def class_metrics(self, classes: int) -> dict[str, np.ndarray]:
+        """The metrics of each class by name, each of shape (classes,).
 
-def score_predictions(scores: np.ndarray, labels: np.ndarray) -> Predictions:
-    """Compares scores with the true classes.
+        `images` is the number of its images; `recall` the correctly predicted share of
+        them, NaN without images; `precision` the correct share of the predictions of
+        the class, NaN without predictions.
+        """
+        confusion = confusion_matrix(self, classes)
+        right, images = confusion.diagonal(), confusion.sum(axis=1)
+        with np.errstate(invalid="ignore"):  # 0 / 0 is NaN
+            precision = right / confusion.sum(axis=0)
+            return {"images": images, "recall": right / images, "precision": precision}
 
-    Args:
-        scores: (n, classes), the output of a softmax.
-        labels: (n,), the true classes, integers from 0 to classes - 1.
+    def caption(self, number: int, names: Sequence[str]) -> dict[str, str]:
+        """The `label` of an image, its `score` and a `verdict` as text."""
+        predicted = names[self.predicted[number]]
+        verdict = f"predicted as {predicted}: {self.confidence[number]:.3f}"
+        return {
+            "label": names[self.labels[number]],
+            "score": f"{np.exp(-self.losses[number]):.3f}",
+            "verdict": verdict if self.ranks[number] else "correct",
+        }
 
-    Returns:
-        The `Predictions`.
-
-    Raises:
-        ValueError: The scores of an image are not probabilities: NaN, or the logits of
-            a network without softmax.
-    """
-    scores = np.asarray(scores).astype("float64")
-    sums, least = scores.sum(axis=1), scores.min(axis=1)
-    with np.errstate(invalid="ignore"):
-        are_probabilities = (np.abs(sums - 1) <= SUM_TOLERANCE) & (least >= 0)
-    if not are_probabilities.all():
-        first = int(are_probabilities.argmin())
-        raise ValueError(
-            "Expected scores from 0 to 1 that add up to 1, as a softmax gives them. "
-            f"Received: a sum of {sums[first]:.4g} and a least score of "
-            f"{least[first]:.4g} in row {first}"
-        )
-    predicted = scores.argmax(axis=1)
-    rows = np.arange(len(labels))
-    true_scores = scores[rows, labels]
-    is_earlier = np.arange(scores.shape[1]) < labels[:, None]
-    true = true_scores[:, None]
-    is_better = (scores > true) | ((scores == true) & is_earlier)
-    return Predictions(
-        labels.astype("int32"),
-        predicted.astype("int32"),
-        scores[rows, predicted],
-        is_better.sum(axis=1).astype("int32"),
-        -np.log(np.maximum(true_scores, np.finfo("float32").tiny)),
-    )
+    def rows(self, names: Sequence[str]) -> Iterator[tuple]:
+        """The heads of a table of all images, then the row of each image."""
+        yield "class", "predicted", "score", "rank_of_class"
+        columns = (self.labels, self.predicted, self.confidence, self.ranks)
+        for label, predicted, confidence, rank in zip(*columns, strict=True):
+            yield names[label], names[predicted], f"{confidence:.6f}", rank + 1
 
 
 def concatenate(parts: Sequence[Any]) -> Any:
@@ -107,31 +139,6 @@ def confusion_matrix(predictions: Predictions, classes: int) -> np.ndarray:
     """
     pairs = predictions.labels.astype("int64") * classes + predictions.predicted
     return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
-
-
-@dataclass(frozen=True)
-class ClassTable:
-    """Precision and recall of each class.
-
-    Attributes:
-        counts: int64 (classes,), number of images of the class.
-        precision: float64 (classes,), correct share of the predictions of the class;
-            NaN without predictions.
-        recall: float64 (classes,), correctly predicted share of the images of the
-            class; NaN without images.
-    """
-
-    counts: np.ndarray
-    precision: np.ndarray
-    recall: np.ndarray
-
-
-def class_table(confusion: np.ndarray) -> ClassTable:
-    """Precision and recall of each class of a confusion matrix."""
-    right = confusion.diagonal()
-    counts, predicted = confusion.sum(axis=1), confusion.sum(axis=0)
-    with np.errstate(invalid="ignore"):  # 0 / 0 is NaN
-        return ClassTable(counts, right / predicted, right / counts)
 
 
 @dataclass(frozen=True)

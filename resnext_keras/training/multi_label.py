@@ -1,5 +1,6 @@
 """Metrics of a classifier whose images may have no class or several."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,12 +20,21 @@ class MultiLabelPredictions:
     labels: np.ndarray
     scores: np.ndarray
 
-    def __post_init__(self):
-        if not ((self.scores >= 0) & (self.scores <= 1)).all():  # NaN is neither
+    @classmethod
+    def from_scores(
+        cls, scores: np.ndarray, labels: np.ndarray
+    ) -> "MultiLabelPredictions":
+        """Checks scores, (n, classes), and puts them beside labels, bool (n, classes).
+
+        Raises:
+            ValueError: A score is NaN or not within 0 to 1.
+        """
+        if not ((scores >= 0) & (scores <= 1)).all():  # NaN is neither
             raise ValueError(
                 "Expected scores from 0 to 1, as a sigmoid gives them. Received: "
-                f"{self.scores.min():.4g} to {self.scores.max():.4g}"
+                f"{scores.min():.4g} to {scores.max():.4g}"
             )
+        return cls(labels, scores.astype("float32"))
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -40,9 +50,72 @@ class MultiLabelPredictions:
         scores = np.where(self.labels, self.scores, 1 - self.scores.astype("float64"))
         return -np.log(np.maximum(scores, np.finfo("float32").tiny)).mean(axis=1)
 
-    def worst(self, count: int) -> np.ndarray:
-        """Numbers of the images with the highest losses, highest first."""
-        return np.argsort(-self.losses, kind="stable")[:count]
+    def metrics(self, classes: int) -> dict[str, float]:
+        """The metrics of all images, see `Evaluation.figures`.
+
+        Classes without images are left out of the means.
+        """
+        table = self.class_metrics(classes)
+        has_images = table["images"] > 0
+        found = self.labels.sum() + self.predicted.sum()
+        right = (self.labels & self.predicted).sum()
+        return {
+            "mean_average_precision": float(
+                table["average_precision"][has_images].mean()
+            ),
+            "macro_f1": float(table["f1"][has_images].mean()),
+            "micro_f1": float(2 * right / found) if found else 0.0,
+            "binary_cross_entropy": float(self.losses.mean()),
+        }
+
+    def class_metrics(self, classes: int) -> dict[str, np.ndarray]:
+        """The metrics of each class by name, each of shape (classes,).
+
+        `images` is the number of its images; `average_precision` see the function; `f1`
+        the harmonic mean of precision and recall at the threshold 0.5, NaN for a class
+        that no image has and that is never predicted; `recall` NaN without images;
+        `precision` NaN for a class that is never predicted.
+        """
+        right = (self.labels & self.predicted).sum(axis=0)
+        images, found = self.labels.sum(axis=0), self.predicted.sum(axis=0)
+        with np.errstate(invalid="ignore"):  # 0 / 0 is NaN
+            return {
+                "images": images,
+                "average_precision": average_precision(self.labels, self.scores),
+                "f1": 2 * right / (images + found),
+                "recall": right / images,
+                "precision": right / found,
+            }
+
+    def caption(self, number: int, names: Sequence[str]) -> dict[str, str]:
+        """The `label` of an image, its `score` and a `verdict` as text."""
+        labels, predicted = self.labels[number], self.predicted[number]
+        differences = {"missed": labels & ~predicted, "wrong": predicted & ~labels}
+        verdicts = [
+            f"{verdict} "
+            + ", ".join(
+                f"{names[n]} {self.scores[number, n]:.3f}" for n in np.flatnonzero(some)
+            )
+            for verdict, some in differences.items()
+            if some.any()
+        ]
+        return {
+            "label": _joined(names, labels) or "none",
+            "score": f"loss {self.losses[number]:.3f}",
+            "verdict": "; ".join(verdicts) or "correct",
+        }
+
+    def rows(self, names: Sequence[str]) -> Iterator[tuple]:
+        """The heads of a table of all images, then the row of each image."""
+        yield "classes", "predicted", *names
+        columns = (self.labels, self.predicted, self.scores)
+        for labels, predicted, scores in zip(*columns, strict=True):
+            texts = (f"{score:.6f}" for score in scores)
+            yield _joined(names, labels), _joined(names, predicted), *texts
+
+
+def _joined(names: Sequence[str], selected: np.ndarray) -> str:
+    return "|".join(names[number] for number in np.flatnonzero(selected))
 
 
 def average_precision(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
@@ -66,55 +139,3 @@ def average_precision(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
         precision = found[last] / (last + 1)
         values[number] = precision @ np.diff(found[last], prepend=0) / found[-1]
     return values
-
-
-@dataclass(frozen=True)
-class LabelTable:
-    """The metrics of each class.
-
-    Attributes:
-        counts: int64 (classes,), number of images that have the class.
-        average_precision: float64 (classes,), see `average_precision`.
-        f1: float64 (classes,), harmonic mean of precision and recall at the threshold
-            0.5; NaN for a class that no image has and that is never predicted.
-        precision: float64 (classes,); NaN for a class that is never predicted.
-        recall: float64 (classes,); NaN for a class without images.
-    """
-
-    counts: np.ndarray
-    average_precision: np.ndarray
-    f1: np.ndarray
-    precision: np.ndarray
-    recall: np.ndarray
-
-
-def label_table(predictions: MultiLabelPredictions) -> LabelTable:
-    """Computes the metrics of each class."""
-    labels, predicted = predictions.labels, predictions.predicted
-    right = (labels & predicted).sum(axis=0)
-    counts, found = labels.sum(axis=0), predicted.sum(axis=0)
-    with np.errstate(invalid="ignore"):  # 0 / 0 is NaN
-        return LabelTable(
-            counts,
-            average_precision(labels, predictions.scores),
-            2 * right / (counts + found),
-            right / found,
-            right / counts,
-        )
-
-
-def multi_label_figures(predictions: MultiLabelPredictions) -> dict[str, float]:
-    """The metrics of all classes together, see `Evaluation.figures`.
-
-    Classes without images are left out of the means.
-    """
-    table = label_table(predictions)
-    has_images = table.counts > 0
-    labels, predicted = predictions.labels, predictions.predicted
-    found = labels.sum() + predicted.sum()
-    return {
-        "mean_average_precision": float(table.average_precision[has_images].mean()),
-        "macro_f1": float(table.f1[has_images].mean()),
-        "micro_f1": float(2 * (labels & predicted).sum() / found) if found else 0.0,
-        "binary_cross_entropy": float(predictions.losses.mean()),
-    }

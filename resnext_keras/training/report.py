@@ -91,17 +91,19 @@ def write_report(
     from resnext_keras.html import render  # imports jinja2
 
     predictions, rows = evaluation.predictions, evaluation.classes
+    names = evaluation.dataset.class_names
     is_multi_label = evaluation.dataset.is_multi_label
     if history:
         plot_curves(history, folder / CURVES)
     if not is_multi_label:
-        names = evaluation.dataset.class_names
         confusion = confusion_matrix(predictions, len(names))
         plot_confusion(confusion, names, folder / CONFUSION)
         plot_reliability(calibration(predictions), folder / RELIABILITY)
-    _write_rows(folder / CLASSES, list(rows[0]), [row.values() for row in rows])
-    lines = _multi_label_rows if is_multi_label else _prediction_rows
-    _write_rows(folder / PREDICTIONS, *lines(evaluation, relative_names(data)))
+    _write_rows(folder / CLASSES, [rows[0], *(row.values() for row in rows)])
+    relative = relative_names(data)
+    images = ["image", *map(relative, evaluation.dataset.names)]
+    lines = zip(images, predictions.rows(names), strict=True)
+    _write_rows(folder / PREDICTIONS, ((image, *cells) for image, cells in lines))
     page = render(
         "report.html",
         title=title,
@@ -128,13 +130,13 @@ def _worst(evaluation) -> list[dict]:
     """The images with the highest losses, each with its caption."""
     from resnext_keras.html import data_uri
 
-    numbers = _worst_numbers(evaluation.predictions)
-    caption = _labels_of if evaluation.dataset.is_multi_label else _label_of
+    predictions, dataset = evaluation.predictions, evaluation.dataset
+    numbers = _worst_numbers(predictions)
     return [
         {
             "image": data_uri(Image.fromarray(pixels)),
-            "name": os.path.basename(evaluation.dataset.names[int(number)]),
-            **caption(evaluation, number),
+            "name": os.path.basename(dataset.names[int(number)]),
+            **predictions.caption(number, dataset.class_names),
         }
         for number, pixels in zip(numbers, evaluation.images(numbers), strict=True)
     ]
@@ -143,7 +145,7 @@ def _worst(evaluation) -> list[dict]:
 def _worst_numbers(predictions) -> np.ndarray:
     """Numbers of the worst images, few of each class, or one class could be all."""
     numbers, shown = [], Counter()
-    for number in predictions.worst(len(predictions)):
+    for number in np.argsort(-predictions.losses, kind="stable"):
         label = predictions.labels[number].tobytes()  # or several classes
         shown[label] += 1
         if shown[label] <= WORST_OF_CLASS:
@@ -153,84 +155,9 @@ def _worst_numbers(predictions) -> np.ndarray:
     return np.array(numbers)
 
 
-def _label_of(evaluation, number) -> dict:
-    predictions, names = evaluation.predictions, evaluation.dataset.class_names
-    predicted = f"{names[predictions.predicted[number]]}: "
-    predicted += f"{predictions.confidence[number]:.3f}"
-    return {
-        "label": names[predictions.labels[number]],
-        "label_score": f"{np.exp(-predictions.losses[number]):.3f}",
-        "verdict": f"predicted as {predicted}"
-        if predictions.ranks[number]
-        else "correct",
-    }
-
-
-def _labels_of(evaluation, number) -> dict:
-    predictions, names = evaluation.predictions, evaluation.dataset.class_names
-    labels, predicted = predictions.labels[number], predictions.predicted[number]
-    missed, wrong = (
-        ", ".join(f"{names[n]} {predictions.scores[number, n]:.3f}" for n in some)
-        for some in (
-            np.flatnonzero(labels & ~predicted),
-            np.flatnonzero(predicted & ~labels),
-        )
-    )
-    verdicts = [f"missed {missed}"] * bool(missed) + [f"wrong {wrong}"] * bool(wrong)
-    return {
-        "label": _joined(names, labels) or "none",
-        "label_score": f"loss {predictions.losses[number]:.3f}",
-        "verdict": "; ".join(verdicts) or "correct",
-    }
-
-
-def _joined(names, selected) -> str:
-    return "|".join(names[number] for number in np.flatnonzero(selected))
-
-
-def _prediction_rows(evaluation, relative) -> tuple:
-    """The heads and the rows of the CSV file of all predictions."""
-    predictions, names = evaluation.predictions, evaluation.dataset.class_names
-    rows = (
-        (relative(image), names[label], names[predicted], f"{confidence:.6f}", rank + 1)
-        for image, label, predicted, confidence, rank in zip(
-            evaluation.dataset.names,
-            predictions.labels,
-            predictions.predicted,
-            predictions.confidence,
-            predictions.ranks,
-            strict=True,
-        )
-    )
-    return ("image", "class", "predicted", "score", "rank_of_class"), rows
-
-
-def _multi_label_rows(evaluation, relative) -> tuple:
-    """The same with all classes of an image, and the score of each class."""
-    predictions, names = evaluation.predictions, evaluation.dataset.class_names
-    rows = (
-        (
-            relative(image),
-            _joined(names, labels),
-            _joined(names, predicted),
-            *(f"{score:.6f}" for score in scores),
-        )
-        for image, labels, predicted, scores in zip(
-            evaluation.dataset.names,
-            predictions.labels,
-            predictions.predicted,
-            predictions.scores,
-            strict=True,
-        )
-    )
-    return ("image", "classes", "predicted", *names), rows
-
-
-def _write_rows(path, heads, rows) -> None:
+def _write_rows(path, rows) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
-        lines = csv.writer(file)
-        lines.writerow(heads)
-        lines.writerows(rows)
+        csv.writer(file).writerows(rows)
 
 
 def _png_uri(path: Path) -> str:

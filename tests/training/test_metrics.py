@@ -6,11 +6,10 @@ from sklearn import metrics as sklearn
 
 from resnext_keras.images.labels import decode_predictions
 from resnext_keras.training.metrics import (
+    Predictions,
     calibration,
-    class_table,
     concatenate,
     confusion_matrix,
-    score_predictions,
 )
 
 CLASSES = 12
@@ -29,7 +28,7 @@ def case():
 
 @pytest.fixture(scope="module")
 def predictions(case):
-    return score_predictions(*case)
+    return Predictions.from_scores(*case)
 
 
 def test_accuracy_and_loss_are_those_of_scikit_learn(case, predictions):
@@ -53,17 +52,19 @@ def test_confusion_and_class_table_are_those_of_scikit_learn(predictions):
     found = confusion_matrix(predictions, CLASSES)
     expected = sklearn.confusion_matrix(truth, predicted, labels=range(CLASSES))
     np.testing.assert_array_equal(found, expected)
-    table = class_table(found)
+    table = predictions.class_metrics(CLASSES)
     precision, recall, _, counts = sklearn.precision_recall_fscore_support(
         truth, predicted, labels=range(CLASSES), zero_division=np.nan
     )
-    np.testing.assert_allclose(table.precision, precision)
-    np.testing.assert_allclose(table.recall, recall)
-    np.testing.assert_array_equal(table.counts, counts)
-    assert np.isnan(table.recall[7])
-    first = class_table(np.array([[1, 0], [1, 0]]))  # the second is never predicted
-    np.testing.assert_array_equal(first.precision, [0.5, np.nan])
-    np.testing.assert_array_equal(first.recall, [1, 0])
+    np.testing.assert_allclose(table["precision"], precision)
+    np.testing.assert_allclose(table["recall"], recall)
+    np.testing.assert_array_equal(table["images"], counts)
+    assert np.isnan(table["recall"][7])
+    # The second class is never predicted.
+    first = Predictions.from_scores(np.array([[1, 0], [1, 0]]), np.array([0, 1]))
+    table = first.class_metrics(2)
+    np.testing.assert_array_equal(table["precision"], [0.5, np.nan])
+    np.testing.assert_array_equal(table["recall"], [1, 0])
 
 
 def paper_calibration(confidence, right, bins):
@@ -95,11 +96,11 @@ def test_calibration_is_the_papers(predictions, bins):
 
 def test_a_confidence_between_two_bins_counts_in_the_lower():
     scores = np.array([[0.5, 0.5], [0.75, 0.25], [1, 0], [0.75, 0.25]])
-    found = calibration(score_predictions(scores, np.array([0, 0, 0, 1])), bins=4)
+    found = calibration(Predictions.from_scores(scores, np.array([0, 0, 0, 1])), bins=4)
     np.testing.assert_array_equal(found.counts, [0, 1, 2, 1])
     np.testing.assert_allclose(found.accuracy, [np.nan, 1, 0.5, 1])
     assert found.error == pytest.approx((0.5 + 2 * 0.25) / 4)
-    sure_and_right = calibration(score_predictions(np.eye(3), np.arange(3)))
+    sure_and_right = calibration(Predictions.from_scores(np.eye(3), np.arange(3)))
     assert sure_and_right.error == 0
     assert sure_and_right.counts.tolist() == [0] * 14 + [3]
 
@@ -107,7 +108,7 @@ def test_a_confidence_between_two_bins_counts_in_the_lower():
 def test_equal_scores_are_ranked_as_predictions_are_decoded():
     scores = np.array([[0.2, 0.4, 0.4], [1 / 3] * 3, [0.25, 0.5, 0.25]])
     for label in range(3):
-        predictions = score_predictions(scores, np.full(3, label))
+        predictions = Predictions.from_scores(scores, np.full(3, label))
         for row, ranked in enumerate(
             decode_predictions(scores, 3, class_names=list("abc"))
         ):
@@ -116,11 +117,9 @@ def test_equal_scores_are_ranked_as_predictions_are_decoded():
             assert "abc"[predictions.predicted[row]] == names[0]
 
 
-def test_the_worst_have_the_highest_losses():
-    scores = np.array([[0.9, 0.1], [0.0, 1.0], [0.4, 0.6], [0.9, 0.1]])
-    predictions = score_predictions(scores, np.zeros(4, int))
-    assert predictions.worst(3).tolist() == [1, 2, 0]
-    assert np.isfinite(predictions.losses).all()
+def test_the_loss_of_a_score_of_zero_is_finite():
+    scores = np.array([[0.9, 0.1], [0.0, 1.0]])
+    assert np.isfinite(Predictions.from_scores(scores, np.zeros(2, int)).losses).all()
 
 
 def test_batches_are_joined_in_their_order_and_may_be_of_half_precision(
@@ -128,12 +127,12 @@ def test_batches_are_joined_in_their_order_and_may_be_of_half_precision(
 ):
     scores, labels = case
     parts = [
-        score_predictions(scores[a:b], labels[a:b])
+        Predictions.from_scores(scores[a:b], labels[a:b])
         for a, b in ((0, 7), (7, 7), (7, 500))
     ]
     for field, expected in vars(predictions).items():
         np.testing.assert_array_equal(getattr(concatenate(parts), field), expected)
-    half = score_predictions(scores.astype("float16"), labels)
+    half = Predictions.from_scores(scores.astype("float16"), labels)
     assert half.accuracy() == pytest.approx(predictions.accuracy(), abs=0.01)
 
 
@@ -141,11 +140,11 @@ def test_batches_are_joined_in_their_order_and_may_be_of_half_precision(
     ("scores", "message"),
     [
         ([[0.5, 0.5], [0.5, np.nan]], "nan.* in row 1"),
-        ([[2.0, -1.0]], "a sum of 1 and a least score of -1 in row 0"),
+        ([[2.0, -1.0]], "a sum of 1 and a lowest score of -1 in row 0"),
         ([[3.0, 1.0]], "a sum of 4"),
         ([[np.inf, 0.0]], "a sum of inf"),
     ],
 )
 def test_scores_that_are_not_probabilities_are_refused(scores, message):
     with pytest.raises(ValueError, match=f"Expected scores from 0 to 1.*{message}"):
-        score_predictions(np.array(scores), np.zeros(len(scores), int))
+        Predictions.from_scores(np.array(scores), np.zeros(len(scores), int))

@@ -24,12 +24,7 @@ from weight_files import SMALLEST
 import resnext_keras as rk
 from resnext_keras import convert_weights
 from resnext_keras.classifier import Classifier
-from resnext_keras.training.multi_label import (
-    MultiLabelPredictions,
-    average_precision,
-    label_table,
-    multi_label_figures,
-)
+from resnext_keras.training.multi_label import MultiLabelPredictions, average_precision
 
 pytestmark = pytest.mark.tensorflow
 
@@ -357,22 +352,22 @@ def random_predictions():
     labels = rng.random((50, 6)) < [0.5, 0.1, 0.9, 0.3, 0, 0.2]
     scores = np.round(rng.random((50, 6)) * 0.6 + 0.3 * labels, 1).astype("float32")
     scores[:, 5] /= 4
-    return MultiLabelPredictions(labels, scores)
+    return MultiLabelPredictions.from_scores(scores, labels)
 
 
 def test_the_metrics_are_those_of_scikit_learn(random_predictions):
     labels, scores = random_predictions.labels, random_predictions.scores
-    table, predicted = label_table(random_predictions), scores >= 0.5
+    table, predicted = random_predictions.class_metrics(6), scores >= 0.5
     some = labels.any(axis=0)
     assert np.isnan(average_precision(labels, scores)[~some]).all()
     expected = average_precision_score(labels[:, some], scores[:, some], average=None)
-    np.testing.assert_allclose(table.average_precision[some], expected, rtol=1e-12)
+    np.testing.assert_allclose(table["average_precision"][some], expected, rtol=1e-12)
     for name, function in (("f1", f1_score), ("recall", recall_score)):
         expected = function(labels, predicted, average=None, zero_division=np.nan)
-        np.testing.assert_allclose(getattr(table, name)[some], expected[some])
+        np.testing.assert_allclose(table[name][some], expected[some])
     expected = precision_score(labels, predicted, average=None, zero_division=np.nan)
-    np.testing.assert_allclose(table.precision, expected)
-    figures = multi_label_figures(random_predictions)
+    np.testing.assert_allclose(table["precision"], expected)
+    figures = random_predictions.metrics(6)
     expected = average_precision_score(labels[:, some], scores[:, some])
     assert figures["mean_average_precision"] == pytest.approx(expected)
     expected = f1_score(labels[:, some], predicted[:, some], average="macro")
@@ -385,4 +380,6 @@ def test_the_metrics_are_those_of_scikit_learn(random_predictions):
 
 def test_scores_that_are_no_probabilities_are_refused():
     with pytest.raises(ValueError, match=r"0 to 1, as a sigmoid .* -1 to 2"):
-        MultiLabelPredictions(np.ones((1, 2), bool), np.array([[-1.0, 2.0]]))
+        MultiLabelPredictions.from_scores(
+            np.array([[-1.0, 2.0]]), np.ones((1, 2), bool)
+        )

@@ -12,7 +12,7 @@ from PIL import Image
 from resnext_keras.images.preprocessing import Preprocessing
 from resnext_keras.training.data.image_folder import files_dataset
 from resnext_keras.training.evaluation import Evaluation
-from resnext_keras.training.metrics import Predictions, score_predictions
+from resnext_keras.training.metrics import Predictions
 from resnext_keras.training.plots import plot_confusion
 from resnext_keras.training.report import (
     CLASSES,
@@ -51,7 +51,7 @@ def evaluation(tmp_path_factory):
     scores = rng.dirichlet(np.full(len(NAMES), 0.5), 40)
     dataset = files_dataset(paths, labels, NAMES)
     skipped = [(f"{HOSTILE} {n}.jpg", "an empty file") for n in range(120)]
-    predictions = score_predictions(scores, labels)
+    predictions = Predictions.from_scores(scores, labels)
     return Evaluation(predictions, dataset, READING, skipped, HOSTILE)
 
 
@@ -175,7 +175,7 @@ def test_an_evaluation_of_a_thousand_classes_has_no_part_of_a_training(tmp_path)
 @pytest.mark.parametrize(("classes", "has_top_5"), [(5, False), (6, True)])
 def test_five_classes_have_no_top_5(classes, has_top_5):
     images = files_dataset(["a"], np.array([0]), tuple("abcdef")[:classes])
-    one = score_predictions(np.full((1, classes), 1 / classes), np.array([0]))
+    one = Predictions.from_scores(np.full((1, classes), 1 / classes), np.array([0]))
     figures = Evaluation(one, images, READING, [], "set").figures
     assert ("top_5" in figures) == has_top_5
 
