@@ -24,8 +24,9 @@ from sklearn.datasets import load_sample_images
 
 from resnext_keras import ResNeXt
 from resnext_keras.images.preprocessing import MEAN, STD, Preprocessing
-from resnext_keras.training.data.dataset import Unreadable, open_split
+from resnext_keras.training.data.dataset import Unreadable
 from resnext_keras.training.data.pipeline import TrainingBatches
+from resnext_keras.training.data.splits import open_split
 from resnext_keras.training.network import with_preprocessing
 from resnext_keras.training.optimizers import build_optimizer
 from resnext_keras.training.recipes import RECIPES, adjusted

@@ -24,8 +24,9 @@ from resnext_keras.io import atomic_directory, check_outside, output_directory
 from resnext_keras.models.data_format import to_data_format
 from resnext_keras.models.specs import ResNeXtSpec
 from resnext_keras.progress import Progress
-from resnext_keras.training.data.dataset import ImageDataset, open_split
+from resnext_keras.training.data.dataset import ImageDataset
 from resnext_keras.training.data.label_mapping import flat_images, is_flat, map_labels
+from resnext_keras.training.data.splits import open_split
 from resnext_keras.training.metrics import Predictions, concatenate
 from resnext_keras.training.multi_label import MultiLabelPredictions
 from resnext_keras.training.report import (

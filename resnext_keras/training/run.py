@@ -29,14 +29,9 @@ from resnext_keras.training.callbacks import (
     read_progress,
     step_of_phase,
 )
-from resnext_keras.training.data.dataset import (
-    ImageDataset,
-    Unreadable,
-    decodable,
-    open_dataset,
-    open_splits,
-)
+from resnext_keras.training.data.dataset import ImageDataset, Unreadable
 from resnext_keras.training.data.pipeline import TrainingBatches, ValidationBatches
+from resnext_keras.training.data.splits import decodable, open_dataset, open_splits
 from resnext_keras.training.distribution import (
     Devices,
     check_deterministic,

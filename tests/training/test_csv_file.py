@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from resnext_keras.training.data.dataset import open_dataset, open_split, open_splits
+from resnext_keras.training.data.splits import open_dataset, open_split, open_splits
 
 COUNT = 8
 

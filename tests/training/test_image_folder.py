@@ -9,11 +9,7 @@ import pytest
 from PIL import Image
 from run_data import contents
 
-from resnext_keras.training.data.dataset import (
-    decodable,
-    open_dataset,
-    open_split,
-)
+from resnext_keras.training.data.splits import decodable, open_dataset, open_split
 
 
 def write(folder, *names):

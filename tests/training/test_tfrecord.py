@@ -12,11 +12,7 @@ from helpers import GOLDEN
 from PIL import Image
 from run_data import contents, write_examples
 
-from resnext_keras.training.data.dataset import (
-    decodable,
-    open_dataset,
-    open_split,
-)
+from resnext_keras.training.data.splits import decodable, open_dataset, open_split
 
 PREPARED = GOLDEN / "tfds" / "shapes" / "1.0.0"
 IMAGENET = ("image/encoded", "image/class/label")
