@@ -5,7 +5,6 @@ import csv
 import functools
 import json
 import logging
-import math
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -33,10 +32,6 @@ CHECKPOINT, HISTORY = "checkpoint.safetensors", "history.csv"
 
 class TrainingError(ValueError):
     """A run cannot continue; the message gives the reason."""
-
-
-class NotFiniteError(TrainingError):
-    """A value of the training state is NaN or infinite, so the state is not saved."""
 
 
 class EMA(keras.callbacks.Callback):
@@ -260,18 +255,17 @@ class TrainingState(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         """Saves a checkpoint when it is due."""
         self.progress["step"] = self._first + batch + 1
-        if not math.isfinite((logs or {}).get("loss", 0.0)):
-            raise self._stopped("the loss is NaN or infinite")
+        self._check_finite("the loss", float((logs or {}).get("loss", 0)))
         # After the last step of an epoch, `on_epoch_end` saves a checkpoint.
         is_last = self.progress["step"] % self.steps_per_epoch == 0
         if time.monotonic() - self._saved >= self.seconds and not is_last:
-            self._save()
+            self._save(self._arrays())
 
     def on_epoch_end(self, epoch, logs=None):
         """Adds a row to the history, and saves the weights if they are the best."""
-        if not math.isfinite((logs or {}).get("val_loss", 0.0)):
-            raise self._stopped("the validation loss is NaN or infinite")
-        self._check_finite()  # the last step may have spoilt the weights
+        val_loss = float((logs or {}).get("val_loss", 0))
+        self._check_finite("the validation loss", val_loss)
+        arrays = self._arrays()  # first, as the last step may have made weights NaN
         history, best = self.progress["history"], self.progress["best"]
         row = {
             "epoch": len(history) + 1,
@@ -302,7 +296,7 @@ class TrainingState(keras.callbacks.Callback):
             self.progress["step"] = self.steps
         if self.writes:
             write_history(self.folder / HISTORY, history)
-        self._save()
+        self._save(arrays)
 
     def on_train_end(self, logs=None):
         """Says that the phase ended early, below the progress bar."""
@@ -319,20 +313,17 @@ class TrainingState(keras.callbacks.Callback):
             *(self.ema.variables if self.ema else ()),
         ]
 
-    def _check_finite(self):
-        try:
-            finite_arrays(self._variables())
-        except NotFiniteError as error:
-            raise self._stopped(str(error)) from error
+    def _arrays(self) -> dict[str, np.ndarray]:
+        """The values of all variables, which are finite, for a checkpoint."""
+        variables = self._variables()
+        arrays = checkpoint_arrays(variables)
+        for variable, array in zip(variables, arrays.values(), strict=True):
+            self._check_finite(variable.path, array)
+        return arrays
 
-    def _save(self):
+    def _save(self, arrays):
         if self.writes:
-            try:
-                save_checkpoint(
-                    self.folder / CHECKPOINT, self._variables(), self.progress
-                )
-            except NotFiniteError as error:
-                raise self._stopped(str(error)) from error
+            save_checkpoint(self.folder / CHECKPOINT, arrays, self.progress)
         self._saved = time.monotonic()
 
     def _save_best(self):
@@ -341,7 +332,10 @@ class TrainingState(keras.callbacks.Callback):
                 with atomic_write(self.folder / BEST) as file:
                     save_weights(self.network, file)
 
-    def _stopped(self, reason: str) -> TrainingError:
+    def _check_finite(self, name: str, values) -> None:
+        """Ends the run if a value is NaN or infinite."""
+        if np.isfinite(values).all():
+            return
         step, steps = self.progress["step"], self.steps_per_epoch
         path = self.folder / CHECKPOINT
         last = "no checkpoint has been saved yet"
@@ -351,9 +345,10 @@ class TrainingState(keras.callbacks.Callback):
                 f"the last checkpoint, of step {saved['step']} of phase "
                 f"{saved['phase'] + 1}, is {path}"
             )
-        return TrainingError(
+        raise TrainingError(
             f"Step {step}, in epoch {(step - 1) // steps + 1} of phase "
-            f"{self.progress['phase'] + 1}: {reason}; {last}. "
+            f"{self.progress['phase'] + 1}: {name} is NaN or infinite; "
+            f"{last}. "
             "In most cases a new run with a lower learning rate or in float32 helps"
         )
 
@@ -372,36 +367,25 @@ def write_history(path: Path, history: list[dict]) -> None:
         rows.writerows(history)
 
 
-def save_checkpoint(path: Path, variables: list, progress: dict) -> None:
+def checkpoint_arrays(variables: list) -> dict[str, np.ndarray]:
+    """The values of variables by their keys in a checkpoint."""
+    return {
+        _key(number, variable): np.array(variable)
+        for number, variable in enumerate(variables)
+    }
+
+
+def save_checkpoint(path: Path, arrays: dict[str, np.ndarray], progress: dict) -> None:
     """Writes a checkpoint; an earlier one stays until the new one is complete.
 
     Args:
         path: The `.safetensors` file.
-        variables: The variables.
+        arrays: The values of the variables, from `checkpoint_arrays`.
         progress: The progress, which is saved as JSON.
-
-    Raises:
-        NotFiniteError: A value is NaN or infinite. Nothing is written then.
     """
-    arrays = finite_arrays(variables)
     with atomic_write(path) as file:
         # Not `save_file`, which raises no OSError when the disk is full.
         file.write_bytes(save(arrays, {"progress": json.dumps(progress)}))
-
-
-def finite_arrays(variables: list) -> dict[str, np.ndarray]:
-    """The values of variables by their keys in a checkpoint.
-
-    Raises:
-        NotFiniteError: A value is NaN or infinite.
-    """
-    arrays = {}
-    for number, variable in enumerate(variables):
-        array = np.array(variable)
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
-            raise NotFiniteError(f"{variable.path} is NaN or infinite")
-        arrays[_key(number, variable)] = array
-    return arrays
 
 
 def read_progress(path: Path) -> dict:

@@ -16,8 +16,8 @@ from weight_files import SMALLEST, TINY
 import resnext_keras as rk
 from resnext_keras.training.callbacks import (
     CHECKPOINT,
-    NotFiniteError,
     TrainingError,
+    checkpoint_arrays,
     read_progress,
     restore,
     save_checkpoint,
@@ -252,11 +252,8 @@ def test_an_epoch_that_ends_in_nan_leaves_no_best_weights(data, tmp_path):
 
 
 def test_a_checkpoint_that_cannot_be_written_leaves_the_last_one(tmp_path, monkeypatch):
-    path, variable = tmp_path / CHECKPOINT, keras.Variable([1.0, 2.0])
-    save_checkpoint(path, [variable], {"step": 1})
-    infinite = keras.Variable([1.0, np.inf], name="gamma")
-    with pytest.raises(NotFiniteError, match=r"^gamma is NaN or infinite"):
-        save_checkpoint(path, [infinite], {"step": 2})
+    path, arrays = tmp_path / CHECKPOINT, {"a": np.ones(2)}
+    save_checkpoint(path, arrays, {"step": 1})
     write_bytes = Path.write_bytes
 
     def fill_disk(file, content):
@@ -265,7 +262,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_last_one(tmp_path, monke
 
     monkeypatch.setattr(Path, "write_bytes", fill_disk)
     with pytest.raises(OSError, match="No space left"):
-        save_checkpoint(path, [variable], {"step": 3})
+        save_checkpoint(path, arrays, {"step": 2})
     assert read_progress(path)["step"] == 1
     assert list(tmp_path.iterdir()) == [path]
 
@@ -273,7 +270,8 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_last_one(tmp_path, monke
 def test_a_checkpoint_of_another_network_is_refused_and_changes_nothing(tmp_path):
     path = tmp_path / CHECKPOINT
     other = rk.ResNeXt(SMALLEST, weights=None, input_shape=(32, 32, 3), classes=2)
-    save_checkpoint(path, [keras.Variable(w + 1) for w in other.weights], {"step": 1})
+    changed = {key: w + 1 for key, w in checkpoint_arrays(other.weights).items()}
+    save_checkpoint(path, changed, {"step": 1})
     before = other.get_weights()
     for variables in (other.variables[1:], [*other.variables, other.variables[0]]):
         with pytest.raises(TrainingError, match="checkpoint of the same network"):
