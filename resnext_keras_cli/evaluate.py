@@ -82,7 +82,7 @@ def evaluate(as_json, **options):
             "images": len(evaluation.dataset),
             "skipped": len(evaluation.skipped),
             "trained_on": evaluation.trained_on,
-            **evaluation.figures,
+            **evaluation.metrics,
             "classes": evaluation.classes,
         }
         click.echo(json.dumps(content, indent=2))
@@ -114,8 +114,8 @@ def print_evaluation(evaluation):
     from resnext_keras.training.report import in_words
 
     rows = table("metric", "value", right=("value",))
-    for figure in in_words(evaluation.figures):
-        rows.add_row(*figure)
+    for metric in in_words(evaluation.metrics):
+        rows.add_row(*metric)
     print_table(rows)
     classes = evaluation.classes
     name, *numbers = classes[0]

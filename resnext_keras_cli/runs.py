@@ -118,8 +118,7 @@ OPTIONS = (
     ),
     size_option,
     click.option(
-        "--validation",
-        "validation_share",
+        "--validation-split",
         type=click.FloatRange(0, 1, min_open=True, max_open=True),
         default=0.2,
         show_default=True,

@@ -67,7 +67,7 @@ class Evaluation:
     trained_on: int = 0
 
     @property
-    def figures(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float]:
         """The metrics by name, `top_1`, `top_5` (if there are more than five classes),
         `cross_entropy` and `calibration_error`. Accuracies are 0 to 1.
 
@@ -136,7 +136,7 @@ def evaluate(
         batch_size: Number of images that are run at once, at least 1.
         engine: The engine that runs the network, as `Predictor` takes it.
         include_training: Whether to evaluate also on the images that the run of the
-            weights was trained on, which gives too good figures.
+            weights was trained on, which overstates the accuracy.
         overwrite: Whether to replace an earlier report.
 
     Returns:
@@ -162,7 +162,7 @@ def evaluate(
         "report",
     )
     check_outside(folder, data)
-    dataset, label_mapping = open_evaluation(
+    dataset, label_mapping = _open(
         data, checkpoint.class_names, labels, checkpoint.is_multi_label
     )
     trained_on = 0
@@ -198,33 +198,17 @@ def _without(dataset: ImageDataset, trained: list[str]) -> ImageDataset:
     return dataset if len(kept) == len(dataset) else dataset.subset(np.array(kept))
 
 
-def open_evaluation(
+def _open(
     data: str | os.PathLike,
     names: tuple[str, ...],
-    labels: str | os.PathLike | None = None,
-    is_multi_label: bool = False,
+    labels: str | os.PathLike | None,
+    is_multi_label: bool,
 ) -> tuple[ImageDataset, str]:
-    """Opens the images of a data set, with the classes of a network.
-
-    Args:
-        data: See `evaluate`.
-        names: Class names of the network.
-        labels: See `evaluate`.
-        is_multi_label: Whether the network gives each class a score of its own.
-
-    Returns:
-        The images, and how they were matched with the classes, such as `"by names"`.
-
-    Raises:
-        ValueError: The network has no classes, there are no images, or their classes
-            are not those of the network.
-    """
+    """Images with the classes of a network, and how they were matched with these."""
     if not names:
         raise ValueError("Expected the weights of a classifier. Received: no classes")
-    if labels is not None:
-        dataset, how = flat_images(data, labels, names), f"by {os.fspath(labels)}"
-    elif Path(data).is_dir() and is_flat(data):
-        dataset, how = flat_images(data, None, names), "by the names of ILSVRC2012"
+    if labels is not None or (Path(data).is_dir() and is_flat(data)):
+        dataset, how = flat_images(data, labels, names)
     else:
         dataset = open_split(data)
         # A single score may be for one of several classes.
@@ -250,7 +234,7 @@ def evaluate_images(
 
     Args:
         classifier: The network, and how it reads images.
-        dataset: The images, with the network's classes, from `open_evaluation`.
+        dataset: The images, with the network's classes.
         skipped: Name and reason of files that were skipped earlier, for the report.
         engine: See `Predictor`. On JAX and torch, Keras runs the network.
         batch_size: Number of images that are run at once.

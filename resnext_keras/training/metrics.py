@@ -80,7 +80,7 @@ class Predictions:
         return float(np.mean(self.ranks < top))
 
     def metrics(self, classes: int) -> dict[str, float]:
-        """The metrics of all images, see `Evaluation.figures`."""
+        """The metrics of all images, see `Evaluation.metrics`."""
         return {
             "top_1": self.accuracy(),
             **({"top_5": self.accuracy(5)} if classes > 5 else {}),

@@ -51,7 +51,7 @@ class MultiLabelPredictions:
         return -np.log(np.maximum(scores, np.finfo("float32").tiny)).mean(axis=1)
 
     def metrics(self, classes: int) -> dict[str, float]:
-        """The metrics of all images, see `Evaluation.figures`.
+        """The metrics of all images, see `Evaluation.metrics`.
 
         Classes without images are left out of the means.
         """

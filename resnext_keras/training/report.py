@@ -47,7 +47,7 @@ def report_title(name: str, data: str | os.PathLike) -> str:
     return f"{readable(name)} on {readable(os.path.basename(os.path.abspath(data)))}"
 
 
-def in_words(figures: dict[str, float]) -> list[tuple[str, str]]:
+def in_words(metrics: dict[str, float]) -> list[tuple[str, str]]:
     """The names and values of an evaluation's metrics as text."""
     formats = {
         "top_1": ("top-1", ".2%"),
@@ -61,7 +61,7 @@ def in_words(figures: dict[str, float]) -> list[tuple[str, str]]:
     }
     return [
         (formats[name][0], format(value, formats[name][1]))
-        for name, value in figures.items()
+        for name, value in metrics.items()
     ]
 
 
@@ -109,7 +109,7 @@ def write_report(
         title=title,
         weights=readable(evaluation.weights),
         images=len(predictions),
-        figures=in_words(evaluation.figures),
+        metrics=in_words(evaluation.metrics),
         worst=_worst(evaluation),
         worst_of_class=WORST_OF_CLASS,
         is_multi_label=is_multi_label,

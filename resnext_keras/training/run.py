@@ -201,7 +201,7 @@ def open_run(
             return kept
 
         training, validation = open_dataset(
-            settings.data, settings.validation_share, settings.seed, keep
+            settings.data, settings.validation_split, settings.seed, keep
         )
         epoch_images = len(training)
     run = Run(

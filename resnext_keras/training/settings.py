@@ -61,7 +61,7 @@ class Settings:
     weights: Checkpoint | None
     phases: tuple[Phase, ...]
     size: int | None = None
-    validation_share: float = 0.2
+    validation_split: float = 0.2
     seed: int = 0
     precision: str = "float32"
     accumulate: int = 1
@@ -78,10 +78,10 @@ class Settings:
                 f"Expected `precision` to be one of {', '.join(PRECISIONS)}. "
                 f"Received: precision={self.precision!r}"
             )
-        if not 0 < self.validation_share < 1:
+        if not 0 < self.validation_split < 1:
             raise ValueError(
-                "Expected `validation_share` to be between 0 and 1. "
-                f"Received: validation_share={self.validation_share!r}"
+                "Expected `validation_split` to be between 0 and 1. "
+                f"Received: validation_split={self.validation_split!r}"
             )
         if not (isinstance(self.patience, int) and self.patience >= 0):
             raise ValueError(

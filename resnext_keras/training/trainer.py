@@ -113,7 +113,7 @@ def train(
     recipe_changes: Mapping[str, Any] | None = None,
     class_weights: ClassWeights = None,
     size: int | None = None,
-    validation_share: float = 0.2,
+    validation_split: float = 0.2,
     precision: str = "float32",
     accumulate: int = 1,
     steps_per_execution: int = 1,
@@ -171,7 +171,7 @@ def train(
         size: Height and width in pixels of the images of evaluation, and of training
             unless the recipe has a `train_size`; at least 32. None for the size that
             the network was made for.
-        validation_share: Share of the images to validate on, between 0 and 1, if
+        validation_split: Share of the images to validate on, between 0 and 1, if
             `data` has no validation split.
         precision: `"float32"`, `"mixed_bfloat16"` or `"mixed_float16"`.
         accumulate: Number of parts that each batch is split into, to need less memory;
@@ -227,7 +227,7 @@ def train(
         output,
         class_weights=class_weights,
         size=size,
-        validation_share=validation_share,
+        validation_split=validation_split,
         precision=precision,
         accumulate=accumulate,
         steps_per_execution=steps_per_execution,
@@ -257,7 +257,7 @@ def finetune(  # noqa: D417 - the other arguments are those of `train`
     recipe_changes: Mapping[str, Any] | None = None,
     class_weights: ClassWeights = None,
     size: int | None = None,
-    validation_share: float = 0.2,
+    validation_split: float = 0.2,
     precision: str = "float32",
     accumulate: int = 1,
     steps_per_execution: int = 1,
@@ -318,7 +318,7 @@ def finetune(  # noqa: D417 - the other arguments are those of `train`
         output,
         class_weights=class_weights,
         size=size,
-        validation_share=validation_share,
+        validation_split=validation_split,
         precision=precision,
         accumulate=accumulate,
         steps_per_execution=steps_per_execution,

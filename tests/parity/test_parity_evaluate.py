@@ -9,7 +9,9 @@ from PIL import Image
 from resnext_keras import ResNeXtSpec
 from resnext_keras.classifier import load_classifier
 from resnext_keras.images.labels import wordnet_ids
-from resnext_keras.training.evaluation import evaluate_images, open_evaluation
+from resnext_keras.training.data.label_mapping import map_labels
+from resnext_keras.training.data.splits import open_split
+from resnext_keras.training.evaluation import evaluate_images
 from resnext_keras.weights.registry import WEIGHT_SETS
 
 pytestmark = pytest.mark.parity
@@ -129,7 +131,7 @@ def test_predictions_are_those_of_the_library(name, data, state, tmp_path):
     classifier = load_classifier(SPEC, tmp_path / "weights.pth")
     reading = WEIGHT_SETS[f"resnext50_32x4d.{name}"].preprocessing
     classifier = dataclasses.replace(classifier, preprocessing=reading)
-    dataset, how = open_evaluation(data, classifier.class_names)
+    dataset, how = map_labels(open_split(data), classifier.class_names)
     found = evaluate_images(classifier, dataset, engine="tensorflow").predictions
 
     assert how == "by WordNet ids"

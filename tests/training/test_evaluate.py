@@ -6,7 +6,8 @@ from PIL import Image
 
 from resnext_keras.classifier import load_classifier
 from resnext_keras.digits import held_out_digits
-from resnext_keras.training.evaluation import evaluate_images, open_evaluation
+from resnext_keras.training.data.splits import open_split
+from resnext_keras.training.evaluation import evaluate_images
 from resnext_keras.weights.registry import BUNDLED as DIGITS
 
 
@@ -27,14 +28,14 @@ def classifier():
 
 @pytest.fixture(scope="module")
 def evaluation(digits, classifier):
-    dataset, _ = open_evaluation(digits, classifier.class_names)
+    dataset = open_split(digits)
     return evaluate_images(classifier, dataset, [("a", "b")], engine="tensorflow")
 
 
 def test_the_bundled_network_has_the_accuracy_that_is_published(evaluation):
     assert len(evaluation.predictions) == 360
-    assert evaluation.figures["top_1"] == pytest.approx(DIGITS.best.top1, abs=5e-5)
-    assert round(evaluation.figures["top_1"], 4) == 0.9861
+    assert evaluation.metrics["top_1"] == pytest.approx(DIGITS.best.top1, abs=5e-5)
+    assert round(evaluation.metrics["top_1"], 4) == 0.9861
     assert evaluation.skipped == [("a", "b")]
 
 
@@ -75,10 +76,9 @@ def test_the_validation_split_is_evaluated(digits, tmp_path):
             (tmp_path / split / folder.name).mkdir(parents=True)
             for path in sorted(folder.iterdir())[:most]:
                 (tmp_path / split / folder.name / path.name).symlink_to(path)
-    dataset, how = open_evaluation(tmp_path, tuple("0123456789"))
+    dataset = open_split(tmp_path)
     assert len(dataset) == 20
     assert all("/val/" in name for name in dataset.names)
-    assert how == "by names"
 
 
 def test_files_that_cannot_be_read_are_skipped_and_named(digits, classifier, tmp_path):
@@ -90,7 +90,7 @@ def test_files_that_cannot_be_read_are_skipped_and_named(digits, classifier, tmp
         path.unlink()
         path.write_bytes(b"\x89PNG\r\n\x1a\n and no more")
     Image.open(next(digits.glob("4/*"))).save(tmp_path / "4" / "a.gif")
-    dataset, _ = open_evaluation(tmp_path, classifier.class_names)
+    dataset = open_split(tmp_path)
     result = evaluate_images(classifier, dataset, engine="tensorflow", batch_size=3)
     assert [name.split("/")[-2] for name, _ in result.skipped] == ["3"]
     assert sorted(result.predictions.labels) == sorted([0, 1, 2, 4, 4, 5, 6, 7, 8, 9])

@@ -98,7 +98,7 @@ def test_splits_are_taken_as_they_are_or_split_by_share(
     tmp_path, make, training, validation, classes
 ):
     make(tmp_path)
-    splits = open_dataset(tmp_path, validation_share=0.5)
+    splits = open_dataset(tmp_path, validation_split=0.5)
     for dataset, split in zip(splits, (training, validation), strict=True):
         assert dataset.class_names == tuple(classes.split())
         assert len(dataset) == (2 if training == validation else 4)

@@ -4,11 +4,12 @@ import os
 
 import numpy as np
 import pytest
+from weight_files import SMALLEST
 
+import resnext_keras as rk
 from resnext_keras.images.labels import class_names, wordnet_ids
 from resnext_keras.training.data.image_folder import files_dataset
 from resnext_keras.training.data.label_mapping import flat_images, is_flat, map_labels
-from resnext_keras.training.evaluation import open_evaluation
 
 ANIMALS = ("cat", "dog", "fish")
 
@@ -111,10 +112,18 @@ def test_a_name_of_two_classes_is_refused(folder, labels):
         flat_images(folder("a.jpg"), labels("a,Crane"), names)
 
 
-def test_a_network_without_classes_is_refused(folder):
+def test_a_network_without_classes_is_refused(folder, tmp_path):
+    network = rk.ResNeXt(SMALLEST, False, None, input_shape=(32, 32, 3))
+    network.save_weights(tmp_path / "notop.weights.h5")
     for labels in (None, "labels.txt"):
         with pytest.raises(ValueError, match="Expected the weights of a classifier"):
-            open_evaluation(folder("1.png"), (), labels)
+            rk.evaluate(
+                folder("1.png"),
+                SMALLEST,
+                tmp_path / "notop.weights.h5",
+                labels=labels,
+                output=tmp_path / "report",
+            )
 
 
 # Names of ILSVRC2012
@@ -124,7 +133,7 @@ def test_the_names_of_imagenets_validation_set_have_known_classes(folder):
     flat = folder(*val(*range(1, 11), *KAGGLE), "notes.txt", "LICENSE")
     assert is_flat(flat)
     for names in (class_names("imagenet"), wordnet_ids()):
-        dataset, how = open_evaluation(flat, names)
+        dataset, how = flat_images(flat, None, names)
         assert how == "by the names of ILSVRC2012"
         assert dataset.class_names == names
         assert [os.path.basename(name) for name in dataset.names[:2]] == val(1, 2)
@@ -159,16 +168,16 @@ def test_a_csv_file_has_the_classes(folder, labels, lines):
     flat = folder("c.jpg", "a.jpg", "b.jpg", "LICENSE")
     for encoding in ("utf-8", "utf-8-sig"):
         path = labels(*lines, encoding=encoding)
-        dataset, how = open_evaluation(flat, ANIMALS, path)
+        dataset, how = flat_images(flat, path, ANIMALS)
+        assert how == f"by {path}"
         assert dataset.labels.tolist() == [1, 0, 2]
         names = [os.path.basename(name) for name in dataset.names]
         assert names == ["a.jpg", "b.jpg", "c.jpg"]
-        assert how == f"by {path}"
 
 
 def test_wordnet_ids_may_stand_in_a_file_of_labels(folder, labels):
     path = labels("a,n15075141", "b,tench")
-    dataset = flat_images(folder("a.jpg", "b.jpg"), path, class_names("imagenet"))
+    dataset, _ = flat_images(folder("a.jpg", "b.jpg"), path, class_names("imagenet"))
     assert dataset.labels.tolist() == [999, 0]
 
 

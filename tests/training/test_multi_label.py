@@ -86,13 +86,13 @@ def truth(dataset):
 
 def test_several_classes_are_learned_and_measured(several):
     evaluation = several.evaluation
-    figures = evaluation.figures
-    assert figures["mean_average_precision"] > 0.95
-    assert figures["macro_f1"] > 0.8
+    metrics = evaluation.metrics
+    assert metrics["mean_average_precision"] > 0.95
+    assert metrics["macro_f1"] > 0.8
     assert {"pr_auc", "val_pr_auc"} <= several.history[0].keys()
     assert several.history[-1]["loss"] < several.history[0]["loss"]
     best = max(row["val_pr_auc"] for row in several.history)
-    assert best == pytest.approx(figures["mean_average_precision"], abs=0.03)
+    assert best == pytest.approx(metrics["mean_average_precision"], abs=0.03)
     values = [row["average_precision"] for row in evaluation.classes]
     assert values == sorted(values)
     assert {row["class"] for row in evaluation.classes} == set(NAMES)
@@ -137,7 +137,7 @@ def test_a_run_evaluates_other_files_of_the_same_classes(several, data, tmp_path
     assert evaluation.dataset.class_names == NAMES
     assert [row["class"] for row in evaluation.classes] != []
     assert {row["class"] for row in evaluation.classes} == {"red", "blue"}
-    assert evaluation.figures["mean_average_precision"] > 0.95
+    assert evaluation.metrics["mean_average_precision"] > 0.95
 
 
 def test_images_with_one_class_each_are_evaluated_too(several, data, tmp_path):
@@ -197,9 +197,9 @@ def test_one_score_separates_two_classes(single):
     model = rk.load_classifier(weights=single.folder).model
     assert model.output_shape == (None, 1)
     assert single.evaluation.dataset.class_names == ("not red", "red")
-    assert single.evaluation.figures["top_1"] > 0.9
+    assert single.evaluation.metrics["top_1"] > 0.9
     best = max(row["val_accuracy"] for row in single.history)
-    assert single.evaluation.figures["top_1"] == pytest.approx(best)
+    assert single.evaluation.metrics["top_1"] == pytest.approx(best)
     losses = [row["val_loss"] for row in single.history if row["val_accuracy"] == best]
     weighted = single.history  # the weights change the loss, not the predictions
     assert len(losses) <= len(weighted)
@@ -266,7 +266,7 @@ def test_a_table_of_one_class_evaluates_that_class(several, data, tmp_path):
     options["include_training"] = True
     evaluation = rk.evaluate(data / "red.csv", **options)
     assert [row["class"] for row in evaluation.classes] == ["red"]
-    assert evaluation.figures["mean_average_precision"] > 0.9
+    assert evaluation.metrics["mean_average_precision"] > 0.9
 
 
 def test_a_converted_file_says_that_it_lacks_the_activation(several, tmp_path, caplog):
@@ -367,15 +367,15 @@ def test_the_metrics_are_those_of_scikit_learn(random_predictions):
         np.testing.assert_allclose(table[name][some], expected[some])
     expected = precision_score(labels, predicted, average=None, zero_division=np.nan)
     np.testing.assert_allclose(table["precision"], expected)
-    figures = random_predictions.metrics(6)
+    metrics = random_predictions.metrics(6)
     expected = average_precision_score(labels[:, some], scores[:, some])
-    assert figures["mean_average_precision"] == pytest.approx(expected)
+    assert metrics["mean_average_precision"] == pytest.approx(expected)
     expected = f1_score(labels[:, some], predicted[:, some], average="macro")
-    assert figures["macro_f1"] == pytest.approx(expected)
+    assert metrics["macro_f1"] == pytest.approx(expected)
     expected = f1_score(labels, predicted, average="micro")
-    assert figures["micro_f1"] == pytest.approx(expected)
+    assert metrics["micro_f1"] == pytest.approx(expected)
     expected = log_loss(labels.ravel(), scores.ravel())
-    assert figures["binary_cross_entropy"] == pytest.approx(expected, rel=1e-5)
+    assert metrics["binary_cross_entropy"] == pytest.approx(expected, rel=1e-5)
 
 
 def test_scores_that_are_no_probabilities_are_refused():

@@ -83,7 +83,7 @@ def csv_rows(path):
 def test_the_report_of_a_run_has_every_part(evaluation, folder, page):
     assert headings(page) == ["Learning curves", *HEADINGS, "Skipped", "Settings"]
     text = html.unescape(page)
-    for name, value in evaluation.figures.items():
+    for name, value in evaluation.metrics.items():
         assert name.replace("_", " ") in text.replace("-", " ")
         shown = f"{value:.4f}" if name == "cross_entropy" else f"{value:.2%}"
         assert f"<strong>{shown}</strong>" in text
@@ -140,8 +140,8 @@ def test_the_csv_files_hold_the_predictions_and_the_classes(evaluation, folder):
     scores = [float(row["score"]) for row in rows]
     np.testing.assert_allclose(scores, predictions.confidence, atol=1e-6)
     ranks = np.array([int(row["rank_of_class"]) for row in rows])
-    assert (ranks == 1).mean() == evaluation.figures["top_1"]
-    assert (ranks <= 5).mean() == evaluation.figures["top_5"]
+    assert (ranks == 1).mean() == evaluation.metrics["top_1"]
+    assert (ranks <= 5).mean() == evaluation.metrics["top_5"]
     rows = csv_rows(folder / CLASSES)
     assert [row["class"] for row in rows] == [r["class"] for r in evaluation.classes]
     assert {row["class"] for row in rows} == set(NAMES[::2])  # those with images
@@ -176,8 +176,8 @@ def test_an_evaluation_of_a_thousand_classes_has_no_part_of_a_training(tmp_path)
 def test_five_classes_have_no_top_5(classes, has_top_5):
     images = files_dataset(["a"], np.array([0]), tuple("abcdef")[:classes])
     one = Predictions.from_scores(np.full((1, classes), 1 / classes), np.array([0]))
-    figures = Evaluation(one, images, READING, [], "set").figures
-    assert ("top_5" in figures) == has_top_5
+    metrics = Evaluation(one, images, READING, [], "set").metrics
+    assert ("top_5" in metrics) == has_top_5
 
 
 def test_a_title_is_text_whatever_the_names(tmp_path):

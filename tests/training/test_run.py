@@ -74,7 +74,7 @@ def test_training_returns_the_history_the_files_and_the_evaluation(done):
     assert all(path.exists() for path in result.files.values())
     assert {"best.weights.h5", "model.keras", "report.html"} <= result.files.keys()
     best = max(row["val_accuracy"] for row in result.history)
-    assert result.evaluation.figures["top_1"] == pytest.approx(best)
+    assert result.evaluation.metrics["top_1"] == pytest.approx(best)
     assert result.evaluation.report == result.files["report.html"]
 
 
@@ -154,7 +154,7 @@ def test_a_finished_run_is_resumed_to_itself(done, data):
     weights = result.files["best.weights.h5"].read_bytes()
     again = rk.train(data, result.folder, SMALLEST, **OPTIONS, resume=True, verbose=0)
     assert again.history == result.history
-    assert again.evaluation.figures == result.evaluation.figures
+    assert again.evaluation.metrics == result.evaluation.metrics
     assert result.files["best.weights.h5"].read_bytes() == weights
 
 

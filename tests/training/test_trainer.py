@@ -109,7 +109,7 @@ def test_a_stopped_run_ends_with_the_bits_of_an_unbroken_one(tmp_path, train):
     for one, other in zip(weights, expected, strict=True):
         assert one.tobytes() == other.tobytes()
     # The best weights have the highest accuracy, then the lowest loss.
-    metrics = result.evaluation.figures
+    metrics = result.evaluation.metrics
     epochs = [(row["val_accuracy"], -row["val_loss"]) for row in result.history]
     best = metrics["top_1"], -metrics["cross_entropy"]
     assert max(epochs) == pytest.approx(best, rel=1e-4)

@@ -73,7 +73,7 @@ def _renumbered(dataset: ImageDataset, numbers: np.ndarray, classes: int) -> np.
 
 def flat_images(
     folder: str | os.PathLike, labels: str | os.PathLike | None, names: tuple[str, ...]
-) -> ImageDataset:
+) -> tuple[ImageDataset, str]:
     """Opens the images in a folder without class folders.
 
     Args:
@@ -84,7 +84,8 @@ def flat_images(
         names: Class names of the network.
 
     Returns:
-        The images with the network's classes.
+        The images with the network's classes, and how these were matched:
+        `"by the names of ILSVRC2012"` or by the name of the file.
 
     Raises:
         ValueError: The file does not match the images or the classes.
@@ -97,9 +98,9 @@ def flat_images(
     if not paths:
         raise ValueError(f"Expected images. Received: none in {readable(folder)!r}")
     if labels is None:
-        classes = _validation_classes(paths, names)
+        source, classes = "the names of ILSVRC2012", _validation_classes(paths, names)
     else:
-        classes = _csv_classes(labels, paths, names)
+        source, classes = readable(labels), _csv_classes(labels, paths, names)
     # A file without a class and without the ending of an image is something else.
     known = [
         (path, number)
@@ -107,7 +108,6 @@ def flat_images(
         if number is not None or _name(path).lower().endswith(SUFFIXES)
     ]
     if missing := [_name(path) for path, number in known if number is None]:
-        source = "the names of ILSVRC2012" if labels is None else readable(labels)
         raise ValueError(
             "Expected the class of each image: images in class folders, names as in "
             "ILSVRC2012_val_00000001.JPEG, or a file of labels with a line for each. "
@@ -116,7 +116,7 @@ def flat_images(
     if not known:
         raise ValueError(f"Expected images. Received: none in {readable(folder)!r}")
     paths, numbers = zip(*known, strict=True)
-    return files_dataset(paths, np.array(numbers, "int32"), names)
+    return files_dataset(paths, np.array(numbers, "int32"), names), f"by {source}"
 
 
 def is_flat(folder: str | os.PathLike) -> bool:

@@ -24,7 +24,7 @@ from resnext_keras.training.data.tfrecord import find_tfrecords
 
 def open_dataset(
     path: str | os.PathLike,
-    validation_share: float = 0.2,
+    validation_split: float = 0.2,
     seed: int = 0,
     keep: Callable[[ImageDataset], ImageDataset] = lambda dataset: dataset,
 ) -> tuple[ImageDataset, ImageDataset]:
@@ -32,7 +32,7 @@ def open_dataset(
 
     Args:
         path: The data set, see `train`.
-        validation_share: Share of each class to validate on, at least one image, if
+        validation_split: Share of each class to validate on, at least one image, if
             the data set has no validation split; between 0 and 1.
         seed: Seed of that split, 0 to 2**32 - 1.
         keep: Function that removes images that cannot be used, before the split.
@@ -48,7 +48,7 @@ def open_dataset(
     if len(opened) == 1:
         _check_pairs(*opened)
     kept = [keep(dataset) for dataset in opened]
-    return tuple(kept) if len(kept) == 2 else _split(*kept, validation_share, seed)
+    return tuple(kept) if len(kept) == 2 else _split(*kept, validation_split, seed)
 
 
 def open_splits(path: str | os.PathLike) -> tuple[ImageDataset, ...]:
