@@ -1,11 +1,12 @@
 """Checks output paths, and writes files and folders at once or not at all."""
 
 import contextlib
+import csv
 import errno
 import os
 import shutil
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 WRITING = ".writing-"  # prefix of temporary folders
@@ -137,6 +138,17 @@ def atomic_write(target: Path, *parts: Path) -> Iterator[Path]:
             target.unlink(missing_ok=True)
         for path in (*parts, target):
             os.replace(Path(folder, path.name), path)
+
+
+def write_csv(path: Path, heads: Iterable, rows: Iterable[Iterable]) -> None:
+    """Writes a CSV file in UTF-8, at once or not at all."""
+    with (
+        atomic_write(path) as target,
+        target.open("w", newline="", encoding="utf-8") as file,
+    ):
+        lines = csv.writer(file)
+        lines.writerow(heads)
+        lines.writerows(rows)
 
 
 @contextlib.contextmanager

@@ -1,7 +1,6 @@
 """Keras callbacks of a training run, and the checkpoint that it resumes from."""
 
 import contextlib
-import csv
 import functools
 import json
 import logging
@@ -16,7 +15,7 @@ from safetensors import safe_open
 from safetensors.numpy import save
 
 from resnext_keras.arguments import few
-from resnext_keras.io import atomic_write
+from resnext_keras.io import atomic_write, write_csv
 from resnext_keras.progress import Progress
 from resnext_keras.training.data.dataset import Unreadable
 from resnext_keras.weights.checkpoint import BEST
@@ -295,7 +294,9 @@ class TrainingState(keras.callbacks.Callback):
         if stop:
             self.progress["step"] = self.steps
         if self.writes:
-            write_history(self.folder / HISTORY, history)
+            names = list(dict.fromkeys(name for row in history for name in row))
+            rows = ([row.get(name) for name in names] for row in history)
+            write_csv(self.folder / HISTORY, names, rows)
         self._save(arrays)
 
     def on_train_end(self, logs=None):
@@ -356,15 +357,6 @@ class TrainingState(keras.callbacks.Callback):
 def _merit(row: dict) -> tuple[float, float]:
     metric = row["val_pr_auc"] if "val_pr_auc" in row else row["val_accuracy"]
     return metric, -row["val_loss"]
-
-
-def write_history(path: Path, history: list[dict]) -> None:
-    """Writes the rows of a history as CSV."""
-    names = list(dict.fromkeys(name for row in history for name in row))
-    with atomic_write(path) as target, target.open("w", newline="") as file:
-        rows = csv.DictWriter(file, names)
-        rows.writeheader()
-        rows.writerows(history)
 
 
 def checkpoint_arrays(variables: list) -> dict[str, np.ndarray]:

@@ -1,7 +1,6 @@
 """The report of an evaluation: an HTML page, plots and CSV files."""
 
 import base64
-import csv
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from PIL import Image
 
 from resnext_keras.extras import optional
 from resnext_keras.images.listing import readable
+from resnext_keras.io import write_csv
 from resnext_keras.training.metrics import calibration, confusion_matrix
 from resnext_keras.training.plots import plot_confusion, plot_curves, plot_reliability
 from resnext_keras.training.settings import SettingsTable
@@ -99,11 +99,11 @@ def write_report(
         confusion = confusion_matrix(predictions, len(names))
         plot_confusion(confusion, names, folder / CONFUSION)
         plot_reliability(calibration(predictions), folder / RELIABILITY)
-    _write_rows(folder / CLASSES, [rows[0], *(row.values() for row in rows)])
-    relative = relative_names(data)
-    images = ["image", *map(relative, evaluation.dataset.names)]
-    lines = zip(images, predictions.rows(names), strict=True)
-    _write_rows(folder / PREDICTIONS, ((image, *cells) for image, cells in lines))
+    write_csv(folder / CLASSES, rows[0], (row.values() for row in rows))
+    images = ["image", *map(relative_names(data), evaluation.dataset.names)]
+    pairs = zip(images, predictions.rows(names), strict=True)
+    lines = ((image, *cells) for image, cells in pairs)
+    write_csv(folder / PREDICTIONS, next(lines), lines)
     page = render(
         "report.html",
         title=title,
@@ -153,11 +153,6 @@ def _worst_numbers(predictions) -> np.ndarray:
         if len(numbers) == WORST:
             break
     return np.array(numbers)
-
-
-def _write_rows(path, rows) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows(rows)
 
 
 def _png_uri(path: Path) -> str:

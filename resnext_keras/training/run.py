@@ -23,6 +23,7 @@ from resnext_keras.io import (
     atomic_write,
     check_outside,
     output_directory,
+    write_csv,
 )
 from resnext_keras.training.callbacks import (
     CHECKPOINT,
@@ -300,9 +301,9 @@ def _write_run(run: Run) -> None:
     ]
     with atomic_directory(run.folder, overwrite=False) as folder:
         (folder / RUN).write_text(json.dumps(content, indent=1))
-        _write_rows(folder / IMAGES, [("image", "split", "class"), *images])
+        write_csv(folder / IMAGES, ("image", "split", "class"), images)
         skipped = [(relative(name), reason) for name, reason in run.skipped]
-        _write_rows(folder / SKIPPED, [("image", "reason"), *skipped])
+        write_csv(folder / SKIPPED, ("image", "reason"), skipped)
 
 
 def update_run(folder: Path, **content) -> None:
@@ -310,11 +311,6 @@ def update_run(folder: Path, **content) -> None:
     content = json.loads((folder / RUN).read_text(encoding="utf-8")) | content
     with atomic_write(folder / RUN) as file:
         file.write_text(json.dumps(content, indent=1))
-
-
-def _write_rows(path: Path, rows) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows(rows)
 
 
 def _read_rows(path: Path) -> list[list[str]]:
