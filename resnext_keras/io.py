@@ -11,6 +11,8 @@ from pathlib import Path
 
 WRITING = ".writing-"  # prefix of temporary folders
 
+FULL = (errno.ENOSPC, errno.EDQUOT)  # a disk, or a quota
+
 
 def output_file(
     path: str | os.PathLike,
@@ -194,6 +196,24 @@ def clear_unfinished(folder: Path) -> None:
         shutil.rmtree(path)
 
 
+@contextlib.contextmanager
+def explained_full_disk(path: str | os.PathLike, kept: str) -> Iterator[None]:
+    """Context manager: the error of a full disk says how to continue, and what is kept.
+
+    Raises:
+        OSError: No space is left, or a quota is exceeded.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise OSError(
+            f"No space left on the disk of {str(path)!r}. Make room, then continue "
+            f"with resume=True: {kept}."
+        ) from error
+
+
 def check_space(path: str | os.PathLike, size: int) -> None:
     """Checks that a new file of `size` bytes fits on its disk.
 
@@ -208,7 +228,7 @@ def check_space(path: str | os.PathLike, size: int) -> None:
         try:
             os.posix_fallocate(file.fileno(), 0, size)
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            if error.errno in FULL:
                 raise
         finally:
             os.remove(path)

@@ -1,7 +1,6 @@
 """Options and output of `train` and `finetune`."""
 
 import ast
-import errno
 import shlex
 import sys
 
@@ -210,13 +209,6 @@ def print_run(function, options):
             "Stopped; the same command with --resume continues the run.", err=True
         )
         raise click.exceptions.Exit(130) from None
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise click.ClickException(
-            f"No space left on the disk of {click.format_filename(options['output'])}. "
-            "Its files are complete; make room, then continue with --resume."
-        ) from error
     if result:  # of the first process
         print_evaluation(result.evaluation)
         print_files(result)

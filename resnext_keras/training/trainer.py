@@ -14,7 +14,12 @@ import keras
 from resnext_keras.classifier import load_classifier
 from resnext_keras.export.saved_model import export_saved_model
 from resnext_keras.extras import optional
-from resnext_keras.io import atomic_write, clear_unfinished, exclusive_lock
+from resnext_keras.io import (
+    atomic_write,
+    clear_unfinished,
+    exclusive_lock,
+    explained_full_disk,
+)
 from resnext_keras.models.backbone import freeze
 from resnext_keras.models.runtime import check_backend
 from resnext_keras.models.specs import ResNeXtSpec, get_spec
@@ -208,6 +213,8 @@ def train(
         ValueError: An argument, the data or the folder is not as expected; nothing is
             built, downloaded or written then. Or `TrainingError`: the loss became NaN,
             or a step does not fit in memory; the last checkpoint remains.
+        OSError: The disk is full; the run continues with `resume`. Or a disk or network
+            has failed.
         ImportError: The extra `train`, or with `tensorboard` that, is not installed.
     """
     spec = get_spec(model)
@@ -373,7 +380,10 @@ def _run(
     if tensorboard:
         logs = keras.callbacks.TensorBoard(os.fspath(run.folder / TENSORBOARD))
         callbacks = [*callbacks, logs]
-    with exclusive_lock(run.folder, LOCK):
+    with (
+        explained_full_disk(run.folder, "its files are complete"),
+        exclusive_lock(run.folder, LOCK),
+    ):
         clear_unfinished(run.folder)
         write_extension(run)
         _train(run, callbacks, checkpoint_seconds, verbose)

@@ -160,8 +160,8 @@ def test_a_disk_too_small_for_the_weights_is_an_error_in_one_line(data, small_di
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 1, output
     assert output.splitlines()[-1] == (
-        f"Error: No space left on the disk of {folder}. Its files are complete; "
-        "make room, then continue with --resume."
+        f"Error: No space left on the disk of '{folder}'. Make room, then continue "
+        "with --resume: its files are complete."
     )
 
 
@@ -178,8 +178,8 @@ def test_a_full_disk_is_an_error_and_the_run_resumes_when_there_is_room(
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 1, output
     assert output.splitlines()[-1] == (
-        f"Error: No space left on the disk of {folder}. Its files are complete; "
-        "make room, then continue with --resume."
+        f"Error: No space left on the disk of '{folder}'. Make room, then continue "
+        "with --resume: its files are complete."
     )
     assert step(folder) >= 2
     filling.unlink()

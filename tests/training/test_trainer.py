@@ -251,20 +251,24 @@ def test_an_epoch_that_ends_in_nan_leaves_no_best_weights(data, tmp_path):
         assert not (folder / BEST).exists()
 
 
-def test_a_checkpoint_that_cannot_be_written_leaves_the_last_one(tmp_path, monkeypatch):
-    path, arrays = tmp_path / CHECKPOINT, {"a": np.ones(2)}
-    save_checkpoint(path, arrays, {"step": 1})
-    write_bytes = Path.write_bytes
+def test_a_full_disk_leaves_the_last_checkpoint_and_says_how_to_continue(
+    data, tmp_path, monkeypatch
+):
+    folder, written, write_bytes = tmp_path / "run", [], Path.write_bytes
 
     def fill_disk(file, content):
-        write_bytes(file, content[:100])
-        raise OSError(errno.ENOSPC, "No space left on device")
+        written.append(file)
+        if len(written) == 2:
+            write_bytes(file, content[:100])
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write_bytes(file, content)
 
     monkeypatch.setattr(Path, "write_bytes", fill_disk)
-    with pytest.raises(OSError, match="No space left"):
-        save_checkpoint(path, arrays, {"step": 2})
-    assert read_progress(path)["step"] == 1
-    assert list(tmp_path.iterdir()) == [path]
+    message = r"disk of '.*run'. Make room, then continue with resume=True: its files"
+    with pytest.raises(OSError, match=message):
+        rk.train(data, folder, SMALLEST, **OPTIONS)
+    assert read_progress(folder / CHECKPOINT)["step"] == 1
+    assert not list(folder.glob(".writing-*"))
 
 
 def test_a_checkpoint_of_another_network_is_refused_and_changes_nothing(tmp_path):
