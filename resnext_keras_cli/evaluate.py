@@ -31,8 +31,8 @@ SKIPPED_FILES = 5  # number of skipped files to print; the report has more
 @click.option(
     "--labels",
     type=click.Path(exists=True, dir_okay=False),
-    help="CSV file for images without class folders: each line has the name of an "
-    "image and its class.",
+    help="CSV file for images in one folder: each line has the name of an image and "
+    "its class.",
 )
 @click.option(
     "-o",
@@ -62,9 +62,9 @@ def evaluate(as_json, **options):
     """Measure how well a network classifies the images in DATA.
 
     DATA is a data set, see `resnext-keras train --help`; its validation split is used,
-    or all images if it has none. It may also be ImageNet's validation set, in class
-    folders or in one folder with the original file names. Images are resized and
-    cropped as the weights expect it.
+    or all images if it has none. It may also be ImageNet's validation set, as an image
+    folder or in one folder with the original file names. Images are resized and cropped
+    as the weights expect it.
 
     Prints top-1 and top-5 accuracy, calibration error and the classes with the lowest
     recall, and writes a folder with report.html, the confusion matrix, the worst

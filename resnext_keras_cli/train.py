@@ -32,8 +32,8 @@ from resnext_keras_cli.start import quiet_start
 def train(**options):
     """Train a network from scratch on the images in DATA.
 
-    DATA is a folder with a folder of images for each class, or with folders train and
-    val (or validation or test) that have class folders; a CSV or TSV file with the path
+    DATA is an image folder, with a folder of images for each class, or a folder with
+    image folders train and val (or validation or test); a CSV or TSV file with the path
     and the class of each image, in columns image and label, with an optional column
     split; a directory of TensorFlow Datasets; or TFRecord files of encoded images, with
     a file labels.txt beside them that may name the classes, one a line. An image is

@@ -41,8 +41,8 @@ class EMA(keras.callbacks.Callback):
     torchvision (`use_buffers=True`).
 
     Validation uses the average. It begins as the plain mean of all steps, so that the
-    random weights do not count. If several steps run in one execution, the weights
-    after the last step count for all of them.
+    random weights do not count. With `steps_per_execution` above 1 it is updated once
+    per execution, with the decay of all its steps.
 
     Args:
         network: The network.

@@ -123,7 +123,7 @@ class Devices:
         return bool(process_allgather(np.int32(value))[0])
 
     def fit(self, model: keras.Model, batches: Any, **options: Any):
-        """Calls Keras' `fit` on these devices, with the results of one device.
+        """Runs Keras' `fit`; the result is that of one device, up to rounding.
 
         Batch norm takes its statistics from the images of all replicas, and each
         replica has its own dropout seeds.

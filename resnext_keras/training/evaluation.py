@@ -123,8 +123,8 @@ def evaluate(
 
     Args:
         data: A data set, see `train`; its validation split is used, or all images if
-            it has none. Or a folder of images without class folders, with `labels` or
-            with the file names of ILSVRC2012's validation set.
+            it has none. Or images in one folder, with `labels` or with the file names
+            of ILSVRC2012's validation set.
         model: The architecture, a name from `list_models()` or a `ResNeXtSpec`. None
             for the architecture of the weights, or without weights for
             `"resnext50_32x4d"`.

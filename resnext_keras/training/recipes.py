@@ -38,9 +38,9 @@ class Recipe:
         cutmix: Alpha of CutMix (Yun et al., 2019); 0 for none. With both, each batch
             gets one of them at random.
         crop: How a training image is cropped. `"random_resized"`: a random part of it
-            (Szegedy et al., 2015). `"pad"`: the image of evaluation, shifted by up to
-            an eighth of its size (He et al., 2016, section 4.2). `"center"`: the image
-            of evaluation.
+            (Szegedy et al., 2015). `"pad"`: the validation crop, shifted by up to an
+            eighth of its size (He et al., 2016, section 4.2). `"center"`: the
+            validation crop.
         least_area: The smallest share of the area for the crop `"random_resized"`.
         flip: Whether half of the images are mirrored.
         augment: `""`, `"trivial"` (TrivialAugment, Mueller and Hutter, 2021), or

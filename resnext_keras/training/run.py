@@ -165,10 +165,8 @@ def open_run(
         The `Run`.
 
     Raises:
-        ValueError: The folder exists or has another run or one of more epochs, or its
-            images are missing or new; or see `find_devices`, the
-            checks of `Devices`, `check_deterministic`, `open_dataset` and
-            `Checkpoint.fetch`. Nothing is written then.
+        ValueError: The folder exists, holds another run, or its images changed; or the
+            devices, the data or the weights are refused. Nothing is written then.
     """
     folder, devices = Path(folder).expanduser(), find_devices()
     if settings.deterministic:

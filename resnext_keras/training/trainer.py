@@ -173,7 +173,7 @@ def train(
             N / (classes * n), as in scikit-learn (King and Zeng, 2001); in multi-label
             data (N - n) / n for the images that have the class, as PyTorch's
             `pos_weight`.
-        size: Height and width in pixels of the images of evaluation, and of training
+        size: Height and width of validation images in pixels, and of training images
             unless the recipe has a `train_size`; at least 32. None for the size that
             the network was made for.
         validation_split: Share of the images to validate on, between 0 and 1, if

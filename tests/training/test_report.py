@@ -37,7 +37,12 @@ HISTORY = [
     {"epoch": 2, "phase": 1, "loss": 1.5, "accuracy": 0.5}
     | {"val_loss": 1.4, "val_accuracy": 0.6},
 ]
-HEADINGS = ["The worst classified", "Confusion matrix", "Classes", "Calibration"]
+HEADINGS = [
+    "Images with the highest loss",
+    "Confusion matrix",
+    "Classes",
+    "Calibration",
+]
 
 
 @pytest.fixture(scope="module")

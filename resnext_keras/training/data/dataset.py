@@ -117,7 +117,7 @@ class ImageDataset:
 class Unreadable(dict):
     """Name and reason of each image of a split that could not be read while training.
 
-    One in a hundred is allowed, or two if the images are fewer than 200; never all.
+    At most 1 % of the images (at least two, never all) may become unreadable.
 
     Args:
         images: Number of images of the split.

@@ -112,7 +112,7 @@ def _open(splits: dict[str, str]) -> dict[str, ImageDataset]:
     classes = filled[first]
     if not classes:
         raise ValueError(
-            "Expected class folders with images. Received: "
+            "Expected an image folder with images. Received: "
             f"{readable(splits[first])!r}, where no folder has any"
         )
     for split in others:

@@ -74,7 +74,7 @@ def _renumbered(dataset: ImageDataset, numbers: np.ndarray, classes: int) -> np.
 def flat_images(
     folder: str | os.PathLike, labels: str | os.PathLike | None, names: tuple[str, ...]
 ) -> tuple[ImageDataset, str]:
-    """Opens the images in a folder without class folders.
+    """Opens images in one folder, of all classes.
 
     Args:
         folder: The folder of the images.
@@ -109,7 +109,7 @@ def flat_images(
     ]
     if missing := [_name(path) for path, number in known if number is None]:
         raise ValueError(
-            "Expected the class of each image: images in class folders, names as in "
+            "Expected the class of each image: an image folder, names as in "
             "ILSVRC2012_val_00000001.JPEG, or a file of labels with a line for each. "
             f"Received: none for {few(missing)} in {source!r}"
         )
@@ -132,7 +132,7 @@ def _validation_classes(paths, names) -> list[int | None]:
         raise ValueError(
             "Expected a network of ImageNet's classes for images with the names of "
             f"ILSVRC2012. Received: a network of {len(names)} classes: {few(names)}; "
-            "give a file of labels, or put the images into class folders"
+            "give a file of labels, or make an image folder"
         )
     with VALIDATION_LABELS.open("rb") as file, np.load(file) as data:
         labels = data["labels"].tolist()

@@ -33,7 +33,7 @@ from resnext_keras.training.transforms.crops import (
 )
 from resnext_keras.training.transforms.mixup import mix
 
-# Parts of the seeds, so that no two purposes draw the same.
+# Part of each seed: order, images, mixing and replacements draw independently.
 ORDER, IMAGE, MIX, REPLACEMENT = range(4)
 
 
