@@ -59,11 +59,13 @@ class SGD(keras.optimizers.SGD):
         optimizer.exclude_from_weight_decay(var_names=names)
         return optimizer
 
+    # Private, but nothing public gives Keras' updates another learning rate.
     def _get_current_learning_rate(self):
         if isinstance(self._learning_rate, LearningRateSchedule):
             return self._learning_rate(self.iterations)
         return super()._get_current_learning_rate()
 
+    # Private, but nothing public takes the decay out of Keras' `apply`.
     def _apply_weight_decay(self, variables):
         """Does nothing; `update_step` decays the weights."""
 
@@ -71,6 +73,8 @@ class SGD(keras.optimizers.SGD):
         """Updates one variable of any backend."""
         learning_rate = ops.cast(learning_rate, variable.dtype)
         gradient = ops.cast(gradient, variable.dtype)
+        # Private, but Keras' own optimizers too find exclusions and buffers only by
+        # `_use_weight_decay` and `_get_variable_index`.
         if self.weight_decay and self._use_weight_decay(variable):
             with _after(gradient):
                 decayed = ops.multiply(variable, self.weight_decay)
