@@ -3,7 +3,6 @@
 import contextlib
 import csv
 import dataclasses
-import errno
 import functools
 import os
 import time
@@ -30,7 +29,7 @@ from resnext_keras.images.listing import SUFFIXES as IMAGES
 from resnext_keras.images.listing import list_images, readable
 from resnext_keras.inference.engines import check_installed
 from resnext_keras.inference.predictor import check_engine
-from resnext_keras.io import exclusive_lock, output_file
+from resnext_keras.io import exclusive_lock, explained_full_disk, output_file
 from resnext_keras.models.specs import ResNeXtSpec
 from resnext_keras.progress import Progress
 from resnext_keras.weights.checkpoint import Checkpoint, resolve
@@ -167,7 +166,8 @@ def extract(
             options = {"dtype": dtype, "engine": plan.engine, "batch_size": batch_size}
             load = (model, weights), options
             read = stack.enter_context(ray_reader(load, batch_size, folders, workers))
-        stack.enter_context(_full_disk(output, chunks))
+        kept = f"the finished chunks are in {chunks.folder.name!r}"
+        stack.enter_context(explained_full_disk(output, kept))
         earlier = None
         if update is not None:
             earlier = EarlierRows(output)
@@ -294,21 +294,6 @@ def _finished(output: Path, plan: Plan) -> Extraction:
             f"to start again. Received: no file {str(errors)!r}"
         ) from None
     return Extraction(output, errors, count_rows(output), skipped, 0, 0.0)
-
-
-@contextlib.contextmanager
-def _full_disk(output: Path, chunks: Chunks) -> Iterator[None]:
-    """Context manager: explains in the error of a full disk how to continue."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise OSError(
-            f"No space left on the disk of {readable(output)!r}. Make room, "
-            "then continue with resume=True: the finished chunks are in "
-            f"{chunks.folder.name!r}."
-        ) from error
 
 
 def _write_chunks(chunks: Chunks, batches: Iterator[Batch], first: int) -> int:

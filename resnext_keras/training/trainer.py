@@ -529,8 +529,7 @@ def _finish(run: Run, export: bool, tensorboard: bool) -> TrainingResult:
         export_saved_model(
             classifier.model,
             run.folder / EXPORT,
-            preprocessing=classifier.preprocessing,
-            class_names=classifier.class_names,
+            weights=run.folder,
             overwrite=True,
         )
     files = {name: run.folder / name for name in names}

@@ -120,7 +120,7 @@ def test_a_missing_package_is_named_before_anything_is_built(monkeypatch):
     ("arguments", "message"),
     [
         (["resnet50"], "Did you mean resnext50_32x4d"),
-        (["nothing"], "`resnext-keras weights list` gives the names"),
+        (["nothing"], "`resnext-keras weights list`"),
         (["digits", "empty"], "images or folders with images. Received: 'empty'"),
         (["digits", "--format", "litert-int8"], "Expected images to calibrate int8"),
         (["digits", "--int8-io"], "Expected `formats` with litert-int8 for --int8-io"),

@@ -126,6 +126,8 @@ def test_the_folder_has_every_promised_file(trained, data):
     answer = served["serving_default"](image_bytes=tf.constant([image]))
     names = {name.decode() for name in answer["classes"].numpy()[0]}
     assert names == set(CLASSES)
+    card = json.loads((folder / "saved_model/1/assets/model.json").read_text())
+    assert (card["weights"], card["licence"]) == ("first.run", None)
 
 
 def test_a_run_is_exported_beside_it_in_all_formats_with_its_own_images(

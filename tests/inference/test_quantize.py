@@ -337,7 +337,7 @@ def test_the_command_writes_a_file_and_prints_a_comparison(folder, tmp_path):
     ("arguments", "message"),
     [
         (["resnet50", "."], "Did you mean resnext50_32x4d"),
-        (["nothing", "."], "`resnext-keras weights list` gives the names"),
+        (["nothing", "."], "`resnext-keras weights list`"),
         (["digits", "."], "images or folders with images. Received: '.'"),
         (["digits", "absent.png"], "None of the images can be read"),
         (["digits", ".", "-o", "x.bin"], "ends in .onnx"),

@@ -15,7 +15,7 @@ from run_data import image_folder
 
 from resnext_keras import Preprocessing, ResNeXt
 from resnext_keras.models.specs import get_spec
-from resnext_keras.weights.checkpoint import BEST, RUN, Checkpoint
+from resnext_keras.weights.checkpoint import BEST, RUN, Checkpoint, resolve
 
 pytestmark = pytest.mark.tensorflow  # as SavedModel and training are
 
@@ -103,3 +103,6 @@ def test_each_command_resolves_opens_and_verifies_once(
     assert calls == collections.Counter(
         {"Checkpoint": 1, "run": 1, "file_hash": hashed, "open": 1 + hashed}
     )  # the hash opens the file too
+    if (command, form) == ("finetune", "set"):
+        licence = json.loads((tmp_path / "finetuned" / RUN).read_text())["licence"]
+        assert licence == resolve(tmp_path / "finetuned").licence == "Apache-2.0"
