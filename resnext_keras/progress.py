@@ -61,18 +61,21 @@ class Progress:
         self._bar.close()
 
     def update(self, count: int = 1) -> None:
-        """Counts items that are done."""
+        """Counts items that are done, if any."""
+        if not count:
+            return
         self._bar.update(count)
         self._done += count
         now = time.monotonic()
         if self._first is None:  # the rate is without the start, such as compiling
             self._first = now, self._done
             return
+        begin, before = self._first
         waited, share = now - self._last[0], (self._done - self._last[1]) / self._total
         is_due = waited >= SECONDS or (waited >= LEAST and share >= SHARE)
-        if self._bar.disable and is_due:
+        # The images of a batch are counted at once, in no time that gives a rate.
+        if self._bar.disable and is_due and now - begin >= LEAST:
             self._last = now, self._done
-            begin, before = self._first
             rate = (self._done - before) / (now - begin)
             left = tqdm.format_interval((self._total - self._done) / rate)
             self._log(

@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import io
 import logging
 import os
 import pty
@@ -80,14 +81,21 @@ def test_training_prints_lines_within_epochs_if_asked(tmp_path, monkeypatch, cap
     assert "Epoch" not in capsys.readouterr().out
 
 
-def test_lines_are_ten_seconds_or_a_tenth_of_the_work_apart(monkeypatch):
-    now, lines = [0.0], []
+@pytest.fixture
+def now(monkeypatch):
+    """The time in seconds, which the test sets."""
+    now = [0.0]
     fake = types.SimpleNamespace(monotonic=lambda: now[0])
     monkeypatch.setattr(progress, "time", fake)
+    return now
+
+
+def test_lines_are_ten_seconds_or_a_tenth_of_the_work_and_two_seconds_apart(now):
+    lines = []
     for total, per_second, expected in (
         (2000, 2, range(10, 1001, 10)),
         (90, 3, range(3, 31, 3)),
-        (900, 1000, []),
+        (900, 100, range(3, 10, 2)),
     ):
         now[0], seconds = 0, []
         with Progress("reading", total, log=lines.append) as shown:
@@ -97,6 +105,49 @@ def test_lines_are_ten_seconds_or_a_tenth_of_the_work_apart(monkeypatch):
                 seconds += [second] * (len(lines) - before)
         assert seconds == [*expected]
     assert lines[1] == "reading: 40 of 2,000 images, 2.0 a second, 16:20 left"
+
+
+def test_the_rate_leaves_out_the_time_until_the_first_images(now):
+    lines = []
+    with Progress("reading", 100, log=lines.append) as shown:
+        for seconds, count in ((60, 10), (70, 20)):
+            now[0] = float(seconds)
+            shown.update(count)
+    assert lines == ["reading: 30 of 100 images, 2.0 a second, 00:35 left"]
+
+
+def test_images_that_are_counted_at_once_give_the_rate_of_their_batches(now):
+    lines = []
+    with Progress("reading", 100, log=lines.append) as shown:
+        for seconds in (5, 10):
+            now[0] = float(seconds)
+            for _ in range(20):
+                shown.update()
+    assert lines == ["reading: 21 of 100 images, 4.0 a second, 00:19 left"]
+
+
+def test_no_line_is_due_while_nothing_is_done(now):
+    lines = []
+    with Progress("calibrating", 1, log=lines.append) as shown:
+        for count in (1, 0):
+            now[0] += 60
+            shown.update(count)
+    assert lines == []
+
+
+def test_a_terminal_gets_a_bar_and_no_lines(now, monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    lines = []
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    with Progress("reading", 100, log=lines.append) as shown:
+        for _ in range(10):
+            now[0] += 60
+            shown.update(10)
+    assert lines == []
+    assert "reading" in sys.stderr.getvalue()
 
 
 def test_an_export_names_each_format_and_its_time(folder, lines, monkeypatch):
