@@ -67,6 +67,22 @@ def test_it_prints_figures_and_classes_and_writes_a_report(digits):
     assert "digits/4/empty.jpg" in page
 
 
+def test_the_ten_worst_classes_are_printed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    network = rk.ResNeXt("resnext11_8x4d", weights=None, classes=12)
+    network.save_weights("own.weights.h5")
+    for number in range(12):
+        Path("data", str(number)).mkdir(parents=True)
+        Image.new("L", (32, 32), 20 * number).save(Path("data", str(number), "a.png"))
+    command = ("evaluate", "data", "--weights", "own.weights.h5")
+    lines = run(*command, "--engine", "tensorflow").stdout.splitlines()
+    (first,) = (n for n, line in enumerate(lines) if line.startswith("class "))
+    last = lines.index("... 2 more classes; the report has all.")
+    recalls = [float(line.split()[2].rstrip("%")) for line in lines[first + 1 : last]]
+    assert len(recalls) == 10
+    assert recalls == sorted(recalls)
+
+
 def test_json_and_the_report_agree_for_a_file_of_labels(flat):
     _, labels = held_out_digits()
     Path("labels.csv").write_text(

@@ -5,12 +5,14 @@ import os
 import sys
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from command import error_of, run
 from PIL import Image
 
+import resnext_keras as rk
 from resnext_keras.classifier import load_classifier
 from resnext_keras.digits import as_network_sees, held_out_digits
 from resnext_keras.export import formats
@@ -87,6 +89,18 @@ def test_a_backbone_of_any_size_from_a_file_where_its_runtime_is_missing(monkeyp
     assert len(signatures["pyramid"](images=images)) == 3
     card = card_of("features/mine.backbone")
     assert (card["class_names"], card["weights"]) == (None, "mine")
+
+
+def test_the_difference_from_keras_is_a_share_of_the_largest_output(monkeypatch):
+    predict = rk.Predictor.__call__
+
+    def inexact(self, images):
+        outputs = predict(self, images)
+        return keras.tree.map_structure(lambda array: 1.01 * array, outputs)
+
+    monkeypatch.setattr(rk.Predictor, "__call__", inexact)
+    (exported,) = rk.export_model("digits", backbone=True).models.values()
+    assert exported.difference == pytest.approx(0.01, rel=1e-3)
 
 
 @pytest.mark.parity

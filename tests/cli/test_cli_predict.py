@@ -238,6 +238,15 @@ def test_samples_are_spread_over_all_folders(tmp_path, monkeypatch, read):
         assert read(str(tmp_path)) == chosen
 
 
+def test_more_than_128_samples_are_not_read(read):
+    os.mkdir("many")
+    for number in range(130):
+        open(f"many/{number:03}.png", "w").close()
+    files = read("many")
+    assert len(files) == 128
+    assert [os.path.basename(file) for file in files[-2:]] == ["127.png", "128.png"]
+
+
 def test_the_limit_of_pixels_is_the_users(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
     path = tmp_path / "image.png"
@@ -247,3 +256,5 @@ def test_the_limit_of_pixels_is_the_users(tmp_path, monkeypatch):
     assert "2,000 pixels, more than the limit of 1,998" in done.stderr
     assert "--max-pixels 2000" in done.stderr
     assert str(path) in run(*arguments, 2000).stdout
+    Image.new("RGB", (39, 51)).save(path)
+    assert str(path) in run(*arguments, 39 * 51).stdout

@@ -145,6 +145,8 @@ def test_a_run_is_exported_beside_it_in_all_formats_with_its_own_images(
         *("flowers", "flowers.export", "flowers.export.tflite"),
         "flowers.export.int8.tflite",
     }
+    # A path that is given may have another export.
+    assert "--overwrite" in error_of("export", "flowers", "-o", "flowers.export")
 
 
 def test_a_folder_named_as_a_weight_set_is_no_run(tmp_path, monkeypatch):

@@ -93,6 +93,7 @@ def test_a_run_has_not_the_name_of_published_weights(data, monkeypatch, name):
         (["--model", "tinier"], "Did you mean tiny?"),
         (["--class-weight", "Dark Rom=2"], "Did you mean Dark Room?"),
         (["--class-weight", "light=-1"], "a dict of positive numbers"),
+        (["--class-weight", "lights=on=2"], "a weight of 'lights=on'"),
     ],
 )
 def test_wrong_options_are_refused_before_anything_is_built(

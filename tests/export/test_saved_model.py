@@ -150,6 +150,18 @@ def test_the_model_card_has_classes_licence_and_preprocessing(exported):
     }
 
 
+def test_the_callers_facts_go_before_those_of_the_weights(reloaded, tmp_path):
+    model = build(classes=10)
+    reloaded(model, weights="digits", licence="MIT", preprocessing=READING)
+    card = json.loads((tmp_path / "model" / "1" / "assets" / "model.json").read_text())
+    assert card["weights"] == "resnext11_8x4d.digits"
+    assert card["licence"] == "MIT"
+    assert card["preprocessing"]["resize"] == READING.resize
+    assert card["class_names"] == list("0123456789")
+    shape = "(batch, height, width, 3)"
+    assert card["reading"][-1] == f"The model takes float32 of shape {shape}."
+
+
 def test_it_is_folded_and_runs_without_this_package_and_with_other_kernels(
     exported, loaded, images, tmp_path, relative_error
 ):

@@ -159,6 +159,13 @@ def test_other_channels_repeat_rgb_as_the_kernels_do(channels, data_format):
         np.testing.assert_allclose(tensor, expected, rtol=1e-5)
 
 
+def test_images_of_32_pixels_may_have_any_number_of_channels():
+    for shape in ((32, 32, 200), (2, 40, 33, 64)):
+        assert preprocess_input(np.zeros(shape)).shape == shape
+    with pytest.raises(ValueError, match=r"Received: x\.shape=\(31, 40, 64\)"):
+        preprocess_input(np.zeros((31, 40, 64)))
+
+
 def test_a_network_for_grey_images_sees_what_the_one_for_rgb_sees():
     digits, labels = held_out_digits()
     pixels = as_network_sees(digits, rk.weights_preprocessing("digits"))

@@ -4,6 +4,7 @@ import gc
 import logging
 import os
 import re
+import shutil
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
@@ -179,6 +180,14 @@ def test_an_exported_folder_is_taken(case, tmp_path):
     predict = Predictor(tmp_path / "exported", "tensorflow", batch_size=2)
     gc.collect()
     assert_same(predict(IMAGES), expected_of(model))
+
+
+def test_of_the_versions_in_a_folder_the_highest_is_taken(model, exported, tmp_path):
+    for version in ("9", "latest"):
+        (tmp_path / version).mkdir()
+        (tmp_path / version / "saved_model.pb").write_bytes(JUNK[1])
+    shutil.copytree(exported, tmp_path / "10")
+    assert_same(Predictor(tmp_path, "tensorflow")(IMAGES), expected_of(model))
 
 
 # Which of the installed engines is taken.

@@ -56,6 +56,8 @@ def test_importing_the_package_turns_them_on(program, setting, is_on, messages):
 
 
 EMPTY = """
+import os
+import keras
 import numpy as np
 import tensorflow as tf
 import resnext_keras as rk
@@ -90,6 +92,10 @@ for mode in ({}, {"run_eagerly": True}, {"jit_compile": True}):
     assert model.train_on_batch(empty, np.zeros(0, "int32")) == 0
 for a, b in zip(before, model.get_weights(), strict=True):
     np.testing.assert_array_equal(a, b)
+if os.environ["TF_ENABLE_ONEDNN_OPTS"] == "1":
+    keras.config.set_image_data_format("channels_first")
+    first = rk.ResNeXt(spec, weights=None, classes=3, input_shape=(3, 32, 48))
+    assert first(np.zeros((0, 3, 32, 48), "float32")).shape == (0, 3)
 """
 
 
