@@ -18,6 +18,7 @@ import numpy as np
 from resnext_keras import extras
 from resnext_keras.inference.errors import NetworkError, errors_in_one_line
 from resnext_keras.models.graph import all_layers, source_of
+from resnext_keras.models.runtime import without_empty_batches
 
 CARD_FILE = "model.json"
 """Name of the model card's file in a SavedModel's assets."""
@@ -272,7 +273,8 @@ def _tensorflow(source: ModelOrPath) -> Engine:
         function = tf.function(
             lambda images: source(images, training=False), input_signature=[spec]
         )
-        function.get_concrete_function()
+        with without_empty_batches():  # `Predictor` pads them
+            function.get_concrete_function()
 
     def run(images):
         outputs = function(tf.constant(images))

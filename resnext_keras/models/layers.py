@@ -7,6 +7,7 @@ from keras import layers
 from resnext_keras.models.runtime import (
     has_fast_kernels,
     is_exporting,
+    may_be_empty,
     on_accelerator,
 )
 
@@ -225,7 +226,8 @@ def _of_no_images(y, x, kernel, strides, padding, dilations, layout="channels_la
     TensorFlow 2.21). `MirroredStrategy` makes such batches where the last one has
     fewer images than there are devices.
     """
-    if x.shape[0] or not has_fast_kernels() or on_accelerator() or is_exporting():
+    is_repaired = has_fast_kernels() and not on_accelerator() and may_be_empty()
+    if x.shape[0] or not is_repaired:
         return y
     axes = (2, 3) if layout == "channels_first" else (1, 2)
     shape = [-1, kernel.shape[-1], kernel.shape[-1], kernel.shape[-1]]

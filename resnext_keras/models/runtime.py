@@ -5,10 +5,13 @@ kernels, and TensorFlow reads that switch when it is loaded. By default they are
 processors without AVX-512, where a training step then takes 1.5 times as long.
 """
 
+import contextlib
+import contextvars
 import logging
 import os
 import sys
 import traceback
+from collections.abc import Iterator
 
 VARIABLE = "TF_ENABLE_ONEDNN_OPTS"
 
@@ -106,3 +109,25 @@ def is_exporting() -> bool:
         str(frame.f_globals.get("__name__")).startswith(_EXPORTERS)
         for frame, _ in traceback.walk_stack(None)
     )
+
+
+_never_empty = contextvars.ContextVar("never_empty", default=False)
+
+
+@contextlib.contextmanager
+def without_empty_batches() -> Iterator[None]:
+    """Context manager: networks that are traced within it get no empty batch.
+
+    They need no repair of its shape, which keeps TensorFlow from fusing a convolution
+    with its bias and ReLU.
+    """
+    token = _never_empty.set(True)
+    try:
+        yield
+    finally:
+        _never_empty.reset(token)
+
+
+def may_be_empty() -> bool:
+    """Whether the network that is being called may get an empty batch."""
+    return not _never_empty.get() and not is_exporting()
