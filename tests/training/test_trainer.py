@@ -166,13 +166,13 @@ def test_frozen_stages_learn_in_the_second_phase_and_a_callback_may_end_a_phase(
 class Metrics(Stop):
     """Also sets the validation metrics."""
 
-    def __init__(self, accuracies, steps):
+    def __init__(self, accuracies, losses, steps):
         super().__init__(steps)
-        self.accuracies, self.epochs = accuracies, []
+        self.accuracies, self.losses, self.epochs = accuracies, losses, []
 
     def on_epoch_end(self, epoch, logs=None):
         self.epochs.append(epoch + 1)
-        logs |= {"val_accuracy": self.accuracies[epoch], "val_loss": 1.0}
+        logs |= {"val_accuracy": self.accuracies[epoch], "val_loss": self.losses[epoch]}
 
 
 @pytest.mark.parametrize("steps", [math.inf, 2 * STEPS + 1])
@@ -182,10 +182,11 @@ def test_a_phase_ends_early_at_the_same_epoch_however_often_it_is_resumed(
     folder = tmp_path / "run"
     options = OPTIONS | {"epochs": 15, "patience": 2, "resume": True}
     options["weights"] = random_weights(tmp_path, SMALLEST)
-    accuracies, epochs = (0.5, 0.6, 0.6, 0.4, 0.1, 0.2, 0.1, 0.2, 0.9), []
+    accuracies = (0.6, 0.6, 0.6, 0.4, 0.1, 0.2, 0.1, 0.2, 0.9)
+    losses, epochs = (1.2, 1.0, 1.1, 0.9, 1.0, 1.0, 1.0, 1.0, 0.5), []
     done = False
     while not done:
-        metrics = Metrics(accuracies, steps)
+        metrics = Metrics(accuracies, losses, steps)
         with contextlib.suppress(StopError):
             rk.finetune(data, folder, SMALLEST, **options, callbacks=metrics)
             done = True
