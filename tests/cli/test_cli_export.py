@@ -103,6 +103,17 @@ def test_the_difference_from_keras_is_a_share_of_the_largest_output(monkeypatch)
     assert exported.difference == pytest.approx(0.01, rel=1e-3)
 
 
+def test_all_formats_are_without_int8_where_there_are_no_images(monkeypatch):
+    for name in list(FORMATS):
+        if name.startswith(("onnx", "openvino")):  # which TensorFlow cannot write
+            monkeypatch.delitem(FORMATS, name)
+    monkeypatch.setattr(formats, "is_installed", lambda *_: False)
+    report = rk.export_model("digits", formats="all")
+    assert list(report.models) == ["saved_model", "litert", "litert-float16"]
+    assert report.skipped == ["litert-int8: it needs images to calibrate with"]
+    assert report.images is None
+
+
 @pytest.mark.parity
 @pytest.mark.filterwarnings("ignore")  # what the libraries say to each other
 def test_all_formats_at_once(images):

@@ -142,6 +142,27 @@ def test_class_names_make_a_classifier(reloaded):
     assert answer["classes"].shape == (1, 5)
 
 
+def test_sigmoids_give_all_classes_and_a_single_one_both(reloaded):
+    backbone, image = small_backbone(), tf.constant([SAMPLE_PHOTO.read_bytes()])
+
+    def answer(units, names):
+        # Each score is sigmoid(1).
+        options = {"kernel_initializer": "zeros", "bias_initializer": "ones"}
+        scores = layers.Dense(units, "sigmoid", **options)(backbone.output)
+        model = keras.Model(backbone.input, scores)
+        loaded = reloaded(model, class_names=names, top=2, overwrite=True)
+        found = loaded.signatures["serving_default"](image_bytes=image)
+        names = [name.decode() for name in found["classes"].numpy()[0]]
+        return names, found["scores"].numpy()[0]
+
+    names, scores = answer(7, list("abcdefg"))
+    assert names == list("abcdefg")
+    np.testing.assert_allclose(scores, [0.7310586] * 7, rtol=1e-5)
+    names, scores = answer(1, ["no", "yes"])
+    assert names == ["yes", "no"]
+    np.testing.assert_allclose(scores, [0.7310586, 0.2689414], rtol=1e-5)
+
+
 def test_several_heads_are_given_by_their_names(reloaded, relative_error):
     backbone = small_backbone()
     heads = [layers.Dense(n, name=f"head{n}")(backbone.output) for n in (2, 3)]
