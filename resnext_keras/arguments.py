@@ -38,10 +38,10 @@ def model_name(name) -> str:
     return name
 
 
-def few(names: Iterable, most: int = 3) -> str:
+def few(names: Iterable, most: int = 3, quoted: bool = True) -> str:
     """The first names and the number of the others, for a message."""
     names = list(names)
-    listed = ", ".join(map(repr, names[:most]))
+    listed = ", ".join(map(repr if quoted else str, names[:most]))
     return listed if len(names) <= most else f"{listed} and {len(names) - most} more"
 
 

@@ -281,7 +281,8 @@ def _check_tensors(
 
 def _counted(what: str, items: list[str]) -> str:
     # The names come from the file, and may be long.
-    return f"{len(items)} {what} ({few(f'{i:.100}' for i in items)}); " if items else ""
+    listed = few((f"{item:.100}" for item in items), quoted=False)
+    return f"{len(items)} {what} ({listed}); " if items else ""
 
 
 def save_weights(model, path: str | os.PathLike) -> None:

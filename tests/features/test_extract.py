@@ -191,7 +191,9 @@ def test_a_killed_run_continues_to_the_same_bytes(collection, whole, tmp_path):
     process = subprocess.Popen(
         [sys.executable, "-c", PROGRAM, collection, target],
         stderr=subprocess.DEVNULL,
-        env=dict(os.environ, PYTHONPATH=str(ROOT)),
+        # The tests import TensorFlow first, which leaves oneDNN off on some processors.
+        env=dict(os.environ, PYTHONPATH=str(ROOT))
+        | {"TF_ENABLE_ONEDNN_OPTS": str(int(has_onednn()))},
     )
     chunks = extraction.chunks_folder(target)
     deadline = time.monotonic() + 120
