@@ -113,9 +113,9 @@ def preprocess_input(x, data_format=None):
         `keras.config.floatx()`.
 
     Raises:
-        ValueError: `data_format` is unknown, or `x` is not 3D or 4D, or has other than
-            three channels, of which there are more than pixels on a side (up to 32):
-            then the axes are in another order.
+        ValueError: `data_format` is unknown; `x` is not 3D or 4D; or its shape is one
+            of the other data format: neither 3 channels, nor at least as many pixels as
+            channels (or 32 pixels) in height and width.
 
     Examples:
         >>> white = np.full((1, 32, 32, 3), 255, "uint8")
