@@ -12,7 +12,11 @@ WORDS = (
     (re.compile(r"`int8_io`"), "--int8-io"),
     (re.compile(r"\blist_models\(\)"), "`resnext-keras list`"),
     (re.compile(r"\blist_weights\(\)"), "`resnext-keras weights list`"),
-    (re.compile(r", or include_top=False|, or None for random weights"), ""),
+    (re.compile(r", or include_top=False"), ""),
+    (
+        re.compile(r"None for random weights (\(.*?\)), (a weight file .*? run)"),
+        r"\2 \1",
+    ),
     # An argument of Python may be an option or an argument of the command.
     (re.compile(r"\bReceived: (?:model|weights)="), "Received: "),
     (re.compile(r"\b(model|weights)='([^']*)'"), r"--\1 \2"),

@@ -17,6 +17,7 @@ from resnext_keras.inference.engines import (
     Engine,
     ModelOrPath,
     build_engine,
+    check_installed,
     check_shape,
     engines_for,
     is_installed,
@@ -99,7 +100,7 @@ class Predictor:
     ):
         check_engine(engine)
         batch_size = positive_integer("batch_size", batch_size)
-        source = _source(model_or_path)
+        source = _source(model_or_path, engine)
         self.engine, self._engine = _build(source, engine)
         self._fixed_size = self._engine.input_shape[0]
         self.batch_size = self._fixed_size or batch_size
@@ -139,7 +140,7 @@ class Predictor:
         return keras.tree.map_structure(lambda array: array[:rows], outputs)
 
 
-def _source(model_or_path) -> ModelOrPath:
+def _source(model_or_path, engine: str) -> ModelOrPath:
     """A folded model, or the path of an exported one."""
     model = model_or_path
     if isinstance(model_or_path, (str, os.PathLike)):
@@ -155,6 +156,7 @@ def _source(model_or_path) -> ModelOrPath:
                     raise ValueError("It is not a zip archive.")
                 model = keras.models.load_model(path, compile=False)
         else:
+            check_installed(engine)  # before weights are downloaded
             try:
                 model = load_classifier(weights=model_or_path).model
             except WeightsError as error:

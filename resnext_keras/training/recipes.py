@@ -4,7 +4,7 @@ import dataclasses
 import inspect
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -245,12 +245,17 @@ def list_recipes() -> list[Recipe]:
     return list(RECIPES.values())
 
 
-def field_meanings() -> dict[str, str]:
-    """What each field of a recipe means, from the docstring of `Recipe`."""
-    attributes = (inspect.getdoc(Recipe) or "").partition("Attributes:")[2]
-    attributes = attributes.partition("\n\n")[0]
-    entries = re.findall(r"^ {4}(\w+): (.+(?:\n {8}.+)*)", attributes, re.MULTILINE)
-    return {name: " ".join(text.split()) for name, text in entries}
+def field_meanings(documented: Callable = Recipe) -> dict[str, str]:
+    """The first paragraph on each argument or attribute in a docstring."""
+    text = inspect.getdoc(documented) or ""  # None with `python -OO`
+    text = text.partition("\nRaises:")[0]
+    found = re.findall(r"^ {4}(\w+): (.*(?:\n {8,}\S.*)*)", text, re.MULTILINE)
+    paragraphs = {name: " ".join(lines.split()) for name, lines in found}
+    return {
+        name: text.replace("`", "")
+        for name, text in paragraphs.items()
+        if not text.endswith(":")  # a list follows
+    }
 
 
 def get_recipe(name: str) -> Recipe:

@@ -1,10 +1,8 @@
 """The settings of a training run, all that is needed to repeat it."""
 
 import dataclasses
-import inspect
 import math
 import os
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -17,6 +15,7 @@ from resnext_keras.training.recipes import (
     FINETUNE_STAGES,
     Recipe,
     adjusted,
+    field_meanings,
 )
 from resnext_keras.weights.checkpoint import Checkpoint
 
@@ -155,12 +154,13 @@ def settings_tables(content: dict, train: Callable) -> list[SettingsTable]:
         )
     heads = [f"phase {number}" for number in range(1, len(recipes) + 1)]
     one, meaning = ["value"], ["meaning"]
-    of_recipe = _meanings(Recipe) | _meanings(Phase)
+    of_recipe = field_meanings(Recipe) | field_meanings(Phase)
+    reading = content["preprocessing"]
     tables = (
-        ("Run", one, [settings], _meanings(train)),
+        ("Run", one, [settings], field_meanings(train)),
         ("Recipe", heads if len(heads) > 1 else one, recipes, of_recipe),
-        ("Architecture", one, [spec], _meanings(ResNeXtSpec)),
-        ("Preprocessing", one, [content["preprocessing"]], _meanings(Preprocessing)),
+        ("Architecture", one, [spec], field_meanings(ResNeXtSpec)),
+        ("Preprocessing", one, [reading], field_meanings(Preprocessing)),
         ("Versions", one, [content["versions"]], {}),
     )
     return [
@@ -175,18 +175,6 @@ def settings_tables(content: dict, train: Callable) -> list[SettingsTable]:
         )
         for heading, values, columns, meanings in tables
     ]
-
-
-def _meanings(documented: Callable) -> dict[str, str]:
-    """The first paragraph of each argument or attribute in a docstring."""
-    text = inspect.getdoc(documented) or ""  # None with `python -OO`
-    found = re.findall(r"^    (\w+): (.*(?:\n {8,}\S.*)*)", text, re.MULTILINE)
-    paragraphs = {name: " ".join(lines.split()) for name, lines in found}
-    return {
-        name: text.replace("`", "")
-        for name, text in paragraphs.items()
-        if not text.endswith(":")  # a list follows
-    }
 
 
 def _text(value) -> str:

@@ -75,6 +75,12 @@ def nothing_installed(monkeypatch):
         monkeypatch.setitem(sys.modules, package, None)
 
 
+@pytest.mark.usefixtures("nothing_installed")
+def test_a_missing_engine_is_named_before_weights_are_downloaded():
+    with pytest.raises(ImportError, match=r"openvino.*resnext-keras\[fast\]"):
+        Predictor("resnext50_32x4d.tv2_in1k", "openvino")
+
+
 def expected_of(model, images=IMAGES):
     """What Keras gives, without `predict`: to build a graph takes longer."""
     return keras.tree.map_structure(np.asarray, model(images))
