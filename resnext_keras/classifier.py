@@ -61,7 +61,10 @@ class Classifier:
         Raises:
             ValueError: The network has no classifier, or `top` is out of range.
         """
-        scores = self.model.predict_on_batch(preprocess_input(to_data_format(images)))
+        images = preprocess_input(
+            to_data_format(images), preprocessing=self.preprocessing
+        )
+        scores = self.model.predict_on_batch(images)
         imagenet = self.class_names == class_names("imagenet")
         names = None if imagenet else self.class_names
         if not self.is_multi_label:

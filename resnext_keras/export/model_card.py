@@ -8,12 +8,7 @@ import keras
 
 from resnext_keras.images.labels import THRESHOLD, checked_names
 from resnext_keras.images.labels import class_names as packaged_names
-from resnext_keras.images.preprocessing import (
-    MEAN,
-    STD,
-    Preprocessing,
-    default_preprocessing,
-)
+from resnext_keras.images.preprocessing import Preprocessing, default_preprocessing
 from resnext_keras.models.data_format import channels_first
 from resnext_keras.models.graph import classifier_head, head_activation
 from resnext_keras.weights.checkpoint import (
@@ -66,7 +61,7 @@ class ModelCard:
         """The card for `json.dumps`, with instructions for reading images."""
         axes = "3, height, width" if channels_first() else "height, width, 3"
         return asdict(self) | {
-            "preprocessing": self.preprocessing.as_json() | {"mean": MEAN, "std": STD},
+            "preprocessing": self.preprocessing.as_json(),
             "reading": [step.format(axes=axes) for step in READING],
             # An image has each class, or the second of two, whose score reaches it.
             **({"threshold": THRESHOLD} if self.activation == "sigmoid" else {}),

@@ -78,6 +78,11 @@ def build_signatures(network: keras.Model, card: ModelCard, top: int):
         )
         return keras.tree.map_structure(lambda x: tf.cast(x, tf.float32), outputs)
 
+    def normalised(pixels):
+        pixels = tf.cast(pixels, tf.float32)
+        images = preprocess_input(pixels, "channels_last", card.preprocessing)
+        return tf.transpose(images, (0, 3, 1, 2)) if channels_first() else images
+
     def of_images(name):
         return tf.function(
             lambda images: run(images)[name], input_signature=run.input_signature
@@ -89,14 +94,14 @@ def build_signatures(network: keras.Model, card: ModelCard, top: int):
 
         @tf.function(input_signature=[spec])
         def call(pixels):
-            return run(_normalised(tf.ensure_shape(pixels, spec.shape)))[name]
+            return run(normalised(tf.ensure_shape(pixels, spec.shape)))[name]
 
         return call
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "image_bytes")])
     def of_files(image_bytes):
         pixels, valid = decode_images(image_bytes, card.preprocessing)
-        outputs = run(_normalised(pixels))
+        outputs = run(normalised(pixels))
         if card.class_names is None:
             results = outputs.get("features", outputs["predict"])
         else:
@@ -137,8 +142,3 @@ def _named(scores, names, top: int):
         "indices": best.indices,
         "scores": best.values,
     }
-
-
-def _normalised(pixels):
-    images = preprocess_input(tf.cast(pixels, tf.float32), "channels_last")
-    return tf.transpose(images, (0, 3, 1, 2)) if channels_first() else images

@@ -161,8 +161,11 @@ def explain(
 
     network = classifier.model
     layer = layer_with_maps(network, layer).name
-    pixels = resize_and_crop(rgb, classifier.preprocessing)
-    images = preprocess_input(to_data_format(pixels[np.newaxis]))
+    preprocessing = classifier.preprocessing
+    pixels = resize_and_crop(rgb, preprocessing)
+    images = preprocess_input(
+        to_data_format(pixels[np.newaxis]), preprocessing=preprocessing
+    )
     (scores,) = scores_by_class(
         np.asarray(network.predict_on_batch(images)), classifier.class_names
     )

@@ -57,7 +57,10 @@ class Extractor:
         Raises:
             ValueError: A feature is NaN or infinite.
         """
-        return self._features(preprocess_input(to_data_format(images)))
+        images = to_data_format(images)
+        return self._features(
+            preprocess_input(images, preprocessing=self.preprocessing)
+        )
 
     def read(
         self, paths: Iterable[bytes], threads: int | None = None

@@ -81,5 +81,7 @@ def _read(
         check_machine(error.__cause__, name, "continue with resume=True")
         return ImageFile(name, "", 0, 0, readable(error.reason)), None
     pixels = resize_and_crop(rgb, preprocessing)
-    image = preprocess_input(to_data_format(pixels[np.newaxis]))[0]
+    (image,) = preprocess_input(
+        to_data_format(pixels[np.newaxis]), preprocessing=preprocessing
+    )
     return ImageFile(name, digest.hexdigest(), *rgb.size, ""), image

@@ -11,6 +11,7 @@ import numpy as np
 
 from resnext_keras import extras
 from resnext_keras.features.loader import ImageFile
+from resnext_keras.images.preprocessing import Preprocessing
 
 optional = functools.partial(extras.optional, extra="features")
 
@@ -49,6 +50,10 @@ class Provenance:
     length: int
     dtype: str
     version: str
+
+    def __post_init__(self):  # earlier versions wrote fewer fields
+        fields = Preprocessing(**self.preprocessing).as_json()
+        object.__setattr__(self, "preprocessing", fields)
 
     @property
     def network(self) -> dict:

@@ -2,9 +2,12 @@
 
 Every published weight set expects RGB that is scaled to [0, 1] and normalised with
 ImageNet's mean and standard deviation (`mode="torch"` of keras.applications). Sets
-differ in how an image is resized and cropped before; that is a `Preprocessing`.
+differ in how an image is resized and cropped before, and weights that others have
+trained may have another mean and deviation; that is a `Preprocessing`.
 """
 
+import math
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
 import keras
@@ -27,7 +30,7 @@ INTERPOLATIONS = {
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How the images for a weight set are resized and cropped.
+    """How the images for a weight set are resized, cropped and normalised.
 
     Attributes:
         size: Height and width in pixels of the square that is cropped from the centre.
@@ -36,6 +39,8 @@ class Preprocessing:
             need `(8, 32)`, because their network was trained on images of 8 x 8 pixels
             and has never seen sharper edges.
         interpolation: `"bilinear"` or `"bicubic"`, both with antialiasing.
+        mean: Mean of red, green and blue, for values in [0, 1]. Default: ImageNet's.
+        std: Standard deviation of the three, likewise, above 0.
 
     Raises:
         ValueError: A value is outside what is described above.
@@ -48,6 +53,8 @@ class Preprocessing:
     size: int
     resize: int | tuple[int, ...]
     interpolation: str = "bilinear"
+    mean: tuple[float, float, float] = MEAN
+    std: tuple[float, float, float] = STD
 
     def __post_init__(self):
         # JSON does not take NumPy's integers, and gives lists for tuples.
@@ -65,6 +72,16 @@ class Preprocessing:
                 f"Expected `interpolation` to be one of {list(INTERPOLATIONS)}. "
                 f"Received: interpolation={self.interpolation!r}"
             )
+        for name, above in (("mean", -math.inf), ("std", 0)):
+            values = _three_numbers(name, getattr(self, name), above)
+            object.__setattr__(self, name, values)
+
+    def __repr__(self):
+        # Mean and deviation are nearly always the same.
+        names = ["size", "resize", "interpolation"]
+        names += ["mean", "std"] if (self.mean, self.std) != (MEAN, STD) else []
+        fields = (f"{name}={getattr(self, name)!r}" for name in names)
+        return f"Preprocessing({', '.join(fields)})"
 
     @property
     def short_sides(self) -> tuple[int, ...]:
@@ -73,8 +90,25 @@ class Preprocessing:
 
     def as_json(self) -> dict:
         """The fields as JSON types; `Preprocessing(**fields)` restores the object."""
-        resize = self.resize if isinstance(self.resize, int) else list(self.resize)
-        return asdict(self) | {"resize": resize}
+        fields = asdict(self).items()
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in fields}
+
+
+def _three_numbers(
+    name: str, values: Iterable[float], above: float
+) -> tuple[float, float, float]:
+    """The values as floats, or a `ValueError` unless they are three finite numbers."""
+    try:
+        red, green, blue = map(float, values)
+    except (TypeError, ValueError):
+        red = green = blue = math.nan
+    if not all(above < value < math.inf for value in (red, green, blue)):
+        positive = "" if above else "positive "
+        raise ValueError(
+            f"Expected `{name}` to be three {positive}numbers, for red, green and "
+            f"blue. Received: {name}={values!r}"
+        )
+    return red, green, blue
 
 
 IMAGENET = Preprocessing(size=224, resize=256)
@@ -88,7 +122,7 @@ def default_preprocessing(size: int | None) -> Preprocessing:
     return Preprocessing(size=size, resize=size)
 
 
-def preprocess_input(x, data_format=None):
+def preprocess_input(x, data_format=None, preprocessing=IMAGENET):
     """Scales RGB to [0, 1], then normalises with ImageNet's mean and deviation.
 
     For a network with another number of input channels, each channel is normalised as
@@ -106,6 +140,7 @@ def preprocess_input(x, data_format=None):
             array.
         data_format: `"channels_last"` or `"channels_first"`; None for
             `keras.config.image_data_format()`.
+        preprocessing: The `Preprocessing` of weights with another mean and deviation.
 
     Returns:
         `(x / 255 - mean) / std` in the shape of `x`: a NumPy array for an array, a
@@ -146,7 +181,7 @@ def preprocess_input(x, data_format=None):
     # A dimension of a symbolic tensor may be None, not known yet.
     mean, std = (
         np.reshape(values, (-1,) + (1,) * (-1 - axis))
-        for values in _statistics(shape[axis] or 3)
+        for values in _statistics(preprocessing, shape[axis] or 3)
     )
     if isinstance(x, np.ndarray):
         x = x.astype(dtype)  # a copy
@@ -174,9 +209,11 @@ def _has_channels(shape: tuple[int | None, ...], axis: int) -> bool:
     return channels > 0 and all(side >= min(channels, 32) for side in known)
 
 
-def _statistics(channels: int) -> tuple[np.ndarray, np.ndarray]:
+def _statistics(
+    preprocessing: Preprocessing, channels: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Mean and deviation of each channel, for values in [0, 1]."""
-    mean, std = np.array(MEAN), np.array(STD)
+    mean, std = np.array(preprocessing.mean), np.array(preprocessing.std)
     if channels == 1:
         one = 1 / np.mean(1 / std, keepdims=True)
         return one * np.mean(mean / std), one

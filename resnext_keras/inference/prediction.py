@@ -177,4 +177,5 @@ def sample_images(
             skipped.append(str(error))
     if not images:
         raise ValueError(f"None of the images can be read. {skipped[-1]}")
-    return preprocess_input(to_data_format(np.stack(images))), skipped
+    pixels = to_data_format(np.stack(images))
+    return preprocess_input(pixels, preprocessing=preprocessing), skipped

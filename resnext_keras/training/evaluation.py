@@ -261,8 +261,9 @@ def evaluate_images(
                 if number not in read
             ]
             if read:
-                pixels = preprocess_input(to_data_format(np.stack(list(read.values()))))
+                pixels = to_data_format(np.stack(list(read.values())))
                 labels = dataset.labels[list(read)]
+                pixels = preprocess_input(pixels, preprocessing=preprocessing)
                 scores = np.asarray(predict(pixels))
                 scores = scores_by_class(scores, classifier.class_names)
                 numbers += read

@@ -4,7 +4,7 @@ import contextlib
 
 import keras
 
-from resnext_keras.images.preprocessing import Preprocessing, preprocess_input
+from resnext_keras.images.preprocessing import IMAGENET, Preprocessing, preprocess_input
 from resnext_keras.models.data_format import channels_first, image_shape
 from resnext_keras.models.resnext import ResNeXt
 from resnext_keras.models.variables import variable_shapes
@@ -35,11 +35,14 @@ def build_network(
     return network
 
 
-def with_preprocessing(network: keras.Model) -> keras.Model:
+def with_preprocessing(
+    network: keras.Model, preprocessing: Preprocessing = IMAGENET
+) -> keras.Model:
     """Puts `preprocess_input` before a network, so that the device gets uint8 pixels.
 
     Args:
         network: A model from preprocessed images to logits.
+        preprocessing: For its mean and deviation.
 
     Returns:
         A model with the same weights, from uint8 (batch, H, W, 3) to float32 logits,
@@ -47,7 +50,7 @@ def with_preprocessing(network: keras.Model) -> keras.Model:
         logit of the first is 0: their softmax is this sigmoid.
     """
     pixels = keras.Input((None, None, 3), dtype="uint8", name="pixels")
-    images = preprocess_input(pixels, "channels_last")
+    images = preprocess_input(pixels, "channels_last", preprocessing)
     if channels_first():
         images = keras.ops.transpose(images, (0, 3, 1, 2))
     logits = keras.ops.cast(network(images), "float32")

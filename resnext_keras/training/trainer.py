@@ -399,7 +399,7 @@ def _train(run: Run, callbacks, seconds: float, verbose: int | str) -> None:
     with devices.scope(), dtype_policy(settings.precision):
         network = build_network(settings, run.training.outputs, run.preprocessing)
     with devices.scope():
-        model = with_preprocessing(network)
+        model = with_preprocessing(network, run.preprocessing)
     progress = read_progress(run.folder / CHECKPOINT)
     devices.check_progress(progress["phase"], progress["step"])
     callbacks = [UnreadableImages(run.unreadable), *callbacks]

@@ -6,7 +6,7 @@ import json
 import os
 import weakref
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 from resnext_keras.arguments import did_you_mean, few
@@ -335,10 +335,9 @@ def _from_run(folder: Path) -> Checkpoint:
     try:
         content = json.loads((folder / RUN).read_text(encoding="utf-8"))
         spec = ResNeXtSpec(**content["settings"]["spec"])
-        fields = content["preprocessing"]
-        preprocessing = Preprocessing(
-            fields["size"], fields["resize"], fields["interpolation"]
-        )
+        reading = content["preprocessing"]
+        known = [field.name for field in fields(Preprocessing) if field.name in reading]
+        preprocessing = Preprocessing(**{name: reading[name] for name in known})
         names = tuple(content["class_names"])
         # Earlier versions had none of these.
         outputs = content.get("outputs", len(names))

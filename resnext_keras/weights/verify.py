@@ -81,4 +81,6 @@ def photo_batch(checkpoint: Checkpoint) -> np.ndarray:
     """The bundled photo, read and preprocessed for weights, (1, size, size, 3)."""
     with resources.as_file(SAMPLE_PHOTO) as photo:
         image = read_image(photo, checkpoint.preprocessing)
-    return preprocess_input(image[np.newaxis], "channels_last")
+    return preprocess_input(
+        image[np.newaxis], "channels_last", checkpoint.preprocessing
+    )

@@ -1,5 +1,6 @@
 """preprocess_input gives what keras.applications gives; Preprocessing is checked."""
 
+import json
 import re
 
 import keras
@@ -205,3 +206,31 @@ def test_the_first_generation_was_evaluated_at_224_from_256():
 def test_an_impossible_preprocessing_is_refused(values):
     with pytest.raises(ValueError, match=r"Expected .* Received: "):
         Preprocessing(**values)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"mean": (0.5, 0.5)},
+        {"mean": "0.5"},
+        {"std": (0, 1, 1)},
+        {"std": (1, 1, np.nan)},
+    ],
+)
+def test_mean_and_deviation_are_three_numbers(values):
+    with pytest.raises(ValueError, match=r"Expected `(mean|std)` .* Received: "):
+        Preprocessing(224, 256, **values)
+
+
+@pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
+def test_weights_may_have_a_mean_and_deviation_of_their_own(data_format):
+    mean, std = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
+    x = pixels()
+    wanted = (x / 255 - np.array(mean)) / np.array(std)
+    if data_format == "channels_first":
+        x, wanted = (np.moveaxis(array, -1, 1) for array in (x, wanted))
+    reading = Preprocessing(224, 256, mean=mean, std=list(std))
+    for images in (x, keras.ops.convert_to_tensor(x)):
+        got = preprocess_input(images, data_format, reading)
+        np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-5)
+    assert Preprocessing(**json.loads(json.dumps(reading.as_json()))) == reading

@@ -11,14 +11,14 @@ from helpers import SMALL
 from image_files import encoded, written_formats
 from PIL import Image
 
-from resnext_keras.images.preprocessing import Preprocessing
+from resnext_keras.images.preprocessing import IMAGENET, Preprocessing
 from resnext_keras.images.read import read_image
 from resnext_keras.training.data.dataset import ImageDataset, Unreadable
 from resnext_keras.training.data.pipeline import TrainingBatches, ValidationBatches
 from resnext_keras.training.recipes import Recipe, get_recipe
 from resnext_keras.training.transforms.crops import (
     CROP_RATIOS,
-    MEAN_COLOUR,
+    mean_colour,
     random_box,
     random_resized_crop,
 )
@@ -152,7 +152,7 @@ def test_a_padded_crop_is_the_image_moved_by_up_to_an_eighth():
     ((images, _),) = batches(dataset, recipe, 1, Preprocessing(16, 16))
     padded = np.pad(image, [(2, 2), (2, 2), (0, 0)], constant_values=0)
     inner = np.pad(np.ones((size, size, 1), bool), [(2, 2), (2, 2), (0, 0)])
-    padded = np.where(inner, padded, np.uint8(MEAN_COLOUR))
+    padded = np.where(inner, padded, np.uint8(mean_colour(IMAGENET)))
     windows = {
         padded[y : y + size, x : x + size].tobytes() for y in range(5) for x in range(5)
     }

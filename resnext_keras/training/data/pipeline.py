@@ -28,6 +28,7 @@ from resnext_keras.training.transforms.augment import (
 )
 from resnext_keras.training.transforms.crops import (
     center_crop,
+    mean_colour,
     pad_crop,
     random_resized_crop,
 )
@@ -183,7 +184,8 @@ class TrainingBatches(_Batches):
             image = flip(image, rng)
         image = AUGMENTATIONS[self.recipe.augment](image, rng)
         if self.recipe.random_erase:
-            image = random_erase(image, self.recipe.random_erase, rng)
+            colour = mean_colour(self.preprocessing)
+            image = random_erase(image, self.recipe.random_erase, colour, rng)
         return np.asarray(image), index
 
     def _crop(self, rgb, rng):

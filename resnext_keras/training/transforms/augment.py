@@ -12,7 +12,7 @@ import math
 import numpy as np
 from PIL import Image, ImageOps
 
-from resnext_keras.training.transforms.crops import MEAN_COLOUR, random_box
+from resnext_keras.training.transforms.crops import random_box
 from resnext_keras.training.transforms.operations import OPERATIONS, transformed
 
 BINS = 31  # number of magnitudes, as in torchvision
@@ -70,13 +70,17 @@ def flip(image: Image.Image, rng: np.random.Generator) -> Image.Image:
 
 
 def random_erase(
-    image: Image.Image, share: float, rng: np.random.Generator
+    image: Image.Image,
+    share: float,
+    colour: tuple[int, int, int],
+    rng: np.random.Generator,
 ) -> Image.Image:
-    """Fills a part of some images with ImageNet's mean colour.
+    """Fills a part of some images with a colour.
 
     Args:
         image: One image.
         share: Share of the images that are changed, 0 to 1.
+        colour: RGB, 0 to 255, from `mean_colour`.
         rng: Generator of random numbers.
 
     Source: Zhong et al., "Random Erasing Data Augmentation", AAAI 2020, as
@@ -85,5 +89,5 @@ def random_erase(
     is_erased = rng.random() < share
     if is_erased and (box := random_box(*image.size, ERASED_AREAS, ERASED_RATIOS, rng)):
         image = image.copy()
-        image.paste(MEAN_COLOUR, box)
+        image.paste(colour, box)
     return image

@@ -6,11 +6,8 @@ import math
 import numpy as np
 from PIL import Image
 
-from resnext_keras.images.preprocessing import INTERPOLATIONS, MEAN, Preprocessing
+from resnext_keras.images.preprocessing import INTERPOLATIONS, Preprocessing
 from resnext_keras.images.read import resize_and_crop
-
-MEAN_COLOUR = tuple(round(255 * mean) for mean in MEAN)
-"""The colour that `preprocess_input` maps to nearly zero, the value of padding."""
 
 TRIES = 10  # as torchvision's
 CROP_RATIOS = (3 / 4, 4 / 3)
@@ -39,10 +36,15 @@ def pad_crop(
     ResNeXt's Torch code pads after normalising.
     """
     padding = size // 8
-    padded = Image.new("RGB", (size, size), MEAN_COLOUR)
+    padded = Image.new("RGB", (size, size), mean_colour(preprocessing))
     left, top = rng.integers(-padding, padding, 2, endpoint=True).tolist()
     padded.paste(center_crop(rgb, preprocessing, size), (left, top))
     return padded
+
+
+def mean_colour(preprocessing: Preprocessing) -> tuple[int, int, int]:
+    """The colour that `preprocess_input` maps to nearly zero, the value of padding."""
+    return tuple(round(255 * mean) for mean in preprocessing.mean)
 
 
 def random_resized_crop(
