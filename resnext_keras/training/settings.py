@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -111,8 +110,7 @@ class Settings:
         """The settings as JSON holds them."""
         settings = dataclasses.asdict(dataclasses.replace(self, weights=None))
         if self.weights is not None:
-            name, is_set = self.weights.name, self.weights.weight_set is not None
-            settings["weights"] = name if is_set else os.path.abspath(name)
+            settings["weights"] = self.weights.absolute_name
         return settings
 
     def step_size(self, phase: Phase) -> int:

@@ -15,6 +15,7 @@ from resnext_keras.images.listing import readable
 from resnext_keras.images.preprocessing import Preprocessing, default_preprocessing
 from resnext_keras.models.specs import ARCHITECTURES, ResNeXtSpec, get_spec
 from resnext_keras.models.variables import Shapes, variable_shapes
+from resnext_keras.weights.hub import HUB, WEIGHTS, HubModel, hub_model
 from resnext_keras.weights.loading import (
     HEAD,
     HINTS,
@@ -33,12 +34,20 @@ from resnext_keras.weights.registry import (
     sets_of,
 )
 from resnext_keras.weights.tensors import LazyTensors, WeightsError
+from resnext_keras.weights.timm_config import (
+    CONFIG,
+    is_timm_config,
+    read_timm_config,
+)
 
 RUN, BEST = "run.json", "best.weights.h5"
 """The two files by which the folder of a training run is recognised."""
 
 IMAGES = "images.csv"
 """The images of a training run: name, split and class of each."""
+
+TIMM_FILES = (WEIGHTS, "pytorch_model.bin")
+"""Weight files of timm and transformers, beside their `config.json`."""
 
 DEFAULT_MODEL = "resnext50_32x4d"
 
@@ -54,7 +63,7 @@ class _WeightFile:
     architecture, until they have been read or this object is collected.
     """
 
-    def __init__(self, source: Path | WeightSet, remedy: str = ""):
+    def __init__(self, source: Path | WeightSet | HubModel, remedy: str = ""):
         self._source = source
         self._remedy = remedy
         self._path = source if isinstance(source, Path) else None
@@ -65,7 +74,9 @@ class _WeightFile:
         return type(self), (self._source, self._remedy)
 
     def fetch(self) -> Path:
-        if self._path is None:
+        if self._path is None and isinstance(self._source, HubModel):
+            self._path = self._source.fetch()
+        elif self._path is None:
             from resnext_keras.weights.download import fetch  # loads pooch
 
             try:
@@ -98,8 +109,8 @@ class Checkpoint:
         preprocessing: How images are read for the weights.
         class_names: Name of each class; empty without a classifier. With one output,
             it is the probability of the second of two classes.
-        name: For messages and metadata: full name of the weight set,
-            path of the file, or folder of the training run.
+        name: For messages and metadata: full name of the weight set, path of the file,
+            folder of the training run or of timm's files, or address on the hub.
         licence: SPDX identifier; None where it is not known.
         channels: Number of input channels.
         activation: Activation of the classifier, `"softmax"`, or `"sigmoid"` for a
@@ -133,10 +144,16 @@ class Checkpoint:
         return self.activation == "sigmoid" and (self.classes or 0) > 1
 
     @property
+    def absolute_name(self) -> str:
+        """The name, which means the same in another working folder."""
+        is_path = self.weight_set is None and not self.name.startswith(HUB)
+        return os.path.abspath(self.name) if is_path else self.name
+
+    @property
     def run_folder(self) -> Path | None:
-        """The folder of the training run; None for weight sets and files."""
+        """The folder of the training run; None for other weights."""
         # An export of a weight set may be a folder with its name.
-        is_run = self.weight_set is None and os.path.isdir(self.name)
+        is_run = self.weight_set is None and _best_weights(Path(self.name))
         return Path(self.name) if is_run else None
 
     def check_rgb(self) -> None:
@@ -213,6 +230,10 @@ def resolve(
             - An architecture, for its default set.
             - The path of a weight file.
             - The folder of a training run, for its best weights.
+            - A folder with the `config.json` and `model.safetensors` of timm or of
+              transformers, or the weight file in such a folder.
+            - `"hf://OWNER/NAME"`, such a repository on the Hugging Face hub; also
+              `"hf://OWNER/NAME@REVISION"`. Its `config.json` is downloaded here.
             - A `Checkpoint`, which is returned.
             - None for the default set of `model`, or for the bundled digits if `model`
               is their architecture.
@@ -246,11 +267,17 @@ def resolve(
         if spec is None:
             spec, remedy = get_spec(DEFAULT_MODEL), WITHOUT_DOWNLOAD
         weights = BUNDLED.name if spec.name == BUNDLED.architecture else "imagenet"
+    if isinstance(weights, str) and weights.startswith(HUB):
+        source = hub_model(weights)
+        config = source.fetch(CONFIG)
+        return _of_spec(_from_timm(config, weights, source), spec)
     source = _find(weights, spec and spec.name)
     if isinstance(source, WeightSet):
         checkpoint = _from_set(source, remedy)
     elif source == _best_weights(source.parent):
         checkpoint = _from_run(source.parent)
+    elif source.name in TIMM_FILES and is_timm_config(source.with_name(CONFIG)):
+        checkpoint = _from_timm(source.with_name(CONFIG), os.fspath(weights), source)
     else:
         return _from_file(source, spec)
     return _of_spec(checkpoint, spec)
@@ -360,6 +387,10 @@ def _from_run(folder: Path) -> Checkpoint:
     )
 
 
+def _from_timm(config: Path, name: str, source: Path | HubModel) -> Checkpoint:
+    return Checkpoint(name=name, _file=_WeightFile(source), **read_timm_config(config))
+
+
 def _from_file(path: Path, spec: ResNeXtSpec | None) -> Checkpoint:
     file = _WeightFile(path)
     try:
@@ -459,20 +490,29 @@ def _find(weights: str | os.PathLike, architecture: str | None) -> WeightSet | P
 
 
 def _path_of(weights: str | os.PathLike) -> Path | None:
-    """The path of a weight file, or of the best weights in the folder of a run."""
+    """The path of a weight file, or of that in the folder of a run or of timm."""
     path = Path(os.path.expanduser(weights))
-    return path if os.path.isfile(path) else _best_weights(path)
+    files = path, path / TIMM_FILES[0]
+    return _best_weights(path) or next(filter(os.path.isfile, files), None)
 
 
 def _no_such_file(weights: str | os.PathLike, path: Path) -> WeightsError:
     found = "no such file"
+    hint = ""
     if os.path.isdir(path):
-        found = f"a folder without {BEST} and {RUN} of a training run"
+        found = (
+            f"a folder without {BEST} and {RUN} of a training run, and without timm's "
+            f"{TIMM_FILES[0]}"
+        )
+        pickled = [name for name in TIMM_FILES[1:] if os.path.isfile(path / name)]
+        if pickled:
+            hint = f" To read {pickled[0]}, which is a pickle, give its path."
     files = []
     with contextlib.suppress(OSError, ValueError):
         files = [f.name for f in path.parent.iterdir() if f.suffix.lower() in READERS]
     return WeightsError(
-        f"Expected a weight file, found {found}.{did_you_mean(path.name, files)} "
+        f"Expected a weight file, found {found}."
+        f"{hint or did_you_mean(path.name, files)} "
         f"Received: weights={os.fspath(weights)!r}"
     )
 

@@ -60,6 +60,11 @@ def cache_folder() -> Path:
         ) from error
 
 
+def downloads_forbidden() -> bool:
+    """Whether `RESNEXT_KERAS_OFFLINE` is set."""
+    return os.environ.get("RESNEXT_KERAS_OFFLINE", "").lower() not in NO
+
+
 def local_path(weight_set: WeightSet) -> Path | None:
     """The path of a weight set's file on this machine; None if it is not here.
 
@@ -139,12 +144,11 @@ def _download(weight_set: WeightSet) -> Path:
     path = cache_folder() / weight_set.file
     url = _url(weight_set)
     by_hand = f"Put {path.name} from {weight_set.url} into {path.parent} by hand."
-    offline = os.environ.get("RESNEXT_KERAS_OFFLINE", "")
-    if offline.lower() not in NO:
+    if downloads_forbidden():
         raise WeightsError(
             f"Expected the weights {weight_set.name} in {path}, since downloads are "
             f"forbidden; found no such file. {by_hand} "
-            f"Received: RESNEXT_KERAS_OFFLINE={offline!r}"
+            f"Received: RESNEXT_KERAS_OFFLINE={os.environ['RESNEXT_KERAS_OFFLINE']!r}"
         )
     # In a subfolder of the cache, so that moving the file to its place is atomic.
     part = path.parent / ".downloads" / path.name

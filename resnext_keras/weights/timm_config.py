@@ -1,0 +1,278 @@
+"""The `config.json` that timm writes beside `model.safetensors` for the hub.
+
+Source: `timm.models._hub`; `timm.data.resolve_data_config` has the defaults.
+"""
+
+import json
+import logging
+import math
+import re
+from dataclasses import replace
+from pathlib import Path
+
+from resnext_keras.images.labels import class_names, wordnet_ids
+from resnext_keras.images.preprocessing import MEAN, STD, Preprocessing
+from resnext_keras.models.specs import (
+    ARCHITECTURES,
+    ResNeXtSpec,
+    architecture_name,
+    get_spec,
+)
+from resnext_keras.weights.tensors import WeightsError
+
+CONFIG = "config.json"
+
+MULTI_LABEL = "multi_label_classification"
+"""The `problem_type` of transformers for several labels an image."""
+
+MAX_BYTES = 2**24
+MAX_CLASSES = 10**6
+MAX_SIZE = 2**12  # of images, in pixels
+
+# Arguments of timm's networks, and the fields of a spec.
+MODEL_ARGS = {
+    "layers": "depths",
+    "cardinality": "cardinality",
+    "base_width": "group_width",
+}
+# Those that do not change what the weights compute.
+WITHOUT_EFFECT = (
+    *("num_classes", "in_chans", "drop_rate", "drop_path_rate", "drop_block_rate"),
+    *("zero_init_last", "global_pool"),
+)
+
+logger = logging.getLogger(__name__)
+
+
+def is_timm_config(path: Path) -> bool:
+    """Whether a file is a `config.json` with the name of an architecture in it."""
+    try:
+        return "architecture" in _read(path)
+    except (OSError, ValueError, TypeError):
+        return False
+
+
+def read_timm_config(path: Path) -> dict:
+    """Reads the description of weights.
+
+    Args:
+        path: A `config.json` of timm, or of transformers for a network of timm.
+
+    Returns:
+        The arguments of a `Checkpoint`: `spec`, `classes`, `channels`,
+        `preprocessing`, `class_names`, `activation` and `licence`.
+
+    Raises:
+        WeightsError: The file is of another kind, of another architecture, or asks for
+            something that this package does not have.
+    """
+    try:
+        return _checkpoint_fields(_read(path))
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        if isinstance(error, WeightsError):
+            error = str(error)
+        raise WeightsError(
+            f"Expected a config.json that timm writes for a ResNeXt. Received: {path} "
+            f"({error})"
+        ) from None
+
+
+def _read(path: Path) -> dict:
+    with path.open("rb") as file:
+        content = json.loads(file.read(MAX_BYTES))
+    if not isinstance(content, dict):
+        raise TypeError(f"a {type(content).__name__}, not an object")
+    return content
+
+
+def _checkpoint_fields(config: dict) -> dict:
+    reading = config.get("pretrained_cfg", config)  # the oldest files have one object
+    args = config.get("model_args") or {}
+    facts = reading | {k: v for k, v in config.items() if k != "pretrained_cfg"}
+    spec = _spec(facts["architecture"], args)
+    channels, *sides = facts.get("input_size") or (3, spec.image_size, spec.image_size)
+    channels = args.get("in_chans", channels)
+    classes = facts.get("num_classes", spec.classes)
+    if not (isinstance(classes, int) and 0 <= classes <= MAX_CLASSES):
+        raise ValueError(f"num_classes={classes!r}")
+    pooling = args.get("global_pool", facts.get("global_pool", "avg"))
+    if classes and pooling != "avg":
+        raise ValueError(f"global_pool={pooling!r}, not 'avg'")
+    is_multi_label = facts.get("problem_type") == MULTI_LABEL
+    return {
+        "spec": spec,
+        "classes": classes or None,
+        "channels": int(channels),
+        "preprocessing": _preprocessing(facts, sides),
+        "class_names": _class_names(facts, classes) if classes else (),
+        "activation": "sigmoid" if classes == 1 or is_multi_label else "softmax",
+        "licence": str(facts["license"]) if facts.get("license") else None,
+    }
+
+
+def _spec(architecture: str, args: dict) -> ResNeXtSpec:
+    """The architecture of the table, or with other depths, cardinality or width."""
+    name = architecture_name(architecture.partition(".")[0])
+    if name is None:
+        raise ValueError(f"the architecture {architecture!r}")
+    spec = get_spec(name)
+    unknown = set(args) - {*MODEL_ARGS, *WITHOUT_EFFECT}
+    if unknown:
+        raise ValueError(f"model_args with {', '.join(sorted(unknown))}")
+    changes = {
+        field: args[argument]
+        for argument, field in MODEL_ARGS.items()
+        if argument in args
+    }
+    changed = replace(spec, **changes)
+    return spec if changed == spec else replace(changed, name=_name_of(changed))
+
+
+def _name_of(spec: ResNeXtSpec) -> str:
+    """Its name in the paper's form, with the depth that its layers add up to."""
+    depth = 3 * sum(spec.depths) + 2
+    size = f"{spec.cardinality}x{spec.group_width}d"
+    return re.sub(r"\d+([a-z]*)_.*", rf"{depth}\1_{size}", spec.name)
+
+
+def _preprocessing(facts: dict, sides: list[int]) -> Preprocessing:
+    height, width = sides
+    if height != width:
+        raise ValueError(f"images of {height} x {width} pixels, which are not square")
+    crop_pct = facts.get("crop_pct") or 0.875
+    if width > MAX_SIZE or not 0.1 <= crop_pct <= 1:
+        raise ValueError(f"images of {width} pixels with crop_pct={crop_pct}")
+    if facts.get("crop_mode", "center") != "center":
+        logger.warning(
+            "crop_mode=%r of the weights is not supported: images are resized by their "
+            "short side, and cropped in the centre.",
+            facts["crop_mode"],
+        )
+    mean, std = (
+        tuple(values) * (3 if len(values) == 1 else 1)
+        for values in (facts.get("mean") or MEAN, facts.get("std") or STD)
+    )
+    return Preprocessing(
+        width,
+        math.floor(width / crop_pct),
+        facts.get("interpolation") or "bicubic",
+        mean,
+        std,
+    )
+
+
+def _class_names(facts: dict, classes: int) -> tuple[str, ...]:
+    """A name for each class: its description, its name, or its number."""
+    labels = facts.get("label_names") or facts.get("labels") or {}
+    if not labels and classes == 1000:
+        return class_names("imagenet")
+    if not isinstance(labels, dict):
+        labels = dict(enumerate(labels))
+    # A single output is the probability of the second of two classes.
+    count = 2 if classes == 1 else classes
+    names = [str(number) for number in range(count)]
+    for number, label in labels.items():
+        if 0 <= int(number) < count:
+            names[int(number)] = str(label)
+    if tuple(names) == wordnet_ids():
+        return class_names("imagenet")
+    descriptions = facts.get("label_descriptions") or {}
+    return tuple(str(descriptions.get(name, name)) for name in names)
+
+
+def timm_config(
+    spec: ResNeXtSpec,
+    preprocessing: Preprocessing,
+    names: tuple[str, ...],
+    activation: str,
+    licence: str | None,
+    first_conv: str,
+    classifier: str,
+    channels: int = 3,
+) -> dict:
+    """Describes weights as timm does.
+
+    Args:
+        spec: The architecture.
+        preprocessing: How images are read for the weights.
+        names: Name of each output; empty without a classifier.
+        activation: `"softmax"`, or `"sigmoid"` for several labels an image.
+        licence: SPDX identifier; None where it is not known.
+        first_conv: Torch's name of the first convolution.
+        classifier: Torch's name of the classifier.
+        channels: Number of input channels.
+
+    Returns:
+        The content of `config.json`.
+
+    Raises:
+        WeightsError: timm has no such network, or no such preprocessing.
+    """
+    architecture, args = _architecture(spec)
+    if len(preprocessing.short_sides) > 1:
+        raise WeightsError(
+            "Expected images that are resized once, as timm does. Received: "
+            f"{preprocessing}"
+        )
+    size, classes = preprocessing.size, len(names)
+    reading = {
+        "custom_load": False,
+        "input_size": [channels, size, size],
+        "fixed_input_size": False,
+        "interpolation": preprocessing.interpolation,
+        "crop_pct": _crop_pct(size, preprocessing.resize),
+        "crop_mode": "center",
+        "mean": list(preprocessing.mean),
+        "std": list(preprocessing.std),
+        "num_classes": classes,
+        "pool_size": [math.ceil(size / spec.strides[-1])] * 2,
+        "first_conv": first_conv,
+        "classifier": classifier,
+        "license": licence,
+    }
+    config = {
+        "architecture": architecture,
+        "num_classes": classes,
+        "num_features": spec.widths(spec.stages[-1])[1],
+        "global_pool": "avg",
+        "model_args": args,
+        # Without names timm and transformers take ImageNet's for 1000 classes.
+        "label_names": [] if names == class_names("imagenet") else list(names),
+        "problem_type": MULTI_LABEL if activation == "sigmoid" else None,
+        "pretrained_cfg": {k: v for k, v in reading.items() if v is not None},
+    }
+    return {
+        name: value for name, value in config.items() if value not in ({}, [], None)
+    }
+
+
+# timm has no function for these.
+NOT_IN_TIMM = ("resnext101_32x48d", "resnext152_32x4d")
+
+
+def _architecture(spec: ResNeXtSpec) -> tuple[str, dict]:
+    """Name of a function of timm, and the arguments that it needs for this network."""
+    table = [row for row in ARCHITECTURES.values() if row.name not in NOT_IN_TIMM]
+    if spec in table:
+        bases = [spec]
+    else:
+        fields = {field: getattr(spec, field) for field in MODEL_ARGS.values()}
+        bases = [row for row in table if replace(row, name=spec.name, **fields) == spec]
+    if not bases or spec.stem == "cifar":
+        raise WeightsError(
+            "Expected a network that timm has, with a stem for ImageNet. Received: "
+            f"{spec.name}"
+        )
+    base = bases[0]
+    args = {
+        argument: list(value) if isinstance(value, tuple) else value
+        for argument, field in MODEL_ARGS.items()
+        if (value := getattr(spec, field)) != getattr(base, field)
+    }
+    return base.name, args
+
+
+def _crop_pct(size: int, resize: int) -> float:
+    """The ratio from which timm computes `resize` again, as `floor(size / ratio)`."""
+    ratio = size / resize
+    return ratio if math.floor(size / ratio) == resize else math.nextafter(ratio, 0)
