@@ -88,6 +88,7 @@ __all__ = [
     "quantize",
     "quantize_model",
     "read_image",
+    "save_timm",
     "search",
     "train",
     "weights_preprocessing",
@@ -118,6 +119,7 @@ if TYPE_CHECKING:
     from resnext_keras.weights.convert import convert_weights
     from resnext_keras.weights.registry import list_weights
     from resnext_keras.weights.tensors import WeightsError
+    from resnext_keras.weights.timm_folder import save_timm
 
 # Imported on first use, as the block above has them for editors; a test holds the
 # two together.
@@ -153,6 +155,7 @@ _LAZY = {
     "quantize": "inference.quantization",
     "quantize_model": "inference.quantization",
     "read_image": "images.read",
+    "save_timm": "weights.timm_folder",
     "search": "features.similarity",
     "train": "training.trainer",
     "weights_preprocessing": "weights.checkpoint",

@@ -200,26 +200,33 @@ def verify(names, every, model):
     epilog=examples(
         "weights convert digits digits.safetensors",
         "weights convert mine.pth mine.weights.h5 --model resnext50_32x4d",
+        "weights convert flowers-run/ flowers-timm --to timm",
     )
 )
-@click.argument("source", metavar="NAME|FILE")
-@click.argument("target", type=click.Path(dir_okay=False))
+@click.argument("source", metavar="NAME|FILE|RUN")
+@click.argument("target", type=click.Path())
+@click.option(
+    "--to",
+    type=click.Choice(["timm"]),
+    help="Write a folder that timm and transformers load, with a model card for the "
+    "Hugging Face hub.",
+)
 @click.option(
     "--model",
     metavar="NAME",
     help="Architecture. Default: identified by the tensors in the file.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace a TARGET that exists.")
-def convert(source, target, model, overwrite):
+def convert(source, target, **options):
     """Write weights into TARGET, in the format of its suffix.
 
     .weights.h5 is for Keras, .safetensors for load_state_dict of torchvision and
-    timm models.
+    timm models. With --to timm, TARGET is a folder.
     """
     with quiet_start():
         from resnext_keras.weights.convert import convert_weights
 
-    spec = convert_weights(source, target, model, overwrite)
+    spec = convert_weights(source, target, **options)
     click.echo(f"{target}: {spec.name}")
 
 

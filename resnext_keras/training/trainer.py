@@ -508,6 +508,7 @@ def _finish(run: Run, export: bool, tensorboard: bool) -> TrainingResult:
         "epochs": len(history),
         "planned_epochs": sum(phase.recipe.epochs for phase in run.settings.phases),
         "best_epoch": progress["best"]["epoch"],
+        "metrics": evaluation.metrics,
     }
     update_run(run.folder, end=end)
     write_report(

@@ -12,6 +12,7 @@ from resnext_keras.weights.checkpoint import Checkpoint, resolve
 from resnext_keras.weights.formats.torch_safetensors import write_torch_safetensors
 from resnext_keras.weights.loading import save_weights
 from resnext_keras.weights.tensors import WeightsError
+from resnext_keras.weights.timm_folder import convert_to_timm
 
 KERAS_SUFFIX, TORCH_SUFFIX = ".weights.h5", ".safetensors"
 
@@ -23,22 +24,25 @@ def convert_weights(
     target: str | os.PathLike,
     model: ResNeXtSpec | str | None = None,
     overwrite: bool = False,
+    to: str | None = None,
 ) -> ResNeXtSpec:
-    """Writes weights to a file, in the format of its suffix.
+    """Writes weights to a file, in the format of its suffix, or to a folder for timm.
 
     Args:
         source: Weights as `ResNeXt` takes them: the name of a weight set, the path
             of a file or the folder of a training run.
         target: The file to write: `.weights.h5` for Keras, or `.safetensors` with the
-            names of torchvision and timm, for `load_state_dict` and this package.
+            names of torchvision and timm, for `load_state_dict` and this package. With
+            `to="timm"` a folder, as `save_timm` writes it.
         model: The architecture; None for that of the weights.
         overwrite: Whether an existing target may be replaced.
+        to: `"timm"` for a folder; None for a file.
 
     Returns:
         The spec of the network.
 
     Raises:
-        ValueError: The architecture is unknown.
+        ValueError: The architecture is unknown, or the folder cannot be written.
         WeightsError: The source is unknown, damaged or of another architecture, or the
             target exists or has another suffix. The target is not changed then.
 
@@ -46,6 +50,12 @@ def convert_weights(
         >>> rk.convert_weights("digits", "digits.safetensors").name
         'resnext11_8x4d'
     """
+    if to not in (None, "timm"):
+        raise ValueError(f"Expected `to` to be 'timm' or None. Received: to={to!r}")
+    if to == "timm":
+        checkpoint = resolve(source, model)
+        convert_to_timm(checkpoint, target, overwrite)
+        return checkpoint.spec
     suffixes = (KERAS_SUFFIX, TORCH_SUFFIX)
     target = output_file(target, suffixes, overwrite, WeightsError)
     checkpoint = resolve(source, model)

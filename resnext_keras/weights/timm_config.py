@@ -184,7 +184,7 @@ def timm_config(
     spec: ResNeXtSpec,
     preprocessing: Preprocessing,
     names: tuple[str, ...],
-    activation: str,
+    is_multi_label: bool,
     licence: str | None,
     first_conv: str,
     classifier: str,
@@ -196,7 +196,7 @@ def timm_config(
         spec: The architecture.
         preprocessing: How images are read for the weights.
         names: Name of each output; empty without a classifier.
-        activation: `"softmax"`, or `"sigmoid"` for several labels an image.
+        is_multi_label: Whether an image may have no class or several.
         licence: SPDX identifier; None where it is not known.
         first_conv: Torch's name of the first convolution.
         classifier: Torch's name of the classifier.
@@ -238,7 +238,7 @@ def timm_config(
         "model_args": args,
         # Without names timm and transformers take ImageNet's for 1000 classes.
         "label_names": [] if names == class_names("imagenet") else list(names),
-        "problem_type": MULTI_LABEL if activation == "sigmoid" else None,
+        "problem_type": MULTI_LABEL if is_multi_label else None,
         "pretrained_cfg": {k: v for k, v in reading.items() if v is not None},
     }
     return {

@@ -155,16 +155,26 @@ def torch_tensors(
     tensors: Mapping[str, LazyTensor], spec: ResNeXtSpec
 ) -> dict[str, LazyTensor]:
     """Converts the tensors of a spec's network to torch's names and layout."""
-    layers = LAYERS | STEMS[len(spec.stem_filters) > 1]
-    layers |= SHORTCUTS[spec.pooled_shortcut]
-    patterns = [
-        (re.compile(_pattern(ours, "([0-9]+)", "([0-9]+)")), theirs)
-        for ours, theirs in layers.items()
-    ]
+    patterns = _torch_patterns(spec)
     return {
         _torch_name(name, patterns): _transposed(name, tensor, TORCH_AXES)
         for name, tensor in tensors.items()
     }
+
+
+def torch_layer(layer: str, spec: ResNeXtSpec) -> str:
+    """Torch's name of a layer, as `"fc"` for `"predictions"`."""
+    name = _torch_name(f"{layer}/kernel", _torch_patterns(spec))
+    return name.removesuffix(".weight")
+
+
+def _torch_patterns(spec: ResNeXtSpec) -> list[tuple[re.Pattern, str]]:
+    layers = LAYERS | STEMS[len(spec.stem_filters) > 1]
+    layers |= SHORTCUTS[spec.pooled_shortcut]
+    return [
+        (re.compile(_pattern(ours, "([0-9]+)", "([0-9]+)")), theirs)
+        for ours, theirs in layers.items()
+    ]
 
 
 def _pattern(template: str, stage: str, block: str) -> str:
