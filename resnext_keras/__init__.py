@@ -85,6 +85,7 @@ __all__ = [
     "overlay",
     "predict_files",
     "preprocess_input",
+    "push_to_hub",
     "quantize",
     "quantize_model",
     "read_image",
@@ -117,6 +118,7 @@ if TYPE_CHECKING:
     from resnext_keras.training.trainer import TrainingResult, finetune, train
     from resnext_keras.weights.checkpoint import weights_preprocessing
     from resnext_keras.weights.convert import convert_weights
+    from resnext_keras.weights.push import push_to_hub
     from resnext_keras.weights.registry import list_weights
     from resnext_keras.weights.tensors import WeightsError
     from resnext_keras.weights.timm_folder import save_timm
@@ -152,6 +154,7 @@ _LAZY = {
     "overlay": "images.draw",
     "predict_files": "inference.prediction",
     "preprocess_input": "images.preprocessing",
+    "push_to_hub": "weights.push",
     "quantize": "inference.quantization",
     "quantize_model": "inference.quantization",
     "read_image": "images.read",

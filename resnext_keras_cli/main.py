@@ -14,6 +14,7 @@ from resnext_keras_cli.listing import list_
 from resnext_keras_cli.messages import in_one_line
 from resnext_keras_cli.options import examples
 from resnext_keras_cli.predict import predict
+from resnext_keras_cli.push import push
 from resnext_keras_cli.quantize import quantize
 from resnext_keras_cli.recipes import recipes
 from resnext_keras_cli.search import search
@@ -77,6 +78,7 @@ for command in (
     recipes,
     export,
     quantize,
+    push,
     weights,
 ):
     group.add_command(command)

@@ -11,8 +11,9 @@ HUB = "hf://"
 WEIGHTS = "model.safetensors"
 
 # As in the paths of huggingface_hub; only revisions of these two kinds have a slash.
+REPOSITORY = r"[\w.-]+/[\w.-]+"
 _ADDRESS = re.compile(
-    r"hf://(?P<repo>[\w.-]+/[\w.-]+)"
+    rf"hf://(?P<repo>{REPOSITORY})"
     r"(?:@(?P<revision>refs/(?:convert|pr)/[^/@]+|[^/@]+))?"
     r"(?:/(?P<file>[^@]+))?"
 )
@@ -69,7 +70,7 @@ class HubModel:
         except (errors.HFValidationError, errors.EntryNotFoundError, OSError) as error:
             raise WeightsError(
                 f"Expected to find {name} on the Hugging Face hub; found "
-                f"{_reason(error, errors)}."
+                f"{reason(error)}."
             ) from error
         self._check_hash(path.resolve(), name)
         return path
@@ -104,8 +105,9 @@ def hub_model(address: str) -> HubModel:
     return HubModel(match["repo"], match["revision"], match["file"] or WEIGHTS)
 
 
-def _reason(error: Exception, errors) -> str:
-    """Why huggingface_hub did not give a file, in one line."""
+def reason(error: Exception) -> str:
+    """Why huggingface_hub did not give or take a file, in one line."""
+    errors = optional("huggingface_hub.errors", "hub")
     if isinstance(error, errors.LocalEntryNotFoundError):
         if error.__cause__ is None or isinstance(
             error.__cause__, errors.OfflineModeIsEnabled
@@ -125,6 +127,9 @@ def _reason(error: Exception, errors) -> str:
     if isinstance(error, errors.RevisionNotFoundError):
         return "no such revision"
     if isinstance(error, errors.EntryNotFoundError):
-        return "no such file in the repository"
+        return (
+            "no such file in the repository. A file of another name is read if it is "
+            "given, as in hf://OWNER/NAME/pytorch_model.bin"
+        )
     lines = [line for line in str(error).splitlines() if line.strip()]
     return lines[0].rstrip(".") if lines else type(error).__name__

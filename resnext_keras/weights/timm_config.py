@@ -68,9 +68,7 @@ def read_timm_config(path: Path) -> dict:
     """
     try:
         return _checkpoint_fields(_read(path))
-    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
-        if isinstance(error, WeightsError):
-            error = str(error)
+    except Exception as error:  # entries can be of any type
         raise WeightsError(
             f"Expected a config.json that timm writes for a ResNeXt. Received: {path} "
             f"({error})"

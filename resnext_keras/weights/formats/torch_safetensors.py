@@ -13,6 +13,7 @@ from resnext_keras.models.specs import ResNeXtSpec
 from resnext_keras.weights.formats.torch_names import keras_tensors, torch_tensors
 from resnext_keras.weights.tensors import (
     BFLOAT16,
+    LazyTensor,
     LazyTensors,
     WeightsError,
     finite_array,
@@ -115,6 +116,13 @@ def write_torch_safetensors(
         WeightsError: A number is not finite; the file is then incomplete.
     """
     state = torch_tensors(tensors, spec)
+    # Batch norm's counters of batches, which transformers would report as missing.
+    counter = LazyTensor((), np.dtype("<i8"), path, lambda: np.zeros((), "<i8"))
+    state |= {
+        key.replace("running_var", "num_batches_tracked"): counter
+        for key in state
+        if key.endswith("running_var")
+    }
     # Other loaders require the entry "format".
     header = {"__metadata__": {"format": "pt", "architecture": spec.name}}
     end = 0
