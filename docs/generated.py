@@ -67,8 +67,10 @@ def function_of(name: str) -> str:
     """The public function of an architecture, as a link; empty if there is none."""
     import resnext_keras
 
-    by_name = {public.lower(): public for public in resnext_keras.__all__}
-    public = PAPER.get(name) or by_name.get(name)
+    by_name = {
+        public.lower().replace("_", ""): public for public in resnext_keras.__all__
+    }
+    public = PAPER.get(name) or by_name.get(name.replace("_", ""))
     return f"{{py:func}}`~resnext_keras.{public}`" if public else ""
 
 
@@ -153,7 +155,7 @@ def plot(path: Path, multiply_adds: dict[str, int]) -> None:
     points = {}
     for name in ARCHITECTURES:
         if chosen := default_set(name):
-            family = "seresnext" if name.startswith("se") else "resnext"
+            family = "seresnext" if "seresnext" in name else "resnext"
             best = chosen.best
             scale = (best.preprocessing.size / ARCHITECTURES[name].image_size) ** 2
             points[name] = multiply_adds[name] * scale / 1e9, 100 * best.top1

@@ -6,6 +6,9 @@ from typing import TYPE_CHECKING
 from resnext_keras.models import runtime as _runtime  # noqa: F401 - sets up TensorFlow, so first
 from resnext_keras.models.layers import GroupedConv2D
 from resnext_keras.models.resnext import (
+    LegacySEResNeXt26_32x4d,
+    LegacySEResNeXt50_32x4d,
+    LegacySEResNeXt101_32x4d,
     ResNeXt,
     ResNeXt29_8x64d,
     ResNeXt29_16x64d,
@@ -37,6 +40,9 @@ __all__ = [
     "Evaluation",
     "GroupedConv2D",
     "ImageError",
+    "LegacySEResNeXt26_32x4d",
+    "LegacySEResNeXt50_32x4d",
+    "LegacySEResNeXt101_32x4d",
     "Predictor",
     "Preprocessing",
     "Recipe",

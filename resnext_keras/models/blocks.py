@@ -69,21 +69,22 @@ def conv_initializer():
     )
 
 
-def squeeze_and_excite(x, filters, *, name):
+def squeeze_and_excite(x, filters, parts, *, name):
     """Weighs the channels by their averages over the image (Hu et al., Figure 2).
 
     Args:
         x: Feature maps, (batch, H, W, filters).
         filters: Number of channels, a multiple of 16.
-        name: Prefix of the layers' names; the rest is as in Keras' EfficientNet.
+        parts: Names of the two convolutions, in most networks "reduce" and "expand"
+            as in Keras' EfficientNet.
+        name: Prefix of the layers' names.
 
     Returns:
         Feature maps of the shape of `x`, each channel times a weight in (0, 1).
     """
     weights = layers.GlobalAveragePooling2D(keepdims=True, name=f"{name}_squeeze")(x)
-    for part, width, activation in (
-        ("reduce", filters // SE_REDUCTION, "relu"),
-        ("expand", filters, "sigmoid"),
+    for part, width, activation in zip(
+        parts, (filters // SE_REDUCTION, filters), ("relu", "sigmoid"), strict=True
     ):
         weights = Conv2D(
             width,
@@ -104,7 +105,7 @@ def residual_branch(
     cardinality,
     name,
     dilation=1,
-    squeeze_excite=False,
+    excitation=(),
     anti_aliased=False,
 ):
     """1x1 reduce, 3x3 in `cardinality` groups, 1x1 expand.
@@ -117,7 +118,8 @@ def residual_branch(
         cardinality: Groups of the 3x3 convolution (the paper's C).
         name: Prefix of the layers' names.
         dilation: Dilation of the 3x3 convolution.
-        squeeze_excite: Whether squeeze-and-excitation weighs the output.
+        excitation: Names of the convolutions of squeeze-and-excitation, which
+            weighs the output; empty without it.
         anti_aliased: Whether an average of pixels replaces the stride.
 
     Returns:
@@ -141,7 +143,9 @@ def residual_branch(
     if pooled:
         x = average_pool(x, stride, name=f"{name}_2_pool")
     x = conv_bn(x, filters, 1, name=f"{name}_3")
-    return squeeze_and_excite(x, filters, name=f"{name}_se") if squeeze_excite else x
+    if not excitation:
+        return x
+    return squeeze_and_excite(x, filters, excitation, name=f"{name}_se")
 
 
 def average_pool(x, stride, *, name):
@@ -177,7 +181,7 @@ def identity_block(
     cardinality,
     name,
     dilation=1,
-    squeeze_excite=False,
+    excitation=(),
     drop_path_rate=0.0,
 ):
     """Adds the residual branch to `x` itself; the shape stays as it is.
@@ -189,7 +193,7 @@ def identity_block(
         cardinality: Groups of the 3x3 convolution (the paper's C).
         name: Prefix of the layers' names, as in `"conv3_block2"`.
         dilation: Dilation of the 3x3 convolution.
-        squeeze_excite: Whether squeeze-and-excitation weighs the branch.
+        excitation: As for `residual_branch`.
         drop_path_rate: Fraction of the images for which training drops the branch.
 
     Returns:
@@ -203,7 +207,7 @@ def identity_block(
         cardinality=cardinality,
         name=name,
         dilation=dilation,
-        squeeze_excite=squeeze_excite,
+        excitation=excitation,
     )
     return add_relu(x, branch, name, drop_path_rate)
 
@@ -217,7 +221,7 @@ def conv_block(
     cardinality,
     name,
     dilation=1,
-    squeeze_excite=False,
+    excitation=(),
     anti_aliased=False,
     pooled_shortcut=False,
     drop_path_rate=0.0,
@@ -232,7 +236,7 @@ def conv_block(
         cardinality: Groups of the 3x3 convolution (the paper's C).
         name: Prefix of the layers' names, as in `"conv3_block1"`.
         dilation: Dilation of the 3x3 convolution.
-        squeeze_excite: Whether squeeze-and-excitation weighs the branch.
+        excitation: As for `residual_branch`.
         anti_aliased: Whether averages replace the branch's stride.
         pooled_shortcut: Whether the shortcut takes the stride by average pooling of
             2x2 pixels before the projection, which then has stride 1.
@@ -249,7 +253,7 @@ def conv_block(
         cardinality=cardinality,
         name=name,
         dilation=dilation,
-        squeeze_excite=squeeze_excite,
+        excitation=excitation,
         anti_aliased=anti_aliased,
     )
     shortcut = x
@@ -278,7 +282,7 @@ def residual_stage(x, spec, stage, *, stride, dilations, drop_path_rates):
     """
     width, filters = spec.widths(stage)
     first_rate, *rates = drop_path_rates
-    options = {"cardinality": spec.cardinality, "squeeze_excite": spec.squeeze_excite}
+    options = {"cardinality": spec.cardinality, "excitation": spec.excitation}
     x = conv_block(
         x,
         width,
@@ -325,8 +329,10 @@ def stem(x, spec):
         return x
     if spec.anti_aliased:
         return layers.AveragePooling2D(2, name="pool1_pool")(x)  # 56, 56, 64
-    # ReLU outputs are never below 0, so padding with 0 equals PyTorch's -inf.
-    x = layers.ZeroPadding2D(1, name="pool1_pad")(x)
+    # ReLU outputs are never below 0, so padding with 0 equals PyTorch's -inf. Caffe's
+    # pooling (ceil_mode=True without padding) lets windows end 1 pixel outside.
+    border = ((0, 1), (0, 1)) if spec.caffe_form else 1
+    x = layers.ZeroPadding2D(border, name="pool1_pad")(x)
     return MaxPooling2D(3, strides=2, name="pool1_pool")(x)  # 56, 56, 64
 
 

@@ -338,5 +338,14 @@ SEResNeXt101_64x4d = _builder("SEResNeXt101_64x4d", "seresnext101_64x4d")
 SEResNeXt101D_32x8d = _builder("SEResNeXt101D_32x8d", "seresnext101d_32x8d")
 SEResNeXtAA101D_32x8d = _builder("SEResNeXtAA101D_32x8d", "seresnextaa101d_32x8d")
 SEResNeXtAA201D_32x8d = _builder("SEResNeXtAA201D_32x8d", "seresnextaa201d_32x8d")
+LegacySEResNeXt26_32x4d = _builder(
+    "LegacySEResNeXt26_32x4d", "legacy_seresnext26_32x4d"
+)
+LegacySEResNeXt50_32x4d = _builder(
+    "LegacySEResNeXt50_32x4d", "legacy_seresnext50_32x4d"
+)
+LegacySEResNeXt101_32x4d = _builder(
+    "LegacySEResNeXt101_32x4d", "legacy_seresnext101_32x4d"
+)
 ResNeXt29_8x64d = _builder("ResNeXt29_8x64d", "resnext29_8x64d")
 ResNeXt29_16x64d = _builder("ResNeXt29_16x64d", "resnext29_16x64d")

@@ -50,6 +50,11 @@ class ResNeXtSpec:
             3x3 convolution and the stem's max-pool (the average-pool form of Zhang,
             "Making Convolutional Networks Shift-Invariant Again", ICML 2019, in
             timm's `seresnextaa`).
+        caffe_form: Whether the network is that of Caffe, in which SE-ResNeXt came out
+            (timm's `legacy_seresnext`). The stem's max-pool pads the right and the
+            lower border alone, and rounds odd sizes down. The two convolutions of
+            squeeze-and-excitation have other names, since weight files tell
+            architectures apart by their variables, and so have files for torch.
 
     Raises:
         ValueError: A value is outside what is described above.
@@ -69,6 +74,7 @@ class ResNeXtSpec:
     pooled_shortcut: bool = False
     squeeze_excite: bool = False
     anti_aliased: bool = False
+    caffe_form: bool = False
 
     def __post_init__(self):
         model_name(self.name)
@@ -116,6 +122,12 @@ class ResNeXtSpec:
         )
 
     @property
+    def excitation(self) -> tuple[str, ...]:
+        """Names of the convolutions of squeeze-and-excitation; empty without it."""
+        names = ("fc1", "fc2") if self.caffe_form else ("reduce", "expand")
+        return names if self.squeeze_excite else ()
+
+    @property
     def stages(self) -> range:
         """Numbers of the stages as in the paper, from 2 for conv2."""
         return range(2, 2 + len(self.depths))
@@ -138,6 +150,7 @@ _D = {"stem_filters": (32, 32, 64), "pooled_shortcut": True}
 _T = _D | {"stem_filters": (24, 32, 64)}
 _SE = {"squeeze_excite": True}
 _SE_AA_D = _D | _SE | {"anti_aliased": True}
+_LEGACY = _SE | {"caffe_form": True}
 
 # The architectures of the paper (Table 1, for CIFAR section 5.3) and those of all
 # published weights, named as in timm. The last row is the small network of the bundled
@@ -169,6 +182,9 @@ ARCHITECTURES = {
             8,
             **_SE_AA_D | {"stem_filters": (64, 64, 128)},
         ),
+        ResNeXtSpec("legacy_seresnext26_32x4d", (2, 2, 2, 2), 32, 4, **_LEGACY),
+        ResNeXtSpec("legacy_seresnext50_32x4d", (3, 4, 6, 3), 32, 4, **_LEGACY),
+        ResNeXtSpec("legacy_seresnext101_32x4d", (3, 4, 23, 3), 32, 4, **_LEGACY),
         ResNeXtSpec("resnext29_8x64d", (3, 3, 3), 8, 64, stem="cifar"),
         ResNeXtSpec("resnext29_16x64d", (3, 3, 3), 16, 64, stem="cifar"),
         ResNeXtSpec("resnext11_8x4d", (1, 1, 1), 8, 4, stem="cifar"),
@@ -221,7 +237,7 @@ def get_spec(model: ResNeXtSpec | str) -> ResNeXtSpec:
 
 def architecture_name(written: str) -> str | None:
     """The name in the table that is meant, or None; see `get_spec`."""
-    lower = written.lower()
+    bare = written.lower().replace("_", "")
+    names = {name.replace("_", ""): name for name in ARCHITECTURES}
     # Functions leave out the width that most networks have: ResNeXt50, ResNeXt101.
-    names = written, lower, f"{lower}_32x4d"
-    return next((name for name in names if name in ARCHITECTURES), None)
+    return names.get(bare) or names.get(f"{bare}32x4d")

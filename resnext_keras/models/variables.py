@@ -42,8 +42,9 @@ def variable_shapes(
             shapes |= _conv_bn(f"{name}_3", 1, width, filters)
             if spec.squeeze_excite:
                 narrow = filters // SE_REDUCTION
-                shapes |= _conv_bias(f"{name}_se_reduce", filters, narrow)
-                shapes |= _conv_bias(f"{name}_se_expand", narrow, filters)
+                first, second = spec.excitation
+                shapes |= _conv_bias(f"{name}_se_{first}", filters, narrow)
+                shapes |= _conv_bias(f"{name}_se_{second}", narrow, filters)
             channels = filters
     if classes is not None:
         shapes["predictions/kernel"] = (channels, classes)

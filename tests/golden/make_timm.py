@@ -39,6 +39,9 @@ SIZES = {
     "seresnext101d_32x8d": (79, 64),
     "seresnextaa101d_32x8d": (66, 98),
     "seresnextaa201d_32x8d": (98, 66),
+    "legacy_seresnext26_32x4d": (97, 69),
+    "legacy_seresnext50_32x4d": (77, 65),
+    "legacy_seresnext101_32x4d": (66, 95),
 }
 GIANTS = {"resnext101_32x16d": 16, "resnext101_32x32d": 32, "resnext101_32x48d": 48}
 

@@ -11,6 +11,7 @@ from resnext_keras import Predictor, ResNeXt, ResNeXtSpec, feature_pyramid
 SIDE = 64
 IMAGES = np.random.default_rng(0).normal(size=(2, SIDE, SIDE, 3)).astype("float32")
 SPECS = {
+    "caffe": ResNeXtSpec("caffe", (1, 1, 2, 2), 2, 2, caffe_form=True),
     "plain": ResNeXtSpec("plain", (1, 1, 2, 2), 2, 2),
     "cifar": ResNeXtSpec("cifar", (1, 2, 2), 2, 2, stem="cifar"),
 }

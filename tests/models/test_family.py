@@ -1,6 +1,7 @@
 """Every member of the family gives what timm's network of its name gives."""
 
 import dataclasses
+import itertools
 import json
 
 import keras
@@ -31,6 +32,7 @@ IN_EACH_RUN = {
     "seresnext26t_32x4d",
     "resnext101_32x16d" + ONE_BLOCK,
     "seresnextaa101d_32x8d" + ONE_BLOCK,
+    "legacy_seresnext26_32x4d",
 }
 
 
@@ -95,6 +97,15 @@ def test_logits_and_every_stage_equal_timms(name, tmp_path, relative_error):
         count = expected[output].size
         error = relative_error(sample(value, count), np.ravel(expected[output]))
         assert error <= 1e-4, output
+
+
+def test_variables_tell_all_architectures_but_the_twins_apart():
+    """So a file is identified, and weights load into no network but their own."""
+    shapes = {name: variable_shapes(get_spec(name)) for name in PUBLISHED}
+    equal = [
+        p for p in itertools.combinations(shapes, 2) if shapes[p[0]] == shapes[p[1]]
+    ]
+    assert equal == [TWINS]
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

@@ -31,6 +31,9 @@ MEMBERS = {
     "SEResNeXt101D_32x8d": "seresnext101d_32x8d",
     "SEResNeXtAA101D_32x8d": "seresnextaa101d_32x8d",
     "SEResNeXtAA201D_32x8d": "seresnextaa201d_32x8d",
+    "LegacySEResNeXt26_32x4d": "legacy_seresnext26_32x4d",
+    "LegacySEResNeXt50_32x4d": "legacy_seresnext50_32x4d",
+    "LegacySEResNeXt101_32x4d": "legacy_seresnext101_32x4d",
     "ResNeXt29_8x64d": "resnext29_8x64d",
     "ResNeXt29_16x64d": "resnext29_16x64d",
 }

@@ -38,18 +38,21 @@ DEFAULTS = {
     "seresnext101d_32x8d": "ah_in1k",
     "seresnextaa101d_32x8d": "sw_in12k_ft_in1k_288",
     "seresnextaa201d_32x8d": "sw_in12k_ft_in1k_384",
+    "legacy_seresnext26_32x4d": "in1k",
+    "legacy_seresnext50_32x4d": "in1k",
+    "legacy_seresnext101_32x4d": "in1k",
 }
 
 PUBLISHED = [s for s in WEIGHT_SETS.values() if s.url]
 
 
-def test_there_are_46_published_sets_of_18_architectures_and_the_bundled_one():
-    assert len(PUBLISHED) == 46
+def test_there_are_49_published_sets_of_21_architectures_and_the_bundled_one():
+    assert len(PUBLISHED) == 49
     assert {s.architecture for s in PUBLISHED} == set(DEFAULTS)
     assert list_weights() == list(WEIGHT_SETS)
     assert set(WEIGHT_SETS) - {s.name for s in PUBLISHED} == {"resnext11_8x4d.digits"}
-    assert len({s.file for s in WEIGHT_SETS.values()}) == 47
-    assert len({s.url for s in PUBLISHED}) == 46
+    assert len({s.file for s in WEIGHT_SETS.values()}) == 50
+    assert len({s.url for s in PUBLISHED}) == 49
     assert {s.architecture for s in WEIGHT_SETS.values()} <= set(list_models())
 
 
@@ -66,8 +69,8 @@ def test_a_row_is_complete_and_consistent(published):
 
     last = published.url.rpartition("/")[2]
     if published.format == "torch":
-        # The first eight digits of a torch file's SHA-256 end its name.
-        digits = re.search(r"-([0-9a-f]{8})\.pth$", last)[1]
+        # The first digits of a torch file's SHA-256, in most sets eight, end its name.
+        digits = re.search(r"-([0-9a-f]{8,9})\.pth$", last)[1]
         assert (published.file, published.hash) == (last, f"sha256:{digits}")
     elif published.format == "safetensors":
         assert last == "model.safetensors"
@@ -246,6 +249,7 @@ def test_for_a_path_only_files_are_suggested(name, tmp_path, monkeypatch):
         ("SEResNeXt50_32x4d.ImageNet", None, "seresnext50_32x4d.racm_in1k"),
         ("ResNeXt101", None, "resnext101_32x4d.gluon_in1k"),
         (None, "SEResNeXt50_32x4d", "seresnext50_32x4d.racm_in1k"),
+        (None, "LegacySEResNeXt50_32x4d", "legacy_seresnext50_32x4d.in1k"),
     ],
 )
 def test_names_as_people_write_them(weights, model, name, tmp_path, monkeypatch):

@@ -59,6 +59,15 @@ SHORTCUTS = {
     },
 }
 
+# timm's names in its `legacy_seresnext` networks, which have those of Caffe's layers.
+CAFFE_LAYERS = {
+    "conv1_conv": "layer0.conv1",
+    "conv1_bn": "layer0.bn1",
+    "conv{}_block{}_se_fc1": "layer{}.{}.se_module.fc1",
+    "conv{}_block{}_se_fc2": "layer{}.{}.se_module.fc2",
+    "predictions": "last_linear",
+}
+
 BN_VARIABLES = {
     "gamma": "weight",
     "beta": "bias",
@@ -116,6 +125,8 @@ def keras_tensors(state: Mapping[str, LazyTensor], path: Path) -> dict[str, Lazy
     keys = _without_prefix(state, path)
     layers = LAYERS | STEMS["conv1.6.weight" in keys.values()]
     layers |= SHORTCUTS[any(".downsample.2." in key for key in keys.values())]
+    if "layer0.conv1.weight" in keys.values():
+        layers |= CAFFE_LAYERS
     patterns = [
         (re.compile(_pattern(theirs, r"([1-9])", r"(0|[1-9][0-9]?)")), ours)
         for ours, theirs in layers.items()
@@ -140,7 +151,7 @@ def _without_prefix(state: Mapping[str, LazyTensor], path: Path) -> dict[str, st
     prefix = preferred(prefixes, path) if prefixes else ""
     keys = {key: key.removeprefix(prefix) for key in state if key.startswith(prefix)}
     others = [key for key in state if key not in keys]
-    if not any(name.startswith("fc.") for name in keys.values()):
+    if not any(name.startswith(("fc.", "last_linear.")) for name in keys.values()):
         heads = {key: match[1] for key in state if (match := OTHER_HEAD.fullmatch(key))}
         if len(heads) == 2:
             keys |= heads
@@ -171,6 +182,8 @@ def torch_layer(layer: str, spec: ResNeXtSpec) -> str:
 def _torch_patterns(spec: ResNeXtSpec) -> list[tuple[re.Pattern, str]]:
     layers = LAYERS | STEMS[len(spec.stem_filters) > 1]
     layers |= SHORTCUTS[spec.pooled_shortcut]
+    if spec.caffe_form:
+        layers |= CAFFE_LAYERS
     return [
         (re.compile(_pattern(ours, "([0-9]+)", "([0-9]+)")), theirs)
         for ours, theirs in layers.items()
