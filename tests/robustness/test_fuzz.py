@@ -265,6 +265,7 @@ SINGLE = (
     b"ctorch\nFloatStorage\n",
     b"ccollections\nOrderedDict\n",
     b"cargparse\nNamespace\n",
+    b"c__builtin__\ngetattr\n",
     b"ctorch._utils\n_rebuild_tensor_v2\n",
     b"ctorch._utils\n_rebuild_parameter\n",
 )

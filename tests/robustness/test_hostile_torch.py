@@ -359,7 +359,7 @@ def test_code_is_not_run_in_any_part_of_an_older_file(tmp_path, refused, canary,
         "torch.FloatStorage.from_file",
         "torch.QInt8Storage",
         "numpy.load",
-        "numpy.core.multiarray._reconstruct",
+        "numpy.core.multiarray.fromstring",
         "collections.OrderedDict.__init__",
         "builtins.getattr",
         "builtins.dict",
@@ -374,6 +374,24 @@ def test_unknown_names_are_refused(written, refused, name):
         written(program(f"c{module}\n{attribute}\n".encode())),
         "was not imported; if you trust the file, load it with torch",
     )
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "__builtin__.getattr",
+        "_codecs.encode",
+        "collections.Counter",
+        "mmengine.logging.history_buffer.HistoryBuffer",
+        "numpy.core.multiarray._reconstruct",
+    ],
+)
+def test_the_names_of_a_log_are_not_imported_either(written, refused, name):
+    module, _, attribute = name.rpartition(".")
+    called = f"c{module}\n{attribute}\n".encode()
+    called += tuple_of(called, literal("__doc__")) + b"R"
+    root = dict_of({"fc.bias": called, "log": called + b"(NtN\x86b"})
+    refused(written(program(root)), "'fc.bias' of type dict")
 
 
 def test_any_opcode_without_its_arguments_is_refused(tmp_path, refused):

@@ -95,6 +95,32 @@ def test_storages_of_older_files(tmp_path, options, expected):
     np.testing.assert_array_equal(bias(path), expected)
 
 
+def test_the_averages_of_mmengine_are_its_state_dict(tmp_path, form, caplog):
+    """It swaps the two networks when it saves a training run, with its log."""
+    kernel = {"shape": (5, 1, 1, 1), "strides": (1, 1, 1, 1)}
+    history = b"cmmengine.logging.history_buffer\nHistoryBuffer\n)\x81}b"
+    run = {
+        "message_hub": dict_of({"train/loss": history}),
+        **{
+            name: dict_of({f"{prefix}layer1.0.conv1.weight": tensor(key=key, **kernel)})
+            for name, prefix, key in (
+                ("ema_state_dict", "module.backbone.", "0"),
+                ("state_dict", "backbone.", "1"),
+            )
+        },
+    }
+    path, pickled = tmp_path / "epoch_12.pth", program(dict_of(run))
+    numbers = {"0": (5, bytes(20)), "1": (5, FIVE.tobytes())}
+    if form == "zip":
+        write_zip(path, pickled, {key: data for key, (_, data) in numbers.items()})
+    else:
+        write_legacy(path, pickled, numbers)
+    with open_torch_file(path) as stored:
+        (value,) = (tensor.read() for tensor in stored.values())
+    np.testing.assert_array_equal(value.ravel(), FIVE)
+    assert "averaged weights 'state_dict'" in caplog.text
+
+
 def test_a_file_of_python_2(tmp_path):
     # Its texts are bytes, and its OrderedDict gets a list of lists.
     text = b"U\x07fc.bias"

@@ -16,6 +16,7 @@ import contextlib
 import functools
 import io
 import pickle
+import re
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,16 +26,27 @@ import numpy as np
 
 from resnext_keras.weights.formats.torch_names import (
     ANCHOR,
+    AVERAGED,
     keras_tensors,
     preferred,
 )
-from resnext_keras.weights.formats.torch_pickle import MAX_BYTES, Storage, Tensor, load
+from resnext_keras.weights.formats.torch_pickle import (
+    MAX_BYTES,
+    MAX_BYTES_WITH_LOG,
+    Storage,
+    Tensor,
+    load,
+)
 from resnext_keras.weights.tensors import (
     LazyTensor,
     LazyTensors,
     WeightsError,
     lazy_block,
 )
+
+# mmengine swaps the two networks when it saves a training run, which has this key:
+# those of `ema_state_dict` are not averaged.
+MMENGINE, MMENGINE_AVERAGED = "message_hub", re.compile("state_dict")
 
 MAX_DEPTH = 3  # of dicts in which training scripts save a `state_dict`
 
@@ -123,7 +135,9 @@ def _state(root: object, path: Path) -> dict[str, Tensor]:
     Of several, that of averaged weights.
     """
     states = dict(_states(root))
-    state = states[preferred(states, path)] if states else root
+    is_mmengine = type(root) is dict and MMENGINE in root
+    averages = MMENGINE_AVERAGED if is_mmengine else AVERAGED
+    state = states[preferred(states, path, averages)] if states else root
     if type(state) is not dict:
         raise WeightsError(
             f"Expected a state_dict in {path}, found an object of type "
@@ -183,7 +197,8 @@ def read_zip(file: BinaryIO) -> Contents:
     if order in names and _small_member(archive, order) != b"little":
         raise zipfile.BadZipFile("numbers that are not little-endian")
     storages: dict[str, Storage] = {}
-    root = load(io.BytesIO(_small_member(archive, f"{folder}/data.pkl")), storages)
+    pickled = _small_member(archive, f"{folder}/data.pkl", MAX_BYTES_WITH_LOG)
+    root = load(io.BytesIO(pickled), storages)
     offsets = {
         key: _offset_in_zip(
             file, _plain_member(archive, f"{folder}/data/{key}"), storage
@@ -208,10 +223,10 @@ def _plain_member(archive: zipfile.ZipFile, name: str) -> zipfile.ZipInfo:
     return member
 
 
-def _small_member(archive: zipfile.ZipFile, name: str) -> bytes:
+def _small_member(archive: zipfile.ZipFile, name: str, most: int = MAX_BYTES) -> bytes:
     """The bytes of a small member; zipfile compares its checksum."""
     member = _plain_member(archive, name)
-    if member.file_size > MAX_BYTES:
+    if member.file_size > most:
         raise zipfile.BadZipFile(f"{name!r:.100} of {member.file_size} bytes")
     return archive.read(member)
 

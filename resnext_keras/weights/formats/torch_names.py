@@ -13,8 +13,9 @@ from resnext_keras.models.specs import ResNeXtSpec
 from resnext_keras.weights.tensors import LazyTensor, WeightsError
 
 # Each network has this tensor. What is before its name is the prefix of a wrapper:
-# `module.` of DataParallel, `_orig_mod.` of compile, `backbone.` of mmpretrain,
-# `model.` of Lightning, `encoder.` of segmentation models, or several of them.
+# `module.` of DataParallel, `_orig_mod.` of compile, `backbone.` of mmpretrain and
+# mmdetection, `backbone.body.` of torchvision's detectors, `model.` of Lightning,
+# `encoder.` of segmentation models, or several of them.
 ANCHOR = re.compile(r"(.*\.|)layer1\.0\.conv1\.weight")
 
 # Names of averaged weights: of timm, torchvision, Lightning and mean teachers.
@@ -82,12 +83,15 @@ KERAS_AXES = {4: (2, 3, 1, 0), 2: (1, 0)}
 TORCH_AXES = {4: (3, 2, 0, 1), 2: (1, 0)}
 
 
-def preferred(names: Collection[str], path: Path) -> str:
+def preferred(
+    names: Collection[str], path: Path, averages: re.Pattern[str] = AVERAGED
+) -> str:
     """The name of the averaged weights among those of several networks in a file.
 
     Args:
         names: Keys or prefixes, at least one.
         path: The file, for messages.
+        averages: What names of averaged weights look like.
 
     Returns:
         The only name, or the only one of averaged weights. The log says which.
@@ -95,7 +99,7 @@ def preferred(names: Collection[str], path: Path) -> str:
     Raises:
         WeightsError: There are several.
     """
-    averaged = [name for name in names if AVERAGED.fullmatch(name)]
+    averaged = [name for name in names if averages.fullmatch(name)]
     if len(names) == 1:
         return next(iter(names))
     if len(averaged) != 1:
