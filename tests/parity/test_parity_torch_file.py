@@ -173,25 +173,6 @@ def test_a_checkpoint_of_lightning(torch, timm, tmp_path, relative_error, name):
     check_logits(network, tmp_path / "last.ckpt", SHORT, relative_error)
 
 
-@pytest.mark.filterwarnings("ignore")
-def test_the_encoder_of_a_segmentation_model(torch, tmp_path, relative_error, caplog):
-    smp = pytest.importorskip("segmentation_models_pytorch")
-    network = smp.Unet("resnext50_32x4d", encoder_weights=None)
-    state = network.eval().encoder.state_dict()
-    for key, value in draw_state({k: tuple(v.shape) for k, v in state.items()}).items():
-        state[key].copy_(torch.from_numpy(value))
-    torch.save(network.state_dict(), tmp_path / "unet.pth")
-    images = draw_images(64, (2, 64, 64, 3))
-    with torch.no_grad():
-        maps = network.encoder(torch.from_numpy(images).permute(0, 3, 1, 2))[-1]
-    model = resnext_keras.ResNeXt50(
-        include_top=False, weights=tmp_path / "unet.pth", input_shape=(64, 64, 3)
-    )
-    expected = maps.permute(0, 2, 3, 1).numpy()
-    assert relative_error(model.predict(images, verbose=0), expected) <= 1e-4
-    assert "are left out: 'decoder." in caplog.text
-
-
 @FORMATS
 @pytest.mark.filterwarnings("ignore:Couldn't retrieve source:UserWarning")
 def test_a_whole_pickled_module_is_refused(torch, timm, tmp_path, refused, zipped):

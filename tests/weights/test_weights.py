@@ -26,6 +26,7 @@ from weight_files import (
 
 import resnext_keras
 from resnext_keras.models.variables import variable_shapes
+from resnext_keras.weights.checkpoint import resolve
 from resnext_keras.weights.loading import assign, open_weights
 from resnext_keras.weights.tensors import WeightsError
 
@@ -223,6 +224,21 @@ def test_what_is_beside_the_network_is_left_out_and_named(tmp_path, caplog):
     assert_same(read(path), keras_values())
     assert f"Other tensors in {path} are left out: 'decoder.0.weight" in caplog.text
     assert "and 2 more" in caplog.text
+
+
+def test_the_classifier_of_another_part_is_not_the_networks(tmp_path):
+    state = {
+        f"backbone.body.{key}": value
+        for key, value in torch_state().items()
+        if not key.startswith("fc.")
+    }
+    for part in ("roi_heads.fc", "classifier.fc", "aux.layer1.0.conv2"):
+        state |= {f"{part}.{name}": np.ones(5, "f4") for name in ("weight", "bias")}
+    path = tmp_path / "detector.safetensors"
+    save_file(state, path)
+    assert resolve(path, TINY).classes is None
+    values = numbers(build(path, include_top=False))
+    assert_same(values, without_classifier(keras_values()))
 
 
 @pytest.mark.parametrize(
