@@ -1,6 +1,5 @@
 """The command lines of the README and the pages run as printed, one after another."""
 
-import dataclasses
 import re
 import shlex
 from pathlib import Path
@@ -10,9 +9,7 @@ from command import run
 from helpers import ROOT
 from PIL import Image
 
-import resnext_keras as rk
 from resnext_keras.images.read import SAMPLE_PHOTO
-from resnext_keras.models.specs import ARCHITECTURES
 
 pytestmark = [pytest.mark.tensorflow, pytest.mark.long]
 
@@ -35,18 +32,9 @@ def command_lines(pages):
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch, publish):
-    """A current folder with the files that the lines name.
-
-    The default network has a block a stage: it takes a quarter of the time.
-    """
+def folder(tmp_path, monkeypatch, short_resnext50):
+    """A current folder with the files that the lines name."""
     monkeypatch.chdir(tmp_path)
-    spec = dataclasses.replace(ARCHITECTURES["resnext50_32x4d"], depths=(1, 1, 1, 1))
-    monkeypatch.setitem(ARCHITECTURES, spec.name, spec)
-    network = rk.ResNeXt(spec, weights=None, classifier_activation=None)
-    network.save_weights("random.weights.h5")
-    rk.convert_weights("random.weights.h5", "resnext50.safetensors", spec)
-    publish("resnext50_32x4d.tv2_in1k", tmp_path / "resnext50.safetensors")
     photo = Image.open(SAMPLE_PHOTO).convert("RGB")
     for name in ("cat.jpg", "rose.jpg", "query.jpg", "photos/a.jpg", "photos/b.jpg"):
         Path(name).parent.mkdir(exist_ok=True)
