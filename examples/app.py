@@ -45,7 +45,9 @@ def build_app(classifier: rk.Classifier) -> gr.Blocks:
 
     def evidence(image, name):
         """The image without and with the heat map of a class."""
-        batch = rk.preprocess_input(image[np.newaxis])
+        batch = rk.preprocess_input(
+            image[np.newaxis], preprocessing=classifier.preprocessing
+        )
         number = classifier.class_names.index(name)
         (heat,) = rk.grad_cam(classifier.model, batch, number)
         drawn = [rk.overlay(image, maps, SIDE) for maps in (np.zeros((1, 1)), heat)]
