@@ -128,16 +128,19 @@ def load_classifier(
             for the architecture of the weights, or without weights for
             `"resnext50_32x4d"`.
         weights: Name of a weight set, path of a weight file, folder of a training run,
-            or a `Checkpoint`. None for the default weights of the architecture.
+            or a `Checkpoint`; `"hf://OWNER/NAME"` or `"hf://OWNER/NAME@REVISION"`, a
+            network of timm's on the Hugging Face hub, or the folder of such files
+            (`config.json` and `model.safetensors`). None for the default weights of the
+            architecture.
         include_top: Whether to add the classifier; without it the model gives the
             last feature maps.
         any_size: Whether the model takes images of any size, not only of the size
             that the weights were made for.
 
     Returns:
-        The `Classifier`. For a weight set or a training run it has their class names
-        and preprocessing. For another file the class names are those of ImageNet if
-        there are 1000 classes, otherwise the numbers of the classes.
+        The `Classifier`. For a weight set, a training run or a network of timm's it has
+        their class names and preprocessing. For another file the class names are those
+        of ImageNet if there are 1000 classes, otherwise the numbers of the classes.
 
     Raises:
         ValueError: The architecture or the weights are unknown, they do not fit each

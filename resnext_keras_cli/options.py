@@ -27,7 +27,8 @@ weights_option = click.option(
     "--weights",
     metavar="NAME|FILE",
     help="Weight set from `resnext-keras weights list`, a file (.pth, .safetensors, "
-    ".h5), or the folder of a training run. Default: the ImageNet weights of the "
+    ".h5), the folder of a training run or of timm's files, or hf://OWNER/NAME on the "
+    "Hugging Face hub. Default: the ImageNet weights of the "
     "architecture, which are downloaded once.",
 )
 

@@ -63,6 +63,8 @@ def ResNeXt(
               `state_dict` of torchvision, timm or mmpretrain in `.pth` or
               `.safetensors`.
             - The folder of a training run.
+            - `"hf://OWNER/NAME"`, a network of timm's on the Hugging Face hub, or the
+              folder of such files; see `load_classifier`.
             - None for random weights.
 
             If the weights have another number of classes, the classifier is new and
@@ -254,7 +256,8 @@ class ResNeXtBuilder(Protocol):
         Args:
             include_top: Whether to add the classifier.
             weights: `"imagenet"`, the name of a weight set, the path of a file, the
-                folder of a training run, or None for random weights.
+                folder of a training run, `"hf://OWNER/NAME"` on the Hugging Face hub,
+                or None for random weights.
             input_tensor: Keras tensor to build the network on.
             input_shape: (H, W, channels), or (channels, H, W) under
                 `channels_first`; H and W are 32 or more, or None for any size.

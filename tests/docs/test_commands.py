@@ -14,7 +14,7 @@ from resnext_keras.images.read import SAMPLE_PHOTO
 pytestmark = [pytest.mark.tensorflow, pytest.mark.long]
 
 PAGES = ["README", "docs/index", "docs/get-started", "docs/how-to/features"]
-PAGES += ["docs/how-to/train"]
+PAGES += ["docs/how-to/train", "docs/how-to/hub"]
 # Pages of the engines.
 OF_ENGINES = ["docs/how-to/export", "docs/how-to/predict-faster"]
 
@@ -63,7 +63,11 @@ def run_all(pages):
 
 def test_the_lines_of_the_pages_run_in_order(folder):
     assert len(run_all(PAGES)) >= 12
-    for made in ("flowers-run/report.html", "flowers-run.export", "features.parquet"):
+    for made in (
+        "flowers-run/report.html",
+        "flowers-run.export",
+        "flowers-timm/README.md",
+    ):
         assert Path(made).exists()
 
 

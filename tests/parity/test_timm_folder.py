@@ -1,13 +1,19 @@
 """Folders of timm and transformers: each loads what the other wrote."""
 
+import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 from helpers import reference_network
-from timm_files import NAMES
+from hub_server import TOKEN, running_hub
+from timm_files import FLOWERS, NAMES, timm_folder
+from timm_files import READING as FLOWERS_READING
 
 import resnext_keras as rk
 from resnext_keras.weights.checkpoint import resolve
@@ -168,6 +174,50 @@ def test_a_set_keeps_imagenets_names(tmp_path, publish, resnext50_file, photos):
     assert (result.dataset_name, result.metric_type) == ("imagenet-1k", "accuracy")
     found = WEIGHT_SETS["resnext50_32x4d.tv2_in1k"].best.top1
     assert result.metric_value == pytest.approx(found)
+
+
+def test_timm_and_transformers_load_what_was_pushed(tmp_path):
+    pytest.importorskip("transformers")
+    folder = timm_folder(tmp_path / "flowers")
+    with running_hub() as hub:
+        environment = os.environ | {
+            "HF_ENDPOINT": hub.url,
+            "HF_HOME": str(tmp_path / "home"),
+            "HF_TOKEN": TOKEN,
+        }
+        for program in (("-m", "resnext_keras_cli", "push", folder), ("-c", THEIRS)):
+            done = subprocess.run(
+                [sys.executable, *map(str, program), "me/flowers"],
+                env=environment,
+                capture_output=True,
+                text=True,
+            )
+            assert done.returncode == 0, done.stderr
+    timms, transformers = map(json.loads, done.stdout.splitlines()[-2:])
+    assert transformers == pytest.approx(timms, rel=1e-5)
+    images = rk.preprocess_input(
+        np.full((1, 32, 32, 3), 255), preprocessing=FLOWERS_READING
+    )
+    network = rk.ResNeXt(FLOWERS, weights=folder, classes=3, input_shape=(32, 32, 3))
+    assert timms == pytest.approx(network(images)[0].numpy().tolist(), rel=1e-4)
+
+
+# The scores of a white image.
+THEIRS = """
+import json, sys
+import timm, torch
+from PIL import Image
+from transformers import pipeline
+
+white = Image.new("RGB", (32, 32), "white")
+network = timm.create_model(f"hf-hub:{sys.argv[1]}", pretrained=True).eval()
+config = timm.data.resolve_model_data_config(network)
+transform = timm.data.create_transform(**config, is_training=False)
+with torch.inference_mode():
+    print(json.dumps(network(transform(white)[None]).softmax(-1)[0].tolist()))
+answer = {a["label"]: a["score"] for a in pipeline("image-classification", sys.argv[1])(white)}
+print(json.dumps([answer[name] for name in network.pretrained_cfg["label_names"]]))
+"""
 
 
 def drawn(network):
