@@ -63,11 +63,8 @@ def run_all(pages):
 
 def test_the_lines_of_the_pages_run_in_order(folder):
     assert len(run_all(PAGES)) >= 12
-    for made in (
-        "flowers-run/report.html",
-        "flowers-run.export",
-        "flowers-timm/README.md",
-    ):
+    runs = ("flowers-run/report.html", "flowers-run.export")
+    for made in (*runs, "features.parquet", "flowers-timm/README.md"):
         assert Path(made).exists()
 
 

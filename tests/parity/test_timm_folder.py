@@ -195,9 +195,8 @@ def test_timm_and_transformers_load_what_was_pushed(tmp_path):
             assert done.returncode == 0, done.stderr
     timms, transformers = map(json.loads, done.stdout.splitlines()[-2:])
     assert transformers == pytest.approx(timms, rel=1e-5)
-    images = rk.preprocess_input(
-        np.full((1, 32, 32, 3), 255), preprocessing=FLOWERS_READING
-    )
+    white = np.full((1, 32, 32, 3), 255)
+    images = rk.preprocess_input(white, preprocessing=FLOWERS_READING)
     network = rk.ResNeXt(FLOWERS, weights=folder, classes=3, input_shape=(32, 32, 3))
     assert timms == pytest.approx(network(images)[0].numpy().tolist(), rel=1e-4)
 
@@ -215,7 +214,8 @@ config = timm.data.resolve_model_data_config(network)
 transform = timm.data.create_transform(**config, is_training=False)
 with torch.inference_mode():
     print(json.dumps(network(transform(white)[None]).softmax(-1)[0].tolist()))
-answer = {a["label"]: a["score"] for a in pipeline("image-classification", sys.argv[1])(white)}
+classify = pipeline("image-classification", sys.argv[1])
+answer = {item["label"]: item["score"] for item in classify(white)}
 print(json.dumps([answer[name] for name in network.pretrained_cfg["label_names"]]))
 """
 

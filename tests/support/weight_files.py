@@ -102,6 +102,11 @@ def edited_copy(source, path, edit):
     return path
 
 
+def without_counters(state):
+    """A `state_dict` without batch norm's counters of batches."""
+    return {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}
+
+
 def without_classifier(values):
     """The values of the variables before the classifier."""
     return {k: v for k, v in values.items() if not k.startswith("predictions/")}
