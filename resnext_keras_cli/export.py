@@ -38,7 +38,7 @@ from resnext_keras_cli.start import quiet_start
     metavar="NAME",
     help="Path of the files without their endings; for a saved_model its folder. Or an "
     "existing folder to write into. Default: named after the weights, in the current "
-    "folder; of a run RUN.export, beside it.",
+    "folder; of a run or timm's folder FOLDER.export, beside it.",
 )
 @click.option("--backbone", is_flag=True, help="Leave out the classifier.")
 @click.option(

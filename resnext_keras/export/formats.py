@@ -131,14 +131,15 @@ def export_model(
             without int8 if there are no images.
         output: Path of the files without their endings; for a saved_model this is its
             folder. Or an existing folder to write into. None for files in the current
-            folder that are named after the weights; of a run beside it, with `.export`.
+            folder that are named after the weights; of a run or timm's folder beside
+            it, with `.export`.
         backbone: Whether to leave out the classifier.
         any_size: Whether the network takes images of any size, not only of the size
             that the weights were made for.
         top: Number of classes that a saved_model gives for each image, at least 1.
         int8_io: Whether the input and outputs of litert-int8 are int8; see
             `export_file`.
-        overwrite: Whether earlier exports may be replaced; those of a run under the
+        overwrite: Whether earlier exports may be replaced; those of a folder under the
             default name always are.
 
     Returns:
@@ -173,10 +174,10 @@ def export_model(
         raise ValueError("Expected images to calibrate int8 with. Received: images=()")
     left_out = [] if images else int8
     chosen = {name: chosen[name] for name in chosen if name not in left_out}
-    if checkpoint.run_folder:
-        # Beside the run, whose folder has the name itself.
-        name = f"{checkpoint.run_folder}.export"
-        overwrite = overwrite or output is None  # exports of the same run
+    if checkpoint.folder:
+        # Beside the folder, which has the name itself.
+        name = f"{checkpoint.folder}.export"
+        overwrite = overwrite or output is None  # exports of the same weights
     base = _base(output, f"{name}.backbone" if backbone else name, chosen.values())
     for format_ in chosen.values():
         if format_.ending:

@@ -150,11 +150,16 @@ class Checkpoint:
         return os.path.abspath(self.name) if is_path else self.name
 
     @property
+    def folder(self) -> Path | None:
+        """The folder of the training run or of timm's files; None for other weights."""
+        # An export of a weight set may be a folder with its name.
+        is_folder = self.weight_set is None and os.path.isdir(self.name)
+        return Path(self.name) if is_folder else None
+
+    @property
     def run_folder(self) -> Path | None:
         """The folder of the training run; None for other weights."""
-        # An export of a weight set may be a folder with its name.
-        is_run = self.weight_set is None and _best_weights(Path(self.name))
-        return Path(self.name) if is_run else None
+        return self.folder if self.folder and _best_weights(self.folder) else None
 
     def check_rgb(self) -> None:
         """Checks that the weights are for RGB images.
@@ -277,7 +282,9 @@ def resolve(
     elif source == _best_weights(source.parent):
         checkpoint = _from_run(source.parent)
     elif source.name in TIMM_FILES and is_timm_config(source.with_name(CONFIG)):
-        checkpoint = _from_timm(source.with_name(CONFIG), os.fspath(weights), source)
+        path = Path(os.path.expanduser(weights))
+        name = os.path.abspath(path) if path.name in ("", "..") else str(path)
+        checkpoint = _from_timm(source.with_name(CONFIG), name, source)
     else:
         return _from_file(source, spec)
     return _of_spec(checkpoint, spec)

@@ -48,7 +48,7 @@ def is_timm_config(path: Path) -> bool:
     """Whether a file is a `config.json` with the name of an architecture in it."""
     try:
         return "architecture" in _read(path)
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
         return False
 
 
@@ -69,6 +69,8 @@ def read_timm_config(path: Path) -> dict:
     try:
         return _checkpoint_fields(_read(path))
     except Exception as error:  # entries can be of any type
+        if isinstance(error, KeyError):
+            error = f"without {error}"
         raise WeightsError(
             f"Expected a config.json that timm writes for a ResNeXt. Received: {path} "
             f"({error})"

@@ -289,3 +289,20 @@ def test_what_timm_has_not_is_refused_before_anything_is_written(folder, tmp_pat
         rk.save_timm(classifier, folder)
     with pytest.raises(ValueError, match="stem for ImageNet"):
         rk.convert_weights("digits", target, to="timm")
+
+
+def test_a_folder_is_named_by_any_path(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("HOME", str(folder.parent))
+    for path in (".", "../flowers", "../flowers/", "~/flowers"):
+        found = resolve(path)
+        assert (found.short_name, found.run_folder) == ("flowers", None)
+        assert found.absolute_name == str(folder)
+
+
+def test_exports_stand_beside_the_folder(folder, monkeypatch):
+    monkeypatch.chdir(folder.parent)
+    for _ in range(2):
+        report = rk.export_model("flowers")
+        assert report.models["saved_model"].path.name == "flowers.export"
+    assert resolve("flowers").class_names == NAMES
