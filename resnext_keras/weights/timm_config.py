@@ -125,6 +125,8 @@ def _spec(architecture: str, args: dict) -> ResNeXtSpec:
         if argument in args
     }
     changed = replace(spec, **changes)
+    if len(changed.depths) != STAGES:
+        raise ValueError(f"layers={args['layers']!r}, not {STAGES} numbers")
     return spec if changed == spec else replace(changed, name=_name_of(changed))
 
 
@@ -246,6 +248,7 @@ def timm_config(
     }
 
 
+STAGES = 4  # of timm's networks
 # timm has no function for these.
 NOT_IN_TIMM = ("resnext101_32x48d", "resnext152_32x4d")
 
@@ -253,15 +256,18 @@ NOT_IN_TIMM = ("resnext101_32x48d", "resnext152_32x4d")
 def _architecture(spec: ResNeXtSpec) -> tuple[str, dict]:
     """Name of a function of timm, and the arguments that it needs for this network."""
     table = [row for row in ARCHITECTURES.values() if row.name not in NOT_IN_TIMM]
-    if spec in table:
-        bases = [spec]
-    else:
-        fields = {field: getattr(spec, field) for field in MODEL_ARGS.values()}
-        bases = [row for row in table if replace(row, name=spec.name, **fields) == spec]
-    if not bases or spec.stem == "cifar":
+    fields = {field: getattr(spec, field) for field in MODEL_ARGS.values()}
+    similar = [
+        row
+        for row in table
+        # timm's functions for the form of Caffe take other arguments.
+        if replace(row, name=spec.name, **fields) == spec and not row.caffe_form
+    ]
+    bases = [spec] if spec in table else similar
+    if not bases or spec.stem == "cifar" or len(spec.depths) != STAGES:
         raise WeightsError(
-            "Expected a network that timm has, with a stem for ImageNet. Received: "
-            f"{spec.name}"
+            "Expected a network that timm has, with a stem for ImageNet and "
+            f"{STAGES} stages. Received: {spec}"
         )
     base = bases[0]
     args = {

@@ -17,6 +17,8 @@ from resnext_keras.weights.checkpoint import resolve
 
 pytestmark = pytest.mark.tensorflow
 
+SHORT = rk.ResNeXtSpec("short", (1, 1), 4, 4)
+
 
 @pytest.fixture
 def folder(tmp_path):
@@ -179,6 +181,7 @@ REFUSED = {
     "too large": ({"reading": {"input_size": [3, 10**9, 10**9]}}, "1000000000 pixels"),
     "too many classes": ({"num_classes": 10**9}, "num_classes=1000000000"),
     "no such crop": ({"reading": {"crop_pct": 1e-9}}, "crop_pct=1e-09"),
+    "two stages": ({"model_args": {"layers": [1, 1]}}, "not 4 numbers"),
     "no numbers": ({"reading": {"mean": ["a", "b", "c"]}}, "Expected `mean`"),
     "another type": ({"pretrained_cfg": []}, "config.json"),
     "no name": (
@@ -270,11 +273,13 @@ def test_what_timm_has_not_is_refused_before_anything_is_written(folder, tmp_pat
     cifar = rk.ResNeXt(TINY, weights=None, classes=2, input_shape=(32, 32, 3))
     classifier = rk.load_classifier(weights=folder)
     other = rk.ResNeXt(FLOWERS, weights=None, classes=2, input_shape=(32, 32, 3))
+    short = rk.ResNeXt(SHORT, weights=None, classes=2, input_shape=(32, 32, 3))
     more = keras.Sequential([classifier.model, keras.layers.Dense(2)])
     more.build((None, 32, 32, 3))
     target = tmp_path / "written"
     for network, spec, message in (
         (cifar, TINY, "stem for ImageNet"),
+        (short, SHORT, "4 stages"),
         (more, FLOWERS, "and nothing else"),
         (other, "resnext101_32x8d", "and nothing else"),
     ):
