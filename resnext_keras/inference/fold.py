@@ -8,6 +8,7 @@ import keras
 import numpy as np
 from keras import layers
 
+from resnext_keras.models.backbone import Functional
 from resnext_keras.models.batch_norm import BatchNormalization
 from resnext_keras.models.graph import is_graph, plain_graph
 from resnext_keras.models.layers import Conv2D, GroupedConv2D
@@ -29,8 +30,9 @@ def fold_batch_norm(model: keras.Model) -> keras.Model:
             It is not changed.
 
     Returns:
-        A functional `keras.Model` with its own weights, not compiled. Inputs, outputs
-        and layer names are those of the model, without the folded batch norms.
+        A functional `keras.Model` with its own weights, not compiled. Inputs, outputs,
+        layer names and `pyramid_outputs` are those of the model, without the folded
+        batch norms.
 
     Raises:
         ValueError: The model is neither functional nor a built `Sequential`.
@@ -45,6 +47,8 @@ def fold_batch_norm(model: keras.Model) -> keras.Model:
         False
     """
     graph = plain_graph(model)
+    if isinstance(model, Functional):
+        graph = Functional(graph.input, graph.output, name=graph.name)
     calls, norms = _calls_and_norms(graph)
     folded_norms = {norm.name for norm in norms.values()}
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 import keras
 
-from resnext_keras.models.graph import all_layers
+from resnext_keras.models.graph import all_layers, source_of
 
 _IN_STAGE = re.compile(r"(?:conv|pool)(\d+)_\w+")
 _BLOCK_OUTPUT = re.compile(r"conv(\d+)_block\d+_out")
@@ -33,6 +33,23 @@ def stage_outputs(model) -> dict:
     }
 
 
+@keras.saving.register_keras_serializable(package="resnext_keras")
+class Functional(keras.Model):
+    """A functional model that KerasHub takes as an image encoder.
+
+    Keras names the weights of a model inside another one after its class. The name of
+    Keras' own class keeps the files of both interchangeable.
+    """
+
+    @property
+    def pyramid_outputs(self) -> dict[str, keras.KerasTensor]:
+        """The last feature maps of each stride: `"P3"` for stride 8, or 2 ** 3."""
+        return {
+            f"P{_stride(layer.output).bit_length() - 1}": layer.output
+            for layer in stage_outputs(self).values()  # The last of a stride stays.
+        }
+
+
 def feature_pyramid(
     model: keras.Model, levels: Iterable[str] | None = None
 ) -> keras.Model:
@@ -48,7 +65,8 @@ def feature_pyramid(
 
     Returns:
         A functional `keras.Model`. Its output is a dict of the feature maps by
-        level, (batch, ceil(H / stride), ceil(W / stride), channels).
+        level, (batch, ceil(H / stride), ceil(W / stride), channels). Its
+        `pyramid_outputs` have the keys of KerasHub, as those of `ResNeXt`.
 
     Raises:
         ValueError: The model is not a network of this family, or has no such level.
@@ -72,7 +90,7 @@ def feature_pyramid(
             f"Received: levels={levels!r}"
         )
     outputs = {level: available[level].output for level in levels}
-    return keras.Model(model.input, outputs, name=f"{model.name}_pyramid")
+    return Functional(model.input, outputs, name=f"{model.name}_pyramid")
 
 
 def freeze(model: keras.Model, until: str) -> None:
@@ -110,6 +128,17 @@ def freeze(model: keras.Model, until: str) -> None:
     for layer, stage in stages.items():
         if stage is not None and stage <= int(until.removeprefix("conv")):
             layer.trainable = False
+
+
+def _stride(tensor) -> int:
+    """Ratio of the size of the images to that of feature maps: a power of two."""
+    stride = 1
+    while True:
+        layer, sources = source_of(tensor)
+        stride *= max(getattr(layer, "strides", (1,)))
+        if not sources:
+            return stride
+        tensor = sources[0]  # Both branches of a block have its stride.
 
 
 def _check_network(model):

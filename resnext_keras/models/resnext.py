@@ -11,6 +11,7 @@ import keras
 from keras import layers
 
 from resnext_keras.arguments import model_name, positive_integer
+from resnext_keras.models.backbone import Functional
 from resnext_keras.models.blocks import resnext_features
 from resnext_keras.models.data_format import channels_first, image_shape
 from resnext_keras.models.specs import MIN_IMAGE_SIZE, ResNeXtSpec, get_spec
@@ -97,7 +98,11 @@ def ResNeXt(
 
     Returns:
         A functional `keras.Model`. Its layers have the names of keras.applications,
-        such as `conv3_block2_out`.
+        such as `conv3_block2_out`. Without the classifier it has `pyramid_outputs`,
+        which KerasHub's detectors and segmenters read: the last feature maps of each
+        stride by the keys of KerasHub, `"P2"` to `"P5"` for the strides 4 to 32 (in
+        CIFAR networks `"P0"` to `"P2"`). With an `output_stride` of 8, `"P3"` is the
+        last, the output of conv5.
 
     Raises:
         ValueError: An argument is outside what is described above, or the weights
@@ -142,7 +147,8 @@ def ResNeXt(
         # them.
         sources = keras.utils.get_source_inputs(image)
         inputs = sources[0] if len(sources) == 1 else sources
-        network = keras.Model(inputs, x, name=name)
+        make = keras.Model if include_top else Functional
+        network = make(inputs, x, name=name)
         assign(network, tensors)
     return network
 

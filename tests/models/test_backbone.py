@@ -1,5 +1,10 @@
 """Any network of the family is a backbone: cut, frozen and trained in part."""
 
+import copy
+import subprocess
+import sys
+from dataclasses import replace
+
 import keras
 import numpy as np
 import pytest
@@ -47,6 +52,90 @@ def test_a_pyramid_of_some_levels_is_no_larger_than_they_need(network):
     assert list(pyramid.output) == ["C4", "C3"]
     assert max(filter(None, (stage_of(layer.name) for layer in pyramid.layers))) == 4
     assert feature_pyramid(network, "C2").output.keys() == {"C2"}
+
+
+def loaded(model, path):
+    model.save(path)
+    return keras.models.load_model(path)
+
+
+def cloned(model, _):
+    clone = keras.models.clone_model(model)
+    clone.set_weights(model.get_weights())
+    return clone
+
+
+def from_json(model, _):
+    again = keras.models.model_from_json(model.to_json())
+    again.set_weights(model.get_weights())
+    return again
+
+
+@pytest.mark.parametrize("pyramid", [False, True])
+@pytest.mark.parametrize(
+    "again",
+    [
+        loaded,
+        cloned,
+        from_json,
+        pytest.param(lambda model, _: copy.deepcopy(model), id="copied"),
+        pytest.param(lambda model, _: fold_batch_norm(model), id="folded"),
+    ],
+)
+def test_the_pyramid_of_keras_hub_is_kept(
+    pyramid, again, network, tmp_path, relative_error
+):
+    model = feature_pyramid(network) if pyramid else network
+    found = again(model, tmp_path / "network.keras")
+    maps = keras.Model(found.input, found.pyramid_outputs)(IMAGES)
+    expected = feature_pyramid(network)(IMAGES)
+    assert list(maps) == ["P2", "P3", "P4", "P5"]
+    for level, cut in zip(maps, expected.values(), strict=True):
+        assert relative_error(maps[level], cut) <= 1e-5
+
+
+def test_a_fresh_process_finds_the_pyramid_in_a_file(network, tmp_path):
+    network.save(tmp_path / "network.keras")
+    code = (
+        "import sys, keras, resnext_keras\n"
+        "print(*keras.models.load_model(sys.argv[1]).pyramid_outputs)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, tmp_path / "network.keras"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.split() == ["P2", "P3", "P4", "P5"], done.stderr[-3000:]
+
+
+@pytest.mark.parametrize(
+    ("spec", "output_stride", "levels"),
+    [
+        (SPEC, 16, {"P2": 256, "P3": 512, "P4": 2048}),
+        (SPEC, 4, {"P2": 2048}),
+        (replace(SPEC, pooled_shortcut=True), 8, {"P2": 256, "P3": 2048}),
+        (replace(SPEC, anti_aliased=True), 16, {"P2": 256, "P3": 512, "P4": 2048}),
+        ("resnext11_8x4d", None, {"P0": 256, "P1": 512, "P2": 1024}),
+    ],
+)
+def test_keras_hubs_levels_are_named_after_their_strides(spec, output_stride, levels):
+    model = ResNeXt(spec, False, None, pooling="avg", output_stride=output_stride)
+    maps = keras.Model(model.input, model.pyramid_outputs)(IMAGES[:1])
+    # The deepest of each stride, by its channels.
+    assert {level: found.shape[1:] for level, found in maps.items()} == {
+        level: (64 >> int(level[1]), 96 >> int(level[1]), channels)
+        for level, channels in levels.items()
+    }
+
+
+def test_weights_of_a_model_around_a_plain_functional_one_load(network, tmp_path):
+    """Files have the names of classes, and older ones that of Keras' own."""
+    image = keras.Input(IMAGES.shape[1:])
+    plain = keras.Model(network.input, network.output)
+    keras.Sequential([image, plain]).save_weights(tmp_path / "older.weights.h5")
+    model = keras.Sequential([image, ResNeXt(SPEC, False, None)])
+    model.load_weights(tmp_path / "older.weights.h5")
+    np.testing.assert_array_equal(model(IMAGES), network(IMAGES))
 
 
 def test_wrong_levels_and_stages_are_refused_and_nothing_frozen(network):
