@@ -9,6 +9,7 @@ from run_notebooks import FOLDER, code_cells, executed, stored, text_of, without
 pytestmark = pytest.mark.tensorflow
 
 PRINTED = {
+    "detect": r"found in the lower half: 1[012] of 12 coins",
     "explain": r"the brightest tenth: [1-6]\d% right",
     "quickstart": "the loaded model gives the same scores: True",
     "search": "360 images, 1 skipped",
@@ -18,6 +19,9 @@ PRINTED = {
 }
 """What each notebook prints, with the figures that show that it works."""
 
+# These need packages beyond the extra `test`.
+OTHERS = ("detect", "serve")
+
 MAX_BYTES = 300_000
 
 
@@ -25,7 +29,7 @@ MAX_BYTES = 300_000
     "name",
     [
         pytest.param(
-            name, marks=pytest.mark.parity if name == "serve" else pytest.mark.long
+            name, marks=pytest.mark.parity if name in OTHERS else pytest.mark.long
         )
         for name in PRINTED
     ],
@@ -35,6 +39,8 @@ MAX_BYTES = 300_000
 def test_a_notebook_gives_what_is_stored(name):
     if name == "serve" and not has_kserve():
         pytest.skip(NO_KSERVE)
+    if name == "detect":
+        pytest.importorskip("keras_hub")
     texts = [text_of(cell) for cell in code_cells(executed(name))]
     expected = [text_of(cell) for cell in code_cells(stored(name))]
     assert re.search(PRINTED[name], "\n".join(texts))
