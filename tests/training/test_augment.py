@@ -8,12 +8,12 @@ from resnext_keras.images.preprocessing import IMAGENET, MEAN, STD
 from resnext_keras.training.transforms.augment import (
     AUGMENTATIONS,
     BINS,
+    OPERATIONS,
     flip,
     random_erase,
 )
 from resnext_keras.training.transforms.crops import mean_colour
 from resnext_keras.training.transforms.mixup import mix
-from resnext_keras.training.transforms.operations import OPERATIONS
 
 SIZE = 48
 GREY = mean_colour(IMAGENET)

@@ -10,10 +10,9 @@ Images are `PIL.Image`s of mode RGB, of size x size pixels.
 import math
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageEnhance, ImageOps
 
 from resnext_keras.training.transforms.crops import random_box
-from resnext_keras.training.transforms.operations import OPERATIONS, transformed
 
 BINS = 31  # number of magnitudes, as in torchvision
 
@@ -23,6 +22,46 @@ ERASED_RATIOS = (0.3, 3.3)
 # Largest turn (a share of a full turn), shift and slant (shares of the size), and
 # smallest and largest number of source pixels per pixel.
 INK_TURN, INK_SHIFT, INK_SLANT, INK_ZOOM = 0.04, 0.1, 0.1, (0.9, 1.4)
+
+
+def _transformed(image, matrix):
+    """Transforms an image affinely, with bilinear interpolation; outside is black.
+
+    The six numbers of the matrix, row by row, map the x and y of a pixel, and 1, to the
+    x and y of its source.
+    """
+    affine, bilinear = Image.Transform.AFFINE, Image.Resampling.BILINEAR
+    return image.transform(image.size, affine, matrix, bilinear)
+
+
+OPERATIONS = (
+    (lambda image, m: image, 0.0),
+    # Shears by m pixels per row or column; the upper or left edge stays.
+    (lambda image, m: _transformed(image, (1, m, 0, 0, 1, 0)), 0.99),
+    (lambda image, m: _transformed(image, (1, 0, 0, m, 1, 0)), 0.99),
+    # Translates by whole pixels to the right or down.
+    (lambda image, m: _transformed(image, (1, 0, -int(m), 0, 1, 0)), 32.0),
+    (lambda image, m: _transformed(image, (1, 0, 0, 0, 1, -int(m))), 32.0),
+    # Rotates by degrees, counter-clockwise.
+    (lambda image, m: image.rotate(m, Image.Resampling.BILINEAR), 135.0),
+    (lambda image, m: ImageEnhance.Brightness(image).enhance(1 + m), 0.99),
+    (lambda image, m: ImageEnhance.Color(image).enhance(1 + m), 0.99),
+    (lambda image, m: ImageEnhance.Contrast(image).enhance(1 + m), 0.99),
+    (lambda image, m: ImageEnhance.Sharpness(image).enhance(1 + m), 0.99),
+    # Clears the m lowest bits.
+    (lambda image, m: ImageOps.posterize(image, 8 - round(abs(m))), 6.0),
+    # Inverts values from 255 - m on.
+    (lambda image, m: ImageOps.solarize(image, 255 - abs(m)), 255.0),
+    (lambda image, m: ImageOps.autocontrast(image), 0.0),
+    (lambda image, m: ImageOps.equalize(image), 0.0),
+)
+"""The operations of TrivialAugment, and the largest magnitude of each.
+
+An operation takes an image, a `PIL.Image` of mode RGB, and a magnitude m, a float that
+is negative half of the time. It returns an image of the same size.
+
+Source: torchvision's `TrivialAugmentWide`.
+"""
 
 
 def trivial_augment(image: Image.Image, rng: np.random.Generator) -> Image.Image:
@@ -52,7 +91,7 @@ def ink(image: Image.Image, rng: np.random.Generator) -> Image.Image:
     matrix = matrix @ [[1, slant], [0, 1]]
     centre = image.width / 2
     offset = centre + shift - matrix @ [centre, centre]
-    image = transformed(image, np.column_stack([matrix, offset]).ravel().tolist())
+    image = _transformed(image, np.column_stack([matrix, offset]).ravel().tolist())
     return ImageOps.invert(image) if rng.random() < 0.5 else image
 
 
