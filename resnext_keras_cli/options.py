@@ -59,22 +59,28 @@ max_pixels_option = click.option(
 )
 
 
-def sheet_options(command):
-    """The options of a command that draws a contact sheet and an HTML page."""
-    for option in (
-        click.option("--overwrite", is_flag=True, help="Replace files that exist."),
-        click.option(
-            "--html",
-            is_flag=True,
-            help="Also write an HTML page beside the .png.",
-        ),
-        click.option(
-            "-o",
-            "--output",
-            type=click.Path(dir_okay=False),
-            help="The .png file to write. Default: named after the image, in the "
-            "current folder.",
-        ),
-    ):
-        command = option(command)
-    return command
+def together(*options):
+    """A decorator that gives a command several options, in this order."""
+
+    def decorate(command):
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+# Of a command that draws a contact sheet.
+sheet_options = together(
+    click.option(
+        "-o",
+        "--output",
+        type=click.Path(dir_okay=False),
+        help="The .png file to write. Default: named after the image, in the current "
+        "folder.",
+    ),
+    click.option(
+        "--html", is_flag=True, help="Also write an HTML page beside the .png."
+    ),
+    click.option("--overwrite", is_flag=True, help="Replace files that exist."),
+)

@@ -7,7 +7,7 @@ import sys
 import click
 
 from resnext_keras_cli.evaluate import print_evaluation
-from resnext_keras_cli.options import max_pixels_option, size_option
+from resnext_keras_cli.options import max_pixels_option, size_option, together
 from resnext_keras_cli.tables import counted, print_table, table
 
 MOST_CLASSES = 20  # number of classes to print
@@ -58,7 +58,7 @@ def patience_option(default):
     )
 
 
-OPTIONS = (
+run_options = together(
     click.argument("data", type=click.Path(exists=True)),
     click.option(
         "-o",
@@ -172,13 +172,6 @@ OPTIONS = (
         help="Also write logs for TensorBoard, into RUN/tensorboard.",
     ),
 )
-
-
-def run_options(command):
-    """The argument and the options of a command that trains."""
-    for option in reversed(OPTIONS):
-        command = option(command)
-    return command
 
 
 def print_run(function, options):
