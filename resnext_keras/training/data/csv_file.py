@@ -32,9 +32,6 @@ ZERO_OR_ONE = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "false": 0, "true": 1}
 def find_csv(path: str) -> Layout | None:
     """Finds the splits of a CSV or TSV file, see `train`.
 
-    Args:
-        path: The file.
-
     Returns:
         The `Layout`; None for a folder, or a file with another ending.
 

@@ -32,16 +32,10 @@ logger = logging.getLogger(__name__)
 
 
 def find_image_folder(path: str) -> Layout:
-    """Finds the layout of an image folder, with or without splits.
+    """Finds the splits of an image folder, which may have none.
 
     Hidden folders are ignored: those with a dot, as by Keras'
     `image_dataset_from_directory`, and others that programs leave.
-
-    Args:
-        path: The folder.
-
-    Returns:
-        The `Layout`.
 
     Raises:
         ValueError: The folder has no folders, or has images beside them.
@@ -81,9 +75,6 @@ def files_dataset(
             `ImageDataset`.
         class_names: Name of each class.
         is_binary: See `ImageDataset`.
-
-    Returns:
-        The `ImageDataset`.
     """
     paths = [os.fsencode(path) for path in paths]
     return ImageDataset(

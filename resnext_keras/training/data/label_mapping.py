@@ -30,7 +30,7 @@ def map_labels(
     """Maps the labels of a data set to the classes of a network.
 
     Args:
-        dataset: The images, with the class names of the data set.
+        dataset: The images.
         names: Class names of the network, in the order of its outputs.
 
     Returns:

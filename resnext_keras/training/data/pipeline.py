@@ -8,9 +8,7 @@ import functools
 import math
 import os
 import threading
-from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
 
 import keras
 import numpy as np
@@ -41,8 +39,9 @@ ORDER, IMAGE, MIX, REPLACEMENT = range(4)
 class _Batches(keras.utils.PyDataset):
     """Batches that threads prepare some steps ahead.
 
-    An image that can no longer be read is added to `unreadable`, and replaced by
-    another.
+    A subclass has three methods: `_items(step)` gives an item for each row of a batch,
+    `_load(item)` the pixels of the row and the number of its image, and
+    `_finish(step, rows)` the batch of these.
     """
 
     def __init__(self, dataset: ImageDataset, steps: int, unreadable: Unreadable):
@@ -78,44 +77,26 @@ class _Batches(keras.utils.PyDataset):
             lambda: self._finish(step, [row.result() for row in rows])
         )
 
-    def _items(self, step: int) -> Any:
-        """What the rows of a batch are made from."""
-        raise NotImplementedError
-
-    def _load(self, item: int) -> tuple[np.ndarray, int]:
-        """The pixels and the number of the image of a row."""
-        raise NotImplementedError
-
-    def _finish(self, step: int, rows: list) -> tuple[np.ndarray, ...]:
-        """The batch of some rows."""
-        raise NotImplementedError
-
     def _open(self, number: int, rng: np.random.Generator) -> tuple[Image.Image, int]:
-        """An image and its number, which differs if the image cannot be read."""
-        for candidate in self._draws(number, rng):
+        """The image of this number, or if it cannot be read another, and its number."""
+        while not self.unreadable.must_end:
             try:
-                return self.dataset.image(candidate), candidate
+                return self.dataset.image(number), number
             except ImageError as error:
-                self.unreadable[self.dataset.names[candidate]] = error.reason
+                self.unreadable[self.dataset.names[number]] = error.reason
             except OSError as error:
                 self.unreadable.failure = error
-            if self.unreadable.must_end:
-                break  # the callback `UnreadableImages` ends the run
+            number = int(rng.integers(len(self.dataset)))
+        # The callback `UnreadableImages` ends the run after this step.
         return Image.new("RGB", (1, 1)), number
-
-    def _draws(self, number: int, rng: np.random.Generator) -> Iterator[int]:
-        yield number
-        while True:  # until one can be read or too many could not
-            yield int(rng.integers(len(self.dataset)))
 
 
 class TrainingBatches(_Batches):
     """Batches to train on, which depend only on the seed and the number of the step.
 
-    Passes over the images follow each other without a gap, each in another order: step
-    k takes the images at places k * `batch_size` to (k + 1) * `batch_size`. So no image
-    is left out if `batch_size` does not divide their number, and `batch_size` may be
-    larger than their number.
+    Passes over the images follow each other without a gap, each in another order. A
+    batch may contain the end of one pass and the beginning of the next, so that no
+    image is left out, and `batch_size` may be larger than their number.
 
     Each of several workers gets its share of a batch. Together they get the same batch
     as a single worker, with the same mixing.
@@ -211,11 +192,10 @@ class ValidationBatches(_Batches):
     Each batch has images, RGB, 0 to 255, uint8, of shape (rows, size, size, 3), and
     labels, 0 or 1, float32, of shape (rows, classes).
 
-    With several replicas every batch has as many rows, and weights of the rows as a
-    third array, float32, of shape (rows,). The padding is images of zeros with weight
-    0. The weight of the real images is above 1 to make up for them in Keras' mean of
-    the losses, so that the loss and all `weighted_metrics` are those of the real
-    images.
+    With `pad` all batches have the same number of rows: images of zeros fill the last
+    one. A third array, float32, of shape (rows,), has the weight of each row: 0 for
+    padding, and slightly above 1 for the others, so that the mean over all rows is that
+    of the real images, in the loss and in `weighted_metrics`.
 
     Args:
         dataset: The images.

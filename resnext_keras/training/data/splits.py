@@ -52,17 +52,10 @@ def open_dataset(
 
 
 def open_splits(path: str | os.PathLike) -> tuple[ImageDataset, ...]:
-    """Opens the images of a data set to train on, and those of its validation split.
+    """Opens the images to train on and those to validate on, with the same classes.
 
-    Args:
-        path: The data set, see `train`.
-
-    Returns:
-        The images to train on and those to validate on, with the same classes; or all
-        images, if the data set has no validation split.
-
-    Raises:
-        ValueError: See `open_dataset`.
+    A data set without a validation split gives only the first. For arguments and errors
+    see `open_dataset`.
     """
     layout = _find(path)
     training, validation = _first(layout, TRAINING), _first(layout, VALIDATION)
@@ -78,13 +71,7 @@ def open_splits(path: str | os.PathLike) -> tuple[ImageDataset, ...]:
 
 
 def open_split(path: str | os.PathLike) -> ImageDataset:
-    """Opens the images of a data set to evaluate on.
-
-    Args:
-        path: The data set, see `train`.
-
-    Returns:
-        The images of its validation split, or all images if it has none.
+    """Opens the validation split of a data set, or all images if it has none.
 
     Raises:
         ValueError: There are no images, an image has no class, or a file is broken.
@@ -96,10 +83,7 @@ def open_split(path: str | os.PathLike) -> ImageDataset:
 
 
 def decodable(dataset: ImageDataset) -> tuple[ImageDataset, list[tuple[str, str]]]:
-    """Finds the images that can be decoded, in one pass with a progress bar.
-
-    Args:
-        dataset: The images.
+    """Decodes all images once, with a progress bar.
 
     Returns:
         The images that can be decoded; and name and reason of each of the others.
@@ -161,7 +145,7 @@ def _first(layout: Layout, names: tuple[str, ...]) -> str | None:
 
 
 def _opened(layout: Layout, *splits: str) -> tuple[ImageDataset, ...]:
-    """Opens some splits of a data set. A split without images is an error."""
+    """The images of some splits; a split without images is an error."""
     known = {split: layout.splits[split] for split in splits if split in layout.splits}
     opened = layout.open(known) if len(known) == len(splits) else {}
     for split in splits:

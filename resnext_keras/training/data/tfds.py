@@ -18,7 +18,7 @@ TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
 
 
 def find_tfds(path: str) -> Layout | None:
-    """Finds the layout of a TFDS directory.
+    """Finds the splits of a TFDS directory.
 
     Args:
         path: The directory of a version of a data set, or one that contains a single

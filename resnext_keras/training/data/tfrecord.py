@@ -11,6 +11,7 @@ import re
 from collections import defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import keras
 import numpy as np
@@ -71,32 +72,21 @@ FORMS = (
 
 
 def open_tfrecords(
-    splits: dict[str, Collection[str]],
-    form: Form | None = None,
-    first: int | None = None,
-    class_names: tuple[str, ...] | None = None,
+    splits: dict[str, Collection[str]], form: Form | None = None, **known: Any
 ) -> dict[str, ImageDataset]:
     """Opens the images of some splits, all with the same class numbers.
 
     Args:
         splits: The files of each split.
         form: The form of the examples; None for that of the first example.
-        first: See `Form`; None for that of the form.
-        class_names: See `Form`; None for those of the form.
-
-    Returns:
-        The images of each split.
+        **known: Fields of the form that a label file gives.
 
     Raises:
         ValueError: A record is broken or truncated, an example has no image or label,
             a label is out of range, or there are no records.
     """
     files = [file for some in splits.values() for file in some]
-    form = form or _form_of(files)
-    if first is not None:
-        form = replace(form, first=first)
-    if class_names is not None:
-        form = replace(form, class_names=class_names)
+    form = replace(form or _form_of(files), **known)
     places, texts = _scan(files, form)
     if not len(places):
         raise ValueError(
@@ -297,14 +287,11 @@ def _images(files, places, first: int, class_names, form: Form) -> ImageDataset:
 
 
 def find_tfrecords(path: str) -> Layout | None:
-    """Finds the layout of a folder of TFRecord files, or of one such file.
+    """Finds the splits of a folder of TFRecord files, or of one such file.
 
-    The name of a file has its split (`train-...`, `set-validation.tfrecord`), or the
-    name of its folder is the split. A file `labels.txt` beside them may name the
-    classes, one per line, as `name` or `0:name`.
-
-    Args:
-        path: The folder or the file.
+    The split is a part of a file's name (`train-...`, `set-validation.tfrecord`), or
+    the name of its folder. A file `labels.txt` beside them may name the classes, one
+    per line, as `name` or `0:name`.
 
     Returns:
         The `Layout`; None if there are no such files in the folder.
@@ -337,8 +324,8 @@ def find_tfrecords(path: str) -> Layout | None:
 
 def _layout(path: str, splits: dict[str, list[str]], folder: str) -> Layout:
     """The layout of files, with the class names of the label file in a folder."""
-    first, names = _label_file(os.path.join(folder, LABEL_FILE))
-    return Layout(path, splits, lambda some: open_tfrecords(some, None, first, names))
+    known = _label_file(os.path.join(folder, LABEL_FILE))
+    return Layout(path, splits, lambda some: open_tfrecords(some, **known))
 
 
 def _check_shards(files: Sequence[str]) -> None:
@@ -377,19 +364,20 @@ def _listed(path: str) -> list[str]:
     return list(filter(os.path.isfile, files))
 
 
-def _label_file(path: str) -> tuple[int | None, tuple[str, ...] | None]:
-    """The first label and the class names of a label file; None for what it lacks."""
+def _label_file(path: str) -> dict[str, Any]:
+    """The fields of a `Form` that a label file gives."""
     if not os.path.exists(path):
-        return None, None
+        return {}
     with open(path, encoding="utf-8", errors="backslashreplace") as file:
         lines = [line.strip() for line in file if line.strip()]
     numbered = [NUMBERED.fullmatch(line) for line in lines]
     if not lines or not all(numbered):
-        return None, tuple(lines)
+        return {"class_names": tuple(lines)}
     numbers = [int(line[1]) for line in numbered]
     if numbers != list(range(numbers[0], numbers[0] + len(numbers))):
         raise ValueError(
             "Expected the lines of a label file to be numbered in their order. "
             f"Received: {readable(path)!r}"
         )
-    return numbers[0], tuple(line[2].strip() for line in numbered)
+    names = tuple(line[2].strip() for line in numbered)
+    return {"first": numbers[0], "class_names": names}
