@@ -15,7 +15,6 @@ from resnext_keras.images.listing import readable
 from resnext_keras.io import write_csv
 from resnext_keras.training.metrics import calibration, confusion_matrix
 from resnext_keras.training.plots import plot_confusion, plot_curves, plot_reliability
-from resnext_keras.training.settings import SettingsTable
 from resnext_keras.weights.checkpoint import relative_names
 
 if TYPE_CHECKING:
@@ -73,7 +72,7 @@ def write_report(
     data: str | os.PathLike,
     history: list[dict] | None = None,
     end: dict[str, int] | None = None,
-    settings: Sequence[SettingsTable] = (),
+    settings: Sequence[dict] = (),
 ) -> None:
     """Writes a report into an existing folder.
 
@@ -86,7 +85,7 @@ def write_report(
         history: A row for each epoch, for the learning curves; None for no curves.
         end: The `epochs` of the run, its `planned_epochs` and its `best_epoch`; given
             with `history`.
-        settings: The settings of the run.
+        settings: The settings of the run, from `settings_tables`.
     """
     from resnext_keras.html import render  # imports jinja2
 

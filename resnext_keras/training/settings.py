@@ -118,40 +118,27 @@ class Settings:
         return phase.recipe.batch_size // self.accumulate
 
 
-@dataclass(frozen=True)
-class SettingsTable:
-    """A table of settings for people.
-
-    Attributes:
-        heading: Its heading.
-        columns: The heads of its columns.
-        rows: Its cells as text: name, values and meaning.
-    """
-
-    heading: str
-    columns: list[str]
-    rows: list[list[str]]
-
-
-def settings_tables(content: dict, train: Callable) -> list[SettingsTable]:
-    """The settings of a run, with their meanings from the docstrings.
+def settings_tables(content: dict, train: Callable) -> list[dict]:
+    """The settings of a run as tables for its report, with what each of them means.
 
     Args:
         content: The content of `run.json`.
-        train: The function whose arguments they are.
+        train: The function whose docstring explains them.
+
+    Returns:
+        The `heading` of each table, its `columns` and, as text, the cells of its
+        `rows`: name, values and meaning.
     """
     settings = dict(content["settings"])
     for name in ("outputs", "activation", "backend"):
         settings[name] = content[name]
     phases, spec = settings.pop("phases"), settings.pop("spec")
     recipes = [phase["recipe"] | {"frozen": phase["frozen"]} for phase in phases]
-    for extension in content.get("extensions", ()):
-        text = "to {epochs} epochs, after {after}".format(**extension)
-        settings["extended"] = ", then ".join(
-            [*filter(None, [settings.get("extended")]), text]
-        )
+    if extensions := content.get("extensions"):
+        texts = ("to {epochs} epochs, after {after}".format(**e) for e in extensions)
+        settings["extended"] = ", then ".join(texts)
     heads = [f"phase {number}" for number in range(1, len(recipes) + 1)]
-    one, meaning = ["value"], ["meaning"]
+    one = ["value"]
     of_recipe = field_meanings(Recipe) | field_meanings(Phase)
     reading = content["preprocessing"]
     tables = (
@@ -162,15 +149,15 @@ def settings_tables(content: dict, train: Callable) -> list[SettingsTable]:
         ("Versions", one, [content["versions"]], {}),
     )
     return [
-        SettingsTable(
-            heading,
-            ["name", *values, *(meaning if meanings else ())],
-            [
+        {
+            "heading": heading,
+            "columns": ["name", *values] + ["meaning"] * bool(meanings),
+            "rows": [
                 [name, *(_text(column[name]) for column in columns)]
-                + ([meanings.get(name, "")] if meanings else [])
+                + [meanings.get(name, "")] * bool(meanings)
                 for name in columns[0]
             ],
-        )
+        }
         for heading, values, columns, meanings in tables
     ]
 

@@ -26,7 +26,6 @@ from resnext_keras.training.report import (
     report_title,
     write_report,
 )
-from resnext_keras.training.settings import SettingsTable
 
 HOSTILE = "<script>alert('1')</script> \" & $\\frac{$ {{ title }}"
 NAMES = ("ant", "bee", "cat", "dog", "eel", "fly", HOSTILE, "Käfer", "貓")
@@ -64,7 +63,8 @@ def evaluation(tmp_path_factory):
 def folder(evaluation, tmp_path_factory):
     """The report of a training run, with every name hostile."""
     folder = tmp_path_factory.mktemp("report")
-    table = SettingsTable(HOSTILE, [HOSTILE, "meaning"], [[HOSTILE, "what it means"]])
+    table = {"heading": HOSTILE, "columns": [HOSTILE, "meaning"]}
+    table["rows"] = [[HOSTILE, "what it means"]]
     options = {"title": HOSTILE, "settings": [table], "history": HISTORY}
     options["data"] = os.path.dirname(evaluation.dataset.names[0])
     write_report(folder, evaluation, **options)
