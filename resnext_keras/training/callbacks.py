@@ -368,23 +368,14 @@ def checkpoint_arrays(variables: list) -> dict[str, np.ndarray]:
 
 
 def save_checkpoint(path: Path, arrays: dict[str, np.ndarray], progress: dict) -> None:
-    """Writes a checkpoint; an earlier one stays until the new one is complete.
-
-    Args:
-        path: The `.safetensors` file.
-        arrays: The values of the variables, from `checkpoint_arrays`.
-        progress: The progress, which is saved as JSON.
-    """
+    """Writes a checkpoint; an earlier one stays until the new one is complete."""
     with atomic_write(path) as file:
         # Not `save_file`, which raises no OSError when the disk is full.
         file.write_bytes(save(arrays, {"progress": json.dumps(progress)}))
 
 
 def read_progress(path: Path) -> dict:
-    """Reads the progress of a run from its checkpoint.
-
-    Args:
-        path: The `.safetensors` file; it need not exist.
+    """Reads the progress of a run from its checkpoint, if there is one.
 
     Returns:
         A dict: `"phase"`, the number of finished phases; `"step"`, the number of
@@ -401,11 +392,7 @@ def read_progress(path: Path) -> dict:
 
 
 def restore(path: Path, variables: list) -> None:
-    """Assigns the values of a checkpoint to variables.
-
-    Args:
-        path: The `.safetensors` file.
-        variables: All variables that were saved, or the first of them.
+    """Assigns the values of a checkpoint to all variables, or to the first of them.
 
     Raises:
         TrainingError: The file is not a checkpoint of these variables. No variable is

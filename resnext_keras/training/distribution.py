@@ -17,6 +17,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from resnext_keras.training.settings import Settings
+
 if keras.config.backend() == "tensorflow":
     import tensorflow as tf
 elif keras.config.backend() == "jax":
@@ -61,42 +63,35 @@ class Devices:
         """Context manager: networks are built and compiled for these devices."""
         return self.strategy.scope() if self.strategy else contextlib.nullcontext()
 
-    def check_batch_size(self, batch_size: int, accumulate: int = 1) -> None:
-        """Checks that every replica gets the same number of images in each step.
+    def check(self, settings: Settings) -> None:
+        """Checks that a run with these settings can be trained on these devices.
 
         Raises:
-            ValueError: The number of replicas does not divide the batch size, divided
-                by `accumulate`.
+            ValueError: An option does not work here, or the replicas would not get the
+                same number of images in each step.
         """
+        if self.replicas > 1 and keras.config.backend() == "tensorflow":
+            # Neither works with `MirroredStrategy`: Keras applies accumulated gradients
+            # in a branch, in which TensorFlow allows no exchange between replicas.
+            for name in ("accumulate", "steps_per_execution"):
+                if (value := getattr(settings, name)) > 1:
+                    raise ValueError(
+                        f"Expected `{name}` of 1 on {self.replicas} devices of "
+                        f"TensorFlow. Received: {name}={value}; set KERAS_BACKEND=jax, "
+                        "or make one device visible (CUDA_VISIBLE_DEVICES)"
+                    )
+        accumulate = settings.accumulate
         unit = self.replicas * accumulate
-        if batch_size % unit:
-            below = max(batch_size // unit, 1) * unit
-            parts = f" in {accumulate} parts" if accumulate > 1 else ""
-            option = f", accumulate={accumulate}" if accumulate > 1 else ""
-            raise ValueError(
-                f"Expected a batch that {self.replicas} replicas share evenly{parts}, "
-                f"such as {below} or {below + unit}. "
-                f"Received: batch_size={batch_size}{option}"
-            )
-
-    def check_options(self, accumulate: int, steps_per_execution: int) -> None:
-        """Checks that the options work on these devices.
-
-        Neither works with `MirroredStrategy`: Keras applies accumulated gradients in a
-        branch, in which TensorFlow allows no exchange between replicas.
-
-        Raises:
-            ValueError: An option does not work.
-        """
-        if self.replicas == 1 or keras.config.backend() != "tensorflow":
-            return
-        options = {"accumulate": accumulate, "steps_per_execution": steps_per_execution}
-        for name, value in options.items():
-            if value > 1:
+        for phase in settings.phases:
+            batch_size = phase.recipe.batch_size
+            if batch_size % unit:
+                below = max(batch_size // unit, 1) * unit
+                parts = f" in {accumulate} parts" if accumulate > 1 else ""
+                option = f", accumulate={accumulate}" if accumulate > 1 else ""
                 raise ValueError(
-                    f"Expected `{name}` of 1 on {self.replicas} devices of TensorFlow. "
-                    f"Received: {name}={value}; set KERAS_BACKEND=jax, or make one "
-                    "device visible (CUDA_VISIBLE_DEVICES)"
+                    f"Expected a batch that {self.replicas} replicas share evenly"
+                    f"{parts}, such as {below} or {below + unit}. "
+                    f"Received: batch_size={batch_size}{option}"
                 )
 
     def check_progress(self, phase: int, step: int) -> None:

@@ -144,28 +144,21 @@ class Warmup(LearningRateSchedule):
 
 
 def build_optimizer(
-    recipe: Recipe,
-    *,
-    steps_per_epoch: int,
-    gradient_accumulation_steps: int | None = None,
+    recipe: Recipe, *, steps_per_epoch: int, accumulate: int = 1
 ) -> SGD:
-    """The optimizer of a recipe.
+    """Builds the optimizer of a recipe, with its schedule.
 
     Args:
         recipe: The recipe.
-        steps_per_epoch: Batches per epoch, at least 1.
-        gradient_accumulation_steps: Batches per update, at least 2; None for one.
-
-    Returns:
-        An `SGD` that is not built yet, with the schedule of the recipe.
+        steps_per_epoch: Number of steps of an epoch.
+        accumulate: Number of steps whose gradients are averaged for one update.
     """
-    parts = gradient_accumulation_steps or 1
     optimizer = SGD(
-        schedule(recipe, _updates(recipe, steps_per_epoch, parts)),
+        schedule(recipe, _updates(recipe, steps_per_epoch, accumulate)),
         momentum=float(recipe.momentum),  # Keras refuses 0
         nesterov=recipe.nesterov,
         weight_decay=recipe.weight_decay,
-        gradient_accumulation_steps=gradient_accumulation_steps,
+        gradient_accumulation_steps=accumulate if accumulate > 1 else None,
     )
     if not recipe.norm_weight_decay:
         optimizer.exclude_from_weight_decay(var_names=[NOT_DECAYED])
@@ -173,36 +166,19 @@ def build_optimizer(
 
 
 def learning_rate(
-    recipe: Recipe,
-    step: int,
-    *,
-    steps_per_epoch: int,
-    gradient_accumulation_steps: int = 1,
+    recipe: Recipe, step: int, *, steps_per_epoch: int, accumulate: int
 ) -> float:
-    """The learning rate of a batch in the training of `build_optimizer`.
-
-    Args:
-        recipe: The recipe.
-        step: Number of batches before it.
-        steps_per_epoch: Batches per epoch.
-        gradient_accumulation_steps: Batches per update.
-    """
-    parts = gradient_accumulation_steps
-    rates = schedule(recipe, _updates(recipe, steps_per_epoch, parts))
-    return float(rates(step // parts))
+    """The learning rate after `step` steps; the others are as in `build_optimizer`."""
+    rates = schedule(recipe, _updates(recipe, steps_per_epoch, accumulate))
+    return float(rates(step // accumulate))
 
 
-def _updates(recipe: Recipe, steps_per_epoch: int, parts: int) -> int:
-    return max(steps_per_epoch * recipe.epochs // parts, 1)
+def _updates(recipe: Recipe, steps_per_epoch: int, accumulate: int) -> int:
+    return max(steps_per_epoch * recipe.epochs // accumulate, 1)
 
 
 def schedule(recipe: Recipe, updates: int) -> LearningRateSchedule:
-    """The learning rate schedule of a recipe.
-
-    Args:
-        recipe: The recipe.
-        updates: Number of updates of the whole training.
-    """
+    """The learning rate schedule of a recipe for a training of so many updates."""
     highest = recipe.learning_rate
     warmup = min(round(recipe.warmup * updates), updates - 1)
     if recipe.milestones:

@@ -18,12 +18,7 @@ MAX_LETTERS = 24  # longer names would leave no room for the matrix
 
 
 def plot_curves(history: list[dict], path: Path) -> None:
-    """Draws loss and accuracy, or what takes its place, over the epochs.
-
-    Args:
-        history: A row for each epoch, as in `history.csv`.
-        path: The PNG file to write.
-    """
+    """Draws loss and accuracy, or what takes its place, over the rows of a history."""
     figure, (left, right) = _figure(10, 3.6, 2)
     epochs = [row["epoch"] for row in history]
     metric = "pr_auc" if "pr_auc" in history[0] else "accuracy"
@@ -49,7 +44,7 @@ def plot_confusion(confusion: np.ndarray, names: Sequence[str], path: Path) -> N
     Args:
         confusion: (classes, classes), from `confusion_matrix`.
         names: Name of each class.
-        path: The PNG file to write.
+        path: The PNG file.
     """
     named = len(names) <= MAX_NAMES
     counts = confusion.sum(axis=1, keepdims=True)
@@ -85,12 +80,7 @@ def plot_confusion(confusion: np.ndarray, names: Sequence[str], path: Path) -> N
 
 
 def plot_reliability(calibration: Calibration, path: Path) -> None:
-    """Draws accuracy over confidence.
-
-    Args:
-        calibration: From the function `calibration`.
-        path: The PNG file to write.
-    """
+    """Draws accuracy over confidence."""
     figure, axes = _figure(4.5, 4.2)
     heights = np.nan_to_num(calibration.accuracy)
     starts = np.linspace(0, 1, len(heights), endpoint=False)

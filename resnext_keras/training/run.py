@@ -72,7 +72,6 @@ class Run:
         preprocessing: How images are read for evaluation.
         class_weights: The weight of each class in the loss, float32 (classes,); None
             if all are 1.
-        resume: Whether the run resumes.
         devices: The devices that it runs on.
         unreadable: The images of either split that could not be read while training;
             the batches fill it.
@@ -89,7 +88,6 @@ class Run:
     skipped: list[tuple[str, str]]
     preprocessing: Preprocessing
     class_weights: np.ndarray | None
-    resume: bool
     devices: Devices
     unreadable: tuple[Unreadable, Unreadable]
     extensions: tuple[dict, ...] = ()
@@ -171,9 +169,7 @@ def open_run(
     folder, devices = Path(folder).expanduser(), find_devices()
     if settings.deterministic:
         check_deterministic()
-    devices.check_options(settings.accumulate, settings.steps_per_execution)
-    for phase in settings.phases:
-        devices.check_batch_size(phase.recipe.batch_size, settings.accumulate)
+    devices.check(settings)
     if devices.is_chief:
         resume = _check_folder(folder, resume)
     else:  # the chief may be creating it just now, all at once
@@ -212,7 +208,6 @@ def open_run(
         skipped,
         _evaluation_preprocessing(settings),
         weights_of_classes(training, settings.class_weights),
-        resume,
         devices,
         (Unreadable(len(training)), Unreadable(len(validation))),
     )
@@ -224,11 +219,12 @@ def open_run(
             f"steps_per_execution={settings.steps_per_execution}"
         )
     if resume:
-        run = _extended(run)
-    if devices.is_chief and resume:
-        _check_same(run)
+        content = read_run(folder)
+        run = _extended(run, content)
+        if devices.is_chief:
+            _check_same(run, content)
     elif devices.is_chief:
-        _write_run(run)
+        _create_folder(run)
     return run
 
 
@@ -279,7 +275,7 @@ def _describe(run: Run) -> dict:
     }
 
 
-def _write_run(run: Run) -> None:
+def _create_folder(run: Run) -> None:
     versions = {}
     for package in PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):
@@ -304,9 +300,13 @@ def _write_run(run: Run) -> None:
         write_csv(folder / SKIPPED, ("image", "reason"), skipped)
 
 
-def update_run(folder: Path, **content) -> None:
-    """Changes some of the content of a run's `run.json`."""
-    content = json.loads((folder / RUN).read_text(encoding="utf-8")) | content
+def read_run(folder: Path) -> dict:
+    """Reads `run.json` in the folder of a run."""
+    return json.loads((folder / RUN).read_text(encoding="utf-8"))
+
+
+def write_run(folder: Path, content: dict) -> None:
+    """Writes `run.json` in the folder of a run."""
     with atomic_write(folder / RUN) as file:
         file.write_text(json.dumps(content, indent=1))
 
@@ -316,14 +316,13 @@ def _read_rows(path: Path) -> list[list[str]]:
         return list(csv.reader(file))[1:]
 
 
-def _extended(run: Run) -> Run:
-    """A resumed run, which may have more epochs than before.
+def _extended(run: Run, content: dict) -> Run:
+    """A resumed run, which may have more epochs than its `run.json` says.
 
     Phases that are finished keep their epochs, and the others get all that are left;
     the last phase may go on after its end.
     """
     settings, folder = run.settings, run.folder
-    content = json.loads((folder / RUN).read_text(encoding="utf-8"))
     earlier = [phase["recipe"]["epochs"] for phase in content["settings"]["phases"]]
     epochs = [phase.recipe.epochs for phase in settings.phases]
     progress = read_progress(folder / CHECKPOINT)
@@ -358,7 +357,7 @@ def _extended(run: Run) -> Run:
                 dataclasses.replace(recipe, epochs=count),
                 step,
                 steps_per_epoch=run.steps(phases[finished]),
-                gradient_accumulation_steps=settings.accumulate,
+                accumulate=settings.accumulate,
             )
             for count in (before, recipe.epochs)
         ]
@@ -370,7 +369,7 @@ def _extended(run: Run) -> Run:
 
 def write_extension(run: Run) -> None:
     """Says that a resumed run has more epochs, and writes it into `run.json`."""
-    content = json.loads((run.folder / RUN).read_text(encoding="utf-8"))
+    content = read_run(run.folder)
     if len(run.extensions) == len(content.get("extensions", ())):
         return
     extension = run.extensions[-1]
@@ -384,16 +383,11 @@ def write_extension(run: Run) -> None:
         before,
     )
     content["settings"]["phases"] = run.settings.as_dict()["phases"]
-    update_run(
-        run.folder,
-        settings=content["settings"],
-        extensions=run.extensions,
-        end=None,  # it has not ended yet
-    )
+    # `end` is that of the shorter run.
+    write_run(run.folder, content | {"extensions": run.extensions, "end": None})
 
 
-def _check_same(run: Run) -> None:
-    earlier = json.loads((run.folder / RUN).read_text())
+def _check_same(run: Run, earlier: dict) -> None:
     current = json.loads(json.dumps(_describe(run)))
     for content in (earlier, current):  # the images may have been moved
         del content["settings"]["data"]
@@ -428,16 +422,14 @@ def _reopened(
         {relative(name): number for number, name in enumerate(split.names)}
         for split in opened
     ]
-    found = set().union(*numbers)
-    missing = [image for image, _, _ in earlier if image not in found]
     labels = {
         image: split.label(number)
         for split, of_split in zip(opened, numbers, strict=True)
         for image, number in of_split.items()
     }
+    missing = [image for image, _, _ in earlier if image not in labels]
     changed = {image for image, _, own in earlier if labels.get(image, own) != own}
-    known = {image for image, _, _ in earlier}
-    known |= {relative(name) for name, _ in skipped}
+    known = {image for image, _, _ in earlier} | {relative(n) for n, _ in skipped}
     new = [
         image
         for split, of_split in zip(opened, numbers, strict=True)

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -59,8 +58,9 @@ from resnext_keras.training.run import (
     SKIPPED,
     Run,
     open_run,
-    update_run,
+    read_run,
     write_extension,
+    write_run,
 )
 from resnext_keras.training.settings import (
     Phase,
@@ -428,11 +428,10 @@ def _compile(run: Run, number: int, model, network) -> list[keras.metrics.Metric
         layer.trainable = True
     if phase.frozen:
         freeze(network, phase.frozen)
-    accumulate = settings.accumulate
     optimizer = build_optimizer(
         phase.recipe,
         steps_per_epoch=run.steps(phase),
-        gradient_accumulation_steps=accumulate if accumulate > 1 else None,
+        accumulate=settings.accumulate,
     )
     if settings.precision == "mixed_float16":
         # Keras adds it by the policy of the outer model, which is float32.
@@ -510,7 +509,8 @@ def _finish(run: Run, export: bool, tensorboard: bool) -> TrainingResult:
         "best_epoch": progress["best"]["epoch"],
         "metrics": evaluation.metrics,
     }
-    update_run(run.folder, end=end)
+    content = read_run(run.folder) | {"end": end}
+    write_run(run.folder, content)
     write_report(
         run.folder,
         evaluation,
@@ -518,9 +518,7 @@ def _finish(run: Run, export: bool, tensorboard: bool) -> TrainingResult:
         data=run.settings.data,
         history=history,
         end=end,
-        settings=settings_tables(
-            json.loads((run.folder / RUN).read_text(encoding="utf-8")), train
-        ),
+        settings=settings_tables(content, train),
     )
     names = [BEST, MODEL, REPORT, HISTORY, RUN, IMAGES, SKIPPED, CHECKPOINT]
     if tensorboard:

@@ -13,10 +13,10 @@ import pytest
 from helpers import SUPPORT
 from weight_files import TINY
 
-from resnext_keras.training import distribution, run
+import resnext_keras as rk
+from resnext_keras.training import distribution
 from resnext_keras.training.distribution import XLA_FLAG, Devices, find_devices
-from resnext_keras.training.recipes import RECIPES, adjusted
-from resnext_keras.training.run import open_run
+from resnext_keras.training.recipes import get_recipe
 from resnext_keras.training.settings import Phase, Settings
 
 
@@ -110,20 +110,22 @@ def test_several_processes_need_jax_and_its_variables(
 def test_what_several_devices_cannot_do_is_refused_before_anything_is_made(
     monkeypatch, tmp_path, replicas, batch_size, options, message
 ):
-    monkeypatch.setattr(run, "find_devices", lambda: Devices(0, 1, replicas, "any"))
-    phase = Phase(adjusted(RECIPES["cifar"], batch_size=batch_size))
-    settings = Settings("none", TINY, None, (phase,), **options)
+    devices = [types.SimpleNamespace(name=f"GPU:{n}") for n in range(replicas)]
+    monkeypatch.setattr("tensorflow.config.list_logical_devices", lambda _: devices)
+    monkeypatch.setattr("tensorflow.distribute.MirroredStrategy", lambda _: "any")
+    options |= {"recipe": "cifar", "batch_size": batch_size}
     with pytest.raises(ValueError, match=message):
-        open_run(settings, tmp_path / "run")
+        rk.train("none", tmp_path / "run", TINY, **options)
     assert not list(tmp_path.iterdir())
 
 
-def test_parts_of_a_batch_are_shared_evenly_too():
-    devices = Devices(replicas=4)
-    devices.check_batch_size(16, 2)
-    message = r"in 2 parts, such as 8 or 16\. Received: batch_size=12, accumulate=2"
+def test_parts_of_a_batch_are_shared_evenly_too(monkeypatch):
+    monkeypatch.setattr(keras.config, "backend", lambda: "jax")
+    settings = Settings("none", TINY, None, (Phase(get_recipe("paper")),), accumulate=2)
+    Devices(replicas=64).check(settings)  # a batch of 256
+    message = r"in 2 parts, such as 192 or 288\. .*batch_size=256, accumulate=2"
     with pytest.raises(ValueError, match=message):
-        devices.check_batch_size(12, 2)
+        Devices(replicas=48).check(settings)
 
 
 def test_jax_on_a_gpu_needs_a_flag_to_be_deterministic(monkeypatch):

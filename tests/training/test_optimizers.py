@@ -190,9 +190,7 @@ def test_parts_of_a_batch_are_the_batch():
             yield [value.copy() for value in head.get_weights()]
 
     whole = run(built(recipe, steps_per_epoch=count), 1)
-    in_parts = built(
-        recipe, steps_per_epoch=count * parts, gradient_accumulation_steps=parts
-    )
+    in_parts = built(recipe, steps_per_epoch=count * parts, accumulate=parts)
     assert in_parts.gradient_accumulation_steps == parts
     for found, expected in zip(run(in_parts, parts), whole, strict=True):
         for ours, theirs in zip(found, expected, strict=True):
@@ -332,7 +330,7 @@ def test_a_run_of_a_few_steps_has_rates_too(updates):
 
 def test_an_optimizer_has_the_numbers_of_its_recipe():
     recipe = get_recipe("torchvision2")
-    optimizer = built(recipe, gradient_accumulation_steps=2)
+    optimizer = built(recipe, accumulate=2)
     for name in ("momentum", "nesterov", "weight_decay"):
         assert getattr(optimizer, name) == getattr(recipe, name)
     optimizer.build([])
