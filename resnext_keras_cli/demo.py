@@ -4,6 +4,7 @@ import click
 
 from resnext_keras_cli.options import examples
 from resnext_keras_cli.start import quiet_start
+from resnext_keras_cli.tables import print_table, table
 
 ROWS = 10
 
@@ -39,7 +40,6 @@ def demo(output, overwrite):
     """
     with quiet_start():
         from resnext_keras.digits import demonstrate
-    from resnext_keras_cli.tables import print_table, table
 
     digits, file = demonstrate(output, overwrite)
     rows = table("image", "label", "predicted", "score")

@@ -12,6 +12,7 @@ from resnext_keras_cli.options import (
     weights_option,
 )
 from resnext_keras_cli.start import quiet_start
+from resnext_keras_cli.tables import print_table, table
 
 
 @click.command(
@@ -55,7 +56,6 @@ def explain(image, classes, output, **options):
     """
     with quiet_start():
         import resnext_keras as rk
-    from resnext_keras_cli.tables import print_table, table
 
     output = output or f"{Path(image).stem}.explained.png"
     explanation = rk.explain(image, classes=classes or None, output=output, **options)

@@ -6,6 +6,7 @@ import click
 
 from resnext_keras_cli.options import examples
 from resnext_keras_cli.start import quiet_start
+from resnext_keras_cli.tables import counted, print_table, table
 
 
 @click.command(
@@ -89,12 +90,6 @@ def export(model, images, formats, **options):
         report = export_model(model, images, formats=formats, **options)
     for message in report.skipped:
         click.echo(f"Skipped: {message}", err=True)
-    _print(report)
-
-
-def _print(report):
-    from resnext_keras_cli.tables import counted, print_table, table
-
     numbers = ("size", "difference", "time an image")
     rows = table("format", *numbers, "file", right=numbers)
     for name, model in report.models.items():

@@ -4,6 +4,7 @@ import click
 
 from resnext_keras_cli.options import examples
 from resnext_keras_cli.start import quiet_start
+from resnext_keras_cli.tables import print_table, table
 
 
 @click.command(
@@ -22,7 +23,6 @@ def list_():
             variable_shapes,
         )
         from resnext_keras.weights.registry import WEIGHT_SETS
-    from resnext_keras_cli.tables import print_table, table, terminal_width
 
     numbers = ("size", "classes", "parameters")
     rows = table("model", *numbers, "weight sets", right=numbers)
@@ -36,4 +36,4 @@ def list_():
             f"{count_parameters(shapes):,}",
             ", ".join(sets),
         )
-    print_table(rows, width=max(80, terminal_width()))
+    print_table(rows, wrap=True)

@@ -4,6 +4,7 @@ import click
 
 from resnext_keras_cli.options import examples, max_pixels_option
 from resnext_keras_cli.start import quiet_start
+from resnext_keras_cli.tables import print_table, table
 
 
 @click.command(
@@ -50,14 +51,8 @@ def quantize(model, images, output, overwrite):
     result = quantize_model(model, images, output=output, overwrite=overwrite)
     for message in result.skipped:
         click.echo(f"Skipped: {message}", err=True)
-    _print(result)
-
-
-def _print(result):
-    from resnext_keras_cli.tables import print_table, table
-
-    numbers = ("float32", "int8")
     click.echo(click.format_filename(result.path))  # on a line of its own, to be copied
+    numbers = ("float32", "int8")
     rows = table("", *numbers, right=numbers)
     rows.add_row("size", *(f"{size / 1e6:.1f} MB" for size in result.size_bytes))
     rows.add_row(

@@ -7,6 +7,7 @@ import click
 
 from resnext_keras_cli.options import examples
 from resnext_keras_cli.start import quiet_start
+from resnext_keras_cli.tables import print_table, table
 
 
 @click.command(
@@ -30,7 +31,6 @@ def recipes(name, as_json):
             get_recipe,
             list_recipes,
         )
-    from resnext_keras_cli.tables import print_table, table, terminal_width
 
     if as_json:
         recipes = [get_recipe(name)] if name else list_recipes()
@@ -49,7 +49,7 @@ def recipes(name, as_json):
         for recipe in list_recipes():
             figures = (recipe.epochs, recipe.batch_size, recipe.learning_rate)
             rows.add_row(recipe.name, *map(str, figures), recipe.source)
-    print_table(rows, width=max(80, terminal_width()))
+    print_table(rows, wrap=True)
 
 
 def _as_typed(value) -> str:

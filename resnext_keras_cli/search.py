@@ -7,6 +7,7 @@ import click
 
 from resnext_keras_cli.options import examples, max_pixels_option, sheet_options
 from resnext_keras_cli.start import quiet_start
+from resnext_keras_cli.tables import print_table, table
 
 
 @click.command(
@@ -52,7 +53,6 @@ def search(image, indexes, top, as_json, output, html, overwrite):
     """
     with quiet_start():
         import resnext_keras as rk
-    from resnext_keras_cli.tables import print_table, table
 
     if html or not as_json:
         output = output or f"{Path(image).stem}.found.png"

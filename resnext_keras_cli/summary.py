@@ -4,6 +4,7 @@ import click
 
 from resnext_keras_cli.options import examples, size_option
 from resnext_keras_cli.start import quiet_start
+from resnext_keras_cli.tables import print_table, table
 
 
 @click.command(
@@ -29,7 +30,6 @@ def summary(model, size, classes):
         from resnext_keras.models.flops import stage_costs
         from resnext_keras.models.resnext import ResNeXt
         from resnext_keras.models.specs import get_spec
-    from resnext_keras_cli.tables import print_table, table
 
     spec = get_spec(model)
     size, classes = size or spec.image_size, classes or spec.classes

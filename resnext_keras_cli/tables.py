@@ -51,17 +51,15 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}{'s' * (number != 1)}"
 
 
-def terminal_width() -> int:
-    """Width of the terminal in columns; `ANY_WIDTH` for a file or a pipe."""
-    return shutil.get_terminal_size().columns if sys.stdout.isatty() else ANY_WIDTH
+def print_table(rows: Table, wrap: bool = False) -> None:
+    """Prints a table.
 
-
-def print_table(rows: Table, width: int = ANY_WIDTH) -> None:
-    """Prints a table, each row on one line unless a width is given.
-
-    Long lines are wrapped by the terminal only, so that names can be copied. rich's
-    markup is off, since a file's name may look like markup.
+    A row is one line, so that names can be copied, unless `wrap` wraps it at the width
+    of a terminal. rich's markup is off, since a file's name may look like markup.
     """
+    width = ANY_WIDTH
+    if wrap and sys.stdout.isatty():
+        width = max(80, shutil.get_terminal_size().columns)
     out = Console(markup=False, emoji=False, highlight=False, width=width)
     with out.capture() as printed:
         out.print(rows)
