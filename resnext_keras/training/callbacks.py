@@ -151,7 +151,7 @@ def _listed(items) -> str:
 def step_of_phase(progress: dict, steps_per_epoch: int) -> int:
     """Number of steps that the current phase has really trained.
 
-    A phase that ends early is marked by the step of its planned end.
+    The progress of a phase that ended early has the step of its planned end.
     """
     step, phase = progress["step"], progress["phase"] + 1
     if step % steps_per_epoch:

@@ -112,7 +112,7 @@ class Devices:
             )
 
     def of_chief(self, value: bool) -> bool:
-        """The value of the first process, in all processes, which all call this."""
+        """The value of the first process; all processes have to call this."""
         if self.workers == 1:
             return value
         return bool(process_allgather(np.int32(value))[0])

@@ -75,9 +75,9 @@ class Run:
         devices: The devices that it runs on.
         unreadable: The images of either split that could not be read while training;
             the batches fill it.
-        extensions: Each time that a resumed run was given more epochs: `after` how many
-            epochs, its `epochs` since, and the `learning_rate` of the next epoch before
-            and after.
+        extensions: A dict for each time that the run was given more epochs: `after`,
+            the number of epochs done by then; `epochs`, their new total; and
+            `learning_rate`, that of the next epoch by the old and the new schedule.
     """
 
     settings: Settings

@@ -39,8 +39,8 @@ class Phase:
 class Settings:
     """The settings of a run.
 
-    With `deterministic`, the same data, devices and versions they give the same
-    weights.
+    On the same data, devices and versions they give the same weights, exactly if
+    `deterministic` is True.
 
     Attributes:
         data: Path of the data set.

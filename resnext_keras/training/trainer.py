@@ -198,8 +198,8 @@ def train(
             `stop_training` ends the phase.
         resume: Whether to continue the run in `output`, if there is one. With
             `deterministic` the result equals that of an uninterrupted run. With more
-            `epochs` than before, also after its end, it goes on with the schedule of
-            that many.
+            `epochs` than before it goes on, even after its end, by the schedule of the
+            new number.
         allow_changed: Whether to resume although images are missing or new; both are
             left out.
         on_start: Function that is called with the opened `Run` before training starts.

@@ -45,9 +45,9 @@ class Form:
         image: Name of the feature with the encoded image.
         label: Name of the feature with the number of the class.
         text: Names of features with the name of the class; the first is preferred.
-        first: Number of the first class. None to infer it: with `class_names` 1 if a
-            label is as large as their number, without them 1 if no label is 0,
-            otherwise 0.
+        first: Number of the first class, 0 or 1; None to infer it. It is 1 if a label
+            is as large as the number of `class_names` or, without these, if no label
+            is 0.
         class_names: Name of each class; None if there is no list of them.
     """
 
