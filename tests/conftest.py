@@ -20,6 +20,7 @@ from sklearn.datasets import load_sample_images
 
 import resnext_keras
 from resnext_keras import convert_weights, export_saved_model
+from resnext_keras.digits import held_out_digits
 from resnext_keras.models.specs import ARCHITECTURES
 from resnext_keras.weights.registry import WEIGHT_SETS
 from resnext_keras.weights.tensors import WeightsError
@@ -129,6 +130,25 @@ def short_resnext50(tmp_path, monkeypatch, publish):
     path = tmp_path / "resnext50.safetensors"
     convert_weights(tmp_path / "random.weights.h5", path, spec)
     publish("resnext50_32x4d.tv2_in1k", path)
+
+
+@pytest.fixture
+def digit(tmp_path, monkeypatch):
+    """A held-out digit as `digit.png` in the working folder; gives its class."""
+    monkeypatch.chdir(tmp_path)
+    images, labels = held_out_digits()
+    Image.fromarray(images[0]).save("digit.png")
+    return str(labels[0])
+
+
+@pytest.fixture(scope="module")
+def tiny_network():
+    """The commands know a network named tiny."""
+    from tiny_command import TINY
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(ARCHITECTURES, "tiny", TINY)
+        yield
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from command import row_of, run
+from image_files import digit_folder
 from PIL import Image
 
 import resnext_keras as rk
@@ -20,12 +21,7 @@ REPORTED = set(FILES) - {"curves.png"}
 def digits(tmp_path, monkeypatch):
     """Thirty digits in an image folder, in the working folder."""
     monkeypatch.chdir(tmp_path)
-    for number, (image, label) in enumerate(zip(*held_out_digits(), strict=True)):
-        if number < 30:
-            folder = Path("digits", str(label))
-            folder.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(image).save(folder / f"{number:02}.png")
-    return Path("digits")
+    return digit_folder(Path("digits"), 30)
 
 
 @pytest.fixture
@@ -86,7 +82,7 @@ def test_the_ten_worst_classes_are_printed(tmp_path, monkeypatch):
 def test_json_and_the_report_agree_for_a_file_of_labels(flat):
     _, labels = held_out_digits()
     Path("labels.csv").write_text(
-        "image,class\n" + "".join(f"{n:02}.png,{labels[n]}\n" for n in range(30))
+        "image,class\n" + "".join(f"{n:03}.png,{labels[n]}\n" for n in range(30))
     )
     options = ("--weights", "digits", "--engine", "tensorflow", "-o", "report")
     result = run("evaluate", flat, "--labels", "labels.csv", "--json", *options)
@@ -133,7 +129,7 @@ def test_an_unknown_engine_is_refused_before_a_download(digits):
     [
         (["gone"], "does not exist"),
         (["digits", "--weights", "gone"], "Received: 'gone'"),
-        (["flat", "--labels", "short.txt"], "none for '00.png'"),
+        (["flat", "--labels", "short.txt"], "none for '000.png'"),
         (["flat"], "each image in the folder of its class"),
         (["mixed"], "of these unknown: 'cat'"),
         (["digits", "-o", "gone/report"], "existing folder"),

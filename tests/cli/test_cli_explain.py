@@ -10,19 +10,9 @@ from command import error_of, run
 from PIL import Image
 
 import resnext_keras as rk
-from resnext_keras.digits import held_out_digits
 from resnext_keras.features.explanation import SIDE
 
 pytestmark = pytest.mark.tensorflow
-
-
-@pytest.fixture
-def digit(tmp_path, monkeypatch):
-    """A held-out digit as a file in the working folder; gives its class."""
-    monkeypatch.chdir(tmp_path)
-    images, labels = held_out_digits()
-    Image.fromarray(images[0]).save("digit.png")
-    return str(labels[0])
 
 
 def test_the_top_class_is_drawn_beside_the_image(digit):

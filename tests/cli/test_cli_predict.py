@@ -13,7 +13,7 @@ from PIL import Image
 from resnext_keras import ResNeXt, predict_files
 from resnext_keras.classifier import load_classifier
 from resnext_keras.digits import as_network_sees, held_out_digits
-from resnext_keras.inference import prediction
+from resnext_keras.images.preprocessing import MEAN, STD
 from resnext_keras.inference.prediction import sample_images
 
 pytestmark = pytest.mark.tensorflow
@@ -25,14 +25,6 @@ ODD = ("[red]digit.png", "a [b] c.png", ":smile:.png", "ä ö.png", "a\n\x1b[2Jb
 @pytest.fixture(autouse=True)
 def _here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture
-def digit():
-    """A held-out digit as `digit.png`; gives its class."""
-    images, labels = held_out_digits()
-    Image.fromarray(images[0]).save("digit.png")
-    return str(labels[0])
 
 
 def test_the_function_returns_what_the_command_prints(digit, tmp_path):
@@ -170,11 +162,7 @@ def test_wrong_weights_give_one_line(digit, arguments, message):
     ],
 )
 def test_a_typo_costs_no_download(tmp_path, monkeypatch, arguments, message):
-    for module in (
-        *("export.formats", "inference.prediction", "inference.quantization"),
-        "classifier",  # last, or modules that are imported now would keep the None
-    ):
-        monkeypatch.setattr(f"resnext_keras.{module}.load_classifier", None)
+    """A download would be another error, since tests are offline."""
     monkeypatch.setattr(
         "resnext_keras.inference.quantization.check_converter", lambda: None
     )
@@ -207,45 +195,24 @@ def test_a_file_without_permission_is_skipped(monkeypatch, command):
     assert "Usage" not in result.stderr
 
 
-@pytest.fixture
-def read(monkeypatch):
-    """Gives the files that `sample_images` reads."""
-    files = []
+def test_samples_are_spread_over_all_folders():
+    """The colour of an image is its number."""
 
-    def no_pixels(path, preprocessing):
-        files.append(path)
-        return np.zeros((8, 8, 3), "uint8")
-
-    def call(*paths):
-        files.clear()
+    def sampled(*paths):
         images, _ = sample_images(paths, SMALL)
-        assert len(images) == len(files)
-        return list(files)
+        reds = images[:, 0, 0, 0] * STD[0] + MEAN[0]  # normalised before
+        return np.round(255 * reds).tolist()
 
-    monkeypatch.setattr(prediction, "read_image", no_pixels)
-    return call
-
-
-def test_samples_are_spread_over_all_folders(tmp_path, monkeypatch, read):
-    (tmp_path / "b").mkdir()
-    names = ["b/1.jpg", "b/2.PNG", "b/3.webp", "c.tiff", "d.jpeg"]
-    for name in [*names, "b/x.txt", "e.csv"]:
-        (tmp_path / name).touch()
-    files = read(str(tmp_path))
-    assert [os.path.relpath(file) for file in files] == names
-    assert read("e.csv", "b") == ["e.csv", *names[:3]]  # named, so it is read
-    for most, chosen in ((2, [files[0], files[2]]), (5, files), (9, files)):
-        monkeypatch.setattr(prediction, "MAX_IMAGES", most)
-        assert read(str(tmp_path)) == chosen
-
-
-def test_more_than_128_samples_are_not_read(read):
+    os.makedirs("some/b")
+    names = ("b/1.jpg", "b/2.PNG", "b/3.webp", "c.tiff", "d.jpeg", "b/x.txt", "e.csv")
+    for number, name in enumerate(names):
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(f"some/{name}", "PNG")
+    assert sampled("some") == [0, 1, 2, 3, 4]
+    assert sampled("some/e.csv", "some/b") == [6, 0, 1, 2]  # named, so it is read
     os.mkdir("many")
-    for number in range(130):
-        open(f"many/{number:03}.png", "w").close()
-    files = read("many")
-    assert len(files) == 128
-    assert [os.path.basename(file) for file in files[-2:]] == ["127.png", "128.png"]
+    for number in range(192):
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(f"many/{number:03}.png")
+    assert sampled("many") == [number for number in range(192) if number % 3 < 2]
 
 
 def test_the_limit_of_pixels_is_the_users(tmp_path, monkeypatch):

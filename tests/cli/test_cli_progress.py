@@ -12,16 +12,16 @@ import subprocess
 import sys
 import termios
 import types
+from pathlib import Path
 
 import pytest
 from helpers import ROOT
-from PIL import Image
+from image_files import digit_folder
 from run_data import image_folder
 from weight_files import SMALLEST
 
 import resnext_keras as rk
 from resnext_keras import progress
-from resnext_keras.digits import held_out_digits
 from resnext_keras.export import formats
 from resnext_keras.progress import Progress
 
@@ -34,11 +34,7 @@ LINE = r"{}: (\d+) of 12 images, \d+\.\d a second, \d\d:\d\d left"
 def folder(tmp_path, monkeypatch):
     """A folder of a few digits, in folders of their classes."""
     monkeypatch.chdir(tmp_path)
-    images, labels = held_out_digits()
-    for number, (image, label) in enumerate(zip(images[:12], labels, strict=False)):
-        os.makedirs(f"digits/{label}", exist_ok=True)
-        Image.fromarray(image).save(f"digits/{label}/{number}.png")
-    return "digits"
+    return digit_folder(Path("digits"), 12)
 
 
 @pytest.fixture
@@ -107,32 +103,26 @@ def test_lines_are_ten_seconds_or_a_tenth_of_the_work_and_two_seconds_apart(now)
     assert lines[1] == "reading: 40 of 2,000 images, 2.0 a second, 16:20 left"
 
 
-def test_the_rate_leaves_out_the_time_until_the_first_images(now):
+@pytest.mark.parametrize(
+    ("total", "counts", "expected"),
+    [
+        # The rate is without the time until the first images.
+        (100, {60: [10], 70: [20]}, "30 of 100 images, 2.0 a second, 00:35 left"),
+        # Images of a batch are counted at once.
+        (100, {5: [1] * 20, 10: [1] * 20}, "21 of 100 images, 4.0 a second, 00:19"),
+        # Nothing is done since the last line.
+        (1, {60: [1], 120: [0]}, None),
+    ],
+)
+def test_a_line_has_the_rate_since_the_first_images(now, total, counts, expected):
     lines = []
-    with Progress("reading", 100, log=lines.append) as shown:
-        for seconds, count in ((60, 10), (70, 20)):
+    with Progress("reading", total, log=lines.append) as shown:
+        for seconds, some in counts.items():
             now[0] = float(seconds)
-            shown.update(count)
-    assert lines == ["reading: 30 of 100 images, 2.0 a second, 00:35 left"]
-
-
-def test_images_that_are_counted_at_once_give_the_rate_of_their_batches(now):
-    lines = []
-    with Progress("reading", 100, log=lines.append) as shown:
-        for seconds in (5, 10):
-            now[0] = float(seconds)
-            for _ in range(20):
-                shown.update()
-    assert lines == ["reading: 21 of 100 images, 4.0 a second, 00:19 left"]
-
-
-def test_no_line_is_due_while_nothing_is_done(now):
-    lines = []
-    with Progress("calibrating", 1, log=lines.append) as shown:
-        for count in (1, 0):
-            now[0] += 60
-            shown.update(count)
-    assert lines == []
+            for count in some:
+                shown.update(count)
+    assert len(lines) == (expected is not None)
+    assert all(f"reading: {expected}" in line for line in lines)
 
 
 def test_a_terminal_gets_a_bar_and_no_lines(now, monkeypatch):

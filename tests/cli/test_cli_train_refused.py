@@ -1,27 +1,24 @@
 """`resnext-keras train` and `finetune`: what they refuse, and how they stop."""
 
+import functools
 import os
 import shutil
 
 import filelock
+import keras
 import pytest
 from command import error_of, run
 from helpers import GOLDEN
 from run_data import CLASSES, image_folder, tfrecords
-from tiny_command import TINY
 
-from resnext_keras.models.specs import ARCHITECTURES
-from resnext_keras.training.callbacks import CHECKPOINT, TrainingState
+import resnext_keras as rk
+from resnext_keras.training.callbacks import CHECKPOINT
 from resnext_keras.training.trainer import LOCK
 
 QUICK = ("--model", "tiny", "--epochs", 2, "--batch", 8, "--checkpoint-every", 0)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _tiny_network():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(ARCHITECTURES, "tiny", TINY)
-        yield
+pytestmark = pytest.mark.usefixtures("tiny_network")
 
 
 @pytest.fixture
@@ -139,12 +136,14 @@ def test_a_stopped_run_prints_how_to_continue(data, tmp_path, monkeypatch):
     folder = tmp_path / "run"
     command = ["train", data, "-o", folder, *QUICK]
 
-    def stop(self, batch, logs=None):
-        if self.progress["step"] == 4:
+    def stop(batch, logs):
+        if callback.model.optimizer.iterations == 4:
             raise KeyboardInterrupt
 
+    callback = keras.callbacks.LambdaCallback(on_train_batch_begin=stop)
+    stopping = functools.partial(rk.train, callbacks=callback)
     with monkeypatch.context() as patch:
-        patch.setattr(TrainingState, "on_train_batch_begin", stop)
+        patch.setattr("resnext_keras.training.trainer.train", stopping)
         result = run(*command, code=130)
     (line,) = result.stderr.splitlines()
     assert line == "Stopped; the same command with --resume continues the run."

@@ -9,6 +9,7 @@ import zlib
 import numpy as np
 from PIL import Image
 
+from resnext_keras.digits import held_out_digits
 from resnext_keras.images.read import FORMATS
 
 
@@ -24,6 +25,15 @@ def encoded(image, name, **options):
     file = io.BytesIO()
     image.save(file, name, **options)
     return file.getvalue()
+
+
+def digit_folder(folder, count=360):
+    """Writes the first held-out digits as an image folder; returns the folder."""
+    for number, (image, label) in enumerate(zip(*held_out_digits(), strict=True)):
+        if number < count:
+            (folder / str(label)).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save(folder / str(label) / f"{number:03}.png")
+    return folder
 
 
 def patched(contents, place, new):

@@ -56,9 +56,14 @@ def start(images, run, environment=None, *more, program=COMMAND):
     if environment:
         program = WITHOUT_TENSORFLOW
     command = ("finetune", images, "-o", run, "--resume", *fixed, *changed, *more)
+    return python(environment or {}, *program, *command)
+
+
+def python(environment, *arguments):
+    """A process that sees no GPU."""
     return subprocess.Popen(
-        [sys.executable, *map(str, (*program, *command))],
-        env=os.environ | ALONE | (environment or {}),
+        [sys.executable, *map(str, arguments)],
+        env=os.environ | ALONE | environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -193,18 +198,8 @@ def test_the_first_process_alone_decides_when_a_phase_ends(
     images, tmp_path, process, epochs
 ):
     pytest.importorskip("jax")
-    command = [sys.executable, "-c", STOPPING, images, tmp_path / "run", process]
-    workers = [
-        subprocess.Popen(
-            list(map(str, command)),
-            env=os.environ | ALONE | environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for environment in cluster_of_jax()
-    ]
-    finished(*workers)
+    command = ("-c", STOPPING, images, tmp_path / "run", process)
+    finished(*(python(environment, *command) for environment in cluster_of_jax()))
     assert len(history_rows(tmp_path / "run")) == epochs
 
 

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
+from image_files import digit_folder
 from PIL import Image
 
 from resnext_keras.classifier import load_classifier
-from resnext_keras.digits import held_out_digits
 from resnext_keras.training.data.splits import open_split
 from resnext_keras.training.evaluation import evaluate_images
 from resnext_keras.weights.registry import BUNDLED as DIGITS
@@ -14,11 +14,7 @@ from resnext_keras.weights.registry import BUNDLED as DIGITS
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory):
     """The held-out digits as an image folder."""
-    folder = tmp_path_factory.mktemp("digits")
-    for number, (image, label) in enumerate(zip(*held_out_digits(), strict=True)):
-        (folder / str(label)).mkdir(exist_ok=True)
-        Image.fromarray(image).save(folder / str(label) / f"{number:03}.png")
-    return folder
+    return digit_folder(tmp_path_factory.mktemp("digits"))
 
 
 @pytest.fixture(scope="module")
@@ -68,17 +64,6 @@ def test_neither_the_batches_nor_the_order_matter(evaluation, classifier):
         values = getattr(predictions, name)
         np.testing.assert_array_equal(values, getattr(expected, name)[order])
     np.testing.assert_allclose(predictions.losses, expected.losses[order], 1e-3, 1e-6)
-
-
-def test_the_validation_split_is_evaluated(digits, tmp_path):
-    for split, most in (("train", 9), ("val", 2)):
-        for folder in digits.iterdir():
-            (tmp_path / split / folder.name).mkdir(parents=True)
-            for path in sorted(folder.iterdir())[:most]:
-                (tmp_path / split / folder.name / path.name).symlink_to(path)
-    dataset = open_split(tmp_path)
-    assert len(dataset) == 20
-    assert all("/val/" in name for name in dataset.names)
 
 
 def test_files_that_cannot_be_read_are_skipped_and_named(digits, classifier, tmp_path):

@@ -152,6 +152,14 @@ def small_disk(tmp_path):
     pytest.skip("a small file system cannot be mounted here")
 
 
+def full_disk(folder):
+    """The last line of a run on a full disk."""
+    return (
+        f"Error: No space left on the disk of '{folder}'. Make room, then continue "
+        "with --resume: its files are complete."
+    )
+
+
 def test_a_disk_too_small_for_the_weights_is_an_error_in_one_line(data, small_disk):
     """h5py would crash the process when it ends."""
     (small_disk / "filling").write_bytes(bytes(62 * 2**20))
@@ -159,10 +167,7 @@ def test_a_disk_too_small_for_the_weights_is_an_error_in_one_line(data, small_di
     process = start(data, folder, "--model", "resnext11_8x4d", "--epochs", "1")
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 1, output
-    assert output.splitlines()[-1] == (
-        f"Error: No space left on the disk of '{folder}'. Make room, then continue "
-        "with --resume: its files are complete."
-    )
+    assert output.splitlines()[-1] == full_disk(folder)
 
 
 def test_a_full_disk_is_an_error_and_the_run_resumes_when_there_is_room(
@@ -177,10 +182,7 @@ def test_a_full_disk_is_an_error_and_the_run_resumes_when_there_is_room(
             pass
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 1, output
-    assert output.splitlines()[-1] == (
-        f"Error: No space left on the disk of '{folder}'. Make room, then continue "
-        "with --resume: its files are complete."
-    )
+    assert output.splitlines()[-1] == full_disk(folder)
     assert step(folder) >= 2
     filling.unlink()
     finish(data, folder, "--resume")

@@ -200,13 +200,10 @@ def test_one_score_separates_two_classes(single):
     assert single.evaluation.metrics["top_1"] > 0.9
     best = max(row["val_accuracy"] for row in single.history)
     assert single.evaluation.metrics["top_1"] == pytest.approx(best)
-    losses = [row["val_loss"] for row in single.history if row["val_accuracy"] == best]
-    weighted = single.history  # the weights change the loss, not the predictions
-    assert len(losses) <= len(weighted)
 
 
 def test_both_classes_of_one_score_can_be_explained(single):
-    names, scores = np.array(single.evaluation.dataset.names), {}
+    names = np.array(single.evaluation.dataset.names)
     image = names[truth(single.evaluation.dataset)[:, 1]][0]
     explanation = rk.explain(image, weights=single.folder, top=2)
     scores = {evidence.name: evidence.score for evidence in explanation.classes}
@@ -297,7 +294,9 @@ def test_a_run_resumes_only_with_the_classes_of_its_images(data, tmp_path):
     assert len(result.history) == 1
 
 
-def test_a_run_resumes_though_its_file_lies_beside_the_images(data, tmp_path):
+def test_a_run_resumes_when_its_file_and_the_images_beside_it_were_moved(
+    data, tmp_path
+):
     project = tmp_path / "project"
     shutil.copytree(data, project / "data")
     table = project / "labels" / "red.csv"
@@ -314,18 +313,6 @@ def test_a_run_resumes_though_its_file_lies_beside_the_images(data, tmp_path):
     result = rk.train(table, tmp_path / "run", resume=True, **options)
     ((name, _),) = result.evaluation.skipped
     assert name == str(moved / "data" / "nothing.png")
-
-
-def test_a_run_on_a_file_resumes_when_file_and_images_were_moved(data, tmp_path):
-    options = OPTIONS | {"epochs": 1, "deterministic": True}
-    moved = data.parent / "moved"
-    rk.train(data / "red.csv", tmp_path / "run", **options)
-    os.rename(data, moved)
-    try:
-        result = rk.train(moved / "red.csv", tmp_path / "run", resume=True, **options)
-        assert len(result.history) == 1
-    finally:
-        os.rename(moved, data)
 
 
 @pytest.mark.parametrize(

@@ -14,14 +14,13 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from run_data import image_folder, tfrecords
+from run_data import Stop, StopError, image_folder, tfrecords
 from weight_files import SMALLEST, TINY
 
 import resnext_keras as rk
 from resnext_keras.images.listing import readable
 from resnext_keras.images.preprocessing import default_preprocessing
 from resnext_keras.training.callbacks import CHECKPOINT, read_progress
-from resnext_keras.training.data import image_folder as image_folder_module
 from resnext_keras.training.network import build_network
 from resnext_keras.training.recipes import RECIPES, adjusted
 from resnext_keras.training.run import open_run
@@ -225,14 +224,22 @@ def test_fine_tuning_that_ended_early_goes_on_in_its_last_phase_and_waits_again(
         history(8)
 
 
-@pytest.mark.parametrize("package", ["matplotlib", "jinja2"])
+@pytest.mark.parametrize(
+    ("package", "extra", "options"),
+    [
+        ("matplotlib", "train", {}),
+        ("jinja2", "train", {}),
+        ("tensorboard", "tensorboard", {"tensorboard": True}),
+    ],
+)
 def test_a_missing_package_is_an_error_at_the_start(
-    data, tmp_path, monkeypatch, package
+    data, tmp_path, monkeypatch, package, extra, options
 ):
     monkeypatch.setitem(sys.modules, package, None)
-    for function in (rk.train, rk.finetune, rk.evaluate):
-        with pytest.raises(ImportError, match=rf"{package}.*resnext-keras\[train\]"):
-            function(data, output=tmp_path / "run")
+    message = rf'{package} to be installed: pip install "resnext-keras\[{extra}\]"'
+    for function in (rk.train, rk.finetune, *[rk.evaluate] * (not options)):
+        with pytest.raises(ImportError, match=message):
+            function(data, output=tmp_path / "run", **options)
     assert not list(tmp_path.iterdir())
 
 
@@ -240,15 +247,9 @@ def test_a_missing_package_is_an_error_at_the_start(
 def test_tensorboard_gets_each_epoch_once_though_a_run_is_stopped(data, tmp_path):
     pytest.importorskip("tensorboard")
     folder = tmp_path / "run"
-
-    def stop(step, logs):
-        if callback.model.optimizer.iterations == 4:
-            raise InterruptedError
-
-    callback = keras.callbacks.LambdaCallback(on_train_batch_begin=stop)
     options = {**OPTIONS, "tensorboard": True, "verbose": 0}
-    with pytest.raises(InterruptedError):
-        rk.train(data, folder, SMALLEST, **options, callbacks=callback)
+    with pytest.raises(StopError):
+        rk.train(data, folder, SMALLEST, **options, callbacks=Stop(4))
     result = rk.train(data, folder, SMALLEST, **options, resume=True)
     assert result.files["tensorboard"] == folder / "tensorboard"
     for split, prefix in (("train", ""), ("validation", "val_")):
@@ -262,17 +263,6 @@ def test_tensorboard_gets_each_epoch_once_though_a_run_is_stopped(data, tmp_path
                         )
         expected = [row[f"{prefix}accuracy"] for row in result.history]
         np.testing.assert_allclose(values, list(enumerate(expected)), rtol=1e-6)
-
-
-@pytest.mark.parametrize("function", [rk.train, rk.finetune])
-def test_tensorboard_without_its_package_is_an_error_at_the_start(
-    data, tmp_path, monkeypatch, function
-):
-    monkeypatch.setitem(sys.modules, "tensorboard", None)
-    message = r'tensorboard to be installed: pip install "resnext-keras\[tensorboard\]"'
-    with pytest.raises(ImportError, match=message):
-        function(data, tmp_path / "run", tensorboard=True)
-    assert not list(tmp_path.iterdir())
 
 
 # Refused
@@ -334,15 +324,9 @@ def test_a_run_resumes_only_with_its_images_or_on_demand_without_the_changed(
 def test_a_resumed_run_has_all_its_epochs_though_images_are_missing(data, tmp_path):
     """With 24 images an epoch has three steps, with 22 it would have two."""
     copy = shutil.copytree(data, tmp_path / "data")
-
-    def stop(batch, logs):
-        if callback.model.optimizer.iterations == 4:
-            raise InterruptedError
-
-    callback = keras.callbacks.LambdaCallback(on_train_batch_begin=stop)
     options = {**OPTIONS, "verbose": 0, "checkpoint_seconds": 0}
-    with pytest.raises(InterruptedError):
-        rk.train(copy, tmp_path / "run", SMALLEST, **options, callbacks=callback)
+    with pytest.raises(StopError):
+        rk.train(copy, tmp_path / "run", SMALLEST, **options, callbacks=Stop(4))
     for number in range(2):
         (copy / "train" / "dark" / f"{number}.png").unlink()
     options |= {"resume": True, "allow_changed": True}
@@ -385,15 +369,9 @@ def test_a_run_without_images_of_a_class_trains_and_resumes(tmp_path):
     image_folder(data / "val", 4, ("dark", "light"))
     shutil.rmtree(data / "val" / "light")
     (data / "train" / "none").mkdir()
-
-    def stop(step, logs):
-        if callback.model.optimizer.iterations == 3:
-            raise InterruptedError
-
-    callback = keras.callbacks.LambdaCallback(on_train_batch_begin=stop)
     options = {**OPTIONS, "verbose": 0}
-    with pytest.raises(InterruptedError):
-        rk.train(data, tmp_path / "run", SMALLEST, **options, callbacks=callback)
+    with pytest.raises(StopError):
+        rk.train(data, tmp_path / "run", SMALLEST, **options, callbacks=Stop(3))
     result = rk.train(data, tmp_path / "run", SMALLEST, **options, resume=True)
     assert [row["epoch"] for row in result.history] == [1, 2]
     assert [row["class"] for row in result.evaluation.classes] == ["dark"]
@@ -425,14 +403,14 @@ def test_a_disk_that_fails_ends_the_run_which_resumes(
     fails, opened = [], open
 
     def guarded(path, *arguments, **options):
-        if fails and f"{split}/light/3.png" in os.fsdecode(path):
+        if fails and f"{split}/light/3.png" in str(path):
             raise OSError(errno.EIO, "Input/output error", path)
         return opened(path, *arguments, **options)
 
     def fail(epoch, logs):
         fails.append(epoch)
 
-    monkeypatch.setattr(image_folder_module, "open", guarded, raising=False)
+    monkeypatch.setattr("builtins.open", guarded)
     options = OPTIONS | {"epochs": 3, "verbose": 0}
     callback = keras.callbacks.LambdaCallback(on_epoch_end=fail)
     with pytest.raises(OSError, match=r"light/3\.png.*Input/output.*resume"):

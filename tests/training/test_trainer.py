@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from run_data import history_rows, image_folder
+from run_data import Stop, StopError, history_rows, image_folder
 from safetensors.numpy import load_file
 from weight_files import SMALLEST, TINY
 
@@ -71,23 +71,6 @@ def _any_order():
     from tensorflow.python.framework import config
 
     config.disable_op_determinism()
-
-
-class StopError(Exception):
-    """Ends a run in the middle."""
-
-
-class Stop(keras.callbacks.Callback):
-    """Stops the run before its n-th step."""
-
-    def __init__(self, steps=math.inf):
-        super().__init__()
-        self.steps = steps
-
-    def on_train_batch_begin(self, batch, logs=None):
-        self.steps -= 1
-        if self.steps < 0:
-            raise StopError
 
 
 def last_and_best_weights(folder):
