@@ -239,9 +239,6 @@ def evaluate_images(
         engine: See `Predictor`. On JAX and torch, Keras runs the network.
         batch_size: Number of images that are run at once.
 
-    Returns:
-        The `Evaluation`.
-
     Raises:
         ValueError: No image can be read.
     """

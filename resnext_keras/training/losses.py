@@ -37,11 +37,7 @@ def checked_class_weights(class_weights: ClassWeights) -> ClassWeights:
 def weights_of_classes(
     dataset: ImageDataset, class_weights: ClassWeights
 ) -> np.ndarray | None:
-    """The weight of each class in the loss.
-
-    Args:
-        dataset: The images to train on.
-        class_weights: See `train`.
+    """The weight of each class in the loss, for the `class_weights` of `train`.
 
     Returns:
         float32 (classes,), or None if all weights are 1.

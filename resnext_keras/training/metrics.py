@@ -167,9 +167,6 @@ def calibration(predictions: Predictions, bins: int = 15) -> Calibration:
         bins: Number of intervals of confidence. All have the same length, and each
             includes its upper end.
 
-    Returns:
-        The `Calibration`.
-
     Source: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017,
     equations 2 and 3; 15 bins as in its section 5.
     """

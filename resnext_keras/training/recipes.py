@@ -287,9 +287,6 @@ def adjusted(recipe: Recipe, /, **changes) -> Recipe:
             `learning_rate`, the rate is scaled in proportion to the batch size (Goyal
             et al., 2017, section 2.1).
 
-    Returns:
-        The changed recipe.
-
     Raises:
         ValueError: A field does not exist, or a value is out of range.
     """

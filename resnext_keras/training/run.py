@@ -159,9 +159,6 @@ def open_run(
         allow_changed: Whether to resume although images are missing or new; both are
             left out.
 
-    Returns:
-        The `Run`.
-
     Raises:
         ValueError: The folder exists, holds another run, or its images changed; or the
             devices, the data or the weights are refused. Nothing is written then.

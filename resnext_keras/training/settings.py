@@ -181,6 +181,8 @@ def finetune_phases(
 ) -> tuple[Phase, ...]:
     """The two phases of fine-tuning: a new classifier, then the last two stages too.
 
+    There is only the first one if `epochs` is 1.
+
     Args:
         spec: The architecture.
         epochs: Epochs of both phases together, a third of them for the classifier;
@@ -188,9 +190,6 @@ def finetune_phases(
         learning_rate: Learning rate of the classifier; the stages are trained at a
             tenth of it. None for the rates of the recipes.
         **changes: Changes of both recipes, see `adjusted`.
-
-    Returns:
-        The phases; only the first one if `epochs` is 1.
 
     Raises:
         ValueError: See `adjusted`.

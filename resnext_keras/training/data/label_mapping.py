@@ -95,8 +95,6 @@ def flat_images(
             f"Expected a folder of images that exists. Received: {readable(folder)!r}"
         )
     paths = images_within(folder)
-    if not paths:
-        raise ValueError(f"Expected images. Received: none in {readable(folder)!r}")
     if labels is None:
         source, classes = "the names of ILSVRC2012", _validation_classes(paths, names)
     else:
