@@ -30,7 +30,7 @@ from resnext_keras.weights.verify import verify_weights
 
 NAMES = ("dark", "light")
 
-OPTIONS = {"recipe": "cifar", "batch_size": 8, "epochs": 2, "learning_rate": 0.01}
+CHANGES = {"batch_size": 8, "epochs": 2, "learning_rate": 0.01}
 
 
 @pytest.fixture(scope="module")
@@ -43,10 +43,15 @@ def data(tmp_path_factory):
     return folder
 
 
+def train(data, folder, **options):
+    """Trains the smallest network, by default for two epochs."""
+    options = {"recipe": "cifar", "verbose": 0} | CHANGES | options
+    return rk.train(data, folder, SMALLEST, **options)
+
+
 def settings(data, **changes):
-    """The settings of `rk.train` with these options."""
-    options = {name: value for name, value in OPTIONS.items() if name != "recipe"}
-    phase = Phase(adjusted(RECIPES["cifar"], **options))
+    """The settings of `train`."""
+    phase = Phase(adjusted(RECIPES["cifar"], **CHANGES))
     return dataclasses.replace(Settings(str(data), SMALLEST, None, (phase,)), **changes)
 
 
@@ -57,8 +62,7 @@ def done(data, tmp_path_factory):
     callback = keras.callbacks.LambdaCallback(
         on_epoch_end=lambda epoch, values: logs.append((values, callback.model))
     )
-    options = {"callbacks": callback, "on_start": opened.append, "verbose": 0}
-    result = rk.train(data, folder, SMALLEST, **OPTIONS, **options)
+    result = train(data, folder, callbacks=callback, on_start=opened.append)
     return opened[0], result, logs
 
 
@@ -93,12 +97,11 @@ def test_a_run_that_ends_early_leaves_nothing_that_reads(data, tmp_path, kind):
             raise kind("stopped")
 
     callback = keras.callbacks.LambdaCallback(on_train_batch_end=stop)
-    options = {**OPTIONS, "epochs": 9, "callbacks": callback, "verbose": 0}
     raised = contextlib.nullcontext()
     if kind != "stop_training":
         raised = pytest.raises(kind, match="stopped")
     with raised:
-        rk.train(data, tmp_path / "run", SMALLEST, **options)
+        train(data, tmp_path / "run", epochs=9, callbacks=callback)
     assert not readers()
     iterators = [o for o in gc.get_objects() if type(o).__name__ == "OwnedIterator"]
     assert not iterators
@@ -113,9 +116,8 @@ def test_the_seed_decides_the_first_weights(data, tmp_path):
 
     callback = keras.callbacks.LambdaCallback(on_train_begin=stop)
     for run, seed in enumerate((1, 1, 2)):
-        options = {**OPTIONS, "callbacks": [callback], "seed": seed}
         with pytest.raises(InterruptedError):
-            rk.train(data, tmp_path / str(run), SMALLEST, **options)
+            train(data, tmp_path / str(run), callbacks=[callback], seed=seed)
     np.testing.assert_array_equal(first[0], first[1])
     assert np.abs(first[0] - first[2]).max() > 0.01
 
@@ -151,7 +153,7 @@ def test_a_run_and_its_model_file_separate_the_classes(done, data):
 def test_a_finished_run_is_resumed_to_itself(done, data):
     _, result, _ = done
     weights = result.files["best.weights.h5"].read_bytes()
-    again = rk.train(data, result.folder, SMALLEST, **OPTIONS, resume=True, verbose=0)
+    again = train(data, result.folder, resume=True)
     assert again.history == result.history
     assert again.evaluation.metrics == result.evaluation.metrics
     assert result.files["best.weights.h5"].read_bytes() == weights
@@ -161,17 +163,15 @@ def test_a_finished_run_goes_on_with_more_epochs_and_their_schedule(
     done, data, tmp_path, caplog
 ):
     folder = shutil.copytree(done[1].folder, tmp_path / "run")
-    options = {**OPTIONS, "verbose": 0}
-    whole = rk.train(data, tmp_path / "whole", SMALLEST, **options | {"epochs": 4})
-    ends = []
+    whole, ends = train(data, tmp_path / "whole", epochs=4), []
 
     def read_end(epoch, logs):
         ends.append(json.loads((folder / "run.json").read_text())["end"])
 
-    options["callbacks"] = keras.callbacks.LambdaCallback(on_epoch_begin=read_end)
+    options = {"callbacks": keras.callbacks.LambdaCallback(on_epoch_begin=read_end)}
     options["resume"] = True
     for _ in range(2):  # the second time there is nothing left to do
-        longer = rk.train(data, folder, SMALLEST, **options | {"epochs": 4})
+        longer = train(data, folder, epochs=4, **options)
         assert longer.history[:2] == done[1].history
         rates = [[row["learning_rate"] for row in r.history] for r in (longer, whole)]
         assert rates[0][2:] == rates[1][2:]
@@ -187,9 +187,9 @@ def test_a_finished_run_goes_on_with_more_epochs_and_their_schedule(
     assert ends == [None, None]  # of the epochs that are added
     assert content["end"]["epochs"] == 4
     with pytest.raises(ValueError, match=r"at least the 4 epochs .* 4 are done.*=3"):
-        rk.train(data, folder, SMALLEST, **options | {"epochs": 3})
+        train(data, folder, epochs=3, **options)
     with pytest.raises(ValueError, match=r"settings of the run .*seed=1 instead of 0"):
-        rk.train(data, folder, SMALLEST, **options | {"epochs": 5, "seed": 1})
+        train(data, folder, epochs=5, seed=1, **options)
     assert json.loads((folder / "run.json").read_text()) == content
 
 
@@ -247,10 +247,9 @@ def test_a_missing_package_is_an_error_at_the_start(
 def test_tensorboard_gets_each_epoch_once_though_a_run_is_stopped(data, tmp_path):
     pytest.importorskip("tensorboard")
     folder = tmp_path / "run"
-    options = {**OPTIONS, "tensorboard": True, "verbose": 0}
     with pytest.raises(StopError):
-        rk.train(data, folder, SMALLEST, **options, callbacks=Stop(4))
-    result = rk.train(data, folder, SMALLEST, **options, resume=True)
+        train(data, folder, tensorboard=True, callbacks=Stop(4))
+    result = train(data, folder, tensorboard=True, resume=True)
     assert result.files["tensorboard"] == folder / "tensorboard"
     for split, prefix in (("train", ""), ("validation", "val_")):
         values = []
@@ -324,13 +323,13 @@ def test_a_run_resumes_only_with_its_images_or_on_demand_without_the_changed(
 def test_a_resumed_run_has_all_its_epochs_though_images_are_missing(data, tmp_path):
     """With 24 images an epoch has three steps, with 22 it would have two."""
     copy = shutil.copytree(data, tmp_path / "data")
-    options = {**OPTIONS, "verbose": 0, "checkpoint_seconds": 0}
+    options = {"checkpoint_seconds": 0}
     with pytest.raises(StopError):
-        rk.train(copy, tmp_path / "run", SMALLEST, **options, callbacks=Stop(4))
+        train(copy, tmp_path / "run", **options, callbacks=Stop(4))
     for number in range(2):
         (copy / "train" / "dark" / f"{number}.png").unlink()
     options |= {"resume": True, "allow_changed": True}
-    result = rk.train(copy, tmp_path / "run", SMALLEST, **options)
+    result = train(copy, tmp_path / "run", **options)
     assert [row["epoch"] for row in result.history] == [1, 2]
     assert read_progress(tmp_path / "run" / CHECKPOINT)["step"] == 6
 
@@ -356,8 +355,7 @@ def test_images_that_vanish_while_it_trains_are_named_and_it_goes_on(
             path.unlink(missing_ok=True)
 
     callback = keras.callbacks.LambdaCallback(on_epoch_begin=remove)
-    options = {**OPTIONS, "callbacks": [callback], "verbose": 0}
-    result = rk.train(copy, tmp_path / "run", SMALLEST, **options)
+    result = train(copy, tmp_path / "run", callbacks=[callback])
     assert [row["epoch"] for row in result.history] == [1, 2]
     assert all(f"{path}: no such file" in caplog.text for path in gone)
     assert {str(path) for path in gone} <= dict(result.evaluation.skipped).keys()
@@ -369,10 +367,9 @@ def test_a_run_without_images_of_a_class_trains_and_resumes(tmp_path):
     image_folder(data / "val", 4, ("dark", "light"))
     shutil.rmtree(data / "val" / "light")
     (data / "train" / "none").mkdir()
-    options = {**OPTIONS, "verbose": 0}
     with pytest.raises(StopError):
-        rk.train(data, tmp_path / "run", SMALLEST, **options, callbacks=Stop(3))
-    result = rk.train(data, tmp_path / "run", SMALLEST, **options, resume=True)
+        train(data, tmp_path / "run", callbacks=Stop(3))
+    result = train(data, tmp_path / "run", resume=True)
     assert [row["epoch"] for row in result.history] == [1, 2]
     assert [row["class"] for row in result.evaluation.classes] == ["dark"]
     assert result.evaluation.dataset.class_names == ("bright", "dark")
@@ -389,9 +386,8 @@ def test_too_many_that_vanish_end_the_run_with_their_names(
             (copy / split / "light" / f"{number}.png").unlink()
 
     callback = keras.callbacks.LambdaCallback(on_epoch_begin=remove)
-    options = {**OPTIONS, "callbacks": [callback], "verbose": 0, "epochs": 30}
     with pytest.raises(ValueError, match=r"at most 2 images .*light/\d.png: no such"):
-        rk.train(copy, tmp_path / "run", SMALLEST, **options)
+        train(copy, tmp_path / "run", callbacks=[callback], epochs=30)
     assert not (tmp_path / "run" / "best.weights.h5").exists()
 
 
@@ -411,12 +407,11 @@ def test_a_disk_that_fails_ends_the_run_which_resumes(
         fails.append(epoch)
 
     monkeypatch.setattr("builtins.open", guarded)
-    options = OPTIONS | {"epochs": 3, "verbose": 0}
     callback = keras.callbacks.LambdaCallback(on_epoch_end=fail)
     with pytest.raises(OSError, match=r"light/3\.png.*Input/output.*resume"):
-        rk.train(data, tmp_path / "run", SMALLEST, callbacks=callback, **options)
+        train(data, tmp_path / "run", callbacks=callback, epochs=3)
     fails.clear()
-    result = rk.train(data, tmp_path / "run", SMALLEST, resume=True, **options)
+    result = train(data, tmp_path / "run", resume=True, epochs=3)
     assert [row["epoch"] for row in result.history] == [1, 2, 3]
     fails.append(0)
     with pytest.raises(OSError, match="Input/output"):
