@@ -83,7 +83,7 @@ def peer(name, kind, maker, packages, only=(), **options):
 CPU, FLOAT32 = {"device": ("cpu",)}, {"precision": ("float32",)}
 ON_TENSORFLOW = {"backend": ("tensorflow",)}
 PREDICT, TRAIN = {"task": ("predict",)}, {"task": ("train",)}
-RUNTIME = {**PREDICT, **CPU, **FLOAT32}
+RUNTIME = {**PREDICT, **CPU}
 WITHOUT_ONEDNN = {"TF_ENABLE_ONEDNN_OPTS": "0"}
 ONNX = ("onnxruntime", "onnx", "tf2onnx")
 TORCH = ("torch", "torchvision")
@@ -95,12 +95,25 @@ CONTENDERS = (
     ours("ours-jit-compile", jit_compile=True, **TRAIN, **ON_TENSORFLOW),
     ours("ours-torch-compile", jit_compile=True, backend=("torch",)),
     ours("predictor-tensorflow", "tensorflow", **PREDICT, **ON_TENSORFLOW),
-    ours("predictor-onnxruntime", "onnxruntime", ONNX, **RUNTIME, **ON_TENSORFLOW),
+    ours(
+        "predictor-onnxruntime",
+        "onnxruntime",
+        ONNX,
+        **RUNTIME,
+        **FLOAT32,
+        **ON_TENSORFLOW,
+    ),
     ours("predictor-openvino", "openvino", ("openvino",), **RUNTIME, **ON_TENSORFLOW),
     peer("torch", "torch", "torch_model", TORCH),
     peer("torch-channels-last", "torch", "torch_model", TORCH, channels_last=True),
     peer("torch-compile", "torch", "torch_model", TORCH, compiled=True),
-    peer("torch-onnxruntime", "other", "onnxruntime_model", (*TORCH, ONNX[0]), RUNTIME),
+    peer(
+        "torch-onnxruntime",
+        "other",
+        "onnxruntime_model",
+        (*TORCH, ONNX[0]),
+        {**RUNTIME, **FLOAT32},
+    ),
     peer("torch-openvino", "other", "openvino_model", (*TORCH, "openvino"), RUNTIME),
     Contender("keras", "other", "ours:model", {"stock": True}),
     peer(

@@ -41,7 +41,10 @@ def model(work, stock=False, jit_compile="auto"):
 def predictor(work, engine):
     """A `Predictor`, from and to NumPy arrays."""
     set_up(work)
-    predict = rk.Predictor(build(work), engine, work.batch)
+    keras.config.set_dtype_policy("float32")  # `Predictor` changes the precision
+    predict = rk.Predictor(build(work), engine, work.batch, precision=work.precision)
+    if predict.precision != work.precision:
+        raise ValueError(f"no fast {work.precision} here")
     return lambda: predict(work.images)
 
 

@@ -94,7 +94,8 @@ def openvino_model(work):
     import openvino
 
     # By default it computes in bfloat16 on processors that have it.
-    options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": work.threads}
+    hint = "bf16" if work.precision == "bfloat16" else "f32"
+    options = {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": work.threads}
     with torch_export(work) as path:
         compiled = openvino.compile_model(openvino.convert_model(path), "CPU", options)
     images = channels_first(work)

@@ -2,7 +2,7 @@
 
 import itertools
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import keras
@@ -38,6 +38,8 @@ class Classifier:
             training run.
         is_multi_label: Whether an image has each class whose score is 0.5 or more,
             and may have no class or several.
+        run: Function that runs the model on a batch, as a `Predictor`; None for the
+            model itself.
     """
 
     model: keras.Model
@@ -45,6 +47,7 @@ class Classifier:
     class_names: tuple[str, ...]
     weights: str
     is_multi_label: bool = False
+    run: Callable[[np.ndarray], np.ndarray] | None = None
 
     def predict(self, images: np.ndarray, top: int = 5) -> list[ClassScores]:
         """Predicts the most probable classes of images.
@@ -64,7 +67,7 @@ class Classifier:
         images = preprocess_input(
             to_data_format(images), preprocessing=self.preprocessing
         )
-        scores = self.model.predict_on_batch(images)
+        scores = (self.run or self.model.predict_on_batch)(images)
         imagenet = self.class_names == class_names("imagenet")
         names = None if imagenet else self.class_names
         if not self.is_multi_label:

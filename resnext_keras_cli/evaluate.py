@@ -6,9 +6,11 @@ import click
 
 from resnext_keras_cli.options import (
     batch_option,
+    calibration_option,
     examples,
     max_pixels_option,
     model_option,
+    precision_option,
     weights_option,
 )
 from resnext_keras_cli.start import quiet_start
@@ -51,6 +53,8 @@ SKIPPED_FILES = 5  # number of skipped files to print; the report has more
     show_default=True,
     help="Engine that runs the network; auto: the fastest that is installed.",
 )
+@precision_option
+@calibration_option
 @click.option(
     "--include-training",
     is_flag=True,
@@ -82,6 +86,7 @@ def evaluate(as_json, **options):
             "images": len(evaluation.dataset),
             "skipped": len(evaluation.skipped),
             "trained_on": evaluation.trained_on,
+            "precision": evaluation.precision,
             **evaluation.metrics,
             "classes": evaluation.classes,
         }

@@ -65,6 +65,13 @@ class Shard(click.ParamType):
     "workers with that engine, in the cluster of RAY_ADDRESS or on this machine.",
 )
 @click.option(
+    "--precision",
+    type=click.Choice(["float32", "bfloat16"]),
+    default="float32",
+    show_default=True,
+    help="What the network computes in; float32 where the processor has no bfloat16.",
+)
+@click.option(
     "--workers",
     type=click.IntRange(min=1),
     help="Number of processes for --engine ray. Default: one per 4 cores.",

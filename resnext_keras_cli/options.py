@@ -41,6 +41,23 @@ batch_option = click.option(
     help="Number of images that are run at once.",
 )
 
+precision_option = click.option(
+    "--precision",
+    type=click.Choice(["float32", "bfloat16", "int8", "auto"]),
+    default="float32",
+    show_default=True,
+    help="What the network computes in. bfloat16: float32 where the processor has "
+    "none. auto: bfloat16 if it is faster here. int8 needs the extra `fast`.",
+)
+
+calibration_option = click.option(
+    "--calibration",
+    metavar="FOLDER|IMAGE",
+    type=click.Path(exists=True, readable=False),
+    help="Images to calibrate an int8 network with, at most 128. "
+    "Default: those of the command.",
+)
+
 
 def _set_max_pixels(ctx, param, pixels):
     if pixels:

@@ -6,9 +6,11 @@ import click
 
 from resnext_keras_cli.options import (
     batch_option,
+    calibration_option,
     examples,
     max_pixels_option,
     model_option,
+    precision_option,
     weights_option,
 )
 from resnext_keras_cli.start import quiet_start
@@ -38,6 +40,8 @@ from resnext_keras_cli.start import quiet_start
     help="Number of classes to print for each image.",
 )
 @batch_option
+@precision_option
+@calibration_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, not a table.")
 @click.option(
     "--csv",

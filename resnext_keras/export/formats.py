@@ -21,8 +21,7 @@ from resnext_keras.export.saved_model import EARLIER, export_saved_model
 from resnext_keras.images.read import SAMPLE_PHOTO
 from resnext_keras.inference.engines import is_installed
 from resnext_keras.inference.prediction import sample_images
-from resnext_keras.inference.predictor import Predictor
-from resnext_keras.inference.quantization import seconds_per_image
+from resnext_keras.inference.predictor import Predictor, seconds_per_image
 from resnext_keras.io import output_directory
 from resnext_keras.models.runtime import check_backend
 from resnext_keras.models.specs import ResNeXtSpec

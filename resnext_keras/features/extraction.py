@@ -28,11 +28,17 @@ from resnext_keras.features.update import EarlierRows, check_update
 from resnext_keras.images.listing import SUFFIXES as IMAGES
 from resnext_keras.images.listing import list_images, readable
 from resnext_keras.inference.engines import check_installed
-from resnext_keras.inference.predictor import check_engine
+from resnext_keras.inference.predictor import (
+    available_precision,
+    check_engine,
+    check_precision,
+)
 from resnext_keras.io import exclusive_lock, explained_full_disk, output_file
 from resnext_keras.models.specs import ResNeXtSpec
 from resnext_keras.progress import Progress
 from resnext_keras.weights.checkpoint import Checkpoint, resolve
+
+PRECISIONS = ("float32", "bfloat16")
 
 CHUNK = 1024
 """Images in a chunk, rounded up to whole batches; a stopped run loses at most one."""
@@ -82,6 +88,7 @@ def extract(
     *,
     dtype: str = "float32",
     engine: str = "auto",
+    precision: str = "float32",
     batch_size: int = 32,
     shard: tuple[int, int] = (1, 1),
     workers: int | None = None,
@@ -120,6 +127,8 @@ def extract(
         engine: The engine that runs the network, as `Predictor` takes it. Or `"ray"`
             for the workers of a Ray cluster, that of `RAY_ADDRESS` or one on this
             machine; all workers use the engine that is the fastest here.
+        precision: What the network computes in, `"float32"`, or `"bfloat16"`, which
+            becomes float32 where `Predictor` finds no fast bfloat16.
         batch_size: Number of images that are run at once, at least 1.
         shard: `(i, n)`: only shard i of n, i from 1 to n. The
             rows of all shards, in this order, are those of a single run.
@@ -143,16 +152,23 @@ def extract(
         OSError: A disk is full, or images cannot be read because a disk or a network
             fails. The finished chunks remain, for `resume`.
     """
-    _check_options(dtype, batch_size, shard, engine, workers)
+    _check_options(dtype, batch_size, shard, engine, precision, workers)
+    precision = available_precision(precision)
     output = _checked_output(output, update, resume, overwrite)
     folders = _checked_folders(folders)
     if update is not None:
-        check_update(output, provenance_of(resolve(weights, model), dtype))
+        network = resolve(weights, model)
+        check_update(output, provenance_of(network, dtype, precision))
     chunks = Chunks(chunks_folder(output))
     chunks.check_ours()
     kind = "auto" if engine == "ray" else engine
     extractor = Extractor(
-        model, weights, dtype=dtype, engine=kind, batch_size=batch_size
+        model,
+        weights,
+        dtype=dtype,
+        engine=kind,
+        batch_size=batch_size,
+        precision=precision,
     )
     plan = _plan(extractor, folders, shard)
     if resume and update is None and output.exists() and not chunks.has_begun():
@@ -163,7 +179,12 @@ def extract(
     with contextlib.ExitStack() as stack:
         read = extractor.read
         if engine == "ray":
-            options = {"dtype": dtype, "engine": plan.engine, "batch_size": batch_size}
+            options = {
+                "dtype": dtype,
+                "engine": plan.engine,
+                "batch_size": batch_size,
+                "precision": precision,
+            }
             load = (model, weights), options
             read = stack.enter_context(ray_reader(load, batch_size, folders, workers))
         kept = f"the finished chunks are in {chunks.folder.name!r}"
@@ -215,7 +236,7 @@ def _checked_output(output, update, resume: bool, overwrite: bool) -> Path:
     return output
 
 
-def _check_options(dtype, batch_size, shard, engine, workers) -> None:
+def _check_options(dtype, batch_size, shard, engine, precision, workers) -> None:
     optional("pyarrow")
     if dtype not in DTYPES:
         raise ValueError(
@@ -231,6 +252,12 @@ def _check_options(dtype, batch_size, shard, engine, workers) -> None:
     kind = "auto" if engine == "ray" else engine
     check_engine(kind)
     check_installed(kind)
+    if precision not in PRECISIONS:
+        raise ValueError(
+            f"Expected `precision` to be {' or '.join(PRECISIONS)}. "
+            f"Received: precision={precision!r}"
+        )
+    check_precision(precision, engine=kind)
     if engine == "ray":
         extras.optional("ray", "ray")
     elif workers is not None:

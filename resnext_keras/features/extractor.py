@@ -3,6 +3,7 @@
 import contextlib
 import importlib.metadata
 import os
+import platform
 from collections.abc import Iterable, Iterator
 
 import keras
@@ -41,14 +42,20 @@ class Extractor:
         dtype: str = "float32",
         engine: str = "auto",
         batch_size: int = 32,
+        precision: str = "float32",
     ):
         checkpoint = resolve(weights, model)
-        self.provenance = provenance_of(checkpoint, dtype)
+        self.provenance = provenance_of(checkpoint, dtype, precision)
         classifier = load_classifier(weights=checkpoint, include_top=False)
         maps = classifier.model
         pooled = keras.layers.GlobalAveragePooling2D(name="avg_pool")(maps.output)
         network = keras.Model(maps.input, pooled, name=maps.name)
-        self.predictor = Predictor(network, engine, batch_size)
+        self.predictor = Predictor(network, engine, batch_size, precision=precision)
+        if self.predictor.precision != precision:  # a worker on another machine
+            raise ValueError(
+                f"Expected fast {precision} on all machines. "
+                f"Received: {self.predictor.precision} on {platform.node()!r}"
+            )
         self.preprocessing = classifier.preprocessing
 
     def features(self, images: np.ndarray) -> np.ndarray:
@@ -98,7 +105,7 @@ class Extractor:
         return features
 
 
-def provenance_of(checkpoint: Checkpoint, dtype: str) -> Provenance:
+def provenance_of(checkpoint: Checkpoint, dtype: str, precision: str) -> Provenance:
     """The provenance of features of these weights, which are not downloaded."""
     file = None if checkpoint.weight_set else checkpoint.fetch()
     spec = checkpoint.spec
@@ -111,6 +118,7 @@ def provenance_of(checkpoint: Checkpoint, dtype: str) -> Provenance:
         length=spec.widths(spec.stages[-1])[1],
         dtype=dtype,
         version=_version(),
+        precision=precision,
     )
 
 

@@ -40,6 +40,7 @@ class Provenance:
         length: Number of features of an image.
         dtype: Dtype of the stored features, `"float32"` or `"float16"`.
         version: Version of this package.
+        precision: What the network computed in, `"float32"` or `"bfloat16"`.
     """
 
     architecture: str
@@ -50,6 +51,7 @@ class Provenance:
     length: int
     dtype: str
     version: str
+    precision: str = "float32"
 
     def __post_init__(self):  # earlier versions wrote fewer fields
         fields = Preprocessing(**self.preprocessing).as_json()
@@ -64,6 +66,7 @@ class Provenance:
             "preprocessing": self.preprocessing,
             "pooling": self.pooling,
             "length": self.length,
+            "precision": self.precision,
         }
 
 

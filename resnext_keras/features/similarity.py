@@ -112,8 +112,8 @@ def search(
     """Finds the images of a collection that are most similar to an image.
 
     The features of the image are computed with the network of the collection's
-    features. All images of the collection are compared; the memory does not grow with
-    their number.
+    features, in float32. All images of the collection are compared; the memory does not
+    grow with their number.
 
     Args:
         image: Path of the image.
@@ -225,7 +225,9 @@ def _extractor_of(provenance: Provenance, index: str | os.PathLike) -> Extractor
     model = provenance.architecture if known else None
     # For a single image TensorFlow is the fastest: other engines take long to load.
     extractor = Extractor(model, provenance.weights, engine="tensorflow")
-    _check_network(provenance, index, extractor.provenance, provenance.weights)
+    # The rows may be in another precision, of which the cosines to float32 are near 1.
+    found = dataclasses.replace(extractor.provenance, precision=provenance.precision)
+    _check_network(provenance, index, found, provenance.weights)
     return extractor
 
 

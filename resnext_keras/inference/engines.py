@@ -17,6 +17,7 @@ import numpy as np
 
 from resnext_keras import extras
 from resnext_keras.inference.errors import NetworkError, errors_in_one_line
+from resnext_keras.inference.fold import in_bfloat16
 from resnext_keras.models.graph import all_layers, source_of
 from resnext_keras.models.runtime import without_empty_batches
 
@@ -27,6 +28,13 @@ if keras.config.backend() == "tensorflow":
     import tensorflow as tf
 
 INPUT_NAME = "images"  # the input of exported networks
+
+PRECISIONS = {
+    "float32": ("openvino", "onnxruntime", "tensorflow", "litert"),
+    "bfloat16": ("openvino", "tensorflow"),
+    "int8": ("openvino", "onnxruntime"),
+}
+"""The engines that compute in a precision."""
 
 OPENVINO_FLOAT32 = {"INFERENCE_PRECISION_HINT": "f32"}
 """Options of OpenVINO's `compile_model`. By default it computes in bfloat16 where the
@@ -85,21 +93,26 @@ def check_shape(
         )
 
 
-def engines_for(source: ModelOrPath) -> list[str]:
+def engines_for(source: ModelOrPath, precision: str = "float32") -> list[str]:
     """The engines that can run a network, installed or not, fastest first.
 
-    All engines except TensorFlow compute in float32 only, and an ONNX file can hold
-    less than 2 GB.
+    Only TensorFlow runs models of other dtypes than float32, which it keeps, as it
+    keeps that of a file. An ONNX file can hold less than 2 GB.
     """
     if isinstance(source, Path):
         # A SavedModel with a card decodes images, which OpenVINO cannot.
         has_card = (source / "assets" / CARD_FILE).is_file()
         folder = ("tensorflow",) if has_card else ("openvino", "tensorflow")
-        return list(FILES.get(source.suffix, folder))
-    if any(layer.compute_dtype != "float32" for layer in all_layers(source)):
-        return ["tensorflow"]
-    too_large = 4 * source.count_params() >= 2**31
-    return ["openvino", *(() if too_large else ("onnxruntime",)), "tensorflow"]
+        able = set(FILES.get(source.suffix, folder))
+        if precision != "float32":
+            able.discard("tensorflow")
+    elif any(layer.compute_dtype != "float32" for layer in all_layers(source)):
+        able = {"tensorflow"} if precision == "float32" else set()
+    else:
+        able = {"openvino", "onnxruntime", "tensorflow"}
+        if 4 * source.count_params() >= 2**31:
+            able.remove("onnxruntime")
+    return [engine for engine in PRECISIONS[precision] if engine in able]
 
 
 def check_fits(model: keras.Model, engine: str) -> None:
@@ -124,13 +137,20 @@ def is_installed(engine: str, source: ModelOrPath) -> bool:
     return all(map(importlib.util.find_spec, _packages(engine, source)))
 
 
-def build_engine(engine: str, source: ModelOrPath) -> Engine:
+def build_engine(
+    engine: str,
+    source: ModelOrPath,
+    precision: str = "float32",
+    write: Callable | None = None,
+) -> Engine:
     """Prepares a network for an engine.
 
     Args:
-        engine: One of `engines_for(source)`.
+        engine: One of `engines_for(source, precision)`.
         source: A functional model, the folder of a SavedModel from Keras or
             `export_saved_model`, or a file with a suffix of `FILES`; with one input.
+        precision: One of `PRECISIONS`.
+        write: Context manager that writes a model to a file, in place of `exported`.
 
     Returns:
         The `Engine`.
@@ -145,9 +165,9 @@ def build_engine(engine: str, source: ModelOrPath) -> Engine:
         kind = f"{source.suffix} file" if source.is_file() else "SavedModel"
         expected = f"a whole {kind} that {engine} can run"
         with errors_in_one_line(engine, expected, str(source)):
-            return ENGINES[engine](source)
+            return ENGINES[engine](source, precision)
     if engine == "tensorflow":
-        return ENGINES[engine](source)
+        return ENGINES[engine](source, precision)
     with (
         errors_in_one_line(
             engine,
@@ -155,9 +175,9 @@ def build_engine(engine: str, source: ModelOrPath) -> Engine:
             f"model={source.name!r}",
             *writing_errors(),
         ),
-        exported(source, engine) as path,
+        (write or exported)(source, engine) as path,
     ):
-        built = ENGINES[engine](path)
+        built = ENGINES[engine](path, precision)
     # Keeping the tensors would keep all of the model's weights in memory.
     structure = keras.tree.map_structure(lambda tensor: 0, source.output)
     if isinstance(structure, (list, tuple)) and len(structure) == 1:
@@ -254,7 +274,7 @@ def _frequent_collections() -> Iterator[None]:
             gc.unfreeze()
 
 
-def _tensorflow(source: ModelOrPath) -> Engine:
+def _tensorflow(source: ModelOrPath, precision: str) -> Engine:
     if isinstance(source, Path):
         loaded = tf.saved_model.load(source)
         if not hasattr(loaded, "serve"):
@@ -269,10 +289,11 @@ def _tensorflow(source: ModelOrPath) -> Engine:
 
     else:
         spec = tf.TensorSpec(source.inputs[0].shape, source.inputs[0].dtype)
+        network = functools.partial(source, training=False)
+        if precision == "bfloat16":
+            network = _through_bfloat16(source)
         # One graph for all sizes, so that no call traces again.
-        function = tf.function(
-            lambda images: source(images, training=False), input_signature=[spec]
-        )
+        function = tf.function(lambda images: network(images), input_signature=[spec])
         with without_empty_batches():  # `Predictor` pads them
             function.get_concrete_function()
 
@@ -283,7 +304,27 @@ def _tensorflow(source: ModelOrPath) -> Engine:
     return Engine(run, tuple(spec.shape), np.dtype(spec.dtype.as_numpy_dtype))
 
 
-def _onnxruntime(path: Path) -> Engine:
+def _through_bfloat16(model: keras.Model) -> Callable:
+    """A function with the outputs of a model, in their dtypes, through bfloat16."""
+    network = in_bfloat16(model)
+    # As constants, so that oneDNN rearranges the kernels once, not in each call.
+    weights = [
+        [variable.numpy() for variable in variables]
+        for variables in (network.trainable_variables, network.non_trainable_variables)
+    ]
+
+    def run(images):
+        outputs, _ = network.stateless_call(*weights, images, training=False)
+        return keras.tree.map_structure(
+            lambda output, expected: tf.cast(output, expected.dtype),
+            outputs,
+            model.output,
+        )
+
+    return run
+
+
+def _onnxruntime(path: Path, precision: str) -> Engine:
     onnxruntime = optional("onnxruntime")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = _threads()
@@ -302,9 +343,11 @@ def _onnxruntime(path: Path) -> Engine:
     return Engine(run, shape, np.dtype(dtype))
 
 
-def _openvino(path: Path) -> Engine:
+def _openvino(path: Path, precision: str) -> Engine:
     openvino = optional("openvino")
     options: dict = dict(OPENVINO_FLOAT32)
+    if precision == "bfloat16":
+        options["INFERENCE_PRECISION_HINT"] = "bf16"
     if threads := _threads():
         options["INFERENCE_NUM_THREADS"] = threads
         # Otherwise all processes would pin their threads to the same first cores.
@@ -338,7 +381,7 @@ def _name(output) -> str:
     return name if name in output.names else output.any_name
 
 
-def _litert(path: Path) -> Engine:
+def _litert(path: Path, precision: str) -> Engine:
     interpreter = optional("ai_edge_litert.interpreter").Interpreter(
         str(path), num_threads=_threads() or os.cpu_count()
     )

@@ -49,7 +49,21 @@ def fold_batch_norm(model: keras.Model) -> keras.Model:
     graph = plain_graph(model)
     if isinstance(model, Functional):
         graph = Functional(graph.input, graph.output, name=graph.name)
+    return _folded(graph, bfloat16=False)
+
+
+def in_bfloat16(model: keras.Model) -> keras.Model:
+    """Builds the same network, folded, with its feature maps in bfloat16.
+
+    Convolutions take their inputs and kernels in bfloat16, and add up in float32. What
+    is before the first one, pooling to vectors and dense layers stay in float32.
+    """
+    return _folded(plain_graph(model), bfloat16=True)
+
+
+def _folded(graph, bfloat16: bool):
     calls, norms = _calls_and_norms(graph)
+    maps = _feature_maps(graph, calls) if bfloat16 else set()
     folded_norms = {norm.name for norm in norms.values()}
 
     def is_folded(layer):
@@ -57,8 +71,12 @@ def fold_batch_norm(model: keras.Model) -> keras.Model:
 
     def clone(layer):
         if is_folded(layer):
-            return fold_batch_norm(layer)
+            return _folded(plain_graph(layer), bfloat16)
         config = layer.get_config()
+        if layer.name in maps:
+            is_convolution = isinstance(layer, layers.Conv2D)
+            # The kernels are constant; the statistics of batch norm stay in float32.
+            config["dtype"] = "bfloat16" if is_convolution else "mixed_bfloat16"
         if isinstance(layer, layers.Lambda):  # Not every function is serializable.
             return layers.Lambda(**config | {"function": layer.function})
         if layer.name in norms:
@@ -126,6 +144,18 @@ def _calls_and_norms(graph):
         ):
             norms[name] = norm
     return calls, norms
+
+
+def _feature_maps(graph, calls) -> set[str]:
+    """Names of the layers that output feature maps, from the first convolution on."""
+    names = set()
+    for layer in graph.layers:  # in the order of their calls
+        is_first = isinstance(layer, layers.Conv2D) or is_graph(layer)
+        follows = not names.isdisjoint(_sources(calls[layer.name]))
+        outputs = keras.tree.flatten(layer.output)
+        if (is_first or follows) and all(len(x.shape) == 4 for x in outputs):
+            names.add(layer.name)
+    return names
 
 
 def _sources(part) -> Iterator[str]:

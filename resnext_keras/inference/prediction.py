@@ -3,7 +3,7 @@
 import csv
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ from resnext_keras.classifier import ClassScores, load_classifier
 from resnext_keras.images.listing import list_images, readable
 from resnext_keras.images.preprocessing import Preprocessing, preprocess_input
 from resnext_keras.images.read import ImageError, read_image
+from resnext_keras.inference.predictor import Predictor, check_precision
 from resnext_keras.io import atomic_write, output_file
 from resnext_keras.models.data_format import to_data_format
 from resnext_keras.models.specs import ResNeXtSpec
@@ -53,6 +54,8 @@ def predict_files(
     *,
     top: int = 5,
     batch_size: int = 32,
+    precision: str = "float32",
+    calibration: str | os.PathLike | Iterable[str | os.PathLike] | None = None,
     output: str | os.PathLike | None = None,
     overwrite: bool = False,
 ) -> FilePredictions:
@@ -72,6 +75,10 @@ def predict_files(
             run. None for the default weights of the architecture.
         top: Number of classes for each image, at least 1.
         batch_size: Number of images in memory at once, at least 1.
+        precision: As `Predictor` takes it. In another precision than float32 a
+            `Predictor` runs the network.
+        calibration: Image files and folders to calibrate an int8 network with, of
+            which at most 128 are used. None for `images`.
         output: A .csv file to write, with a line for each class of an image: `image`,
             `rank`, `class` and `score`. None for no file.
         overwrite: Whether to replace an existing file.
@@ -92,6 +99,7 @@ def predict_files(
     paths = [images] if isinstance(images, (str, os.PathLike)) else list(images)
     top = positive_integer("top", top)
     positive_integer("batch_size", batch_size)
+    check_precision(precision, calibration)
     if output is not None:
         output = output_file(output, (".csv",), overwrite)
     images, skipped = [], []
@@ -109,6 +117,17 @@ def predict_files(
             f"Received: {few(map(readable, paths)) or 'no paths'}"
         )
     classifier = load_classifier(model, weights)
+    if precision != "float32":
+        seen = None
+        if precision == "int8":
+            seen, _ = sample_images(calibration or images, classifier.preprocessing)
+        run = Predictor(
+            classifier.model,
+            batch_size=batch_size,
+            precision=precision,
+            calibration=seen,
+        )
+        classifier = replace(classifier, run=run)
     predictions = []
     with Progress("predicting", len(images)) as progress:
         for path, result in classifier.predict_files(images, top, batch_size):

@@ -12,6 +12,7 @@ import os
 import sys
 import traceback
 from collections.abc import Iterator
+from pathlib import Path
 
 VARIABLE = "TF_ENABLE_ONEDNN_OPTS"
 
@@ -76,6 +77,20 @@ def has_onednn() -> bool:
 def on_accelerator() -> bool:
     """Whether TensorFlow has a GPU or TPU to run on."""
     return any(d.device_type != "CPU" for d in tf.config.list_logical_devices())
+
+
+def has_fast_bfloat16() -> bool:
+    """Whether the GPU, or else the processor, computes in bfloat16: AVX512-BF16 or AMX.
+
+    False where that is not known: on other systems than Linux, and without oneDNN.
+    """
+    if gpus := tf.config.list_physical_devices("GPU"):
+        details = tf.config.experimental.get_device_details(gpus[0])
+        return details.get("compute_capability", (0, 0)) >= (8, 0)
+    # OpenVINO and TensorFlow only tell of AVX-512, where bfloat16 may be emulated.
+    cpu = Path("/proc/cpuinfo")
+    flags = cpu.read_text() if cpu.exists() else ""
+    return has_onednn() and ("avx512_bf16" in flags or "amx_bf16" in flags)
 
 
 def has_fast_kernels() -> bool:

@@ -3,7 +3,7 @@
 import itertools
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from os.path import realpath
 from pathlib import Path
@@ -19,7 +19,12 @@ from resnext_keras.images.preprocessing import Preprocessing, preprocess_input
 from resnext_keras.images.read import ImageError, resize_and_crop
 from resnext_keras.images.threads import AHEAD, in_threads
 from resnext_keras.inference.engines import check_installed
-from resnext_keras.inference.predictor import Predictor, check_engine
+from resnext_keras.inference.prediction import MAX_IMAGES, sample_images
+from resnext_keras.inference.predictor import (
+    Predictor,
+    check_engine,
+    check_precision,
+)
 from resnext_keras.io import atomic_directory, check_outside, output_directory
 from resnext_keras.models.data_format import to_data_format
 from resnext_keras.models.specs import ResNeXtSpec
@@ -55,6 +60,7 @@ class Evaluation:
         report: Path of `report.html`; None if there is no report.
         trained_on: Number of images that were left out, since the run of the weights
             was trained on them.
+        precision: `"float32"`, `"bfloat16"` or `"int8"`, in which the network was run.
     """
 
     predictions: Predictions | MultiLabelPredictions
@@ -65,6 +71,7 @@ class Evaluation:
     label_mapping: str = ""
     report: Path | None = None
     trained_on: int = 0
+    precision: str = "float32"
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -116,6 +123,8 @@ def evaluate(
     output: str | os.PathLike | None = None,
     batch_size: int = 32,
     engine: str = "auto",
+    precision: str = "float32",
+    calibration: str | os.PathLike | Iterable[str | os.PathLike] | None = None,
     include_training: bool = False,
     overwrite: bool = False,
 ) -> Evaluation:
@@ -135,6 +144,9 @@ def evaluate(
             that is named after the weights.
         batch_size: Number of images that are run at once, at least 1.
         engine: The engine that runs the network, as `Predictor` takes it.
+        precision: As `Predictor` takes it.
+        calibration: Image files and folders to calibrate an int8 network with, of
+            which at most 128 are used. None for those of the data set.
         include_training: Whether to evaluate also on the images that the run of the
             weights was trained on, which overstates the accuracy.
         overwrite: Whether to replace an earlier report.
@@ -152,6 +164,7 @@ def evaluate(
     if keras.config.backend() == "tensorflow":  # otherwise Keras runs the network
         check_engine(engine)
         check_installed(engine)
+    check_precision(precision, calibration, engine)
     checkpoint = resolve(weights, model)
     name = checkpoint.short_name
     folder = output_directory(
@@ -173,7 +186,12 @@ def evaluate(
         trained_on = count - len(dataset)
     classifier = load_classifier(weights=checkpoint)
     evaluation = evaluate_images(
-        classifier, dataset, engine=engine, batch_size=batch_size
+        classifier,
+        dataset,
+        engine=engine,
+        batch_size=batch_size,
+        precision=precision,
+        calibration=calibration,
     )
     with atomic_directory(folder, overwrite) as written:
         write_report(written, evaluation, title=report_title(name, data), data=data)
@@ -229,6 +247,8 @@ def evaluate_images(
     *,
     engine: str = "auto",
     batch_size: int = 32,
+    precision: str = "float32",
+    calibration: str | os.PathLike | Iterable[str | os.PathLike] | None = None,
 ) -> Evaluation:
     """Evaluates a classifier on a data set, without writing a report.
 
@@ -238,14 +258,26 @@ def evaluate_images(
         skipped: Name and reason of files that were skipped earlier, for the report.
         engine: See `Predictor`. On JAX and torch, Keras runs the network.
         batch_size: Number of images that are run at once.
+        precision: See `evaluate`.
+        calibration: See `evaluate`.
 
     Raises:
         ValueError: No image can be read.
     """
     predict = classifier.model.predict_on_batch
-    if keras.config.backend() == "tensorflow":
-        predict = Predictor(classifier.model, engine, batch_size)
     preprocessing, skipped = classifier.preprocessing, list(skipped)
+    if keras.config.backend() == "tensorflow":
+        seen = None
+        if precision == "int8":
+            seen = _calibration_images(calibration, dataset, preprocessing)
+        predict = Predictor(
+            classifier.model,
+            engine,
+            batch_size,
+            precision=precision,
+            calibration=seen,
+        )
+        precision = predict.precision
     kind = MultiLabelPredictions if dataset.is_multi_label else Predictions
     images = enumerate(_images(dataset, preprocessing, batch_size))
     numbers, batches = [], []
@@ -278,7 +310,19 @@ def evaluate_images(
         preprocessing,
         list(dict(skipped).items()),  # some may have been unreadable before
         classifier.weights,
+        precision=precision,
     )
+
+
+def _calibration_images(paths, dataset: ImageDataset, preprocessing: Preprocessing):
+    """A batch for the network, of files or of images evenly spaced in a data set."""
+    if paths is not None:
+        return sample_images(paths, preprocessing)[0]
+    count = min(len(dataset), MAX_IMAGES)
+    some = dataset.subset(np.arange(count) * len(dataset) // count)
+    images = _images(some, preprocessing, count)
+    pixels = np.stack([i for i in images if not isinstance(i, ImageError)])
+    return preprocess_input(to_data_format(pixels), preprocessing=preprocessing)
 
 
 def _images(

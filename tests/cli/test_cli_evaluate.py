@@ -12,6 +12,7 @@ from PIL import Image
 
 import resnext_keras as rk
 from resnext_keras.digits import held_out_digits
+from resnext_keras.inference import predictor
 from resnext_keras.training.report import FILES, PREDICTIONS, REPORT
 
 REPORTED = set(FILES) - {"curves.png"}
@@ -36,6 +37,30 @@ def flat(digits):
 def evaluate(*arguments, **options):
     options = {"weights": "digits", "engine": "tensorflow"} | options
     return rk.evaluate(*arguments, **options)
+
+
+def test_the_accuracy_in_bfloat16_is_measured(digits, monkeypatch):
+    monkeypatch.setattr(predictor, "has_fast_bfloat16", lambda: True)
+    expected = evaluate(digits, output="a")
+    assert expected.precision == "float32"
+    command = ("evaluate", digits, "--weights", "digits", "--engine", "tensorflow")
+    found = json.loads(run(*command, "--precision", "bfloat16", "--json").stdout)
+    assert found["precision"] == "bfloat16"
+    assert found["top_1"] == expected.metrics["top_1"]
+    difference = abs(found["cross_entropy"] - expected.metrics["cross_entropy"])
+    assert 0 < difference < 0.01
+
+
+@pytest.mark.parity
+@pytest.mark.filterwarnings("ignore")  # the converter's
+@pytest.mark.parametrize("calibration", [None, "digits/1"])
+def test_the_accuracy_in_int8_is_measured(digits, calibration):
+    pytest.importorskip("openvino")
+    (digits / "3" / "broken.png").write_bytes(b"nothing")
+    options = {"engine": "auto", "precision": "int8", "calibration": calibration}
+    found = evaluate(digits, **options)
+    assert found.precision == "int8"
+    assert found.metrics["top_1"] >= 0.9
 
 
 def test_it_prints_figures_and_classes_and_writes_a_report(digits):

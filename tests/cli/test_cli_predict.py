@@ -14,6 +14,7 @@ from resnext_keras import ResNeXt, predict_files
 from resnext_keras.classifier import load_classifier
 from resnext_keras.digits import as_network_sees, held_out_digits
 from resnext_keras.images.preprocessing import MEAN, STD
+from resnext_keras.inference import predictor
 from resnext_keras.inference.prediction import sample_images
 
 pytestmark = pytest.mark.tensorflow
@@ -59,6 +60,41 @@ def test_the_function_returns_what_the_command_prints(digit, tmp_path):
     for wrong in ({"top": 0}, {"batch_size": 1.5}):
         with pytest.raises(ValueError, match="positive integer"):
             predict_files("digit.png", weights="digits", **wrong)
+
+
+def test_a_class_is_the_same_in_bfloat16_and_auto(digit, monkeypatch):
+    monkeypatch.setattr(predictor, "has_fast_bfloat16", lambda: True)
+    ((_, (best,)),) = predict_files("digit.png", weights="digits", top=1).predictions
+    for precision in ("bfloat16", "auto"):
+        options = ("--weights", "digits", "--top", 1, "--precision", precision)
+        (found,) = json.loads(run("predict", "digit.png", *options, "--json").stdout)
+        assert found["predictions"][0]["name"] == best[1] == digit
+        assert found["predictions"][0]["score"] == pytest.approx(best[2], abs=0.01)
+
+
+@pytest.mark.parity
+@pytest.mark.filterwarnings("ignore")  # the converter's
+def test_an_int8_network_is_calibrated_with_the_images_or_with_others():
+    pytest.importorskip("openvino")
+    images, _ = held_out_digits()
+    for number in range(40):
+        Image.fromarray(images[number]).save(f"{number}.png")
+    os.mkdir("others")
+    for number in range(40, 60):
+        Image.fromarray(images[number]).save(f"others/{number}.png")
+    names = [f"{number}.png" for number in range(40)]
+
+    def classes(**options):
+        found = predict_files(names, weights="digits", top=1, **options)
+        return np.array([best[1] for _, (best,) in found.predictions])
+
+    expected = classes()
+    for calibration in (None, "others"):
+        found = classes(precision="int8", calibration=calibration)
+        assert np.sum(found != expected) <= 1
+    assert "only with precision='int8'" in error_of(
+        *("predict", "0.png", "--weights", "digits", "--calibration", "others")
+    )
 
 
 def test_many_files_give_the_same_as_each_alone():

@@ -20,6 +20,7 @@ import resnext_keras as rk
 from resnext_keras.features import extraction
 from resnext_keras.features.chunks import Chunks
 from resnext_keras.features.parquet import count_rows, read_features, read_provenance
+from resnext_keras.inference import predictor
 from resnext_keras.models.runtime import has_onednn
 
 pytestmark = pytest.mark.tensorflow
@@ -142,6 +143,42 @@ def test_float16_is_the_rounded_vector_in_half_the_space(collection, whole, tmp_
     assert found.dtype == np.float16
     expected = features_of(whole)
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_features_in_bfloat16_are_near_and_are_not_mixed_with_others(
+    collection, whole, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(predictor, "has_fast_bfloat16", lambda: True)
+    target = tmp_path / "features.parquet"
+    run(collection, target, precision="bfloat16")
+    assert read_provenance(target).precision == "bfloat16"
+    assert read_provenance(whole).precision == "float32"
+    found, expected = features_of(target), features_of(whole)
+    lengths = np.linalg.norm(found, axis=1) * np.linalg.norm(expected, axis=1)
+    cosines = np.sum(found * expected, axis=1) / lengths
+    assert 0.999 <= cosines.min() < 1
+
+    before = target.read_bytes()
+    run(collection, None, update=target, precision="bfloat16")
+    assert target.read_bytes() == before
+    for options in ({"update": target}, {"resume": True}):
+        output = None if "update" in options else target
+        with pytest.raises(ValueError, match=r"precision='bfloat16'.*'float32'"):
+            run(collection, output, **options)
+    query = good_files(collection)[5]
+    best, *_ = rk.search(query, target, 1).matches
+    assert best.path == str(query)
+    with pytest.raises(ValueError, match="precision 'bfloat16' in"):
+        rk.search(query, [target, whole])
+
+
+def test_a_machine_without_bfloat16_computes_no_other_rows(monkeypatch):
+    monkeypatch.setattr(predictor, "has_fast_bfloat16", lambda: False)
+    with pytest.raises(ValueError, match=r"fast bfloat16 on all machines.*float32 on"):
+        extraction.Extractor(
+            None, "digits", engine="tensorflow", batch_size=3, precision="bfloat16"
+        )
 
 
 def test_a_vector_does_not_depend_on_its_place_in_a_batch(

@@ -204,7 +204,7 @@ def built(monkeypatch):
     """Names of the engines that are built; all are installed and none is real."""
     names = []
 
-    def build_engine(name, source):
+    def build_engine(name, *_):
         names.append(name)
         return engines.Engine(lambda images: images, (None, 32, 32, 3), np.dtype("f4"))
 
@@ -221,7 +221,7 @@ def test_the_fastest_is_taken_and_logged(model, built, caplog):
 
 
 def test_the_next_is_taken_where_one_fails(model, built, monkeypatch, caplog):
-    def fails(name, source):
+    def fails(name, *_):
         if name != "tensorflow":
             raise RuntimeError("no such operation")
         return engines.Engine(lambda images: images, (None, 32, 32, 3), np.dtype("f4"))
