@@ -12,7 +12,7 @@ from resnext_keras_cli.start import quiet_start
         "push flowers-run/ OWNER/flowers --private",
     )
 )
-@click.argument("weights", metavar="RUN|FILE|NAME")
+@click.argument("weights", metavar="RUN|FOLDER|FILE|NAME")
 @click.argument("repo", metavar="OWNER/NAME")
 @click.option(
     "--model",

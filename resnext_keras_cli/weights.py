@@ -203,7 +203,7 @@ def verify(names, every, model):
         "weights convert flowers-run/ flowers-timm --to timm",
     )
 )
-@click.argument("source", metavar="NAME|FILE|RUN")
+@click.argument("source", metavar="NAME|FILE|FOLDER")
 @click.argument("target", type=click.Path())
 @click.option(
     "--to",

@@ -100,9 +100,10 @@ def _three_numbers(
     """The values as floats, or a `ValueError` unless they are three finite numbers."""
     try:
         red, green, blue = map(float, values)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         red = green = blue = math.nan
-    if not all(above < value < math.inf for value in (red, green, blue)):
+    as_float32 = np.array([red, green, blue], "float32")  # may become 0 or infinity
+    if not ((above < as_float32) & (as_float32 < math.inf)).all():
         positive = "" if above else "positive "
         raise ValueError(
             f"Expected `{name}` to be three {positive}numbers, for red, green and "
@@ -123,7 +124,7 @@ def default_preprocessing(size: int | None) -> Preprocessing:
 
 
 def preprocess_input(x, data_format=None, preprocessing=IMAGENET):
-    """Scales RGB to [0, 1], then normalises with ImageNet's mean and deviation.
+    """Scales RGB to [0, 1], then normalises it, by default as ImageNet.
 
     For a network with another number of input channels, each channel is normalised as
     the kernel of the first convolution that it meets: of RGB, repeated and cut to the

@@ -15,7 +15,7 @@ from resnext_keras.images.listing import readable
 from resnext_keras.images.preprocessing import Preprocessing, default_preprocessing
 from resnext_keras.models.specs import ARCHITECTURES, ResNeXtSpec, get_spec
 from resnext_keras.models.variables import Shapes, variable_shapes
-from resnext_keras.weights.hub import HUB, WEIGHTS, HubModel, hub_model
+from resnext_keras.weights.hub import HUB, WEIGHTS, HubModel, hub_hint, hub_model
 from resnext_keras.weights.loading import (
     HEAD,
     HINTS,
@@ -477,7 +477,8 @@ def _find(weights: str | os.PathLike, architecture: str | None) -> WeightSet | P
     if not isinstance(weights, (str, os.PathLike)):
         raise WeightsError(
             "Expected `weights` to be the name of a weight set, the path of a file or "
-            f"of the folder of a training run, or None. Received: weights={weights!r}"
+            "of the folder of a training run or of timm, hf://OWNER/NAME, or None. "
+            f"Received: weights={weights!r}"
         )
     named = [s for s in WEIGHT_SETS.values() if weights in names_of(s)]
     sets = [s for s in named if architecture in (None, s.architecture)]
@@ -505,7 +506,7 @@ def _path_of(weights: str | os.PathLike) -> Path | None:
 
 def _no_such_file(weights: str | os.PathLike, path: Path) -> WeightsError:
     found = "no such file"
-    hint = ""
+    hint = "" if path.parent.is_dir() else hub_hint(os.fspath(weights))
     if os.path.isdir(path):
         found = (
             f"a folder without {BEST} and {RUN} of a training run, and without timm's "
@@ -548,7 +549,8 @@ def _no_such_set(
     elif tag == "imagenet" and sets and sets[0].non_commercial:
         hint = f" No set is the default, as {sets[0].licence} forbids commercial use."
     return WeightsError(
-        f"Expected {expected}, a weight file or the folder of a training run.{hint} "
+        f"Expected {expected}, a weight file, the folder of a training run or of timm, "
+        f"or hf://OWNER/NAME.{hint} "
         f"Received: weights={weights!r}"
     )
 

@@ -11,11 +11,11 @@ HUB = "hf://"
 WEIGHTS = "model.safetensors"
 
 # As in the paths of huggingface_hub; only revisions of these two kinds have a slash.
-REPOSITORY = r"[\w.-]+/[\w.-]+"
+REPOSITORY = "[A-Za-z0-9][A-Za-z0-9_.-]*/[A-Za-z0-9][A-Za-z0-9_.-]*"
 _ADDRESS = re.compile(
     rf"hf://(?P<repo>{REPOSITORY})"
     r"(?:@(?P<revision>refs/(?:convert|pr)/[^/@]+|[^/@]+))?"
-    r"(?:/(?P<file>[^@]+))?"
+    r"(?:/(?P<file>[^@/][^@]*)?)?"
 )
 _SHA256 = re.compile("[0-9a-f]{64}")
 
@@ -88,6 +88,13 @@ class HubModel:
                 f"Expected {name} in {path}, with this SHA-256; found {found}. Delete "
                 "the file to download it again."
             )
+
+
+def hub_hint(written: str) -> str:
+    """A hint for an error, if this may have been meant as the name of a repository."""
+    prefixes = r"https://(?:huggingface\.co|hf\.co)/|hf-hub:|hf:/*"
+    match = re.fullmatch(rf"(?i:{prefixes})?({REPOSITORY})/?", written)
+    return f" A repository of the hub is hf://{match[1]}." if match else ""
 
 
 def hub_model(address: str) -> HubModel:

@@ -129,8 +129,8 @@ def save_timm(
             f"model={network.name!r}, with other layers or shapes"
         )
     tensors = {name: _lazy(variables[name]) for name in shapes}
-    folder = _checked(folder, checkpoint, overwrite)
-    _write(folder, checkpoint, tensors, {}, overwrite)
+    config, folder = _config(checkpoint), _checked(folder, overwrite)
+    _write(folder, checkpoint, config, tensors, {}, overwrite)
     return folder
 
 
@@ -138,9 +138,10 @@ def convert_to_timm(
     checkpoint: Checkpoint, folder: str | os.PathLike, overwrite: bool
 ) -> Path:
     """Writes a checkpoint as `save_timm` does, in the dtypes of its tensors."""
-    folder = _checked(folder, checkpoint, overwrite)
+    config, folder = _config(checkpoint), _checked(folder, overwrite)
+    results = _results(checkpoint)
     with checkpoint.open(_shapes(checkpoint)) as tensors:
-        _write(folder, checkpoint, tensors, _results(checkpoint), overwrite)
+        _write(folder, checkpoint, config, tensors, results, overwrite)
     return folder
 
 
@@ -156,9 +157,7 @@ def _lazy(variable: keras.Variable) -> LazyTensor:
     return LazyTensor(shape, dtype, Path(variable.path), read)
 
 
-def _checked(folder, checkpoint: Checkpoint, overwrite: bool) -> Path:
-    """The folder, if it may be written and timm has such a network."""
-    _config(checkpoint)
+def _checked(folder: str | os.PathLike, overwrite: bool) -> Path:
     beside = (WEIGHTS, CARD)
     return output_directory(folder, overwrite, Path(CONFIG), beside, "timm folder")
 
@@ -180,11 +179,11 @@ def _config(checkpoint: Checkpoint) -> dict:
 def _write(
     folder: Path,
     checkpoint: Checkpoint,
+    config: dict,
     tensors: LazyTensors,
     results: dict,
     overwrite: bool,
 ) -> None:
-    config = _config(checkpoint)
     if checkpoint.classes == 1:
         tensors = dict(tensors) | {name: _two_logits(tensors[name]) for name in HEAD}
     with atomic_directory(folder, overwrite) as written:

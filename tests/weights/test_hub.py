@@ -110,6 +110,9 @@ def test_what_cannot_be_had_is_said_in_one_line(hub, environment, tmp_path):
         "hf://me/empty": "as in hf://OWNER/NAME/pytorch_model.bin",
         "hf://me/bert": "the architecture 'bert'",
         "hf://flowers": "hf://OWNER/NAME@REVISION",
+        "HF://me/flowers": "A repository of the hub is hf://me/flowers.",
+        "hf-hub:me/flowers": "A repository of the hub is hf://me/flowers.",
+        "me/flowers": "A repository of the hub is hf://me/flowers.",
     }
     found = resolved(environment, *expected, ("hf://me/secret", {"HF_TOKEN": TOKEN}))
     *refused, secret = found

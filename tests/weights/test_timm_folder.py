@@ -129,13 +129,24 @@ LABELS = {
         ("one", "n2", "three"),
     ),
     "without": ({"label_names": None}, ("0", "1", "2")),
-    "too few": ({"label_names": ["a"]}, ("a", "1", "2")),
+    "of transformers": (
+        {"label_names": None, "id2label": {"0": "a", "1": "b", "2": "c"}},
+        ("a", "b", "c"),
+    ),
 }
 
 
 @pytest.mark.parametrize(("changes", "names"), LABELS.values(), ids=LABELS)
 def test_labels_in_every_form_give_a_name_for_each_class(tmp_path, changes, names):
     assert resolve(timm_folder(tmp_path / "a", **changes)).class_names == names
+
+
+@pytest.mark.parametrize("labels", [["a", "b"], ["a"] * 4, {"0": "a", "3": "d"}])
+def test_labels_of_other_classes_are_left_out(tmp_path, caplog, labels):
+    """As transformers leaves them when it tunes a network for other classes."""
+    folder = timm_folder(tmp_path / "a", label_names=labels)
+    assert resolve(folder).class_names == ("0", "1", "2")
+    assert "are not those of the 3 outputs" in caplog.text
 
 
 def test_the_oldest_configs_have_one_object(tmp_path):
@@ -162,8 +173,9 @@ def test_another_way_to_crop_is_named(tmp_path, caplog):
 def test_a_backbone_a_single_output_and_several_labels(tmp_path):
     backbone = timm_folder(tmp_path / "a", classes=None, num_classes=0)
     assert (resolve(backbone).classes, resolve(backbone).class_names) == (None, ())
-    one = timm_folder(tmp_path / "b", classes=1, num_classes=1, label_names=None)
-    assert (resolve(one).activation, len(resolve(one).class_names)) == ("sigmoid", 2)
+    one = timm_folder(tmp_path / "b", classes=1, num_classes=1, label_names=["dog"])
+    assert resolve(one).activation == "sigmoid"
+    assert resolve(one).class_names == ("not dog", "dog")
     several = timm_folder(tmp_path / "c", problem_type="multi_label_classification")
     assert resolve(several).is_multi_label
 
@@ -178,16 +190,24 @@ REFUSED = {
         "global_pool='max'",
     ),
     "not square": ({"reading": {"input_size": [3, 32, 64]}}, "not square"),
-    "too large": ({"reading": {"input_size": [3, 10**9, 10**9]}}, "1000000000 pixels"),
+    "too large": (
+        {"reading": {"input_size": [3, 10**9, 10**9]}},
+        "input_size=1000000000",
+    ),
     "too many classes": ({"num_classes": 10**9}, "num_classes=1000000000"),
     "no such crop": ({"reading": {"crop_pct": 1e-9}}, "crop_pct=1e-09"),
-    "two stages": ({"model_args": {"layers": [1, 1]}}, "not 4 numbers"),
+    "two stages": ({"model_args": {"layers": [1, 1]}}, "not 4 small numbers"),
+    "many blocks": ({"model_args": {"layers": [10**6, 1, 1, 1]}}, "4 small numbers"),
+    "no number of classes": ({"num_classes": True}, "num_classes=True"),
+    "no number of channels": ({"model_args": {"in_chans": 3.7}}, "in_chans=3.7"),
+    "one mean": ({"reading": {"mean": 0.5}}, "mean=0.5"),
+    "text for a size": ({"reading": {"input_size": [3, "a", "a"]}}, "input_size='a'"),
+    "text for a crop": ({"reading": {"crop_pct": "0.9"}}, "crop_pct='0.9'"),
+    "a list of arguments": ({"model_args": [1]}, r"model_args=\[1\]"),
+    "a small deviation": ({"reading": {"std": [1e-300, 1, 1]}}, "Expected `std`"),
     "no numbers": ({"reading": {"mean": ["a", "b", "c"]}}, "Expected `mean`"),
-    "another type": ({"pretrained_cfg": []}, "config.json"),
-    "no name": (
-        {"architecture": ["resnext50_32x4d"]},
-        "config.json",
-    ),
+    "another type": ({"pretrained_cfg": [1]}, r"pretrained_cfg=\[1\]"),
+    "no name": ({"architecture": ["resnext50_32x4d"]}, "architecture="),
     "lanczos": ({"reading": {"interpolation": "lanczos"}}, "lanczos"),
 }
 
