@@ -66,10 +66,17 @@ class Shard(click.ParamType):
 )
 @click.option(
     "--precision",
-    type=click.Choice(["float32", "bfloat16"]),
+    type=click.Choice(["float32", "bfloat16", "int8"]),
     default="float32",
     show_default=True,
-    help="What the network computes in; float32 where the processor has no bfloat16.",
+    help="What the network computes in. bfloat16: float32 where the processor has "
+    "none. int8: on one machine; needs the extra `fast`.",
+)
+@click.option(
+    "--calibration",
+    metavar="FOLDER|IMAGE",
+    type=click.Path(exists=True, readable=False),
+    help="Images to calibrate an int8 network with. Default: the first 256.",
 )
 @click.option(
     "--workers",
@@ -118,6 +125,9 @@ def extract(folders, output, **options):
     themselves, so FOLDERs and a --weights file must be on a shared file system, at
     the same paths. A worker that dies is replaced. A run may be continued with or
     without ray if auto chooses the same engine.
+
+    --precision int8 keeps the calibrated network in OUTPUT.int8.onnx. --resume and
+    --update use it, so that all rows come from the same network.
 
     Needs the extra `features`, and `ray` for --engine ray; with `fast` the network
     runs faster.

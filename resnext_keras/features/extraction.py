@@ -13,6 +13,11 @@ import numpy as np
 
 from resnext_keras import extras
 from resnext_keras.arguments import positive_integer
+from resnext_keras.features.calibrated import (
+    calibrated_file,
+    calibrated_network,
+    keep_network,
+)
 from resnext_keras.features.chunks import LOCK, Chunks, Plan, check_same
 from resnext_keras.features.extractor import Batch, Extractor, provenance_of
 from resnext_keras.features.parquet import (
@@ -37,8 +42,6 @@ from resnext_keras.io import exclusive_lock, explained_full_disk, output_file
 from resnext_keras.models.specs import ResNeXtSpec
 from resnext_keras.progress import Progress
 from resnext_keras.weights.checkpoint import Checkpoint, resolve
-
-PRECISIONS = ("float32", "bfloat16")
 
 CHUNK = 1024
 """Images in a chunk, rounded up to whole batches; a stopped run loses at most one."""
@@ -89,6 +92,7 @@ def extract(
     dtype: str = "float32",
     engine: str = "auto",
     precision: str = "float32",
+    calibration: str | os.PathLike | None = None,
     batch_size: int = 32,
     shard: tuple[int, int] = (1, 1),
     workers: int | None = None,
@@ -127,8 +131,12 @@ def extract(
         engine: The engine that runs the network, as `Predictor` takes it. Or `"ray"`
             for the workers of a Ray cluster, that of `RAY_ADDRESS` or one on this
             machine; all workers use the engine that is the fastest here.
-        precision: What the network computes in, `"float32"`, or `"bfloat16"`, which
-            becomes float32 where `Predictor` finds no fast bfloat16.
+        precision: What the network computes in, `"float32"`; `"bfloat16"`, which
+            becomes float32 where `Predictor` finds no fast bfloat16; or `"int8"`, on
+            one machine and without shards. The calibrated network of int8 is kept in
+            `features.parquet.int8.onnx`, for `resume` and `update`.
+        calibration: A folder of images, or one image, to calibrate an int8 network
+            with. None for the first 256 images of the folders.
         batch_size: Number of images that are run at once, at least 1.
         shard: `(i, n)`: only shard i of n, i from 1 to n. The
             rows of all shards, in this order, are those of a single run.
@@ -152,31 +160,43 @@ def extract(
         OSError: A disk is full, or images cannot be read because a disk or a network
             fails. The finished chunks remain, for `resume`.
     """
-    _check_options(dtype, batch_size, shard, engine, precision, workers)
+    _check_options(dtype, batch_size, shard, engine, workers)
+    _check_precision(precision, calibration, engine, shard)
     precision = available_precision(precision)
-    output = _checked_output(output, update, resume, overwrite)
+    is_int8 = precision == "int8"
+    output = _checked_output(output, update, resume, overwrite, is_int8)
     folders = _checked_folders(folders)
-    if update is not None:
-        network = resolve(weights, model)
-        check_update(output, provenance_of(network, dtype, precision))
     chunks = Chunks(chunks_folder(output))
     chunks.check_ours()
-    kind = "auto" if engine == "ray" else engine
-    extractor = Extractor(
-        model,
-        weights,
-        dtype=dtype,
-        engine=kind,
-        batch_size=batch_size,
-        precision=precision,
-    )
-    plan = _plan(extractor, folders, shard)
-    if resume and update is None and output.exists() and not chunks.has_begun():
-        finished = _finished(output, plan)
-        if finished.images or not finished.skipped:
-            chunks.remove()
-            return finished
+    checkpoint = resolve(weights, model)
+    calibrated = None
+    if is_int8 and (resume or update is not None):
+        has_rows = update is not None or output.exists() or chunks.has_begun()
+        calibrated = _kept_network(output, has_rows)
+    if update is not None:
+        check_update(output, provenance_of(checkpoint, dtype, precision, calibrated))
     with contextlib.ExitStack() as stack:
+        is_new = is_int8 and not calibrated
+        if is_new:
+            network = calibrated_network(
+                checkpoint, [calibration] if calibration else folders
+            )
+            calibrated = stack.enter_context(network)
+        extractor = Extractor(
+            model,
+            weights,
+            dtype=dtype,
+            engine="auto" if engine == "ray" else engine,
+            batch_size=batch_size,
+            precision=precision,
+            calibrated=calibrated,
+        )
+        plan = _plan(extractor, folders, shard)
+        if resume and update is None and output.exists() and not chunks.has_begun():
+            finished = _finished(output, plan)
+            if finished.images or not finished.skipped:
+                chunks.remove()
+                return finished
         read = extractor.read
         if engine == "ray":
             options = {
@@ -197,6 +217,8 @@ def extract(
         chunks.folder.mkdir(exist_ok=True)
         stack.enter_context(exclusive_lock(chunks.folder, LOCK))
         if not (resume and chunks.resume(plan)):
+            if is_new:
+                keep_network(calibrated, output)
             chunks.begin(plan, folders)
         start = time.perf_counter()
         first = chunks.finished()
@@ -208,7 +230,22 @@ def extract(
     return Extraction(output, errors, rows, skipped, count, seconds, *counts)
 
 
-def _checked_output(output, update, resume: bool, overwrite: bool) -> Path:
+def _kept_network(output: Path, has_rows: bool) -> Path | None:
+    """The calibrated network of an earlier run; a `ValueError` if rows are without."""
+    kept = calibrated_file(output)
+    if kept.is_file():
+        return kept
+    if has_rows:
+        raise ValueError(
+            "Expected the calibrated network of the earlier int8 run; or "
+            f"overwrite=True, to start again. Received: no file {str(kept)!r}"
+        )
+    return None
+
+
+def _checked_output(
+    output, update, resume: bool, overwrite: bool, is_int8: bool
+) -> Path:
     """The path of the file, or a `ValueError` if earlier files may not be replaced."""
     if resume and overwrite:
         raise ValueError(
@@ -226,6 +263,7 @@ def _checked_output(output, update, resume: bool, overwrite: bool) -> Path:
     written = [chunks_folder(output)]
     if update is None:
         written = [output, errors_file(output), *written]
+        written += [calibrated_file(output)] * is_int8
     for path in written:
         if os.path.lexists(path) and not (resume or overwrite):
             raise ValueError(
@@ -236,7 +274,7 @@ def _checked_output(output, update, resume: bool, overwrite: bool) -> Path:
     return output
 
 
-def _check_options(dtype, batch_size, shard, engine, precision, workers) -> None:
+def _check_options(dtype, batch_size, shard, engine, workers) -> None:
     optional("pyarrow")
     if dtype not in DTYPES:
         raise ValueError(
@@ -252,12 +290,6 @@ def _check_options(dtype, batch_size, shard, engine, precision, workers) -> None
     kind = "auto" if engine == "ray" else engine
     check_engine(kind)
     check_installed(kind)
-    if precision not in PRECISIONS:
-        raise ValueError(
-            f"Expected `precision` to be {' or '.join(PRECISIONS)}. "
-            f"Received: precision={precision!r}"
-        )
-    check_precision(precision, engine=kind)
     if engine == "ray":
         extras.optional("ray", "ray")
     elif workers is not None:
@@ -267,6 +299,21 @@ def _check_options(dtype, batch_size, shard, engine, precision, workers) -> None
         )
     if workers is not None:
         positive_integer("workers", workers)
+
+
+def _check_precision(precision, calibration, engine, shard) -> None:
+    check_precision(precision, calibration, "auto" if engine == "ray" else engine)
+    if precision == "auto":
+        raise ValueError(
+            "Expected `precision` to be 'float32', 'bfloat16' or 'int8', as features "
+            "must not depend on a clock. Received: precision='auto'"
+        )
+    if precision == "int8" and (engine == "ray" or tuple(shard) != (1, 1)):
+        raise ValueError(
+            "Expected precision='int8' without engine='ray' and `shard`, as all rows "
+            "must come from one calibrated network. "
+            f"Received: engine={engine!r}, shard={shard!r}"
+        )
 
 
 def _checked_folders(folders) -> list[str]:

@@ -5,6 +5,7 @@ import importlib.metadata
 import os
 import platform
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -26,7 +27,7 @@ Batch = tuple[list[ImageFile], np.ndarray]
 class Extractor:
     """A network without its classifier; it outputs the mean of its last feature maps.
 
-    The arguments are those of `extract`.
+    The arguments are those of `extract`; `calibrated` is the network in int8.
 
     Attributes:
         predictor: A `Predictor` for images from `preprocess_input`.
@@ -43,20 +44,21 @@ class Extractor:
         engine: str = "auto",
         batch_size: int = 32,
         precision: str = "float32",
+        calibrated: Path | None = None,
     ):
         checkpoint = resolve(weights, model)
-        self.provenance = provenance_of(checkpoint, dtype, precision)
-        classifier = load_classifier(weights=checkpoint, include_top=False)
-        maps = classifier.model
-        pooled = keras.layers.GlobalAveragePooling2D(name="avg_pool")(maps.output)
-        network = keras.Model(maps.input, pooled, name=maps.name)
+        self.provenance = provenance_of(checkpoint, dtype, precision, calibrated)
+        self.preprocessing = checkpoint.preprocessing
+        if calibrated:
+            self.predictor = Predictor(calibrated, engine, batch_size)
+            return
+        network = pooled_network(checkpoint)
         self.predictor = Predictor(network, engine, batch_size, precision=precision)
         if self.predictor.precision != precision:  # a worker on another machine
             raise ValueError(
                 f"Expected fast {precision} on all machines. "
                 f"Received: {self.predictor.precision} on {platform.node()!r}"
             )
-        self.preprocessing = classifier.preprocessing
 
     def features(self, images: np.ndarray) -> np.ndarray:
         """Features, (batch, length), of images as from `read_image`, in the `dtype`.
@@ -105,7 +107,16 @@ class Extractor:
         return features
 
 
-def provenance_of(checkpoint: Checkpoint, dtype: str, precision: str) -> Provenance:
+def pooled_network(checkpoint: Checkpoint) -> keras.Model:
+    """The network in float32, with the mean of its last feature maps."""
+    maps = load_classifier(weights=checkpoint, include_top=False).model
+    pooled = keras.layers.GlobalAveragePooling2D(name="avg_pool")(maps.output)
+    return keras.Model(maps.input, pooled, name=maps.name)
+
+
+def provenance_of(
+    checkpoint: Checkpoint, dtype: str, precision: str, calibrated: Path | None = None
+) -> Provenance:
     """The provenance of features of these weights, which are not downloaded."""
     file = None if checkpoint.weight_set else checkpoint.fetch()
     spec = checkpoint.spec
@@ -119,6 +130,7 @@ def provenance_of(checkpoint: Checkpoint, dtype: str, precision: str) -> Provena
         dtype=dtype,
         version=_version(),
         precision=precision,
+        calibrated_sha256=calibrated and pooch.file_hash(calibrated, "sha256"),
     )
 
 

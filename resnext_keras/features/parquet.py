@@ -40,7 +40,8 @@ class Provenance:
         length: Number of features of an image.
         dtype: Dtype of the stored features, `"float32"` or `"float16"`.
         version: Version of this package.
-        precision: What the network computed in, `"float32"` or `"bfloat16"`.
+        precision: What the network computed in, `"float32"`, `"bfloat16"` or `"int8"`.
+        calibrated_sha256: SHA-256 of the calibrated network of int8, in hexadecimal.
     """
 
     architecture: str
@@ -52,6 +53,7 @@ class Provenance:
     dtype: str
     version: str
     precision: str = "float32"
+    calibrated_sha256: str | None = None
 
     def __post_init__(self):  # earlier versions wrote fewer fields
         fields = Preprocessing(**self.preprocessing).as_json()
@@ -67,6 +69,7 @@ class Provenance:
             "pooling": self.pooling,
             "length": self.length,
             "precision": self.precision,
+            "calibrated_sha256": self.calibrated_sha256,
         }
 
 

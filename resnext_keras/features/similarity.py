@@ -225,8 +225,12 @@ def _extractor_of(provenance: Provenance, index: str | os.PathLike) -> Extractor
     model = provenance.architecture if known else None
     # For a single image TensorFlow is the fastest: other engines take long to load.
     extractor = Extractor(model, provenance.weights, engine="tensorflow")
-    # The rows may be in another precision, of which the cosines to float32 are near 1.
-    found = dataclasses.replace(extractor.provenance, precision=provenance.precision)
+    # The rows may be in another precision; their cosines to float32 are near 1.
+    found = dataclasses.replace(
+        extractor.provenance,
+        precision=provenance.precision,
+        calibrated_sha256=provenance.calibrated_sha256,
+    )
     _check_network(provenance, index, found, provenance.weights)
     return extractor
 

@@ -158,13 +158,15 @@ def _write_csv(path: Path, predictions) -> None:
 def sample_images(
     paths: str | os.PathLike | Iterable[str | os.PathLike],
     preprocessing: Preprocessing,
+    most: int = MAX_IMAGES,
 ) -> tuple[np.ndarray, list[str]]:
     """Reads images to calibrate a network with, or to compare two.
 
     Args:
         paths: Image files, and folders that are searched with their subfolders. Of
-            more than `MAX_IMAGES` images an evenly spaced selection is read.
+            more than `most` images an evenly spaced selection is read.
         preprocessing: How the images are read.
+        most: Largest number of images.
 
     Returns:
         A batch from `preprocess_input`, float32, (images, size, size, 3) or channels
@@ -186,7 +188,7 @@ def sample_images(
             "Expected images or folders with images. Received: "
             f"{few(map(readable, paths)) or 'no paths'}{reason}"
         )
-    count = min(len(files), MAX_IMAGES)
+    count = min(len(files), most)
     files = [files[number * len(files) // count] for number in range(count)]
     images = []
     for path in tracked(files, "reading"):
