@@ -14,7 +14,7 @@ WORDS = (
     (re.compile(r"\blist_weights\(\)"), "`resnext-keras weights list`"),
     (re.compile(r", or include_top=False"), ""),
     (
-        re.compile(r"None for random weights (\(.*?\)), (a weight file .*? run)"),
+        re.compile(r"None for random weights (\(.*?\)), (a weight file.*?/NAME)"),
         r"\2 \1",
     ),
     # An argument of Python may be an option or an argument of the command.

@@ -506,7 +506,8 @@ def _path_of(weights: str | os.PathLike) -> Path | None:
 
 def _no_such_file(weights: str | os.PathLike, path: Path) -> WeightsError:
     found = "no such file"
-    hint = "" if path.parent.is_dir() else hub_hint(os.fspath(weights))
+    is_file = path.suffix.lower() in (*READERS, *HINTS) or path.parent.is_dir()
+    hint = "" if is_file else hub_hint(os.fspath(weights))
     if os.path.isdir(path):
         found = (
             f"a folder without {BEST} and {RUN} of a training run, and without timm's "

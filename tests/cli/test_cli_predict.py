@@ -167,7 +167,7 @@ def test_a_row_has_any_file_name_as_it_is(digit, tmp_path):
         (["--model", "resnet50"], "Did you mean resnext50_32x4d"),
         (["--model", "resnext50_32x4d"], "resnext50_32x4d-1a0047aa.pth"),
         (["--model", "resnext101_32x48d"], "resnext101_32x48d.fb_wsl_ig1b_ft_in1k"),
-        (["--model", "resnext29_8x64d"], "Expected a weight file or the folder of a"),
+        (["--model", "resnext29_8x64d"], "Expected a weight file, the folder of a"),
         (["--model", "foo"], "names that `resnext-keras list` gives. Received: 'foo'"),
         (["--weights", "digit"], "`resnext-keras weights list`"),
         (["--weights", "digit"], "Did you mean digits? Received: 'digit'"),

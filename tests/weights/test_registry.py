@@ -226,13 +226,20 @@ def test_a_wrong_name_is_refused_with_the_right_ones(weights, architecture, mess
     assert f"Received: weights={weights!r}" in str(error.value)
 
 
-@pytest.mark.parametrize("name", ["folder/tv2_in1k", "tv2_in1k.pth", "own.weights.h5"])
-def test_for_a_path_only_files_are_suggested(name, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("folder/own.pth", ""),
+        ("tv2_in1k.pth", ""),
+        ("own.weights.h5", " Did you mean owns.weights.h5?"),
+        ("folder/tv2_in1k", " A repository of the hub is hf://folder/tv2_in1k."),
+    ],
+)
+def test_for_a_path_no_names_are_suggested(name, hint, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("owns.weights.h5").touch()
     with pytest.raises(WeightsError) as error:
         resolve(name, "resnext50_32x4d")
-    hint = " Did you mean owns.weights.h5?" if name == "own.weights.h5" else ""
     assert str(error.value) == (
         f"Expected a weight file, found no such file.{hint} Received: weights={name!r}"
     )
