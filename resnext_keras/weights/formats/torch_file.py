@@ -47,6 +47,7 @@ from resnext_keras.weights.tensors import (
 # mmengine swaps the two networks when it saves a training run, which has this key:
 # those of `ema_state_dict` are not averaged.
 MMENGINE, MMENGINE_AVERAGED = "message_hub", re.compile("state_dict")
+MMENGINE_LOG = b"mmengine.logging"  # the module of its log's classes
 
 MAX_DEPTH = 3  # of dicts in which training scripts save a `state_dict`
 
@@ -197,8 +198,11 @@ def read_zip(file: BinaryIO) -> Contents:
     if order in names and _small_member(archive, order) != b"little":
         raise zipfile.BadZipFile("numbers that are not little-endian")
     storages: dict[str, Storage] = {}
-    pickled = _small_member(archive, f"{folder}/data.pkl", MAX_BYTES_WITH_LOG)
-    root = load(io.BytesIO(pickled), storages)
+    pickled = f"{folder}/data.pkl"
+    with archive.open(_plain_member(archive, pickled)) as member:
+        has_log = MMENGINE_LOG in member.read(MAX_BYTES)
+    most = MAX_BYTES_WITH_LOG if has_log else MAX_BYTES
+    root = load(io.BytesIO(_small_member(archive, pickled, most)), storages)
     offsets = {
         key: _offset_in_zip(
             file, _plain_member(archive, f"{folder}/data/{key}"), storage
