@@ -23,6 +23,11 @@ model_option = click.option(
     "Default: that of the weights, or resnext50_32x4d.",
 )
 
+# Of a command whose weights have their own.
+architecture_option = click.option(
+    "--model", metavar="NAME", help="Architecture. Default: that of the weights."
+)
+
 weights_option = click.option(
     "--weights",
     metavar="NAME|FILE",

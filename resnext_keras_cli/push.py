@@ -2,7 +2,7 @@
 
 import click
 
-from resnext_keras_cli.options import examples
+from resnext_keras_cli.options import architecture_option, examples
 from resnext_keras_cli.start import quiet_start
 
 
@@ -14,11 +14,7 @@ from resnext_keras_cli.start import quiet_start
 )
 @click.argument("weights", metavar="RUN|FOLDER|FILE|NAME")
 @click.argument("repo", metavar="OWNER/NAME")
-@click.option(
-    "--model",
-    metavar="NAME",
-    help="Architecture. Default: identified by the tensors in the file.",
-)
+@architecture_option
 @click.option("--private", is_flag=True, help="Make a new repository private.")
 def push(weights, repo, **options):
     """Upload weights to a repository of the Hugging Face hub.

@@ -6,7 +6,7 @@ import json
 import click
 
 from resnext_keras_cli.messages import in_one_line
-from resnext_keras_cli.options import examples
+from resnext_keras_cli.options import architecture_option, examples
 from resnext_keras_cli.start import quiet_start
 
 
@@ -211,11 +211,7 @@ def verify(names, every, model):
     help="Write a folder that timm and transformers load, with a model card for the "
     "Hugging Face hub.",
 )
-@click.option(
-    "--model",
-    metavar="NAME",
-    help="Architecture. Default: identified by the tensors in the file.",
-)
+@architecture_option
 @click.option("--overwrite", is_flag=True, help="Replace a TARGET that exists.")
 def convert(source, target, **options):
     """Write weights into TARGET, in the format of its suffix.

@@ -160,9 +160,8 @@ def test_a_published_detector_of_mmdetection(torch, models, tmp_path, check, cap
     assert "are left out: 'neck.lateral_convs" in caplog.text
 
 
-# Trains a ResNeXt as the backbone of a model of mmengine, of which mmdetection's are,
-# and saves the average beside it. In a process of its own, since mmengine changes
-# settings of the process.
+# Trains a ResNeXt backbone with mmengine, as mmdetection does, and saves its average
+# too. In a process of its own, since mmengine changes settings of the process.
 MMENGINE = """
 import sys, timm, torch, warnings
 warnings.simplefilter("ignore")

@@ -49,17 +49,26 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def running_server():
+def serving(server):
     """A server that answers until the end of the block."""
-    with FileServer() as server:
+    with server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         try:
             yield server
         finally:
-            server.go_on.set()
             server.shutdown()
             thread.join()
+
+
+@contextlib.contextmanager
+def running_server():
+    """A `FileServer` that answers until the end of the block."""
+    with serving(FileServer()) as server:
+        try:
+            yield server
+        finally:
+            server.go_on.set()
 
 
 def answer_with(content, length=None):

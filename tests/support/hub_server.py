@@ -1,12 +1,12 @@
 """A server on this machine that speaks the protocol of the Hugging Face hub."""
 
 import base64
-import contextlib
 import hashlib
 import json
 import re
-import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from file_server import serving
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 TOKEN = "hf_token_of_the_test"
@@ -42,17 +42,9 @@ class HubServer(ThreadingHTTPServer):
             self.private.add(repo)
 
 
-@contextlib.contextmanager
 def running_hub():
-    """A server that answers until the end of the block."""
-    with HubServer() as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
+    """Context manager: a `HubServer` that answers until the end of the block."""
+    return serving(HubServer())
 
 
 class _Handler(BaseHTTPRequestHandler):
