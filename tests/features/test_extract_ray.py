@@ -1,9 +1,11 @@
 """`extract` with `engine="ray"`: a real cluster of two workers on this machine."""
 
+import itertools
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -100,19 +102,24 @@ def test_a_worker_that_is_killed_is_replaced_and_its_work_done_again(
 ):
     killed, write = [], Chunks.write
 
+    def kill_one_that_reads():
+        while not killed:
+            reading = (w for w, t in workers_of(os.getpid()).items() if "read" in t)
+            for worker in itertools.islice(reading, 1):
+                os.kill(worker, signal.SIGKILL)
+                killed.append(worker)
+
     def written(self, number, *rest):
         write(self, number, *rest)
-        workers = workers_of(os.getpid())
-        if number == 0:
-            assert len(workers) == 2
-            killed.append(next(w for w, title in workers.items() if "read" in title))
-            os.kill(killed[0], signal.SIGKILL)
         if number == CHUNKS - 1:
+            workers = workers_of(os.getpid())
             assert len(workers) == 2
             assert killed[0] not in workers
 
     monkeypatch.setattr(Chunks, "write", written)
     target = tmp_path / "features.parquet"
+    # From the start, as workers may have read everything when a chunk is written.
+    threading.Thread(target=kill_one_that_reads, daemon=True).start()
     assert run_with_ray(collection, target).read == COUNT
     assert killed
     assert_same(target, whole)
