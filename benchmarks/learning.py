@@ -59,15 +59,16 @@ def linear_accuracy():
     return model.score(rows[held_out], digits[held_out])
 
 
-def network_accuracy(spec, data, folder, seed, epochs):
+def network_accuracy(spec, data, folder, seed, epochs, precision):
     """Top-1 of the last epoch, and the number of trainable parameters."""
     result = rk.train(
         data,
-        folder / f"{spec.name}-{seed}",
+        folder / f"{spec.name}-{precision}-{seed}",
         spec,
         "cifar",
         epochs=epochs,
         batch_size=32,
+        precision=precision,
         recipe_changes={"flip": False},
         seed=seed,
         resume=True,
@@ -83,6 +84,9 @@ def main():
     parser.add_argument("folder", type=Path, help="created, or resumed")
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument(
+        "--precision", default="float32", choices=("float32", "mixed_bfloat16")
+    )
     options = parser.parse_args()
 
     data = options.folder / "mnist"
@@ -93,7 +97,12 @@ def main():
         found = []
         for seed in range(options.seeds):
             accuracy, count = network_accuracy(
-                spec, data, options.folder, seed, options.epochs
+                spec,
+                data,
+                options.folder,
+                seed,
+                options.epochs,
+                options.precision,
             )
             found.append(accuracy)
         listed = ", ".join(f"{accuracy:.2%}" for accuracy in found)

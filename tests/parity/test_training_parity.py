@@ -22,11 +22,11 @@ BATCH, CLASSES = 8, 1000
 MOMENTUM, DECAY = 0.9, 1e-4
 
 # Keras' schedules are in float32, which has powers of two exactly.
-DOUBLE = {"size": 32, "steps": 8, "rate": 2**-11, "double": True}
+DOUBLE = {"size": 32, "steps": 8, "rate": 2**-11, "precision": "float64"}
 
 # In float32 one ReLU that is on here and off there moves gradients by per cents, and a
 # step multiplies that: at four times this rate losses are 0.45 % apart after 20 steps.
-SINGLE = {"size": 64, "steps": 20, "rate": 2**-13, "double": False}
+SINGLE = {"size": 64, "steps": 20, "rate": 2**-13, "precision": "float32"}
 
 MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
 
@@ -73,16 +73,16 @@ def double_precision():
     """All of Keras in float64: its losses, means and rates too."""
     keras.config.set_floatx("float64")
     try:
-        with dtype_policy("float64"):
-            yield
+        yield
     finally:
         keras.config.set_floatx("float32")
 
 
-def of_torch(size, steps, rate, double):
+def of_torch(size, steps, rate, precision):
     """Losses, and weights at the end by our names, of torchvision's network."""
     torch = pytest.importorskip("torch")
-    dtype = torch.float64 if double else torch.float32
+    dtype = torch.float64 if precision == "float64" else torch.float32
+    mixed = torch.autocast("cpu", torch.bfloat16, precision == "bfloat16")
     network = reference().to(dtype).train()
     optimizer = torch.optim.SGD(
         network.parameters(),
@@ -94,8 +94,9 @@ def of_torch(size, steps, rate, double):
     losses = []
     for pixels, truth in batches(size, steps):
         images = ((pixels / 255 - MEAN) / STD).transpose(0, 3, 1, 2)
-        logits = network(torch.tensor(images, dtype=dtype))
-        loss = torch.nn.CrossEntropyLoss()(logits, torch.tensor(truth, dtype=dtype))
+        with mixed:
+            logits = network(torch.tensor(images, dtype=dtype))
+            loss = torch.nn.CrossEntropyLoss()(logits, torch.tensor(truth, dtype=dtype))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -105,14 +106,16 @@ def of_torch(size, steps, rate, double):
     return SimpleNamespace(losses=np.array(losses), state=state)
 
 
-def of_ours(weights, size, steps, rate, double):
+def of_ours(weights, size, steps, rate, precision):
     """The same of ours, as a run of training sets it up."""
-    network = resnext_keras.ResNeXt50(
-        weights=weights, input_shape=(size, size, 3), classifier_activation=None
-    )
+    mixed = "mixed_" * (precision == "bfloat16")
+    with dtype_policy(mixed + precision):
+        network = resnext_keras.ResNeXt50(
+            weights=weights, input_shape=(size, size, 3), classifier_activation=None
+        )
     start = numbers(network)
     data = batches(size, steps)
-    if double:  # what is before and after the network in a run is float32
+    if precision == "float64":  # what is around the network in a run is float32
         model = network
         data = [((pixels / 255 - MEAN) / STD, truth) for pixels, truth in data]
     else:
@@ -184,3 +187,15 @@ def test_in_single_precision_the_loss_of_each_step_is_torchvisions(weights):
     # The weights are in the test before; here only gross errors would show.
     for kind, share in differences(ours, theirs).items():
         assert share <= (0.05 if kind.startswith("moving") else 0.3), kind
+
+
+@pytest.mark.filterwarnings("ignore:CUDA initialization:UserWarning")
+def test_in_bfloat16_losses_are_as_near_to_float32_as_those_of_autocast(weights):
+    mixed = SINGLE | {"precision": "bfloat16"}
+    exact = of_torch(**SINGLE).losses
+    ours, theirs = (
+        np.abs(run.losses / exact - 1)
+        for run in (of_ours(weights, **mixed), of_torch(**mixed))
+    )
+    assert theirs.max() > 1e-4  # it was bfloat16
+    assert ours.mean() <= 1.5 * theirs.mean()
