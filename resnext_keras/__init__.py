@@ -80,6 +80,7 @@ __all__ = [
     "export_saved_model",
     "extract",
     "feature_pyramid",
+    "fetch_weights",
     "finetune",
     "fold_batch_norm",
     "freeze",
@@ -97,7 +98,10 @@ __all__ = [
     "read_image",
     "save_timm",
     "search",
+    "stage_costs",
     "train",
+    "verify_weights",
+    "weights_info",
     "weights_preprocessing",
 ]
 
@@ -119,15 +123,21 @@ if TYPE_CHECKING:
     from resnext_keras.inference.predictor import Predictor
     from resnext_keras.inference.quantization import quantize, quantize_model
     from resnext_keras.models.backbone import feature_pyramid, freeze
+    from resnext_keras.models.flops import stage_costs
     from resnext_keras.training.evaluation import Evaluation, evaluate
     from resnext_keras.training.recipes import Recipe, list_recipes
     from resnext_keras.training.trainer import TrainingResult, finetune, train
-    from resnext_keras.weights.checkpoint import weights_preprocessing
+    from resnext_keras.weights.checkpoint import (
+        fetch_weights,
+        weights_info,
+        weights_preprocessing,
+    )
     from resnext_keras.weights.convert import convert_weights
     from resnext_keras.weights.push import push_to_hub
     from resnext_keras.weights.registry import list_weights
     from resnext_keras.weights.tensors import WeightsError
     from resnext_keras.weights.timm_folder import save_timm
+    from resnext_keras.weights.verify import verify_weights
 
 # Imported on first use, as the block above has them for editors; a test holds the
 # two together.
@@ -150,6 +160,7 @@ _LAZY = {
     "export_saved_model": "export.saved_model",
     "extract": "features.extraction",
     "feature_pyramid": "models.backbone",
+    "fetch_weights": "weights.checkpoint",
     "finetune": "training.trainer",
     "fold_batch_norm": "inference.fold",
     "freeze": "models.backbone",
@@ -166,7 +177,10 @@ _LAZY = {
     "read_image": "images.read",
     "save_timm": "weights.timm_folder",
     "search": "features.similarity",
+    "stage_costs": "models.flops",
     "train": "training.trainer",
+    "verify_weights": "weights.verify",
+    "weights_info": "weights.checkpoint",
     "weights_preprocessing": "weights.checkpoint",
 }
 

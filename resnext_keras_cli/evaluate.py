@@ -77,7 +77,7 @@ def evaluate(as_json, **options):
     first are named, and the exit code is then 1.
     """
     with quiet_start():
-        from resnext_keras.training.evaluation import evaluate
+        from resnext_keras import evaluate
 
     evaluation = evaluate(**options)
     if as_json:

@@ -82,7 +82,7 @@ def export(model, images, formats, **options):
     For a Keras model of your own, use export_saved_model and export_file in Python.
     """
     with quiet_start():
-        from resnext_keras.export.formats import export_model
+        from resnext_keras import export_model
 
     # LiteRT's libraries log to stderr.
     litert = any(name == "all" or name.startswith("litert") for name in formats)

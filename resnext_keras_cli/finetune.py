@@ -29,6 +29,6 @@ def finetune(**options):
     weights.
     """
     with quiet_start():
-        from resnext_keras.training.trainer import finetune
+        from resnext_keras import finetune
 
     print_run(finetune, options)

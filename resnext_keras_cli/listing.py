@@ -18,17 +18,14 @@ def list_():
     """Print the architectures and their weight sets."""
     with quiet_start():
         from resnext_keras.models.specs import ARCHITECTURES
-        from resnext_keras.models.variables import (
-            count_parameters,
-            variable_shapes,
-        )
-        from resnext_keras.weights.registry import WEIGHT_SETS
+        from resnext_keras.models.variables import count_parameters, variable_shapes
+        from resnext_keras.weights.registry import sets_of
 
     numbers = ("size", "classes", "parameters")
     rows = table("model", *numbers, "weight sets", right=numbers)
     for spec in ARCHITECTURES.values():
         shapes = variable_shapes(spec, classes=spec.classes)
-        sets = [s.tag for s in WEIGHT_SETS.values() if s.architecture == spec.name]
+        sets = [weight_set.tag for weight_set in sets_of(spec.name)]
         rows.add_row(
             spec.name,
             str(spec.image_size),

@@ -61,8 +61,8 @@ def predict(images, as_json, **options):
     Files that are not images are named and skipped; the exit code is then 1.
     """
     with quiet_start():
+        from resnext_keras import predict_files
         from resnext_keras.images.labels import THRESHOLD
-        from resnext_keras.inference.prediction import predict_files
     from resnext_keras_cli.tables import counted, print_table, table
 
     result = predict_files(images, **options)

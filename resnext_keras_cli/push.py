@@ -26,7 +26,7 @@ def push(weights, repo, **options):
     It needs the extra `hub`.
     """
     with quiet_start():
-        from resnext_keras.weights.push import push_to_hub
+        from resnext_keras import push_to_hub
 
     def announce(files):
         kind = " (private, if it is new)" if options["private"] else ""

@@ -46,7 +46,7 @@ def quantize(model, images, output, overwrite):
     In Python, resnext_keras.Predictor runs the file. Needs the extra `fast`.
     """
     with quiet_start():
-        from resnext_keras.inference.quantization import quantize_model
+        from resnext_keras import quantize_model
 
     result = quantize_model(model, images, output=output, overwrite=overwrite)
     for message in result.skipped:

@@ -26,14 +26,13 @@ def summary(model, size, classes):
     MODEL is a name from `resnext-keras list`.
     """
     with quiet_start():
+        import resnext_keras as rk
         from resnext_keras.models.data_format import image_shape
-        from resnext_keras.models.flops import stage_costs
-        from resnext_keras.models.resnext import ResNeXt
         from resnext_keras.models.specs import get_spec
 
     spec = get_spec(model)
     size, classes = size or spec.image_size, classes or spec.classes
-    network = ResNeXt(
+    network = rk.ResNeXt(
         spec, weights=None, input_shape=image_shape(size, size), classes=classes
     )
     numbers = ("parameters", "multiply-adds")
@@ -44,7 +43,7 @@ def summary(model, size, classes):
         right=numbers,
         title=f"{spec.name}, {size} x {size} pixels, {classes} classes",
     )
-    costs = stage_costs(network)
+    costs = rk.stage_costs(network)
     for cost in costs:
         shape = " x ".join(map(str, cost.output_shape))
         rows.add_row(

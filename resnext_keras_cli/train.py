@@ -53,6 +53,6 @@ def train(**options):
     pass it.
     """
     with quiet_start():
-        from resnext_keras.training.trainer import train
+        from resnext_keras import train
 
     print_run(train, options)

@@ -40,20 +40,11 @@ def list_(model, permissive, local, as_json):
     pixels; `weights show` prints the accuracy for other sizes too.
     """
     with quiet_start():
-        from resnext_keras.weights.download import local_path
-        from resnext_keras.weights.registry import (
-            WEIGHT_SETS,
-            default_set,
-            list_weights,
-        )
+        import resnext_keras as rk
     from resnext_keras_cli.tables import print_table, table
 
-    sets = [
-        weight_set
-        for weight_set in map(WEIGHT_SETS.get, list_weights(model))
-        if not (permissive and weight_set.non_commercial)
-        and not (local and local_path(weight_set) is None)
-    ]
+    names = rk.list_weights(model, permissive=permissive, local=local)
+    sets = [rk.weights_info(name) for name in names]
     if as_json:
         click.echo(json.dumps([_as_dict(s) for s in sets], indent=2))
         return
@@ -65,8 +56,7 @@ def list_(model, permissive, local, as_json):
     for weight_set in sets:
         best = weight_set.best
         rows.add_row(
-            weight_set.name
-            + (" *" if weight_set is default_set(weight_set.architecture) else ""),
+            weight_set.name + " *" * weight_set.is_default,
             _percent(best.top1),
             str(best.preprocessing.size),
             str(weight_set.classes or "none"),
@@ -89,26 +79,18 @@ def list_(model, permissive, local, as_json):
 def show(name, as_json):
     """Print all about the weight set NAME."""
     with quiet_start():
-        from resnext_keras.models.specs import get_spec
-        from resnext_keras.models.variables import (
-            count_parameters,
-            variable_shapes,
-        )
-        from resnext_keras.weights.download import local_path
+        from resnext_keras import weights_info
 
-    weight_set = _find_set(name)
+    weight_set = weights_info(name)
     if as_json:
         click.echo(json.dumps(_as_dict(weight_set), indent=2))
         return
-    shapes = variable_shapes(
-        get_spec(weight_set.architecture), classes=weight_set.classes
-    )
     names = ", ".join((weight_set.tag, *weight_set.aliases))
     lines = [
         ("name", weight_set.name),
         ("architecture", weight_set.architecture),
         ("short names", f"{names} (where the architecture is given)"),
-        ("parameters", f"{count_parameters(shapes):,}"),
+        ("parameters", f"{weight_set.parameters:,}"),
         ("classes", str(weight_set.classes or "none: a file without classifier")),
         ("licence", weight_set.licence),
         ("source", weight_set.source),
@@ -116,7 +98,7 @@ def show(name, as_json):
         ("URL", weight_set.url or "ships with the package"),
         ("hash", weight_set.hash or "none published"),
         ("format", weight_set.format),
-        ("file", str(local_path(weight_set) or "not on this machine yet")),
+        ("file", str(weight_set.path or "not on this machine yet")),
     ]
     for evaluation in weight_set.evaluations:
         read = evaluation.preprocessing
@@ -139,17 +121,19 @@ def show(name, as_json):
 )
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
 def fetch(names):
-    """Download weight sets into the cache, and print their paths.
+    """Download weights into the cache, and print the paths of their files.
+
+    NAME is a name from `resnext-keras weights list`, or hf://OWNER/NAME.
 
     RESNEXT_KERAS_HOME is the folder of the cache. RESNEXT_KERAS_MIRROR is the URL of a
     folder with the files, which is used instead of the publishers' servers.
     RESNEXT_KERAS_OFFLINE=1 forbids downloads.
     """
     with quiet_start():
-        from resnext_keras.weights.download import fetch as fetch_set
+        from resnext_keras import fetch_weights
 
-    for weight_set in [_find_set(name) for name in names]:
-        click.echo(fetch_set(weight_set))
+    for path in fetch_weights(names):
+        click.echo(click.format_filename(path))
 
 
 @weights.command(
@@ -176,8 +160,7 @@ def verify(names, every, model):
     if bool(names) == every:
         raise click.UsageError("Expected names of weight sets or files, or --all.")
     with quiet_start():
-        from resnext_keras.weights.registry import list_weights
-        from resnext_keras.weights.verify import verify_weights
+        from resnext_keras import list_weights, verify_weights
 
     failed = 0
     names = names or list_weights()
@@ -220,23 +203,10 @@ def convert(source, target, **options):
     timm models. With --to timm, TARGET is a folder.
     """
     with quiet_start():
-        from resnext_keras.weights.convert import convert_weights
+        from resnext_keras import convert_weights
 
     spec = convert_weights(source, target, **options)
     click.echo(f"{target}: {spec.name}")
-
-
-def _find_set(name):
-    """The weight set of a name; an error for a file or a run."""
-    from resnext_keras.weights.checkpoint import resolve
-
-    weight_set = resolve(name).weight_set
-    if weight_set is None:
-        raise click.ClickException(
-            f"{name} is not the name of a weight set, which `resnext-keras weights "
-            "list` prints."
-        )
-    return weight_set
 
 
 def _as_dict(weight_set) -> dict:

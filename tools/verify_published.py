@@ -29,8 +29,7 @@ PREFIXES = re.compile(r"(module\.|_orig_mod\.|backbone\.|head\.(?=fc\.))*")
 
 def main(names: list[str]) -> bool:
     """Verifies weights, prints a line for each, and returns whether all are right."""
-    from resnext_keras.weights.registry import list_weights
-    from resnext_keras.weights.verify import verify_weights
+    from resnext_keras import list_weights, verify_weights
 
     wrong = 0
     for name in names or list_weights():

@@ -5,7 +5,7 @@ import csv
 import json
 import os
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
@@ -327,6 +327,58 @@ def weights_preprocessing(
     return by_size[size]
 
 
+def weights_info(name: str) -> WeightSet:
+    """Finds what is known about a weight set: its licence, accuracy, URL and more.
+
+    Args:
+        name: A name from `list_weights()`, or another name of the set, see `ResNeXt`.
+
+    Returns:
+        The `WeightSet`. Nothing is downloaded.
+
+    Raises:
+        WeightsError: There is no such weight set.
+
+    Examples:
+        >>> rk.weights_info("ResNeXt50.imagenet").licence
+        'BSD-3-Clause'
+    """
+    weight_set = WEIGHT_SETS.get(name) or resolve(name).weight_set
+    if weight_set is None:
+        raise WeightsError(
+            "Expected the name of a weight set, which list_weights() gives. "
+            f"Received: weights={name!r}"
+        )
+    return weight_set
+
+
+def fetch_weights(
+    weights: str | os.PathLike | Iterable[str | os.PathLike],
+) -> list[Path]:
+    """Downloads weights that are not on this machine, and verifies their files.
+
+    All names are checked before the first download.
+
+    Args:
+        weights: Name of a weight set or address on the Hugging Face hub, or several.
+
+    Returns:
+        The path of each file: in the cache, see `RESNEXT_KERAS_HOME`, or of the
+        bundled weights in the package.
+
+    Raises:
+        WeightsError: There are no such weights, they cannot be downloaded, or a hash
+            is wrong.
+
+    Examples:
+        >>> rk.fetch_weights("digits")[0].name
+        'resnext11_8x4d.digits.weights.h5'
+    """
+    is_single = isinstance(weights, (str, os.PathLike))
+    checkpoints = [resolve(name) for name in ([weights] if is_single else weights)]
+    return [checkpoint.fetch() for checkpoint in checkpoints]
+
+
 def _of_spec(checkpoint: Checkpoint, spec: ResNeXtSpec | None) -> Checkpoint:
     """The checkpoint, or an error if it is of another architecture than `spec`."""
     if spec in (None, checkpoint.spec):
@@ -534,7 +586,7 @@ def _no_such_set(
     if tag == "imagenet" and owner in ARCHITECTURES:
         architecture = architecture or owner
     sets = sets_of(architecture)
-    names = [name for weight_set in sets for name in names_of(weight_set)]
+    names = list(dict.fromkeys(n for weight_set in sets for n in names_of(weight_set)))
     hint = did_you_mean(weights, names if architecture else [*names, *ARCHITECTURES])
     if architecture is None:
         expected = "a weight set (see list_weights())"

@@ -1,4 +1,4 @@
-"""The file of a weight set: found on this machine, or downloaded and verified."""
+"""Downloads and verifies the files of weight sets."""
 
 import contextlib
 import functools
@@ -9,7 +9,6 @@ import ssl
 import time
 import warnings
 from collections.abc import Iterator
-from importlib import resources
 from pathlib import Path
 
 import pooch
@@ -18,17 +17,10 @@ from tqdm import tqdm
 
 from resnext_keras.models.specs import get_spec
 from resnext_keras.models.variables import variable_shapes
+from resnext_keras.weights.cache import SHIPPED, cache_folder, downloads_forbidden
 from resnext_keras.weights.loading import open_weights
 from resnext_keras.weights.registry import WeightSet
 from resnext_keras.weights.tensors import WeightsError
-
-PACKAGE = Path(str(resources.files("resnext_keras")))
-PACKAGED = PACKAGE / "weights" / "bundled"
-# Only a wheel has that folder. A folder `weights` beside an installed package is not
-# ours.
-SHIPPED = PACKAGED if PACKAGED.is_dir() else PACKAGE.parent / "weights"
-"""The folder of the bundled files: in the installed package, or `weights/` of a
-checkout."""
 
 CHUNK_SIZE = 2**20
 TIMEOUT = 30
@@ -37,45 +29,7 @@ TIMEOUT = 30
 PAUSES = (1, 4, 16)
 """Seconds to wait before each further try."""
 
-NO = ("", "0", "f", "false", "n", "no", "off")
-"""Values of `RESNEXT_KERAS_OFFLINE` that allow downloads."""
-
 logger = logging.getLogger(__name__)
-
-
-def cache_folder() -> Path:
-    """The folder for downloads: `RESNEXT_KERAS_HOME`, else the user's cache.
-
-    Raises:
-        WeightsError: The user has no home, as in some containers.
-    """
-    if home := os.environ.get("RESNEXT_KERAS_HOME"):
-        return Path(os.path.expanduser(home))
-    try:
-        return Path(pooch.os_cache("resnext_keras"))
-    except RuntimeError as error:
-        raise WeightsError(
-            "Expected a home for downloaded weights. Received: a user without one; set "
-            "RESNEXT_KERAS_HOME to a folder"
-        ) from error
-
-
-def downloads_forbidden() -> bool:
-    """Whether `RESNEXT_KERAS_OFFLINE` is set."""
-    return os.environ.get("RESNEXT_KERAS_OFFLINE", "").lower() not in NO
-
-
-def local_path(weight_set: WeightSet) -> Path | None:
-    """The path of a weight set's file on this machine; None if it is not here.
-
-    The file is looked for in the installed package or in `weights/` of a checkout, and
-    then in the cache. It is not verified.
-    """
-    folders = [SHIPPED]
-    with contextlib.suppress(WeightsError):
-        folders.append(cache_folder())
-    paths = [folder / weight_set.file for folder in folders]
-    return next((path for path in paths if os.path.isfile(path)), None)
 
 
 def fetch(weight_set: WeightSet) -> Path:
@@ -98,7 +52,7 @@ def fetch(weight_set: WeightSet) -> Path:
             An existing file is never changed.
     """
     _warn_of_licence(weight_set)
-    path = local_path(weight_set)
+    path = weight_set.path
     if path is None:
         return _download(weight_set)
     check_hash(weight_set, path, "Delete the file to download it again.")

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from resnext_keras.extras import optional
+from resnext_keras.weights.cache import downloads_forbidden
 from resnext_keras.weights.tensors import WeightsError
 
 HUB = "hf://"
@@ -51,8 +52,6 @@ class HubModel:
             ImportError: huggingface_hub is not installed.
             WeightsError: The file cannot be downloaded, or its hash is wrong.
         """
-        from resnext_keras.weights.download import downloads_forbidden
-
         file = file or self.file
         hub = optional("huggingface_hub", "hub")
         errors = optional("huggingface_hub.errors", "hub")

@@ -8,9 +8,17 @@ import csv
 import math
 from dataclasses import dataclass
 from importlib import resources
+from pathlib import Path
 
 from resnext_keras.images.preprocessing import Preprocessing
-from resnext_keras.models.specs import ARCHITECTURES, architecture_name, get_spec
+from resnext_keras.models.specs import (
+    ARCHITECTURES,
+    ResNeXtSpec,
+    architecture_name,
+    get_spec,
+)
+from resnext_keras.models.variables import count_parameters, variable_shapes
+from resnext_keras.weights.cache import local_path
 
 TABLE = resources.files("resnext_keras") / "weights" / "sets.csv"
 
@@ -95,6 +103,22 @@ class WeightSet:
         """Whether the licence forbids commercial use."""
         return "-NC-" in self.licence
 
+    @property
+    def is_default(self) -> bool:
+        """Whether `"imagenet"` names this set for its architecture."""
+        return self is default_set(self.architecture)
+
+    @property
+    def parameters(self) -> int:
+        """Number of parameters, batch-norm statistics included."""
+        spec = get_spec(self.architecture)
+        return count_parameters(variable_shapes(spec, classes=self.classes))
+
+    @property
+    def path(self) -> Path | None:
+        """The file on this machine, not verified; None before it is downloaded."""
+        return local_path(self.file)
+
 
 def _published() -> list[WeightSet]:
     """The rows of the table."""
@@ -172,11 +196,18 @@ BUNDLED = WeightSet(
 WEIGHT_SETS = {weight_set.name: weight_set for weight_set in (*_published(), BUNDLED)}
 
 
-def list_weights(model: str | None = None) -> list[str]:
+def list_weights(
+    model: ResNeXtSpec | str | None = None,
+    *,
+    permissive: bool = False,
+    local: bool = False,
+) -> list[str]:
     """Lists the names of the weight sets, for the argument `weights`.
 
     Args:
         model: Name of an architecture, to list only its sets; None for all.
+        permissive: Whether to list only sets whose licence allows commercial use.
+        local: Whether to list only sets whose file is on this machine.
 
     Returns:
         The full names, as in `"resnext50_32x4d.tv2_in1k"`.
@@ -189,7 +220,12 @@ def list_weights(model: str | None = None) -> list[str]:
         ['resnext152_32x4d.mm_in1k']
     """
     architecture = None if model is None else get_spec(model).name
-    return [weight_set.name for weight_set in sets_of(architecture)]
+    return [
+        weight_set.name
+        for weight_set in sets_of(architecture)
+        if not (permissive and weight_set.non_commercial)
+        and not (local and weight_set.path is None)
+    ]
 
 
 def as_registered(written: str) -> str:
@@ -239,7 +275,7 @@ def default_set(architecture: str) -> WeightSet | None:
 def names_of(weight_set: WeightSet) -> tuple[str, ...]:
     """Tag, full name and aliases of a set; also those with `imagenet` of a default."""
     names = (weight_set.tag, weight_set.name, *weight_set.aliases)
-    if weight_set is default_set(weight_set.architecture):
+    if weight_set.is_default:
         names += ("imagenet", f"{weight_set.architecture}.imagenet")
     return names
 

@@ -141,9 +141,7 @@ def test_only_traceback_shows_the_traceback(place):
     ],
 )
 def test_an_error_that_is_not_meant_for_users_has_its_type(monkeypatch, error, message):
-    monkeypatch.setattr(
-        "resnext_keras.models.flops.stage_costs", Mock(side_effect=error)
-    )
+    monkeypatch.setattr(rk, "stage_costs", Mock(side_effect=error))
     assert error_of("summary", "resnext11_8x4d") == f"Error: {message}"
 
 
@@ -152,7 +150,7 @@ def test_of_an_error_in_a_graph_the_cause_is_printed(monkeypatch):
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
     model.compile("sgd", "sparse_categorical_crossentropy")
     fit = Mock(side_effect=lambda *_: model.fit(np.ones((2, 3)), np.array([0, 9])))
-    monkeypatch.setattr("resnext_keras.models.flops.stage_costs", fit)
+    monkeypatch.setattr(rk, "stage_costs", fit)
     line = run("summary", "resnext11_8x4d", code=1).stderr.splitlines()[-1]
     assert line.startswith("Error: InvalidArgumentError: Received a label value of 9")
     assert line.endswith("(--traceback shows more)")

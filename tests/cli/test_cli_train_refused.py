@@ -143,7 +143,7 @@ def test_a_stopped_run_prints_how_to_continue(data, tmp_path, monkeypatch):
     callback = keras.callbacks.LambdaCallback(on_train_batch_begin=stop)
     stopping = functools.partial(rk.train, callbacks=callback)
     with monkeypatch.context() as patch:
-        patch.setattr("resnext_keras.training.trainer.train", stopping)
+        patch.setattr(rk, "train", stopping)
         result = run(*command, code=130)
     (line,) = result.stderr.splitlines()
     assert line == "Stopped; the same command with --resume continues the run."

@@ -4,8 +4,7 @@ import math
 
 import pytest
 
-from resnext_keras import ResNeXt, ResNeXt50
-from resnext_keras.models.flops import stage_costs
+from resnext_keras import ResNeXt, ResNeXt50, stage_costs
 
 
 def test_resnext50_costs_what_is_published():

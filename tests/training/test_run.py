@@ -26,7 +26,6 @@ from resnext_keras.training.recipes import RECIPES, adjusted
 from resnext_keras.training.run import open_run
 from resnext_keras.training.settings import Phase, Settings, finetune_phases
 from resnext_keras.weights.checkpoint import resolve
-from resnext_keras.weights.verify import verify_weights
 
 NAMES = ("dark", "light")
 
@@ -450,7 +449,7 @@ def test_weights_for_other_images_than_rgb_are_refused_before_anything_is_writte
     for function, arguments in (
         (rk.finetune, (tmp_path, tmp_path / "run")),
         (rk.load_classifier, ()),
-        (verify_weights, ()),
+        (rk.verify_weights, ()),
     ):
         with pytest.raises(rk.WeightsError, match=r"RGB images; .*grey.* has 1 input"):
             function(*arguments, **weights)

@@ -21,6 +21,7 @@ from pathlib import Path
 from unittest.mock import Mock
 
 import numpy as np
+import pooch
 import pytest
 from file_server import (
     CONTENT,
@@ -40,10 +41,16 @@ from file_server import (
 )
 from weight_files import TINY, assert_same, build, keras_values, numbers
 
-from resnext_keras import Preprocessing, WeightsError, load_classifier
+from resnext_keras import (
+    Preprocessing,
+    WeightsError,
+    fetch_weights,
+    load_classifier,
+)
 from resnext_keras.models.specs import ARCHITECTURES
+from resnext_keras.weights import cache as folders
 from resnext_keras.weights import download
-from resnext_keras.weights.download import fetch, local_path
+from resnext_keras.weights.download import fetch
 from resnext_keras.weights.registry import (
     BUNDLED,
     WEIGHT_SETS,
@@ -89,11 +96,11 @@ def wanted(server, cache):
 )
 def test_a_download_is_verified_kept_and_used_again(wanted, server, cache, hash_):
     wanted = dataclasses.replace(wanted, hash=hash_)
-    assert local_path(wanted) is None
+    assert wanted.path is None
     path = fetch(wanted)
     assert path == cache / FILE
     assert path.read_bytes() == CONTENT
-    assert fetch(wanted) == local_path(wanted) == path
+    assert fetch(wanted) == wanted.path == path
     assert server.requests == [f"/{FILE}"]
     assert stored(cache) == {FILE}
 
@@ -111,7 +118,7 @@ def test_a_wrong_hash_deletes_the_download(wanted, server, cache):
 
 
 def test_without_a_hash_it_has_to_be_a_file_of_the_network(server, cache):
-    content = local_path(BUNDLED).read_bytes()
+    content = BUNDLED.path.read_bytes()
     name = "unhashed.weights.h5"
     wanted = dataclasses.replace(BUNDLED, url=server.url(name), hash=None, file=name)
     for wrong in (b"<!DOCTYPE html><title>Log in</title>", content[:-100], b""):
@@ -348,7 +355,7 @@ def test_a_killed_download_leaves_nothing_under_the_name(
     os.kill(process.pid, signal.SIGKILL)
     process.join(60)
     assert process.exitcode == -signal.SIGKILL
-    assert local_path(wanted) is None
+    assert wanted.path is None
     assert stored(cache) == {FILE}  # the half, in its own folder
     assert part.is_file()
     assert fetch(wanted).read_bytes() == CONTENT
@@ -380,16 +387,28 @@ def test_a_full_disk_is_an_error_that_leaves_nothing(wanted, cache):
     assert stored(cache) == set()
 
 
+def test_several_sets_are_fetched_and_a_wrong_name_is_found_before(
+    wanted, server, cache, monkeypatch
+):
+    monkeypatch.setitem(WEIGHT_SETS, wanted.name, wanted)
+    with pytest.raises(WeightsError, match="Expected a weight set"):
+        fetch_weights([wanted.name, "nothing"])
+    assert not server.requests
+    assert fetch_weights([wanted.name, "digits"]) == [cache / FILE, BUNDLED.path]
+    assert fetch_weights(wanted.name) == [cache / FILE]
+    assert len(server.requests) == 1
+
+
 def test_bundled_files_are_found_before_those_of_the_cache(
     wanted, server, cache, monkeypatch
 ):
     in_cache = fetch(wanted)
     shipped = cache.with_name("shipped")
-    monkeypatch.setattr(download, "SHIPPED", shipped)
+    monkeypatch.setattr(folders, "SHIPPED", shipped)
     assert fetch(wanted) == in_cache
     shipped.mkdir()
     copy = Path(shutil.copy(in_cache, shipped))
-    assert fetch(wanted) == local_path(wanted) == copy
+    assert fetch(wanted) == wanted.path == copy
     assert len(server.requests) == 1
     with pytest.raises(WeightsError, match="Reinstall the package"):
         fetch(BUNDLED)
@@ -405,7 +424,7 @@ def test_an_installed_package_does_not_look_beside_itself(
     beside = tmp_path / "weights"
     beside.mkdir()
     monkeypatch.setattr(resources, "files", lambda package: tmp_path / package)
-    spec = importlib.util.spec_from_file_location("another", download.__file__)
+    spec = importlib.util.spec_from_file_location("another", folders.__file__)
     another = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(another)
     expected = bundled if installed else beside
@@ -416,7 +435,7 @@ def test_an_installed_package_does_not_look_beside_itself(
 def test_a_wrong_file_that_exists_is_refused_and_left_as_it_is(
     wanted, server, cache, monkeypatch, place
 ):
-    monkeypatch.setattr(download, "SHIPPED", cache.with_name("shipped"))
+    monkeypatch.setattr(folders, "SHIPPED", cache.with_name("shipped"))
     path = cache.with_name(place) / FILE
     path.parent.mkdir()
     path.write_bytes(b"something else")
@@ -432,7 +451,7 @@ def test_a_wrong_file_that_exists_is_refused_and_left_as_it_is(
 def test_a_file_that_cannot_be_read_is_named(wanted, monkeypatch):
     path = fetch(wanted)
     denied = PermissionError(errno.EACCES, "Permission denied", str(path))
-    monkeypatch.setattr(download.pooch, "file_hash", Mock(side_effect=denied))
+    monkeypatch.setattr(pooch, "file_hash", Mock(side_effect=denied))
     with pytest.raises(WeightsError, match="cannot be read: Permission") as error:
         fetch(wanted)
     assert str(path) in str(error.value)
@@ -444,7 +463,7 @@ def test_without_a_home_the_bundled_weights_work_and_others_say_what_to_set(
     """As in a container whose user has no entry in passwd."""
     home = Mock(side_effect=RuntimeError("could not determine the home directory"))
     monkeypatch.delenv("RESNEXT_KERAS_HOME")
-    monkeypatch.setattr(download.pooch, "os_cache", home)
+    monkeypatch.setattr(pooch, "os_cache", home)
     assert fetch(BUNDLED).is_file()
     with pytest.raises(WeightsError, match="without one; set RESNEXT_KERAS_HOME"):
         fetch(wanted)
@@ -454,9 +473,9 @@ def test_without_a_home_the_bundled_weights_work_and_others_say_what_to_set(
 def test_the_default_cache_is_that_of_the_user(monkeypatch, tmp_path):
     monkeypatch.delenv("RESNEXT_KERAS_HOME")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert download.cache_folder().name == "resnext_keras"
+    assert folders.cache_folder().name == "resnext_keras"
     monkeypatch.setenv("RESNEXT_KERAS_HOME", "~/weights")
-    assert download.cache_folder() == Path.home() / "weights"
+    assert folders.cache_folder() == Path.home() / "weights"
 
 
 # Networks of downloaded weights

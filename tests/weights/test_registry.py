@@ -13,6 +13,7 @@ from resnext_keras import (
     class_names,
     list_models,
     list_weights,
+    weights_info,
     weights_preprocessing,
 )
 from resnext_keras.models.specs import get_spec
@@ -156,6 +157,36 @@ def test_sets_are_listed_by_architecture():
     assert list_weights("resnext29_8x64d") == []
     with pytest.raises(ValueError, match="Did you mean resnext50_32x4d"):
         list_weights("resnet50")
+
+
+def test_sets_are_listed_by_licence_and_place():
+    permissive = list_weights("resnext101_32x8d", permissive=True)
+    assert permissive == ["resnext101_32x8d.tv2_in1k", "resnext101_32x8d.tv_in1k"]
+    assert list_weights(local=True) == ["resnext11_8x4d.digits"]
+
+
+def test_what_is_known_about_a_set_is_found_by_each_of_its_names(tmp_path):
+    for name in (
+        "resnext50_32x4d.tv2_in1k",
+        "ResNeXt50.TV2_IN1K",
+        "resnext50_32x4d",
+    ):
+        info = weights_info(name)
+        assert (info.name, info.licence) == (
+            "resnext50_32x4d.tv2_in1k",
+            "BSD-3-Clause",
+        )
+    assert (info.parameters, info.is_default, info.path) == (25_097_128, True, None)
+    digits = weights_info("digits")
+    assert (digits.parameters, digits.is_default) == (980_298, False)
+    assert digits.path.stat().st_size == digits.size_bytes
+    assert not weights_info("resnext50_32x4d.a1_in1k").is_default
+    with pytest.raises(WeightsError, match="Did you mean"):
+        weights_info("resnext50_32x4d.a9")
+    own = rk.ResNeXt("resnext11_8x4d", weights=None, classes=3)
+    own.save_weights(tmp_path / "own.weights.h5")
+    with pytest.raises(WeightsError, match=r"name of a weight set.*own\.weights"):
+        weights_info(str(tmp_path / "own.weights.h5"))
 
 
 @pytest.mark.parametrize(("architecture", "tag"), DEFAULTS.items())

@@ -10,10 +10,15 @@ from helpers import ROOT, reference_network
 from safetensors.numpy import save_file
 from weight_files import torch_state
 
-from resnext_keras import Preprocessing, WeightsError, class_names, read_image
+from resnext_keras import (
+    Preprocessing,
+    WeightsError,
+    class_names,
+    read_image,
+    verify_weights,
+)
 from resnext_keras.models.specs import get_spec
 from resnext_keras.weights import verify
-from resnext_keras.weights.verify import verify_weights
 
 
 @pytest.fixture(scope="module")
