@@ -80,7 +80,7 @@ class Classifier:
             )
         ]
 
-    def predict_files(
+    def predict_each(
         self,
         paths: str | os.PathLike | Iterable[str | os.PathLike],
         top: int = 5,

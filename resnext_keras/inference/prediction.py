@@ -130,7 +130,7 @@ def predict_files(
         classifier = replace(classifier, run=run)
     predictions = []
     with Progress("predicting", len(images)) as progress:
-        for path, result in classifier.predict_files(images, top, batch_size):
+        for path, result in classifier.predict_each(images, top, batch_size):
             if isinstance(result, ImageError):
                 skipped.append(result)
             else:

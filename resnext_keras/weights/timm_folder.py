@@ -53,7 +53,7 @@ classify("photo.jpg")
 import resnext_keras as rk
 
 classifier = rk.load_classifier(weights="FOLDER")  # for Keras
-dict(classifier.predict_files("photo.jpg"))
+dict(classifier.predict_each("photo.jpg"))
 ```
 
 `FOLDER` is the folder of this file. For a repository OWNER/NAME of the Hugging Face hub

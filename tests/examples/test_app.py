@@ -115,7 +115,7 @@ def test_a_photo_is_classified_and_explained(page, tmp_path):
     orientation[0x0112] = 6  # to be turned back
     photo.save(tmp_path / "digit.jpg", exif=orientation)
     classifier = rk.load_classifier(weights="digits")
-    ((_, expected),) = classifier.predict_files(tmp_path / "digit.jpg")
+    ((_, expected),) = classifier.predict_each(tmp_path / "digit.jpg")
     page = page("--weights", "digits")
     drop(page, tmp_path / "digit.jpg")
     classes = shown_classes(page)

@@ -10,11 +10,11 @@ from resnext_keras.images.read import ImageError
 def test_a_batch_has_at_least_one_image():
     classifier = load_classifier(weights="digits")
     with pytest.raises(ValueError, match="Received: batch_size=0"):
-        next(classifier.predict_files(["one.png"], batch_size=0))
+        next(classifier.predict_each(["one.png"], batch_size=0))
 
 
 @pytest.mark.tensorflow
 def test_one_path_is_one_file():
-    ((path, error),) = load_classifier(weights="digits").predict_files("gone.png")
+    ((path, error),) = load_classifier(weights="digits").predict_each("gone.png")
     assert path == "gone.png"
     assert isinstance(error, ImageError)

@@ -47,7 +47,7 @@ def timm_scores(network, photo):
 
 def our_scores(classifier, photo, tmp_path):
     photo.save(tmp_path / "photo.png")
-    ((_, predictions),) = classifier.predict_files(tmp_path / "photo.png", top=1000)
+    ((_, predictions),) = classifier.predict_each(tmp_path / "photo.png", top=1000)
     scores = {name: score for _, name, score in predictions}
     return [scores[name] for name in classifier.class_names]
 

@@ -39,7 +39,7 @@ def test_predictions_are_those_of_predict(evaluation, classifier):
     some = evaluation.dataset.names[::6]
     scored, names = evaluation.predictions, evaluation.dataset.class_names
     assert evaluation.preprocessing == classifier.preprocessing
-    predicted_files = classifier.predict_files(some, top=10)
+    predicted_files = classifier.predict_each(some, top=10)
     for number, (path, predictions) in zip(
         range(0, len(scored), 6), predicted_files, strict=True
     ):

@@ -138,7 +138,7 @@ def test_a_run_and_its_model_file_separate_the_classes(done, data):
     _, result, _ = done
     classifier = rk.load_classifier(weights=result.folder)
     paths = [data / "val" / name / "0.png" for name in NAMES]
-    best = [name for _, ((_, name, _),) in classifier.predict_files(paths, top=1)]
+    best = [name for _, ((_, name, _),) in classifier.predict_each(paths, top=1)]
     assert best == ["dark", "light"]
     assert classifier.class_names == NAMES
     images = np.random.default_rng(1).normal(size=(2, 32, 32, 3)).astype("float32")

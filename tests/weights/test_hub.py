@@ -143,7 +143,7 @@ def test_a_run_is_pushed_and_used_from_the_hub(hub, environment, tmp_path, photo
 
     predict = ("predict", tmp_path / "photo.png", "--weights", "hf://me/pushed")
     answer = json.loads(python(environment, *command, *predict, "--json").stdout)
-    ((_, expected),) = rk.load_classifier(weights=folder).predict_files(
+    ((_, expected),) = rk.load_classifier(weights=folder).predict_each(
         tmp_path / "photo.png"
     )
     scores = {item["name"]: item["score"] for item in answer[0]["predictions"]}

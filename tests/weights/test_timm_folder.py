@@ -54,7 +54,7 @@ def test_mean_and_deviation_arrive_everywhere(folder, photo, tmp_path, relative_
     wanted = expected_scores(folder, photo)
     classifier = rk.load_classifier(weights=folder)
 
-    ((_, predicted),) = classifier.predict_files(photo)
+    ((_, predicted),) = classifier.predict_each(photo)
     ((_, named),) = rk.predict_files(photo, weights=folder).predictions
     evidence = rk.explain(photo, weights=folder, top=3).classes
     for found in (
