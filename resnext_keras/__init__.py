@@ -94,7 +94,6 @@ __all__ = [
     "preprocess_input",
     "push_to_hub",
     "quantize",
-    "quantize_model",
     "read_image",
     "save_timm",
     "search",
@@ -121,7 +120,7 @@ if TYPE_CHECKING:
     from resnext_keras.inference.fold import fold_batch_norm
     from resnext_keras.inference.prediction import predict_files
     from resnext_keras.inference.predictor import Predictor
-    from resnext_keras.inference.quantization import quantize, quantize_model
+    from resnext_keras.inference.quantization import quantize
     from resnext_keras.models.backbone import feature_pyramid, freeze
     from resnext_keras.models.flops import stage_costs
     from resnext_keras.training.evaluation import Evaluation, evaluate
@@ -173,7 +172,6 @@ _LAZY = {
     "preprocess_input": "images.preprocessing",
     "push_to_hub": "weights.push",
     "quantize": "inference.quantization",
-    "quantize_model": "inference.quantization",
     "read_image": "images.read",
     "save_timm": "weights.timm_folder",
     "search": "features.similarity",

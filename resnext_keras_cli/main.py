@@ -15,7 +15,6 @@ from resnext_keras_cli.messages import in_one_line
 from resnext_keras_cli.options import examples
 from resnext_keras_cli.predict import predict
 from resnext_keras_cli.push import push
-from resnext_keras_cli.quantize import quantize
 from resnext_keras_cli.recipes import recipes
 from resnext_keras_cli.search import search
 from resnext_keras_cli.start import print_progress, ready_streams
@@ -77,7 +76,6 @@ for command in (
     list_,
     recipes,
     export,
-    quantize,
     push,
     weights,
 ):

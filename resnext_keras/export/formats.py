@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from resnext_keras.arguments import positive_integer
-from resnext_keras.classifier import load_classifier
+from resnext_keras.classifier import Classifier, load_classifier
 from resnext_keras.export.files import (
     check_writer,
     export_file,
@@ -18,6 +18,7 @@ from resnext_keras.export.files import (
     output_model,
 )
 from resnext_keras.export.saved_model import EARLIER, export_saved_model
+from resnext_keras.images.labels import THRESHOLD
 from resnext_keras.images.read import SAMPLE_PHOTO
 from resnext_keras.inference.engines import is_installed
 from resnext_keras.inference.prediction import sample_images
@@ -72,12 +73,16 @@ class ExportedModel:
         difference: Largest difference of an output from Keras, divided by the
             largest output; None if the format's runtime is not installed.
         seconds: Time for one image in a batch of up to 8; None likewise.
+        top1: Share of the images with the top-1 class of the Keras model, 0 to 1; for
+            several labels an image, with the same labels. None likewise, and without a
+            classifier.
     """
 
     path: Path
     size_bytes: int
     difference: float | None = None
     seconds: float | None = None
+    top1: float | None = None
 
 
 @dataclass(frozen=True)
@@ -184,9 +189,10 @@ def export_model(
         else:
             output_directory(format_.path(base), overwrite, EARLIER)
     samples, skipped = sample_images(images or [SAMPLE_PHOTO], checkpoint.preprocessing)
-    network = load_classifier(
+    classifier = load_classifier(
         weights=checkpoint, include_top=not backbone, any_size=any_size
-    ).model
+    )
+    network = classifier.model
     expected = network.predict(samples, batch_size=32, verbose=0)
     models, common = {}, {"weights": checkpoint, "overwrite": overwrite}
     for number, (name, format_) in enumerate(chosen.items(), 1):
@@ -200,7 +206,7 @@ def export_model(
             export_file(network, path, precision, calibration, **options)
         else:
             export_saved_model(network, path, top=top, **common)
-        models[name] = _compared(format_, path, samples, expected)
+        models[name] = _compared(format_, path, samples, expected, classifier)
         seconds = time.monotonic() - start
         logger.info(f"{name} written and compared in {seconds:.1f} s")
     skipped += [f"{name}: it needs images to calibrate with" for name in left_out]
@@ -232,7 +238,7 @@ def _base(output, name: str, formats: Iterable[Format]) -> str | Path:
 
 
 def _compared(
-    format_: Format, path: Path, images: np.ndarray, expected
+    format_: Format, path: Path, images: np.ndarray, expected, classifier: Classifier
 ) -> ExportedModel:
     """Runs an exported model if its runtime is installed, and compares the outputs."""
     files = path.rglob("*") if path.is_dir() else (path, *files_beside(path))
@@ -240,8 +246,20 @@ def _compared(
     if not is_installed(format_.engine, path):
         return ExportedModel(path, size)
     predict = Predictor(path, format_.engine)
-    difference = _largest_difference(predict(images), expected)
-    return ExportedModel(path, size, difference, seconds_per_image(predict, images))
+    outputs = predict(images)
+    difference, top1 = _largest_difference(outputs, expected), None
+    if classifier.class_names:
+        classes = [_classes(s, classifier.is_multi_label) for s in (outputs, expected)]
+        top1 = float((classes[0] == classes[1]).all(-1).mean())
+    seconds = seconds_per_image(predict, images)
+    return ExportedModel(path, size, difference, seconds, top1)
+
+
+def _classes(scores: np.ndarray, is_multi_label: bool) -> np.ndarray:
+    """The class of each image, (n, 1); of sigmoids which it has, (n, classes)."""
+    if is_multi_label or scores.shape[-1] == 1:
+        return scores >= THRESHOLD
+    return scores.argmax(-1, keepdims=True)
 
 
 def _largest_difference(outputs, expected) -> float:

@@ -50,10 +50,11 @@ def rows(result):
 
 def test_a_saved_model_needs_only_a_name():
     done = run("export", "digits", "--top", 2)
-    size, unit, difference, time, _, path = rows(done)["saved_model"]
+    size, unit, difference, top1, time, _, path = rows(done)["saved_model"]
     assert (unit, path) == ("MB", "resnext11_8x4d.digits")
     assert 4 < float(size) < 5
     assert float(difference) < 1e-5
+    assert top1 == "100.0%"
     assert float(time) > 0
     assert "for a photo of a cat" in done.stdout
     card = card_of(path)
@@ -100,7 +101,28 @@ def test_the_difference_from_keras_is_a_share_of_the_largest_output(monkeypatch)
 
     monkeypatch.setattr(rk.Predictor, "__call__", inexact)
     (exported,) = rk.export_model("digits", backbone=True).models.values()
+    assert exported.top1 is None
     assert exported.difference == pytest.approx(0.01, rel=1e-3)
+
+
+@pytest.mark.parametrize("classes", [10, 1])
+def test_the_top1_classes_are_compared_with_those_of_keras(
+    images, monkeypatch, classes
+):
+    """A single output is a probability: its class changes at 0.5."""
+    network = rk.ResNeXt("resnext11_8x4d", weights=None, classes=classes)
+    network.save_weights("own.weights.h5")
+    predict = rk.Predictor.__call__
+
+    def wrong_for_one(self, images):
+        outputs = np.array(predict(self, images))
+        others = np.roll(outputs[0], 1) if classes > 1 else 1 - outputs[0]
+        outputs[0] = others
+        return outputs
+
+    monkeypatch.setattr(rk.Predictor, "__call__", wrong_for_one)
+    (exported,) = rk.export_model("own.weights.h5", images).models.values()
+    assert exported.top1 == 7 / 8
 
 
 def test_all_formats_are_without_int8_where_there_are_no_images(monkeypatch):

@@ -193,15 +193,11 @@ def test_wrong_weights_give_one_line(digit, arguments, message):
         (["explain", "--model", "gone.jpg"], "no such file"),
         (["explain", "--model", "text.jpg"], "a file that begins with b'no image'"),
         (["explain", "--model", "one.png", "--class", "tabi"], "Did you mean tabby"),
-        (["quantize", "gone.jpg"], "None of the images can be read"),
         (["export", "text.jpg"], "None of the images can be read"),
     ],
 )
-def test_a_typo_costs_no_download(tmp_path, monkeypatch, arguments, message):
+def test_a_typo_costs_no_download(tmp_path, arguments, message):
     """A download would be another error, since tests are offline."""
-    monkeypatch.setattr(
-        "resnext_keras.inference.quantization.check_converter", lambda: None
-    )
     (tmp_path / "text.jpg").write_text("no image")
     Image.new("RGB", (40, 40)).save("one.png")
     os.mkdir("empty")

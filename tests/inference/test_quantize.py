@@ -8,11 +8,9 @@ from unittest.mock import Mock
 import keras
 import numpy as np
 import pytest
-from click.testing import CliRunner
 from elsewhere import randomised
 from helpers import GOLDEN, dtype_policy
 from keras import layers
-from PIL import Image
 from random_state import draw_images
 from sklearn.datasets import load_digits
 from weight_files import EVERY_OPTION, SMALLEST, TINY, build
@@ -27,8 +25,6 @@ from resnext_keras import (
 )
 from resnext_keras.classifier import load_classifier
 from resnext_keras.digits import as_network_sees, held_out_digits
-from resnext_keras.inference.quantization import compare_predictions
-from resnext_keras_cli.main import group
 
 pytestmark = pytest.mark.tensorflow
 
@@ -192,37 +188,6 @@ def test_convolutions_but_the_first_are_int8_with_a_scale_for_each_filter(
     assert all([filters] == scales for filters, scales in kernels.values())
 
 
-def test_logits_are_compared():
-    logits = np.random.default_rng(0).normal(size=(6, 4)) * 9
-    scores = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
-
-    def other(images):  # other logits for one image, those of the rest moved
-        changed = scores.copy()
-        changed[0] = changed[0, ::-1]
-        return changed
-
-    found = compare_predictions(lambda images: scores, other, IMAGES)
-    assert found.top1 == pytest.approx(5 / 6)
-    left, right = (
-        np.concatenate([row - row.mean() for row in rows])
-        for rows in (logits, [logits[0][::-1], *logits[1:]])
-    )
-    assert found.correlation == pytest.approx(np.corrcoef(left, right)[0, 1])
-    assert len(found.seconds) == 2
-
-
-@pytest.mark.parametrize("classes", [1, 4])
-def test_sigmoids_are_compared_by_the_classes_that_are_present(classes):
-    logits = np.random.default_rng(0).normal(size=(6, classes)) * 3 + 8 * (classes == 1)
-    other = logits + np.random.default_rng(1).normal(size=logits.shape) * 0.01
-    other[0, 0] *= -1
-    scores, others = 1 / (1 + np.exp(-logits)), 1 / (1 + np.exp(-other))
-    found = compare_predictions(lambda _: scores, lambda _: others, IMAGES)
-    assert found.top1 == pytest.approx(5 / 6)
-    expected = np.corrcoef(logits.ravel(), other.ravel())[0, 1]
-    assert found.correlation == pytest.approx(expected)
-
-
 # What is refused; nothing is then written.
 
 
@@ -245,7 +210,6 @@ def test_a_missing_package_is_named_with_the_extra(
         monkeypatch.setitem(sys.modules, name, sys)  # as if it were installed
     monkeypatch.setitem(sys.modules, package, None)
     refused(rf"{package} .*resnext-keras\[fast\]", model, error=ImportError)
-    assert "resnext-keras[fast]" in run("digits", "x.png", code=1).stderr
 
 
 def test_wrong_images_are_refused(model, refused):
@@ -291,63 +255,3 @@ def test_nothing_is_left_of_what_fails(model, refused, monkeypatch):
         fails = Mock(side_effect=error)
         monkeypatch.setattr(quantization, "quantize_static", fails)
         refused(str(error), model, error=type(error))
-
-
-# The command.
-
-
-@pytest.fixture
-def folder(digits, tmp_path):
-    """A folder of images, of a broken one, and of a text."""
-    images = tmp_path / "images" / "more"
-    images.mkdir(parents=True)
-    for number, image in enumerate(digits[1][:9]):
-        Image.fromarray(image).save(images / f"{number}.PNG")
-    (images / "broken.png").write_text("no image")
-    (images / "notes.txt").write_text("no image")
-    return images.parent
-
-
-def run(*arguments, code=0):
-    result = CliRunner().invoke(group, ["quantize", *map(str, arguments)])
-    assert result.exit_code == code, result.output
-    return result
-
-
-@pytest.mark.parity
-@pytest.mark.filterwarnings("ignore")  # what the libraries say to each other
-def test_the_command_writes_a_file_and_prints_a_comparison(folder, tmp_path):
-    target = tmp_path / "digits.onnx"
-    done = run("digits", folder, "-o", target)
-    assert done.stdout.startswith(f"{target}\n")
-    assert "3.9 MB" in done.stdout
-    assert "1.1 MB" in done.stdout
-    assert "The same top-1 class for 100.0% of 9 images" in done.stdout
-    assert float(done.stdout.rstrip(".\n").rpartition(" ")[2]) > 0.99
-    assert "Skipped: Expected an image" in done.stderr
-    assert "broken.png" in done.stderr
-    assert "notes.txt" not in done.stderr
-    assert Predictor(target)(IMAGES).shape == (5, 10)
-    before = target.read_bytes()
-    assert "--overwrite" in run("digits", folder, "-o", target, code=1).stderr
-    assert target.read_bytes() == before
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["resnet50", "."], "Did you mean resnext50_32x4d"),
-        (["nothing", "."], "`resnext-keras weights list`"),
-        (["digits", "."], "images or folders with images. Received: '.'"),
-        (["digits", "absent.png"], "None of the images can be read"),
-        (["digits", ".", "-o", "x.bin"], "ends in .onnx"),
-    ],
-)
-def test_bad_arguments_give_one_line(arguments, message, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    for name in PACKAGES:
-        monkeypatch.setitem(sys.modules, name, sys)  # as if it were installed
-    result = run(*arguments, code=1)
-    assert message in result.stderr.splitlines()[-1]
-    assert result.stdout == ""
-    assert not list(tmp_path.iterdir())
