@@ -3,20 +3,11 @@
 import re
 
 WORDS = (
-    (
-        re.compile(
-            r"\b(overwrite|resume|allow_changed|include_training|int8_io)=True\b"
-        ),
-        lambda match: "--" + match[1].replace("_", "-"),
-    ),
-    (re.compile(r"`int8_io`"), "--int8-io"),
+    (re.compile(r"\b(\w+)=True\b"), lambda match: "--" + match[1].replace("_", "-")),
     (re.compile(r"\blist_models\(\)"), "`resnext-keras list`"),
     (re.compile(r"\blist_weights\(\)"), "`resnext-keras weights list`"),
-    (re.compile(r", or include_top=False"), ""),
-    (
-        re.compile(r"None for random weights (\(.*?\)), (a weight file.*?/NAME)"),
-        r"\2 \1",
-    ),
+    # No option of a command.
+    (re.compile(r", or (include_top=False|None for random weights)"), ""),
     # An argument of Python may be an option or an argument of the command.
     (re.compile(r"\bReceived: (?:model|weights)="), "Received: "),
     (re.compile(r"\b(model|weights)='([^']*)'"), r"--\1 \2"),

@@ -161,7 +161,7 @@ def export_model(
     chosen = _formats(formats)
     if int8_io and "litert-int8" not in chosen:
         raise ValueError(
-            "Expected `formats` with litert-int8 for `int8_io`. "
+            "Expected litert-int8 among the formats. "
             f"Received: int8_io=True, formats={formats!r}"
         )
     for name, format_ in chosen.items():

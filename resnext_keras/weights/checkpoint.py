@@ -588,12 +588,17 @@ def _no_such_set(
     sets = sets_of(architecture)
     names = list(dict.fromkeys(n for weight_set in sets for n in names_of(weight_set)))
     hint = did_you_mean(weights, names if architecture else [*names, *ARCHITECTURES])
+    files = "a weight file, the folder of a training run or of timm"
     if architecture is None:
-        expected = "a weight set (see list_weights())"
+        expected = f"a weight set (see list_weights()), {files}, or {HUB}OWNER/NAME"
     elif sets:
-        expected = f"a weight set of {architecture!r} ({_names(sets)})"
+        which = f"of {architecture!r} ({_names(sets)})"
+        expected = f"a weight set {which}, {files}, or {HUB}OWNER/NAME"
     else:
-        expected = f"None for random weights ({architecture!r} has no weight set)"
+        expected = (
+            f"{files}, {HUB}OWNER/NAME, or None for random weights ({architecture!r} "
+            "has no weight set)"
+        )
     if named and architecture is None:
         listed = few(weight_set.name for weight_set in named)
         hint = f" Several sets have this name; add the architecture: {listed}."
@@ -601,11 +606,7 @@ def _no_such_set(
         hint = f" This is the name of {_names(named)}."
     elif tag == "imagenet" and sets and sets[0].non_commercial:
         hint = f" No set is the default, as {sets[0].licence} forbids commercial use."
-    return WeightsError(
-        f"Expected {expected}, a weight file, the folder of a training run or of timm, "
-        f"or hf://OWNER/NAME.{hint} "
-        f"Received: weights={weights!r}"
-    )
+    return WeightsError(f"Expected {expected}.{hint} Received: weights={weights!r}")
 
 
 def _names(sets: list[WeightSet]) -> str:

@@ -170,7 +170,10 @@ def test_a_missing_package_is_named_before_anything_is_built(monkeypatch):
         (["nothing"], "`resnext-keras weights list`"),
         (["digits", "empty"], "images or folders with images. Received: 'empty'"),
         (["digits", "--format", "litert-int8"], "Expected images to calibrate int8"),
-        (["digits", "--int8-io"], "Expected `formats` with litert-int8 for --int8-io"),
+        (
+            ["digits", "--int8-io"],
+            "Expected litert-int8 among the formats. Received: --int8-io",
+        ),
         (["digits", "-o", "no/folder"], "existing folder"),
         (
             ["digits", "-o", "full/mine", "--overwrite"],

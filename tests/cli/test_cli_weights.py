@@ -63,6 +63,8 @@ def test_show_prints_what_is_known():
     assert row["url"].endswith(WEIGHT_SETS[row["name"]].file)
     for command in ("show", "fetch"):
         assert "Did you mean" in error_of("weights", command, "resnext50_32x4d.a9")
+    none = error_of("weights", "show", "resnext29_8x64d")
+    assert "hf://OWNER/NAME ('resnext29_8x64d' has no weight set)" in none
 
 
 def test_fetch_prints_where_the_files_lie(monkeypatch, tmp_path):
