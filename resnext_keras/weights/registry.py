@@ -1,7 +1,7 @@
 """The table of weight sets.
 
-The published sets are the rows of `sets.csv`. Its column `evaluations` has an entry
-for each image size, `size/crop_pct top1/top5 source`, in pixels and percent.
+The published sets are the rows of `sets.csv`. `accuracy.csv` has a row for each image
+size that a set was evaluated at, the best last: size in pixels, accuracy in percent.
 """
 
 import csv
@@ -20,7 +20,7 @@ from resnext_keras.models.specs import (
 from resnext_keras.models.variables import count_parameters, variable_shapes
 from resnext_keras.weights.cache import local_path
 
-TABLE = resources.files("resnext_keras") / "weights" / "sets.csv"
+FOLDER = resources.files("resnext_keras") / "weights"
 
 SUFFIXES = {"torch": ".pth", "safetensors": ".safetensors", "keras-applications": ".h5"}
 
@@ -120,24 +120,30 @@ class WeightSet:
         return local_path(self.file)
 
 
+def _rows(table: str) -> list[dict[str, str]]:
+    with (FOLDER / table).open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
 def _published() -> list[WeightSet]:
-    """The rows of the table."""
-    with TABLE.open(encoding="utf-8", newline="") as file:
-        return [_weight_set(row) for row in csv.DictReader(file)]
+    """The rows of the tables."""
+    evaluations = {}
+    for row in _rows("accuracy.csv"):
+        evaluations.setdefault(row["name"], []).append(_evaluation(row))
+    return [_weight_set(row, evaluations) for row in _rows("sets.csv")]
 
 
-def _weight_set(row: dict[str, str]) -> WeightSet:
-    classes = int(row["classes"]) or None
+def _weight_set(
+    row: dict[str, str], evaluations: dict[str, list[PublishedAccuracy]]
+) -> WeightSet:
+    classes = int(row["classes"]) if row["classes"] else None
     return WeightSet(
         architecture=row["architecture"],
         tag=row["tag"],
         format=row["format"],
         file=_file_name(row),
         licence=row["licence"],
-        evaluations=tuple(
-            _evaluation(entry, row["interpolation"])
-            for entry in row["evaluations"].split(";")
-        ),
+        evaluations=tuple(evaluations[f"{row['architecture']}.{row['tag']}"]),
         source=row["source"],
         aliases=tuple(row["aliases"].split()),
         url=row["url"],
@@ -157,18 +163,16 @@ def _file_name(row: dict[str, str]) -> str:
     return last
 
 
-def _evaluation(entry: str, interpolation: str) -> PublishedAccuracy:
-    """`"224/0.95 80.526/94.458 timm"`, or `"224/0.95"` without figures."""
-    view, *figures = entry.split()
-    size, crop_pct = view.split("/")
+def _evaluation(row: dict[str, str]) -> PublishedAccuracy:
+    size = int(row["size"])
     # crop_pct is size / resize; timm and torchvision round down too.
-    resize = math.floor(int(size) / float(crop_pct))
-    preprocessing = Preprocessing(int(size), resize, interpolation)
-    if not figures:
-        return PublishedAccuracy(preprocessing)
-    accuracies, source = figures
-    top1, _, top5 = accuracies.partition("/")
-    return PublishedAccuracy(preprocessing, _share(top1), _share(top5), source)
+    resize = math.floor(size / float(row["crop_pct"]))
+    return PublishedAccuracy(
+        Preprocessing(size, resize, row["interpolation"]),
+        _share(row["top1"]),
+        _share(row["top5"]),
+        row["measured_by"] or None,
+    )
 
 
 def _share(percent: str) -> float | None:
