@@ -74,4 +74,4 @@ def test_the_lines_about_engines_run_in_order(folder):
     pytest.importorskip("openvino")
     assert len(run_all(OF_ENGINES)) == 2
     assert Path("resnext50.int8.xml").exists()
-    assert Path("photos.int8.onnx").exists()
+    assert Path("resnext50_32x4d.tv2_in1k.int8.onnx").exists()
