@@ -84,9 +84,9 @@ class Progress:
             )
 
 
-def tracked(items: Iterable, what: str, unit="images", total=None) -> Iterator:
+def tracked(items: Iterable, what: str, total: int | None = None) -> Iterator:
     """Yields the items, and shows how many of `total`, by default all, are done."""
-    with Progress(what, len(items) if total is None else total, unit=unit) as progress:
+    with Progress(what, len(items) if total is None else total) as progress:
         for item in items:
             yield item
             progress.update()

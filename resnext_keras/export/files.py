@@ -13,11 +13,6 @@ import numpy as np
 
 from resnext_keras.export.model_card import make_model_card
 from resnext_keras.images.preprocessing import Preprocessing
-from resnext_keras.inference.calibration import (
-    check_converter,
-    checked_images,
-    quantize_file,
-)
 from resnext_keras.inference.engines import (
     OPENVINO_FLOAT32,
     check_fits,
@@ -29,6 +24,11 @@ from resnext_keras.inference.engines import (
 )
 from resnext_keras.inference.errors import errors_in_one_line
 from resnext_keras.inference.fold import fold_batch_norm
+from resnext_keras.inference.quantization import (
+    check_converter,
+    checked_images,
+    quantize_file,
+)
 from resnext_keras.io import atomic_write, output_file
 from resnext_keras.models.graph import head_activation, plain_graph
 from resnext_keras.models.runtime import check_backend

@@ -14,11 +14,6 @@ import numpy as np
 
 from resnext_keras.arguments import positive_integer
 from resnext_keras.classifier import load_classifier
-from resnext_keras.inference.calibration import (
-    check_converter,
-    checked_images,
-    quantized,
-)
 from resnext_keras.inference.engines import (
     ENGINES,
     FILES,
@@ -35,6 +30,11 @@ from resnext_keras.inference.engines import (
 )
 from resnext_keras.inference.errors import errors_in_one_line
 from resnext_keras.inference.fold import fold_batch_norm
+from resnext_keras.inference.quantization import (
+    check_converter,
+    checked_images,
+    quantized,
+)
 from resnext_keras.models.runtime import check_backend, has_fast_bfloat16
 from resnext_keras.weights.tensors import WeightsError
 

@@ -14,7 +14,7 @@ import keras
 from keras import layers
 
 from resnext_keras.models.batch_norm import BatchNormalization
-from resnext_keras.models.data_format import channel_axis
+from resnext_keras.models.data_format import channels_first
 from resnext_keras.models.layers import Conv2D, GroupedConv2D, MaxPooling2D
 from resnext_keras.models.specs import SE_REDUCTION
 
@@ -58,7 +58,10 @@ def conv_bn(x, filters, kernel_size, *, name, stride=1, groups=1, dilation=1):
     # PyTorch's momentum 0.1 is the weight of the new batch; Keras' 0.9 is that of the
     # running average.
     return BatchNormalization(
-        axis=channel_axis(), momentum=0.9, epsilon=1e-5, name=f"{name}_bn"
+        axis=1 if channels_first() else -1,
+        momentum=0.9,
+        epsilon=1e-5,
+        name=f"{name}_bn",
     )(x)
 
 

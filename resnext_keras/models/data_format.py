@@ -9,11 +9,6 @@ def channels_first() -> bool:
     return keras.config.image_data_format() == "channels_first"
 
 
-def channel_axis() -> int:
-    """Axis of the channels in a batch."""
-    return 1 if channels_first() else -1
-
-
 def image_shape(
     height: int | None, width: int | None, channels: int = 3
 ) -> tuple[int | None, ...]:
