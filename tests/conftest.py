@@ -218,7 +218,13 @@ def refused(monkeypatch):
 
 
 def no_model_may_be_built(*args, **options):
-    pytest.fail("a layer was built before the weights were checked")
+    pytest.fail("a layer was built before the arguments were checked")
+
+
+@pytest.fixture
+def no_model(monkeypatch):
+    """No network of the package may be built."""
+    monkeypatch.setattr(keras.layers.Conv2D, "__init__", no_model_may_be_built)
 
 
 @pytest.fixture

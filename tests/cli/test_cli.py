@@ -36,7 +36,7 @@ def test_the_demo_draws_predictions_and_replaces_only_its_own_sheet(
     assert "--overwrite" in error_of("demo", "-o", sheet.name)
     with monkeypatch.context() as patch:
         stop = Mock(side_effect=KeyboardInterrupt)
-        patch.setattr("resnext_keras.digits.contact_sheet", stop)
+        patch.setattr(Image.Image, "save", stop)
         run("demo", "-o", sheet.name, "--overwrite", code=1)
     assert sheet.read_text() == "earlier"
     text = run("demo").stdout

@@ -155,9 +155,8 @@ def test_all_formats_at_once(images):
     assert "broken.png" in done.stderr
 
 
-def test_a_missing_package_is_named_before_anything_is_built(monkeypatch):
+def test_a_missing_package_is_named_before_anything_is_built(monkeypatch, no_model):
     monkeypatch.setitem(sys.modules, "openvino", None)
-    monkeypatch.setattr("resnext_keras.export.formats.load_classifier", None)
     arguments = ("--format", "saved_model", "--format", "openvino")
     assert "resnext-keras[fast]" in error_of("export", "digits", *arguments)
     assert os.listdir() == []
@@ -183,9 +182,8 @@ def test_a_missing_package_is_named_before_anything_is_built(monkeypatch):
         (["digits", "--format", "openvino", "-o", "mine"], "Received: 'mine.bin'"),
     ],
 )
-def test_wrong_arguments_give_one_line(arguments, message, monkeypatch):
+def test_wrong_arguments_give_one_line(arguments, message, monkeypatch, no_model):
     monkeypatch.setitem(sys.modules, "openvino", sys)  # as if it were installed
-    monkeypatch.setattr("resnext_keras.export.formats.load_classifier", None)
     os.mkdir("empty")
     os.mkdir("full")
     for name in ("full/mine", "mine.bin", "mine.tflite"):

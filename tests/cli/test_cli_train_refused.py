@@ -94,9 +94,8 @@ def test_a_run_has_not_the_name_of_published_weights(data, monkeypatch, name):
     ],
 )
 def test_wrong_options_are_refused_before_anything_is_built(
-    data, tmp_path, options, message, monkeypatch
+    data, tmp_path, options, message, no_model
 ):
-    monkeypatch.setattr("keras.layers.Conv2D.__init__", pytest.fail)
     output = ("-o", tmp_path / "run", "--model", "tiny")
     assert message in error_of("train", data, *output, *options)
     assert not (tmp_path / "run").exists()

@@ -12,13 +12,15 @@ from weight_files import torch_state
 
 from resnext_keras import (
     Preprocessing,
+    ResNeXt,
     WeightsError,
     class_names,
+    preprocess_input,
     read_image,
     verify_weights,
 )
+from resnext_keras.images.read import SAMPLE_PHOTO
 from resnext_keras.models.specs import get_spec
-from resnext_keras.weights import verify
 
 
 @pytest.fixture(scope="module")
@@ -102,16 +104,13 @@ def test_a_file_of_another_architecture_hash_or_count_of_classes_is_refused(
         verify_weights("digits")
 
 
-def test_the_photo_is_read_as_the_weights_need_it(monkeypatch):
-    calls = []
-
-    def read(photo, preprocessing):
-        calls.append((photo.name, preprocessing))
-        return read_image(photo, preprocessing)
-
-    monkeypatch.setattr(verify, "read_image", read)
+def test_the_logits_are_those_of_the_photo_read_as_the_weights_need_it():
     verification = verify_weights("digits")
-    assert calls == [("chelsea.jpg", Preprocessing(32, (8, 32)))]
     assert verification.parameters == 980_298
-    assert verification.outputs.shape == (1, 10)
-    assert verification.top1 in class_names("digits")
+    images = preprocess_input(
+        read_image(SAMPLE_PHOTO, Preprocessing(32, (8, 32)))[None]
+    )
+    network = ResNeXt("resnext11_8x4d", weights="digits", classes=10)
+    scores = np.exp(verification.outputs) / np.exp(verification.outputs).sum()
+    np.testing.assert_allclose(scores, network.predict(images, verbose=0), rtol=1e-4)
+    assert verification.top1 == class_names("digits")[scores.argmax()]
