@@ -32,12 +32,12 @@ class Classifier:
         model: A `keras.Model` that takes preprocessed images and gives scores, or
             feature maps without a classifier.
         preprocessing: How images are read for the model.
-        class_names: Name of each class; empty for a network without classifier. With
-            one output, it is the probability of the second of two classes.
+        class_names: Name of each class; empty for a network without classifier. A
+            network with one output has two names: it gives the score of the second.
         weights: Name of the weight set, path of the file, or folder of the
             training run.
-        is_multi_label: Whether an image has each class whose score is 0.5 or more,
-            and may have no class or several.
+        is_multi_label: Whether an image may have no class or several: all those with
+            a score of 0.5 or more.
         run: Function that runs the model on a batch, as a `Predictor`; None for the
             model itself.
     """

@@ -95,7 +95,8 @@ def export_file(
             zero point of each; `Predictor` converts from and to float32.
         weights: The weights that the model was built with: full name of a weight set,
             path of a file of a listed architecture, or folder of a training run,
-            for the defaults of the next three; None for other weights.
+            which give the defaults of `preprocessing`, `class_names` and `licence`;
+            None for other weights.
         preprocessing: How images are read; see `export_saved_model`.
         class_names: Name of each class; see `export_saved_model`.
         licence: SPDX identifier of the weights' licence; None for that of `weights`.

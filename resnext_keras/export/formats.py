@@ -134,17 +134,17 @@ def export_model(
             first also with `-float16` or `-int8`, as in `"onnx-int8"`. Or `"all"`,
             without int8 if there are no images.
         output: Path of the files without their endings; for a saved_model this is its
-            folder. Or an existing folder to write into. None for files in the current
-            folder that are named after the weights; of a run or timm's folder beside
-            it, with `.export`.
+            folder. Or an existing folder to write into. None for the name of the
+            weights, in the current folder; for the folder of a run or of timm's files
+            `FOLDER.export`, beside it.
         backbone: Whether to leave out the classifier.
         any_size: Whether the network takes images of any size, not only of the size
             that the weights were made for.
         top: Number of classes that a saved_model gives for each image, at least 1.
         int8_io: Whether the input and outputs of litert-int8 are int8; see
             `export_file`.
-        overwrite: Whether earlier exports may be replaced; those of a folder under the
-            default name always are.
+        overwrite: Whether earlier exports may be replaced. With `output=None`, those
+            in `FOLDER.export` always are.
 
     Returns:
         The `ExportReport`, with the files and their comparison with Keras.

@@ -78,8 +78,8 @@ def export_saved_model(
         path: The folder to write. Its name is the model's name in TF Serving.
         weights: The weights that the model was built with: full name of a weight set,
             path of a file of a listed architecture, or folder of a training run,
-            for the defaults of preprocessing, class names and licence; None for
-            other weights. It is not checked that the model has these weights.
+            which give the defaults of `preprocessing`, `class_names` and `licence`;
+            None for other weights. It is not checked that the model has these weights.
         preprocessing: How images are read. None for that of the weights. Without
             weights: 224 pixels from a short side of 256 for a model of that size or of
             any size; otherwise the short side is resized to the model's size.

@@ -36,8 +36,8 @@ class FilePredictions:
             `decode_predictions`.
         skipped: The errors of files that are not images. Each message names its file.
         file: The CSV file that was written, or None.
-        is_multi_label: Whether an image has each class whose score is 0.5 or more,
-            and may have no class or several.
+        is_multi_label: Whether an image may have no class or several: all those with
+            a score of 0.5 or more.
     """
 
     weights: str

@@ -131,7 +131,7 @@ class Predictor:
         engine: The engine that runs the network.
         batch_size: Number of images that are run at once.
         precision: `"float32"`, `"bfloat16"` or `"int8"`, in which the network is run.
-            What a file or a model holds in another dtype than float32 keeps it.
+            Parts of a file or a model that have another dtype than float32 keep it.
 
     All engines compute on all cores of the processor, or with the number of
     threads set by `tf.config.threading` or `OMP_NUM_THREADS` (TensorFlow itself reads
@@ -142,8 +142,8 @@ class Predictor:
 
     Images and outputs have the model's dtypes in any precision. In bfloat16 products
     are rounded to 8 bits and added up in float32, and classifiers stay in float32 on
-    TensorFlow. The fast kinds are AVX512-BF16 and AMX, which are looked for on Linux,
-    and GPUs.
+    TensorFlow. bfloat16 is fast on processors with AVX512-BF16 or AMX, which only Linux
+    tells, and on GPUs.
 
     Raises:
         ValueError: The model, the file or another argument is not as described, the

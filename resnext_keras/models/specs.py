@@ -50,11 +50,11 @@ class ResNeXtSpec:
             3x3 convolution and the stem's max-pool (the average-pool form of Zhang,
             "Making Convolutional Networks Shift-Invariant Again", ICML 2019, in
             timm's `seresnextaa`).
-        caffe_form: Whether the network is that of Caffe, in which SE-ResNeXt came out
-            (timm's `legacy_seresnext`). The stem's max-pool pads the right and the
-            lower border alone, and rounds odd sizes down. The two convolutions of
-            squeeze-and-excitation have other names, since weight files tell
-            architectures apart by their variables, and so have files for torch.
+        caffe_form: Whether the network is as in Caffe, for which SE-ResNeXt was first
+            published (timm's `legacy_seresnext`). The stem's max-pool pads the right
+            and the lower border alone, and rounds odd sizes down. The two convolutions
+            of squeeze-and-excitation have other names, as in files for torch, by which
+            weight files of the two forms are told apart.
 
     Raises:
         ValueError: A value is outside what is described above.

@@ -33,8 +33,9 @@ class SGD(keras.optimizers.SGD):
     effect only gradually, and its weight decay bypasses the momentum.
 
     The arguments are those of `keras.optimizers.SGD`. Clipping comes before the decay,
-    as in PyTorch. A schedule counts updates; in Keras it counts the parts of a batch.
-    A saved model keeps the names of `exclude_from_weight_decay`.
+    as in PyTorch. With `gradient_accumulation_steps` a schedule counts updates; in
+    Keras it counts batches. A saved model keeps the names of
+    `exclude_from_weight_decay`.
 
     Source: https://pytorch.org/docs/stable/generated/torch.optim.SGD.html, without
     dampening.

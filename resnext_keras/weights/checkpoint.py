@@ -107,8 +107,8 @@ class Checkpoint:
         spec: The architecture.
         classes: Number of outputs of the classifier; None without a classifier.
         preprocessing: How images are read for the weights.
-        class_names: Name of each class; empty without a classifier. With one output,
-            it is the probability of the second of two classes.
+        class_names: Name of each class; empty without a classifier. A network with
+            one output has two names: it gives the score of the second.
         name: For messages and metadata: full name of the weight set, path of the file,
             folder of the training run or of timm's files, or address on the hub.
         licence: SPDX identifier; None where it is not known.

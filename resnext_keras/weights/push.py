@@ -24,7 +24,8 @@ def push_to_hub(
 ) -> str:
     """Uploads weights to a repository of the Hugging Face hub.
 
-    It has what `save_timm` writes: the tensors, their description and a model card.
+    The repository then has the files of `save_timm`: the tensors, their description
+    and a model card.
     `hf://OWNER/NAME` here, `hf-hub:OWNER/NAME` in timm and `OWNER/NAME` in transformers
     load it. huggingface_hub finds the token (`HF_TOKEN` or `hf auth login`) and the
     server (`HF_ENDPOINT`).

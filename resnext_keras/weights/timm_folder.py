@@ -92,7 +92,7 @@ def save_timm(
 
     Raises:
         ValueError: The architecture is unknown or not that of the model; timm has no
-            such network or preprocessing, as those for CIFAR; or the folder exists.
+            such network (it has none for CIFAR) or preprocessing; or the folder exists.
             Nothing is written then.
 
     Examples:
