@@ -67,8 +67,12 @@ def read_batches(
     with contextlib.closing(results):
         while batch := list(itertools.islice(results, batch_size)):
             images = [image for _, image in batch if image is not None]
-            empty = np.empty((0, 0, 0, 0), "float32")
-            yield [file for file, _ in batch], np.stack(images) if images else empty
+            shape = len(images), preprocessing.size, preprocessing.size, 3
+            pixels = to_data_format(np.array(images, "uint8").reshape(shape))
+            yield (
+                [file for file, _ in batch],
+                preprocess_input(pixels, preprocessing=preprocessing),
+            )
 
 
 def _read(
@@ -81,7 +85,4 @@ def _read(
         check_machine(error.__cause__, name, "continue with resume=True")
         return ImageFile(name, "", 0, 0, readable(error.reason)), None
     pixels = resize_and_crop(rgb, preprocessing)
-    (image,) = preprocess_input(
-        to_data_format(pixels[np.newaxis]), preprocessing=preprocessing
-    )
-    return ImageFile(name, digest.hexdigest(), *rgb.size, ""), image
+    return ImageFile(name, digest.hexdigest(), *rgb.size, ""), pixels

@@ -185,6 +185,8 @@ def preprocess_input(x, data_format=None, preprocessing=IMAGENET):
         for values in _statistics(preprocessing, shape[axis] or 3)
     )
     if isinstance(x, np.ndarray):
+        if axis == -1:  # for a whole row: NumPy is slow along an axis of three
+            mean, std = np.resize(mean, shape[-2:]), np.resize(std, shape[-2:])
         x = x.astype(dtype)  # a copy
         x /= 255.0
         x -= mean.astype(dtype)

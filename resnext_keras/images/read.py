@@ -201,7 +201,7 @@ def decode_rgb(file: BinaryIO, digest=None) -> Image.Image:
     image.load()
     is_wide = image.mode == "F" or (image.mode == "I" and image.format == "TIFF")
     with contextlib.suppress(Exception):  # broken EXIF data hide no intact pixels
-        image = ImageOps.exif_transpose(image)
+        ImageOps.exif_transpose(image, in_place=True)
     rgb = _to_rgb(image, is_wide)
     if digest is not None:  # last, because a file that is not an image may be huge
         file.seek(0)
@@ -236,7 +236,7 @@ def _to_rgb(image: Image.Image, is_wide: bool) -> Image.Image:
         rgb = Image.new("RGB", image.size, "white")
         rgb.paste(rgba, mask=rgba)
         return rgb
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _scale(grey: np.ndarray, is_wide: bool) -> float:
