@@ -76,11 +76,15 @@ class Extractor:
     ) -> Iterator[Batch]:
         """Computes the features of files, a batch at a time, read by `threads`.
 
+        Features in float32 are of the pixels of `read_image`. In other precisions large
+        JPEGs are decoded with fewer pixels, as `read_rgb` does.
+
         Yields:
             The files of each batch, and the features of the files that are images.
         """
         size = self.predictor.batch_size
-        batches = read_batches(paths, self.preprocessing, size, threads)
+        exact = self.provenance.precision == "float32"
+        batches = read_batches(paths, self.preprocessing, size, threads, exact)
         with contextlib.closing(batches):
             for files, images in batches:
                 # TensorFlow rounds differently in a batch of one image. A row must not

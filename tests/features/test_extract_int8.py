@@ -3,6 +3,7 @@
 import shutil
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 from PIL import Image
 from sklearn.neighbors import NearestNeighbors
@@ -85,6 +86,32 @@ def test_features_and_neighbours_are_nearly_those_of_float32(
     same = [len(set(a) & set(b)) / 10 for a, b in zip(*neighbours, strict=True)]
     assert cosines.min() >= 0.995
     assert np.mean(same) >= 0.95
+
+
+def test_large_jpegs_are_read_faster_and_recorded_as_they_are(photos, tmp_path):
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    for number, photo in enumerate(photos):
+        large = photo.crop((0, 0, 640, 424))
+        large.save(tmp_path / f"{number}.jpg", exif=turned)
+    vectors = {}
+    for precision in ("float32", "int8"):
+        target = tmp_path / f"{precision}.parquet"
+        run(tmp_path, target, precision=precision)
+        table = pyarrow.parquet.read_table(target)
+        assert table["width"].to_pylist() == [424, 424]
+        assert table["height"].to_pylist() == [640, 640]
+        vectors[precision] = features_of(target)
+    lengths = [np.linalg.norm(v, axis=1) for v in vectors.values()]
+    cosines = np.sum(np.prod(list(vectors.values()), axis=0), 1) / np.prod(lengths, 0)
+    assert cosines.min() >= 0.995
+
+    files = sorted(tmp_path.glob("*.jpg"))
+    preprocessing = rk.load_classifier(weights="digits").preprocessing
+    images = np.stack([rk.read_image(file, preprocessing) for file in files])
+    exact = rk.ResNeXt("resnext11_8x4d", False, "digits", pooling="avg")
+    expected = exact.predict(rk.preprocess_input(images), verbose=0)
+    np.testing.assert_allclose(vectors["float32"], expected, rtol=1e-4, atol=1e-5)
 
 
 def test_a_resumed_run_uses_the_network_of_the_first(small, tmp_path, monkeypatch):

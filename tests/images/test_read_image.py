@@ -10,7 +10,7 @@ from image_files import written_formats
 from PIL import Image, ImageOps, TiffImagePlugin, TiffTags
 
 from resnext_keras.images.preprocessing import Preprocessing, preprocess_input
-from resnext_keras.images.read import read_image, read_rgb
+from resnext_keras.images.read import read_image, read_rgb, resize_and_crop
 
 
 def test_a_photo_becomes_a_square_of_rgb(photos, tmp_path):
@@ -88,6 +88,32 @@ def test_every_format_is_turned_as_by_pillow(photos, tmp_path, kind, orientation
         np.testing.assert_array_equal(read_rgb(path), wanted, err_msg=name)
         if kind == "EXIF" or (options and PILLOW >= 12):
             assert wanted.size == ((30, 40) if orientation >= 5 else (40, 30)), name
+
+
+@pytest.mark.parametrize(
+    ("short", "divisor"), [(71, 1), (70, 2), (36, 2), (35, 4), (18, 4), (17, 8), (8, 8)]
+)
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_large_jpeg_may_be_decoded_with_fewer_pixels(
+    short, divisor, number, photos, tmp_path
+):
+    photo = photos[number].crop((0, 0, 640, 424))
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    preprocessing = Preprocessing(size=short * 7 // 8, resize=short)
+    path = save(photo, tmp_path / "a.jpg", exif=turned)
+    rgb = read_rgb(path, short=short)
+    assert rgb.size == (424 // divisor, 640 // divisor)
+    assert rgb.info["divisor"] == divisor
+    found = resize_and_crop(rgb, preprocessing).astype(int)
+    difference = np.abs(found - read_image(path, preprocessing)).mean()
+    assert difference < 1 if divisor > 1 else difference == 0
+
+    # Sides that cannot be divided, and other formats.
+    odd = save(photo.crop((0, 0, 639, 423)), tmp_path / "odd.jpg")
+    assert read_rgb(odd, short=short).size == (639, 423)
+    lossless = save(photo, tmp_path / "a.png")
+    assert read_rgb(lossless, short=short).size == photo.size
 
 
 @pytest.mark.parametrize(
