@@ -35,7 +35,7 @@ BATCH, CLASSES = 64, 10
 SECONDS = 10.0  # of a turn
 
 
-def write_images(folder, count):
+def write_images(folder, count, size=(500, 375)):
     """An image folder of parts of the photos, at random places and sizes."""
     rng = np.random.default_rng(0)
     photos = [Image.fromarray(pixels) for pixels in load_sample_images().images]
@@ -45,7 +45,7 @@ def write_images(folder, count):
         height = width * 3 // 4
         left = int(rng.integers(photo.width - width + 1))
         top = int(rng.integers(max(photo.height - height, 0) + 1))
-        part = photo.crop((left, top, left + width, top + height)).resize((500, 375))
+        part = photo.crop((left, top, left + width, top + height)).resize(size)
         path = folder / str(number % CLASSES) / f"{number:04}.jpg"
         path.parent.mkdir(exist_ok=True)
         part.save(path, quality=90)
