@@ -1,4 +1,4 @@
-"""Contenders for test_compare.py, made in the worker's process."""
+"""Contenders for test_run.py, made in the worker's process."""
 
 import os
 import time

@@ -1,4 +1,4 @@
-"""benchmarks/compare.py measures in turn, and names what it could not measure."""
+"""benchmarks/run.py measures in turn, and names what it could not measure."""
 
 import itertools
 import json
@@ -6,11 +6,11 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
-import compare
+import run
 import keras
 import numpy as np
 import pytest
-from compare import CONTENDERS, PEERS, Contender, race, schedule
+from run import CONTENDERS, PEERS, Contender, race, schedule
 
 pytestmark = pytest.mark.tensorflow
 
@@ -131,7 +131,7 @@ def test_who_takes_part_where_all_packages_are_installed(facts, left_out, monkey
 @pytest.mark.long
 def test_the_script_prints_what_it_writes(tmp_path, capsys):
     path = tmp_path / "times.json"
-    compare.main(
+    run.main(
         [
             *("resnext11_8x4d", "--size", "32", "--batch", "2", "--rounds", "1"),
             *("--calls", "3", "--json", str(path)),
@@ -178,7 +178,7 @@ def test_wrong_arguments_are_refused_before_anything_is_timed(
     monkeypatch.chdir(tmp_path)
     Path("mine.json").write_text("mine")
     with pytest.raises(SystemExit) as caught:
-        compare.main(arguments, [])
+        run.main(arguments, [])
     assert message in f"{caught.value} {capsys.readouterr().err}"
     assert Path("mine.json").read_text() == "mine"
 
@@ -213,7 +213,7 @@ def test_stock_keras_is_the_same_network_without_our_layers(relative_error):
 )
 def test_peers_run(tmp_path, arguments, names):
     path = tmp_path / "times.json"
-    compare.main(
+    run.main(
         [
             *("--size", "64", "--batch", "1", "--rounds", "1", "--calls", "1"),
             *("--json", str(path), *arguments),

@@ -1,6 +1,6 @@
 """Times this package's networks beside their peers, on this machine.
 
-python benchmarks/compare.py resnext50_32x4d --peers all --batch 1 8 --train
+python benchmarks/run.py resnext50_32x4d --peers all --batch 1 8 --train
 """
 
 import argparse
@@ -336,7 +336,7 @@ def main(
         "rounds": options.rounds,
         "date": datetime.date.today().isoformat(),
         "command": shlex.join(
-            ["python", "benchmarks/compare.py", *(arguments or sys.argv[1:])]
+            ["python", "benchmarks/run.py", *(arguments or sys.argv[1:])]
         ),
         "machine": describe_machine(network["device_name"]),
         "versions": versions(),
