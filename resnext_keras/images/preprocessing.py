@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass
 
 import keras
 import numpy as np
-from PIL import Image
 
 from resnext_keras.arguments import positive_integer, positive_integers
 
@@ -22,10 +21,8 @@ MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 """Standard deviation of ImageNet's red, green and blue, for values in [0, 1]."""
 
-INTERPOLATIONS = {
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-}
+INTERPOLATIONS = {"bilinear": 2, "bicubic": 3}
+"""Pillow's `Image.Resampling`, as numbers: networks are built without Pillow."""
 
 
 @dataclass(frozen=True)
