@@ -16,6 +16,7 @@ sys.path.insert(1, str(Path(__file__).parents[1]))  # the checkout's resnext_ker
 import resnext_keras as rk
 from resnext_keras.models.flops import stage_costs
 from resnext_keras.models.specs import get_spec
+from resnext_keras.weights.loading import open_file
 
 BACKEND = keras.config.backend()
 
@@ -34,8 +35,11 @@ def model(work, stock=False, jit_compile="auto"):
     if stock:
         network = keras.models.clone_model(network, clone_function=stock_layer)
     images, labels = map(keras.ops.convert_to_tensor, (work.images, work.labels))
-    run = training if work.task == "train" else prediction
-    return run(network, images, labels, jit_compile)
+    if work.task == "predict":
+        return prediction(network, images, labels, jit_compile)
+    # Keras' own is not to be slow by our optimizer, nor ours by Keras'.
+    optimizer = (keras.optimizers.SGD if stock else rk.SGD)(0.01, momentum=0.9)
+    return training(network, images, labels, jit_compile, optimizer)
 
 
 def predictor(work, engine):
@@ -56,18 +60,57 @@ def matrix_product(work, side):
     return lambda: keras.ops.convert_to_numpy(keras.ops.matmul(matrix, matrix)[0, 0])
 
 
+def agreement(work, folder):
+    """Compares a prediction and a training step with those of `peers.reference`.
+
+    The gradients are read off the weights after the very step that is timed, at a rate
+    so large that the weights themselves do not round them.
+
+    Returns:
+        The largest difference of a logit by the largest logit; and of the gradient of
+        a kernel or bias that differs most the norm of the difference by its norm, and
+        its name.
+    """
+    set_up(work)
+    network = build(work, weights=Path(folder, "weights.pth"))
+    for layer in network.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.trainable = False
+    images, labels = map(keras.ops.convert_to_tensor, (work.images, work.labels))
+    logits = np.asarray(prediction(network, images, labels, "auto")())
+    expected = np.load(Path(folder, "logits.npy"))
+    rate = 2.0**20
+    names = [variable.path for variable in network.trainable_variables]
+    before = list(map(keras.ops.convert_to_numpy, network.trainable_variables))
+    after = training(network, images, labels, "auto", rk.SGD(rate, momentum=0.9))()
+    errors = []
+    with open_file(Path(folder, "gradients.pth")) as gradients:
+        for name, start, end in zip(names, before, after, strict=True):
+            gradient = gradients[name].read()
+            found = (start - keras.ops.convert_to_numpy(end)) / rate
+            errors.append(np.linalg.norm(found - gradient) / np.linalg.norm(gradient))
+    worst = int(np.argmax(errors))  # or the first NaN
+    return {
+        "logits": float(np.abs(logits - expected).max() / np.abs(expected).max()),
+        "gradients": float(errors[worst]),
+        "worst_gradient": names[worst],
+    }
+
+
 def set_up(work):
     """The precision and the threads. float32 means it, not a GPU's TF32."""
-    if work.precision == "bfloat16":
-        keras.config.set_dtype_policy("mixed_bfloat16")
+    if work.precision in ("bfloat16", "float16"):
+        keras.config.set_dtype_policy(f"mixed_{work.precision}")
+    tf32 = work.precision == "tf32"
     if BACKEND == "tensorflow":
-        tf.config.experimental.enable_tensor_float_32_execution(False)
+        tf.config.experimental.enable_tensor_float_32_execution(tf32)
         tf.config.threading.set_intra_op_parallelism_threads(work.threads)
     elif BACKEND == "jax":  # which has a thread for each processor
-        jax.config.update("jax_default_matmul_precision", "highest")
+        precision = "tensorfloat32" if tf32 else "highest"
+        jax.config.update("jax_default_matmul_precision", precision)
     else:
-        torch.backends.cuda.matmul.allow_tf32 = False
-        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cuda.matmul.allow_tf32 = tf32
+        torch.backends.cudnn.allow_tf32 = tf32
         torch.set_num_threads(work.threads)
 
 
@@ -94,9 +137,8 @@ def prediction(network, images, labels, jit_compile):
     return predict
 
 
-def training(network, images, labels, jit_compile):
-    """A step of SGD with momentum on the cross-entropy."""
-    optimizer = keras.optimizers.SGD(0.01, momentum=0.9)
+def training(network, images, labels, jit_compile, optimizer):
+    """A step on the cross-entropy, which returns the weights."""
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     if BACKEND == "jax":
         return jax_training(network, optimizer, loss, images, labels)
@@ -108,6 +150,7 @@ def training(network, images, labels, jit_compile):
             tf.test.experimental.sync_devices()
         elif images.is_cuda:
             torch.cuda.synchronize()
+        return network.trainable_variables
 
     return train
 
@@ -118,19 +161,23 @@ def jax_training(network, optimizer, loss, images, labels):
     `train_on_batch` copies the state to Keras' variables and back at each step,
     which `fit` does once an epoch.
     """
+    if keras.config.dtype_policy().compute_dtype == "float16":
+        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
     optimizer.build(network.trainable_variables)
 
-    def loss_and_others(trainable, others, images, labels):
+    def loss_and_others(trainable, others, slots, images, labels):
         logits, others = network.stateless_call(
             trainable, others, images, training=True
         )
-        return loss(labels, logits), others
+        value = loss(labels, logits)
+        with keras.StatelessScope(zip(optimizer.variables, slots, strict=True)):
+            return optimizer.scale_loss(value), others
 
     gradient = jax.value_and_grad(loss_and_others, has_aux=True)
 
     def step(state, images, labels):
         (trainable, others), slots = state
-        (_, others), gradients = gradient(trainable, others, images, labels)
+        (_, others), gradients = gradient(trainable, others, slots, images, labels)
         trainable, slots = optimizer.stateless_apply(slots, gradients, trainable)
         return (trainable, others), slots
 
@@ -140,6 +187,7 @@ def jax_training(network, optimizer, loss, images, labels):
     def train():
         nonlocal state
         state = jax.block_until_ready(step(state, images, labels))
+        return state[0][0]
 
     return train
 
@@ -152,11 +200,11 @@ def variables(network):
     )
 
 
-def build(work):
-    """The network with random weights and without softmax, as torch's have none."""
+def build(work, weights=None):
+    """The network without softmax, as torch's have none."""
     return rk.ResNeXt(
         rk.ResNeXtSpec(**work.spec),
-        weights=None,
+        weights=weights,
         input_shape=(work.size, work.size, 3),
         classes=work.classes,
         classifier_activation=None,

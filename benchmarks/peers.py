@@ -19,22 +19,31 @@ KERAS_APPLICATIONS = {"resnext50_32x4d": "ResNeXt50", "resnext101_32x4d": "ResNe
 
 def torch_model(work, channels_last=False, compiled=False):
     """The network as it is, with the channels last, or through `torch.compile`."""
+    network = torch_network(work.spec, work.classes)
+    predict, train = torch_calls(work, network, channels_last, compiled)
+    network.train(work.task == "train")
+    return train if work.task == "train" else predict
+
+
+def torch_calls(work, network, channels_last=False, compiled=False, rate=0.01):
+    """Functions for one prediction and for one training step of a network."""
     import torch
 
-    torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = work.precision == "tf32"
+    torch.backends.cudnn.allow_tf32 = work.precision == "tf32"
     torch.set_num_threads(work.threads)
     device = "cuda" if work.device == "gpu" else "cpu"
     layout = torch.channels_last if channels_last else torch.contiguous_format
     images = torch.from_numpy(channels_first(work)).to(device, memory_format=layout)
     labels = torch.from_numpy(work.labels).to(device)
-    network = torch_network(work.spec, work.classes).to(device, memory_format=layout)
-    network.train(work.task == "train")
+    network.to(device, memory_format=layout)
     forward = torch.compile(network) if compiled else network
-    optimizer = torch.optim.SGD(network.parameters(), 0.01, momentum=0.9)
+    optimizer = torch.optim.SGD(network.parameters(), rate, momentum=0.9)
+    half = {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(work.precision)
+    scaler = torch.amp.GradScaler(device, enabled=half is torch.float16)
 
     def mixed():
-        return torch.autocast(device, torch.bfloat16, work.precision == "bfloat16")
+        return torch.autocast(device, half, enabled=half is not None)
 
     def predict():
         with torch.inference_mode(), mixed():
@@ -44,12 +53,38 @@ def torch_model(work, channels_last=False, compiled=False):
         optimizer.zero_grad()
         with mixed():
             loss = torch.nn.functional.cross_entropy(forward(images), labels)
-        loss.backward()
-        optimizer.step()
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
         if device == "cuda":
             torch.cuda.synchronize()
 
-    return train if work.task == "train" else predict
+    return predict, train
+
+
+def reference(work, folder):
+    """Saves a random network, its logits, and the gradients of one training step.
+
+    Its statistics are frozen. From those of a batch, rounding grows until a ReLU is on
+    here and off there, which moves gradients by per cents.
+    """
+    import torch
+
+    torch.manual_seed(0)
+    network = torch_network(work.spec, work.classes).eval()
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.weight.data.uniform_(0.5, 1.5)
+            module.bias.data.uniform_(-0.5, 0.5)
+            module.running_mean.uniform_(-0.5, 0.5)
+            module.running_var.uniform_(0.3, 3.0)
+    torch.save(network.state_dict(), Path(folder, "weights.pth"))
+    predict, train = torch_calls(work, network)
+    np.save(Path(folder, "logits.npy"), predict().numpy())
+    train()
+    gradients = {name: p.grad.cpu() for name, p in network.named_parameters()}
+    torch.save(gradients, Path(folder, "gradients.pth"))
+    return {"library": type(network).__module__.split(".")[0]}
 
 
 def torch_network(spec, classes):

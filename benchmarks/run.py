@@ -1,15 +1,17 @@
 """Times this package's networks beside their peers, on this machine.
 
-python benchmarks/run.py resnext50_32x4d --peers all --batch 1 8 --train
+python benchmarks/run.py --precision float32 bfloat16 --batch 1 8 --train
 """
 
 import argparse
 import contextlib
 import datetime
 import importlib.util
+import itertools
 import json
 import os
 import platform
+import re
 import shlex
 import signal
 import subprocess
@@ -20,7 +22,7 @@ from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 
-from tables import markdown
+from tables import agreement_line, draw, markdown
 
 HERE = Path(__file__).parent
 
@@ -28,6 +30,15 @@ PACKAGES = (
     *("keras", "tensorflow", "jax", "numpy", "onnxruntime", "openvino"),
     *("torch", "torchvision", "timm", "keras-applications", "tf-keras"),
 )
+
+BACKENDS = ("tensorflow", "jax", "torch")
+
+PRECISIONS = ("float32", "bfloat16", "float16", "tf32")
+ON_GPU = ("float16", "tf32")
+"""Precisions that processors do not have, or that frameworks compute slowly there."""
+
+TOLERANCES = {"logits": 1e-4, "gradients": 1e-3}
+"""Largest relative errors beside torch in float32."""
 
 MEASURED = ("seconds", "first_seconds", "peak_bytes", "device_peak_bytes")
 
@@ -81,6 +92,7 @@ def peer(name, kind, maker, packages, only=(), **options):
 
 
 CPU, FLOAT32 = {"device": ("cpu",)}, {"precision": ("float32",)}
+PREDICTOR = {"precision": ("float32", "bfloat16")}
 ON_TENSORFLOW = {"backend": ("tensorflow",)}
 PREDICT, TRAIN = {"task": ("predict",)}, {"task": ("train",)}
 RUNTIME = {**PREDICT, **CPU}
@@ -91,10 +103,16 @@ KERAS_APPLICATIONS = {"model": ("resnext50_32x4d", "resnext101_32x4d"), **FLOAT3
 
 CONTENDERS = (
     ours("ours"),
-    ours("ours-without-onednn", environment=WITHOUT_ONEDNN, **CPU, **ON_TENSORFLOW),
-    ours("ours-jit-compile", jit_compile=True, **TRAIN, **ON_TENSORFLOW),
+    ours(
+        "ours-without-onednn",
+        environment=WITHOUT_ONEDNN,
+        **CPU,
+        **FLOAT32,
+        **ON_TENSORFLOW,
+    ),
+    ours("ours-jit-compile", jit_compile=True, **TRAIN, **FLOAT32, **ON_TENSORFLOW),
     ours("ours-torch-compile", jit_compile=True, backend=("torch",)),
-    ours("predictor-tensorflow", "tensorflow", **PREDICT, **ON_TENSORFLOW),
+    ours("predictor-tensorflow", "tensorflow", **PREDICT, **PREDICTOR, **ON_TENSORFLOW),
     ours(
         "predictor-onnxruntime",
         "onnxruntime",
@@ -107,6 +125,14 @@ CONTENDERS = (
     peer("torch", "torch", "torch_model", TORCH),
     peer("torch-channels-last", "torch", "torch_model", TORCH, channels_last=True),
     peer("torch-compile", "torch", "torch_model", TORCH, compiled=True),
+    peer(
+        "torch-channels-last-compile",
+        "torch",
+        "torch_model",
+        TORCH,
+        channels_last=True,
+        compiled=True,
+    ),
     peer(
         "torch-onnxruntime",
         "other",
@@ -140,20 +166,23 @@ def schedule(
     facts: dict,
     tasks: Iterable[str],
     batches: Iterable[int],
+    precisions: Iterable[str],
     rounds: int,
-) -> list[tuple[Contender, str, int]]:
-    """The contender, task and batch of each process, in order.
+) -> list[tuple[Contender, str, int, str]]:
+    """The contender, task, batch and precision of each process, in order.
 
     Every contender has one turn a round, because the speed of a machine drifts.
     """
     turns = [
-        (contender, task, batch)
+        (contender, task, batch, precision)
         for task in tasks
         for batch in batches
+        for precision in precisions
         for contender in contenders
-        if not contender.obstacle({**facts, "task": task})
+        if not contender.obstacle({**facts, "task": task, "precision": precision})
     ]
-    return [(floor(facts["device"]), "floor", 1), *turns] * rounds
+    floors = [(floor(facts["device"]), "floor", 1, p) for p in precisions]
+    return [*floors, *turns] * rounds
 
 
 def race(turns: list[tuple], facts: dict, time_limit: float = 300) -> list[dict]:
@@ -165,45 +194,80 @@ def race(turns: list[tuple], facts: dict, time_limit: float = 300) -> list[dict]
         time_limit: Seconds until a process is killed.
 
     Returns:
-        A dict for each contender, task and batch: the seconds of its calls, of
-        building it with the first call, and the peak memory, of all its
+        A dict for each contender, task, batch and precision: the seconds of its
+        calls, of building it with the first call, and the peak memory, of all its
         processes; and why it failed. After a failure it has no further turn.
     """
     results = {}
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as cache:
-        for number, (contender, task, batch) in enumerate(turns, 1):
-            shared = {"options": contender.options, "task": task, "batch": batch}
+        for number, (contender, *case) in enumerate(turns, 1):
+            case = dict(zip(("task", "batch", "precision"), case, strict=True))
             result = results.setdefault(
-                (contender.name, task, batch),
-                {"contender": contender.name, "kind": contender.kind, **shared}
+                (contender.name, *case.values()),
+                {"contender": contender.name, "kind": contender.kind}
+                | {"options": contender.options, **case}
                 | {name: [] for name in MEASURED}
                 | {"reason": ""},
             )
             if result["reason"]:
                 continue
-            print(
-                f"{number} of {len(turns)}: {contender.name}, {task} {batch}",
-                file=sys.stderr,
-            )
-            environment = {
-                "KERAS_BACKEND": facts["backend"],
-                "KERAS_HOME": cache,  # without the user's settings
-                "OMP_NUM_THREADS": str(facts["threads"]),
-                "TF_ENABLE_ONEDNN_OPTS": "1",
-                "TORCHINDUCTOR_CACHE_DIR": cache,  # without what was compiled before
-            }
-            answer = ask(
-                [
-                    "worker.py",
-                    json.dumps({**facts, **shared, "maker": contender.maker}),
-                ],
-                environment | contender.environment,
-                time_limit,
-            )
+            place = f"{number} of {len(turns)}: {contender.name}"
+            print(place, *case.values(), sep=", ", file=sys.stderr)
+            answer = ask_worker(contender, {**facts, **case}, cache, time_limit)
             result["reason"] = answer.get("reason", "")
             for name in MEASURED:
                 result[name] += answer.get(name, [])
     return list(results.values())
+
+
+def compare(facts: dict, ours: str = "ours:agreement") -> dict:
+    """Compares our network with torch's of the same random weights, on this device.
+
+    Args:
+        facts: As for `race`.
+        ours: The worker's module and function that compare.
+
+    Returns:
+        The library, the relative errors of logits and gradients, and the variable
+        with the largest; or the reason why torch has nothing to compare with.
+
+    Raises:
+        RuntimeError: There is an error above its tolerance, or ours does not run.
+    """
+    case = {"task": "check", "batch": 8, "precision": "float32"}
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        where = {"folder": folder}
+        reference = peer("reference", "torch", "reference", TORCH, **where)
+        if obstacle := reference.obstacle(facts):
+            return {"reason": obstacle}
+        found = ask_worker(reference, {**facts, **case}, folder)
+        if "reason" in found:
+            return found
+        agreement = Contender("ours", "ours", ours, where)
+        found |= ask_worker(agreement, {**facts, **case}, folder)
+    if "reason" in found:
+        raise RuntimeError(found["reason"])
+    # Written so that NaN is an error too.
+    if not all(found[name] <= most for name, most in TOLERANCES.items()):
+        limits = " and ".join(map("{:g}".format, TOLERANCES.values()))
+        raise RuntimeError(f"expected at most {limits}. {agreement_line(found)}")
+    return found
+
+
+def ask_worker(
+    contender: Contender, facts: dict, cache: str, time_limit: float = 300
+) -> dict:
+    """What worker.py answers; `cache` is a folder for what frameworks store."""
+    environment = {
+        "KERAS_BACKEND": facts["backend"],
+        "KERAS_HOME": cache,  # without the user's settings
+        "OMP_NUM_THREADS": str(facts["threads"]),
+        "TF_ENABLE_ONEDNN_OPTS": "1",
+        "TORCHINDUCTOR_CACHE_DIR": cache,  # without what was compiled before
+    }
+    request = {**facts, "maker": contender.maker, "options": contender.options}
+    command = ["worker.py", json.dumps(request)]
+    return ask(command, environment | contender.environment, time_limit)
 
 
 def ask(command: list[str], environment: dict, time_limit: float = 300) -> dict:
@@ -277,32 +341,50 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--peers", nargs="+", default=["all"], choices=("all", "none", *PEERS)
     )
+    parser.add_argument(
+        "--precision", nargs="+", default=["float32"], choices=PRECISIONS
+    )
     parser.add_argument("--batch", nargs="+", type=int, default=[8])
     parser.add_argument("--size", type=int, default=0, help="pixels; the network's own")
     parser.add_argument("--train", action="store_true", help="training steps too")
+    installed = next(filter(importlib.util.find_spec, BACKENDS), BACKENDS[0])
     parser.add_argument(
-        "--backend", default="tensorflow", choices=("tensorflow", "jax", "torch")
-    )
-    parser.add_argument(
-        "--precision", default="float32", choices=("float32", "bfloat16")
+        "--backend",
+        default=installed,
+        choices=BACKENDS,
+        help="of Keras, for this package's network; here %(default)s",
     )
     parser.add_argument("--cpu", action="store_true", help="hide the GPU")
-    parser.add_argument("--rounds", type=int, default=3, help="turns of each contender")
+    parser.add_argument("--rounds", type=int, default=2, help="turns of each contender")
     parser.add_argument("--calls", type=int, default=5, help="at least, a turn")
     parser.add_argument("--time-limit", type=float, default=300, help="seconds a turn")
-    parser.add_argument("--json", type=Path, help="a new file for all times")
+    parser.add_argument("--json", type=Path, help="a new file, not here")
     options = parser.parse_args(arguments)
-    if options.json and (options.json.exists() or not options.json.parent.is_dir()):
+    if options.json and not (options.json.parent.is_dir() and is_new(options.json)):
         parser.error(
             f"--json: Expected a new file in a folder. Received: {options.json}"
         )
     return options
 
 
+def is_new(path: Path) -> bool:
+    """Whether neither a .json file nor the plot beside it is there."""
+    return not (path.exists() or path.with_suffix(".png").exists())
+
+
+def new_file(report: dict) -> Path:
+    """A new .json file in the present folder, named by date, model and device."""
+    device = report["device_name"] or report["device"]
+    words = report["date"], report["model"], report["backend"], device
+    name = re.sub(r"[^\w-]+", "-", "-".join(words)).strip("-").lower()
+    paths = (Path(f"{name}{f'-{n}' if n else ''}.json") for n in itertools.count())
+    return next(filter(is_new, paths))
+
+
 def main(
     arguments: list[str] | None = None, contenders: Iterable[Contender] = CONTENDERS
 ) -> None:
-    """Prints Markdown tables, and writes all times as JSON."""
+    """Prints Markdown tables, writes all times as JSON, and draws them."""
     options = parse_arguments(arguments)
     if options.cpu:
         os.environ |= {"CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": "cpu"}
@@ -315,22 +397,37 @@ def main(
     facts = {
         **network,
         "backend": options.backend,
-        "precision": options.precision,
         "threads": count_processors(),
         "calls": options.calls,
         "seconds": 2,
     }
+    precisions = options.precision
+    if facts["device"] != "gpu":
+        precisions = [p for p in options.precision if p not in ON_GPU]
+        for precision in options.precision:
+            if precision in ON_GPU:
+                print(f"Left out: {precision}, which is for a GPU", file=sys.stderr)
+    if not precisions:
+        sys.exit("No precision is left.")
     entrants = []
     for contender in contenders:
         is_chosen = contender.name in options.peers or "all" in options.peers
         if contender.kind != "ours" and not is_chosen:
             continue
-        if obstacle := contender.obstacle(facts):
-            print(f"Left out: {contender.name}, which {obstacle}", file=sys.stderr)
-        else:
+        obstacles = [contender.obstacle({**facts, "precision": p}) for p in precisions]
+        if not all(obstacles):
             entrants.append(contender)
+        for precision, obstacle in zip(precisions, obstacles, strict=True):
+            if obstacle:
+                left = f"Left out: {contender.name} in {precision}, which {obstacle}"
+                print(left, file=sys.stderr)
+    try:
+        agreement = compare(facts)
+    except RuntimeError as error:
+        sys.exit(f"Nothing is timed, since our network is not torch's: {error}")
+    print(agreement_line(agreement), file=sys.stderr)
     tasks = ("predict", "train") if options.train else ("predict",)
-    turns = schedule(entrants, facts, tasks, options.batch, options.rounds)
+    turns = schedule(entrants, facts, tasks, options.batch, precisions, options.rounds)
     report = {
         **facts,
         "rounds": options.rounds,
@@ -340,11 +437,15 @@ def main(
         ),
         "machine": describe_machine(network["device_name"]),
         "versions": versions(),
+        "agreement": agreement,
         "results": race(turns, facts, options.time_limit),
     }
-    if options.json:
-        options.json.write_text(json.dumps(report, indent=1) + "\n")
+    path = options.json or new_file(report)
+    path.write_text(json.dumps(report, indent=1) + "\n")
     print(markdown(report))
+    if importlib.util.find_spec("matplotlib"):
+        draw(report, path.with_suffix(".png"))
+    print(f"All times: {path}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -15,39 +15,44 @@ TRAIN_COST = 3
 """A training step by a prediction: each convolution has two gradients."""
 
 
-def panels(report: dict) -> dict[tuple[str, int], list[dict]]:
-    """The rows of each task and batch, as `row` makes them; the last is the floor."""
-    groups = {}
+def panels(report: dict) -> dict[tuple[str, int, str], list[dict]]:
+    """The rows of each task, batch and precision, as `row` makes them.
+
+    The last row is the floor, where it was measured.
+    """
+    groups, rates = {}, {}
     for result in report["results"]:
+        precision = precision_of(result, report)
         if result["task"] in TITLES:
-            groups.setdefault((result["task"], result["batch"]), []).append(result)
-    rate = matrix_rate(report)
+            group = result["task"], result["batch"], precision
+            groups.setdefault(group, []).append(result)
+        elif result["kind"] == "floor" and result["seconds"]:
+            operations = 2 * result["options"]["side"] ** 3
+            rates[precision] = operations / min(result["seconds"])
+    if report.get("gflops"):  # files older than 2026-11-28
+        rates[precision_of({}, report)] = report["gflops"] * 1e9
     tables = {}
-    for (task, batch), results in groups.items():
+    for (task, batch, precision), results in groups.items():
         medians = [
             statistics.median(r["seconds"])
             for r in results
             if r["kind"] == "torch" and r["seconds"]
         ]
         base = min(medians, default=None)
-        tables[task, batch] = [row(result, base) for result in results]
-        if rate:
+        rows = [row(result, base) for result in results]
+        if rate := rates.get(precision):
             cost = TRAIN_COST if task == "train" else 1
             seconds = cost * batch * 2 * report["multiply_adds"] / rate
             name = f"floor, {rate / 1e9:.0f} GFLOP/s"
             floor = {"contender": name, "kind": "floor", "batch": batch}
-            tables[task, batch].append(row(floor | {"seconds": [seconds]}, base))
+            rows.append(row(floor | {"seconds": [seconds]}, base))
+        tables[task, batch, precision] = rows
     return tables
 
 
-def matrix_rate(report: dict) -> float | None:
-    """Operations per second of the fastest of the large matrix products."""
-    if "gflops" in report:  # files older than 2026-11-28
-        return report["gflops"] and report["gflops"] * 1e9
-    for result in report["results"]:
-        if result["kind"] == "floor" and result["seconds"]:
-            return 2 * result["options"]["side"] ** 3 / min(result["seconds"])
-    return None
+def precision_of(result: dict, report: dict) -> str:
+    """Of a result; files older than 2026-11-30 have one precision for all."""
+    return result.get("precision") or report.get("precision", "float32")
 
 
 def row(result: dict, base: float | None) -> dict:
@@ -90,19 +95,36 @@ def markdown(report: dict) -> str:
         f"{machine['memory'] / 2**30:.0f} GB" if machine["memory"] else "",
     ]
     lines = [
-        f"{report['model']}, {report['size']} x {report['size']} pixels, "
-        f"{report.get('precision', 'float32')}, Keras on "
+        f"{report['model']}, {report['size']} x {report['size']} pixels, Keras on "
         f"{report.get('backend', 'tensorflow')}, {', '.join(filter(None, place))}, "
         f"rounds: {report['rounds']}, {report['date']}, `{report['command']}`: "
         f"{versions}."
     ]
-    for (task, batch), rows in panels(report).items():
+    if "agreement" in report:
+        lines += ["", agreement_line(report["agreement"])]
+    for group, rows in panels(report).items():
         cells = list(map(row_cells, rows))
         columns = [name for name in cells[0] if any(row[name] for row in cells)]
-        lines += ["", f"{TITLES[task]}, batch of {batch}:", "", table_line(columns)]
+        lines += ["", f"{title(*group)}:", "", table_line(columns)]
         lines.append("|---|" + "---:|" * (len(columns) - 1))
         lines += [table_line(row[name] for name in columns) for row in cells]
     return "\n".join(lines)
+
+
+def title(task: str, batch: int, precision: str) -> str:
+    return f"{TITLES[task]}, batch of {batch}, {precision}"
+
+
+def agreement_line(agreement: dict) -> str:
+    """What `run.compare` found, in a sentence."""
+    if "reason" in agreement:
+        return f"Not compared with torch: {agreement['reason']}"
+    return (
+        f"Beside {agreement['library']}, of the same random weights: logits differ by "
+        f"{agreement['logits']:.1e} of the largest, gradients of a step by up "
+        f"to {agreement['gradients']:.1e} of their norm "
+        f"({agreement['worst_gradient']})."
+    )
 
 
 def table_line(cells) -> str:
@@ -148,10 +170,11 @@ def draw(report: dict, path: Path) -> None:
     groups = panels(report)
     figure = Figure((10, 0.8 + 3.2 * len(groups)), layout="constrained")
     grid = figure.subplots(len(groups), squeeze=False).ravel()
-    for axes, ((task, batch), rows) in zip(grid, groups.items(), strict=True):
+    for axes, (group, rows) in zip(grid, groups.items(), strict=True):
         bars = [row for row in rows if "median" in row and row["kind"] != "floor"]
         bars.sort(key=lambda row: row["median"])
-        end = 2.5 * statistics.median(row["median"] for row in bars)
+        # Of nothing where all failed.
+        end = 2.5 * statistics.median([row["median"] for row in bars] or [1])
         for place, row in enumerate(bars):
             axes.barh(place, row["median"], color=COLOURS[row["kind"]])
             text = f" {in_seconds(row['median'])}"
@@ -163,7 +186,7 @@ def draw(report: dict, path: Path) -> None:
         axes.set_xlim(0, end)
         axes.set_xlabel("seconds")
         axes.spines[["top", "right"]].set_visible(False)
-        axes.set_title(f"{TITLES[task]}, batch of {batch}", loc="left")
+        axes.set_title(title(*group), loc="left")
     figure.suptitle(
         f"{report['model']}, {report['size']} x {report['size']} pixels, "
         f"{report['machine']['processor']}"

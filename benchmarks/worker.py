@@ -4,7 +4,8 @@ It imports nothing but NumPy before the contender's module: other frameworks wou
 count as its memory, and torch and TensorFlow crash in one process where triton is
 installed. The contender's module has a function that takes the request and the
 contender's options. It returns a function without arguments, which makes one
-prediction or training step and returns when the device has finished.
+prediction or training step and returns when the device has finished; for the task
+"check" it returns the answer itself.
 """
 
 import importlib
@@ -27,10 +28,10 @@ def main(request: str) -> None:
 
     Args:
         request: A JSON object: `maker`, as "module:function", and its `options`;
-            `spec`, the fields of a `ResNeXtSpec`; `task`, "predict" or "train";
-            `batch`, `size` in pixels, `classes`; `precision`, "float32" or
-            "bfloat16"; `device`, "cpu" or "gpu"; `threads`; and the number of
-            `calls`, more while they take fewer than `seconds`.
+            `spec`, the fields of a `ResNeXtSpec`; `task`, "predict", "train" or
+            "check"; `batch`, `size` in pixels, `classes`; `precision`, "float32",
+            "bfloat16", "float16" or "tf32"; `device`, "cpu" or "gpu"; `threads`; and
+            the number of `calls`, more while they take fewer than `seconds`.
     """
     try:
         answer = measure(SimpleNamespace(**json.loads(request)))
@@ -51,6 +52,8 @@ def measure(work) -> dict:
 
     start = time.perf_counter()
     call = getattr(importlib.import_module(module), function)(work, **work.options)
+    if work.task == "check":
+        return call
     call()
     first = time.perf_counter() - start
     seconds = []

@@ -33,3 +33,46 @@ def failure(work):
 def crash(work):
     print("nothing to see", flush=True)
     os._exit(3)
+
+
+def other_epsilon(work, folder):
+    """Compares a network whose batch norm adds what Keras' does by default."""
+
+    def change(network):
+        for layer in network.layers:
+            if hasattr(layer, "epsilon"):
+                layer.epsilon = 1e-3
+
+    return _compare_changed(change, work, folder)
+
+
+def one_other_weight(work, folder):
+    """Compares a network in which one number is another."""
+
+    def change(network):
+        kernel = network.get_layer("conv3_block1_1_conv").kernel
+        values = kernel.numpy()
+        values[0, 0, 0, 0] += 1
+        kernel.assign(values)
+
+    return _compare_changed(change, work, folder)
+
+
+def other_labels(work, folder):
+    """Compares a training step towards other labels."""
+    work.labels = work.labels[::-1].copy()
+    return _compare_changed(lambda network: None, work, folder)
+
+
+def _compare_changed(change, work, folder):
+    import ours
+
+    build = ours.build
+
+    def build_changed(*arguments, **options):
+        network = build(*arguments, **options)
+        change(network)
+        return network
+
+    ours.build = build_changed
+    return ours.agreement(work, folder)

@@ -6,10 +6,11 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
-import run
 import keras
 import numpy as np
 import pytest
+import run
+from PIL import Image
 from run import CONTENDERS, PEERS, Contender, race, schedule
 
 pytestmark = pytest.mark.tensorflow
@@ -19,7 +20,6 @@ BY_NAME = {contender.name: contender for contender in CONTENDERS}
 FACTS = {
     "device": "cpu",
     "backend": "tensorflow",
-    "precision": "float32",
     "model": "resnext50_32x4d",
     "spec": {},
     "classes": 10,
@@ -37,7 +37,7 @@ def stand_in(function, name=None, kind="other", packages=(), **options):
 
 def results_of(*contenders, rounds=1, time_limit=300, **facts):
     facts = FACTS | facts
-    turns = schedule(contenders, facts, ["predict"], [1], rounds)
+    turns = schedule(contenders, facts, ["predict"], [1], ["float32"], rounds)
     turns = [turn for turn in turns if turn[0].kind != "floor"]
     return {r["contender"]: r for r in race(turns, facts, time_limit)}
 
@@ -56,18 +56,24 @@ def test_contenders_take_turns_each_in_a_process_of_its_own(tmp_path, monkeypatc
     assert len(results["a"]["first_seconds"]) == 2
 
 
-def test_each_round_begins_with_the_floor_and_has_every_contender_for_a_task():
-    pair = [BY_NAME["ours"], BY_NAME["predictor-tensorflow"]]
-    turns = schedule(pair, FACTS, ["predict", "train"], [1, 8], 2)
-    assert turns[:7] == turns[7:]
-    assert [(c.name, task, batch) for c, task, batch in turns[:7]] == [
-        ("floor", "floor", 1),
-        ("ours", "predict", 1),
-        ("predictor-tensorflow", "predict", 1),
-        ("ours", "predict", 8),
-        ("predictor-tensorflow", "predict", 8),
-        ("ours", "train", 1),
-        ("ours", "train", 8),
+def test_each_round_begins_with_the_floors_and_has_every_contender_for_a_task():
+    pair = [BY_NAME["ours"], BY_NAME["predictor-onnxruntime"]]
+    precisions = ["float32", "bfloat16"]
+    turns = schedule(pair, FACTS, ["predict", "train"], [1, 8], precisions, 2)
+    assert turns[:12] == turns[12:]
+    assert [(c.name, *case) for c, *case in turns[:12]] == [
+        ("floor", "floor", 1, "float32"),
+        ("floor", "floor", 1, "bfloat16"),
+        ("ours", "predict", 1, "float32"),
+        ("predictor-onnxruntime", "predict", 1, "float32"),
+        ("ours", "predict", 1, "bfloat16"),
+        ("ours", "predict", 8, "float32"),
+        ("predictor-onnxruntime", "predict", 8, "float32"),
+        ("ours", "predict", 8, "bfloat16"),
+        ("ours", "train", 1, "float32"),
+        ("ours", "train", 1, "bfloat16"),
+        ("ours", "train", 8, "float32"),
+        ("ours", "train", 8, "bfloat16"),
     ]
 
 
@@ -111,14 +117,26 @@ def test_a_failure_is_named_and_the_others_go_on():
     assert len(holder["first_seconds"]) == 2
 
 
+OF_OTHER_BACKENDS = {n for n in BY_NAME if "-" in n and n not in PEERS}
+OF_FLOAT32_OR_CPU = {"torch-onnxruntime", "torch-openvino", "keras-applications"}
+
+
 @pytest.mark.parametrize(
     ("facts", "left_out"),
     [
         ({"model": "resnext101_32x8d"}, {"ours-torch-compile", "keras-applications"}),
         (
+            {"precision": "bfloat16"},
+            {"ours-without-onednn", "ours-jit-compile", "ours-torch-compile"}
+            | {"predictor-onnxruntime", "torch-onnxruntime", "keras-applications"},
+        ),
+        (
             {"backend": "jax", "precision": "bfloat16", "device": "gpu"},
-            {name for name in BY_NAME if "-" in name and name not in PEERS}
-            | {"torch-onnxruntime", "torch-openvino", "keras-applications"},
+            OF_OTHER_BACKENDS | OF_FLOAT32_OR_CPU,
+        ),
+        (
+            {"backend": "torch", "precision": "tf32", "device": "gpu"},
+            (OF_OTHER_BACKENDS | OF_FLOAT32_OR_CPU) - {"ours-torch-compile"},
         ),
     ],
 )
@@ -129,12 +147,12 @@ def test_who_takes_part_where_all_packages_are_installed(facts, left_out, monkey
 
 
 @pytest.mark.long
-def test_the_script_prints_what_it_writes(tmp_path, capsys):
-    path = tmp_path / "times.json"
+def test_the_script_prints_what_it_writes(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
     run.main(
         [
             *("resnext11_8x4d", "--size", "32", "--batch", "2", "--rounds", "1"),
-            *("--calls", "3", "--json", str(path)),
+            *("--calls", "3", "--precision", "float32", "bfloat16", "tf32", "--cpu"),
         ],
         [
             BY_NAME["ours"],
@@ -144,15 +162,24 @@ def test_the_script_prints_what_it_writes(tmp_path, capsys):
         ],
     )
     out, err = capsys.readouterr()
-    assert "Left out: crash, which needs no_such_package" in err
-    assert "2 of 4: ours, predict 2" in err
+    assert "Left out: tf32, which is for a GPU" in err
+    assert "Left out: crash in bfloat16, which needs no_such_package" in err
+    assert "3 of 8: ours, predict, 2, float32" in err
+    [path] = tmp_path.glob("*-resnext11_8x4d-tensorflow-cpu.json")
     report = json.loads(path.read_text())
     assert report["size"] == 32
     assert f"`{report['command']}`" in out
     assert f"keras {keras.__version__}" in out
+    assert f"Not compared with torch: {report['agreement']['reason']}" in out
+    with Image.open(path.with_suffix(".png")) as plot:
+        assert plot.width == 1600
     ours = next(r for r in report["results"] if r["contender"] == "ours")
+    assert ours["precision"] == "float32"
     assert ours["peak_bytes"][0] > 1e8  # at least TensorFlow's
-    lines = [line for line in out.splitlines() if line.startswith("|")]
+    table, others = out.split("Prediction, batch of 2, ")[1:]
+    assert table.startswith("float32:")
+    assert others.startswith("bfloat16:")
+    lines = [line for line in table.splitlines() if line.startswith("|")]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     columns = dict(zip(rows[0], zip(*rows[2:], strict=True), strict=True))
     assert columns["contender"][:3] == ("ours", "sleeper", "failure")
@@ -165,11 +192,23 @@ def test_the_script_prints_what_it_writes(tmp_path, capsys):
     assert columns["failed"][2] == "OSError: out of order"
 
 
+def test_no_file_is_overwritten_where_none_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = {"date": "2026-11-30", "model": "resnext50_32x4d", "backend": "jax"}
+    report = {**names, "device": "gpu", "device_name": "NVIDIA H200 (MIG 1g.18gb)"}
+    stem = "2026-11-30-resnext50_32x4d-jax-nvidia-h200-mig-1g-18gb"
+    assert run.new_file(report) == Path(f"{stem}.json")
+    Path(f"{stem}.json").touch()
+    Path(f"{stem}-1.png").touch()
+    assert run.new_file(report) == Path(f"{stem}-2.json")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--peers", "troch"], "invalid choice: 'troch'"),
         (["--json", "mine.json"], "Received: mine.json"),
+        (["--precision", "float64"], "invalid choice: 'float64'"),
     ],
 )
 def test_wrong_arguments_are_refused_before_anything_is_timed(
@@ -200,6 +239,49 @@ def test_stock_keras_is_the_same_network_without_our_layers(relative_error):
     assert relative_error(stock(images), network(images)) <= 1e-5
 
 
+@pytest.fixture
+def as_torch(monkeypatch):
+    """Compares a network with torch's at 32 x 32 pixels, on a backend's CPU."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+
+    def compare(backend, name="resnext50_32x4d", **options):
+        network = run.ask(["ours.py", name, "32"], {"KERAS_BACKEND": backend})
+        return run.compare({**network, "backend": backend, "threads": 2}, **options)
+
+    return compare
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize(
+    ("backend", "name", "library"),
+    [
+        ("tensorflow", "resnext50_32x4d", "torchvision"),
+        ("jax", "resnext50_32x4d", "torchvision"),
+        ("torch", "seresnext50_32x4d", "timm"),
+    ],
+)
+def test_the_networks_that_are_timed_are_torchs(as_torch, backend, name, library):
+    found = as_torch(backend, name)
+    assert found["library"] == library
+    assert 0 < found["logits"] < run.TOLERANCES["logits"]
+    assert 0 < found["gradients"] < run.TOLERANCES["gradients"]
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize(
+    "mistake", ["other_epsilon", "one_other_weight", "other_labels"]
+)
+def test_nothing_is_timed_of_a_network_that_is_not_torchs(as_torch, mistake):
+    with pytest.raises(RuntimeError, match="expected at most"):
+        as_torch("tensorflow", ours=f"stand_ins:{mistake}")
+
+
+def test_a_network_that_torch_lacks_is_not_compared(as_torch):
+    assert as_torch("tensorflow", "resnext29_8x64d")["reason"]
+
+
 @pytest.mark.parity
 @pytest.mark.parametrize(
     ("arguments", "names"),
@@ -207,7 +289,7 @@ def test_stock_keras_is_the_same_network_without_our_layers(relative_error):
         ([], PEERS),
         (
             ["--train", "--precision", "bfloat16", "--backend", "torch"],
-            ("ours", "torch"),
+            ("ours", "torch", "torch-channels-last-compile"),
         ),
     ],
 )

@@ -33,10 +33,16 @@ def test_rows_hold_quartiles_ratios_and_the_floor():
         result("torch-channels-last", "torch", [0.2]),
         result("keras", "other", [], reason="took longer than 300 s"),
         result("ours", "ours", [1.0], "train", 1),
+        result("ours", "ours", [0.1], precision="bfloat16"),
+        result("torch", "torch", [0.05], precision="bfloat16"),
     ]
     tables = panels({"results": results, "multiply_adds": 4_230_479_872})
-    assert list(tables) == [("predict", 8), ("train", 1)]
-    ours, _, fastest, failed, floor = tables["predict", 8]
+    assert list(tables) == [
+        ("predict", 8, "float32"),
+        ("train", 1, "float32"),
+        ("predict", 8, "bfloat16"),
+    ]
+    ours, _, fastest, failed, floor = tables["predict", 8, "float32"]
     assert ours["median"] == 0.29
     assert ours["quartiles"] == tuple(np.percentile(seconds, [25, 75]))
     assert ours["ratio"] == pytest.approx(0.29 / 0.2)
@@ -52,7 +58,8 @@ def test_rows_hold_quartiles_ratios_and_the_floor():
     # Two operations a multiply-add, at the rate of the fastest product.
     rate = 2 * 4000**3 / 0.4
     assert floor["median"] == pytest.approx(8 * 2 * 4_230_479_872 / rate)
-    ours, floor = tables["train", 1]
+    assert [row["ratio"] for row in tables["predict", 8, "bfloat16"]] == [2, 1]
+    ours, floor = tables["train", 1, "float32"]
     assert "ratio" not in ours
     assert floor["median"] == pytest.approx(3 * 2 * 4_230_479_872 / rate)
 
@@ -72,7 +79,7 @@ def test_times_have_three_digits(seconds, text):
 
 def test_published_files_give_the_published_tables():
     text = markdown(json.loads(PUBLISHED.read_text()))
-    training = text[text.index("Training step, batch of 8") :].splitlines()
+    training = text[text.index("Training step, batch of 8, float32") :].splitlines()
     assert training[4].startswith("| ours | 747 ms | 732 to 798 ms | 0.86 |")
     assert training[8].startswith(
         "| torch-channels-last | 870 ms | 857 to 893 ms | 1.00"
