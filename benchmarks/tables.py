@@ -26,7 +26,7 @@ def panels(report: dict) -> dict[tuple[str, int, str], list[dict]]:
         if result["task"] in TITLES:
             group = result["task"], result["batch"], precision
             groups.setdefault(group, []).append(result)
-        elif result["kind"] == "floor" and result["seconds"]:
+        elif result["task"] == "floor" and result["seconds"]:
             operations = 2 * result["options"]["side"] ** 3
             rates[precision] = operations / min(result["seconds"])
     if report.get("gflops"):  # files older than 2026-11-28
