@@ -57,7 +57,8 @@ def test_contenders_take_turns_each_in_a_process_of_its_own(tmp_path, monkeypatc
 
 
 def test_each_round_begins_with_the_floors_and_has_every_contender_for_a_task():
-    pair = [BY_NAME["ours"], BY_NAME["predictor-onnxruntime"]]
+    only = {"task": ("predict",), "precision": ("float32",)}
+    pair = [BY_NAME["ours"], Contender("exact", "other", "module:function", only=only)]
     precisions = ["float32", "bfloat16"]
     turns = schedule(pair, FACTS, ["predict", "train"], [1, 8], precisions, 2)
     assert turns[:12] == turns[12:]
@@ -65,10 +66,10 @@ def test_each_round_begins_with_the_floors_and_has_every_contender_for_a_task():
         ("floor", "floor", 1, "float32"),
         ("floor", "floor", 1, "bfloat16"),
         ("ours", "predict", 1, "float32"),
-        ("predictor-onnxruntime", "predict", 1, "float32"),
+        ("exact", "predict", 1, "float32"),
         ("ours", "predict", 1, "bfloat16"),
         ("ours", "predict", 8, "float32"),
-        ("predictor-onnxruntime", "predict", 8, "float32"),
+        ("exact", "predict", 8, "float32"),
         ("ours", "predict", 8, "bfloat16"),
         ("ours", "train", 1, "float32"),
         ("ours", "train", 1, "bfloat16"),
