@@ -12,6 +12,7 @@ its speed.
 """
 
 import argparse
+import contextlib
 import itertools
 import os
 import tempfile
@@ -26,6 +27,7 @@ from resnext_keras.features.calibrated import calibrated_network
 from resnext_keras.features.extractor import Extractor
 from resnext_keras.features.loader import read_batches
 from resnext_keras.images.listing import list_images
+from resnext_keras.inference.predictor import available_precision
 from resnext_keras.weights.checkpoint import resolve
 
 SECONDS = 8.0  # of a turn of the network alone
@@ -72,16 +74,22 @@ def main():
         rk.ResNeXt("resnext50_32x4d", weights=None).save_weights(weights)
         checkpoint = resolve(weights, "resnext50_32x4d")
         print("images a second\nprecision  reading  network  extract", flush=True)
-        with calibrated_network(checkpoint, [os.fsdecode(paths[0])]) as calibrated:
-            extractors = {
-                precision: Extractor(
+        extractors = {}
+        for precision in options.precision:
+            if available_precision(precision) != precision:  # says why
+                continue
+            with contextlib.ExitStack() as stack:
+                calibrated = None
+                if precision == "int8":
+                    first = os.fsdecode(paths[0])
+                    network = calibrated_network(checkpoint, [first])
+                    calibrated = stack.enter_context(network)
+                extractors[precision] = Extractor(
                     weights=checkpoint,
                     precision=precision,
                     batch_size=options.batch_size,
-                    calibrated=calibrated if precision == "int8" else None,
+                    calibrated=calibrated,
                 )
-                for precision in options.precision
-            }
         sizes = checkpoint.preprocessing, options.batch_size
         for _ in range(options.rounds):
             for precision, extractor in extractors.items():

@@ -56,7 +56,8 @@ def matrix_product(work, side):
     """One product of two square matrices: `2 * side**3` operations."""
     set_up(work)
     values = np.random.default_rng(0).normal(size=(side, side)).astype("float32")
-    matrix = keras.ops.convert_to_tensor(values, dtype=work.precision)
+    dtype = "float32" if work.precision == "tf32" else work.precision
+    matrix = keras.ops.convert_to_tensor(values, dtype=dtype)
     return lambda: keras.ops.convert_to_numpy(keras.ops.matmul(matrix, matrix)[0, 0])
 
 

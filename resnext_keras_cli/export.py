@@ -106,6 +106,6 @@ def export(model, images, formats, **options):
     print_table(rows)
     images = counted(report.images, "image") if report.images else "a photo of a cat"
     click.echo(
-        "Largest difference from Keras, divided by the largest output, and share of "
-        f"images with the same top-1 class, for {images}."
+        "Difference: the largest from Keras, divided by the largest output. Same "
+        f"top-1: the share of images with the same class. Both for {images}."
     )

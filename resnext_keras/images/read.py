@@ -225,7 +225,7 @@ def decode_rgb(file: BinaryIO, digest=None, short: int | None = None) -> Image.I
 def _decode_smaller(image: Image.Image, short: int) -> None:
     """Lets a JPEG, unlike other formats, be decoded with fewer pixels before a resize.
 
-    Its sides are divided without a rest, so that the resized image has the same size.
+    Its sides are divided evenly, so that the resized image has the same size.
     """
     width, height = image.size
     for divisor in (8, 4, 2):

@@ -142,8 +142,8 @@ class Predictor:
 
     Images and outputs have the model's dtypes in any precision. In bfloat16 products
     are rounded to 8 bits and added up in float32, and classifiers stay in float32 on
-    TensorFlow. bfloat16 is fast on processors with AVX512-BF16 or AMX, which only Linux
-    tells, and on GPUs.
+    TensorFlow. bfloat16 is fast on processors with AVX512-BF16 or AMX, which are found
+    on Linux only, and on GPUs since Ampere.
 
     Raises:
         ValueError: The model, the file or another argument is not as described, the

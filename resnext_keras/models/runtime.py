@@ -7,6 +7,7 @@ processors without AVX-512, where a training step then takes 1.5 times as long.
 
 import contextlib
 import contextvars
+import functools
 import logging
 import os
 import sys
@@ -87,10 +88,15 @@ def has_fast_bfloat16() -> bool:
     if gpus := tf.config.list_physical_devices("GPU"):
         details = tf.config.experimental.get_device_details(gpus[0])
         return details.get("compute_capability", (0, 0)) >= (8, 0)
+    return has_onednn() and _processor_has_bfloat16()
+
+
+@functools.cache
+def _processor_has_bfloat16() -> bool:
     # OpenVINO and TensorFlow only tell of AVX-512, where bfloat16 may be emulated.
     cpu = Path("/proc/cpuinfo")
     flags = cpu.read_text() if cpu.exists() else ""
-    return has_onednn() and ("avx512_bf16" in flags or "amx_bf16" in flags)
+    return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
 def has_fast_kernels() -> bool:

@@ -343,7 +343,9 @@ def weights_info(name: str) -> WeightSet:
         >>> rk.weights_info("ResNeXt50.imagenet").licence
         'BSD-3-Clause'
     """
-    weight_set = WEIGHT_SETS.get(name) or resolve(name).weight_set
+    weight_set = WEIGHT_SETS.get(name)
+    if weight_set is None and not str(name).startswith(HUB):
+        weight_set = resolve(name).weight_set
     if weight_set is None:
         raise WeightsError(
             "Expected the name of a weight set, which list_weights() gives. "
@@ -357,7 +359,7 @@ def fetch_weights(
 ) -> list[Path]:
     """Downloads weights that are not on this machine, and verifies their files.
 
-    All names are checked before the first download.
+    All names are checked before the first file of weights is downloaded.
 
     Args:
         weights: Name of a weight set or address on the Hugging Face hub, or several.

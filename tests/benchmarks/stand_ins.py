@@ -1,4 +1,4 @@
-"""Contenders for test_run.py, made in the worker's process."""
+"""Contenders for test_benchmark_run.py, made in the worker's process."""
 
 import os
 import time

@@ -145,10 +145,11 @@ def test_all_formats_at_once(images):
     table = rows(done)
     assert list(table) == list(FORMATS)
     limits = {"float16": 1e-2, "int8": 0.2}
-    for name, (size, _, difference, *_, path) in table.items():
+    for name, (size, _, difference, top1, *_, path) in table.items():
         format_ = FORMATS[name]
         assert path == str(format_.path("digits"))
         assert float(difference) < limits.get(format_.precision, 1e-5)
+        assert top1 == "100.0%"
         shares = {"float16": 0.52, "int8": 0.4}
         assert float(size) < 4.4 * shares.get(format_.precision, 1)
     assert "for 8 images" in done.stdout
@@ -160,6 +161,14 @@ def test_a_missing_package_is_named_before_anything_is_built(monkeypatch, no_mod
     arguments = ("--format", "saved_model", "--format", "openvino")
     assert "resnext-keras[fast]" in error_of("export", "digits", *arguments)
     assert os.listdir() == []
+
+
+def test_an_image_of_too_many_pixels_is_not_read(monkeypatch, no_model):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)  # restored
+    Image.new("RGB", (20, 20)).save("large.png")
+    message = error_of("export", "digits", "large.png", "--max-pixels", "100")
+    assert "400 pixels, more than the limit of 100" in message
+    assert os.listdir() == ["large.png"]
 
 
 @pytest.mark.parametrize(
@@ -180,13 +189,19 @@ def test_a_missing_package_is_named_before_anything_is_built(monkeypatch, no_mod
         ),
         (["digits", "--format", "litert", "-o", "mine"], "Received: 'mine.tflite'"),
         (["digits", "--format", "openvino", "-o", "mine"], "Received: 'mine.bin'"),
+        (["digits", "--format", "onnx", "-o", "mine"], "Received: 'mine.onnx'"),
     ],
 )
 def test_wrong_arguments_give_one_line(arguments, message, monkeypatch, no_model):
-    monkeypatch.setitem(sys.modules, "openvino", sys)  # as if it were installed
+    for package in ("openvino", "onnx", "onnxruntime", "tf2onnx"):
+        monkeypatch.setitem(sys.modules, package, sys)  # as if it were installed
     os.mkdir("empty")
     os.mkdir("full")
-    for name in ("full/mine", "mine.bin", "mine.tflite"):
+    for name in ("full/mine", "mine.bin", "mine.onnx", "mine.tflite"):
         Path(name).write_text("mine")
     assert message in error_of("export", *arguments)
-    assert sorted(os.listdir()) == ["empty", "full", "mine.bin", "mine.tflite"]
+    assert sorted(os.listdir()) == [
+        "empty",
+        "full",
+        *(f"mine.{end}" for end in ("bin", "onnx", "tflite")),
+    ]

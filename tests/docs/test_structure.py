@@ -54,6 +54,16 @@ def test_importing_the_package_loads_models_and_what_keras_must_find():
     assert not set(ON_USE) & set(loaded)
 
 
+def test_a_network_is_built_with_keras_and_numpy_alone():
+    others = ("PIL", "pooch", "filelock", "tqdm", "safetensors", "click")
+    answer = python(
+        f"import sys, keras; sys.modules.update(dict.fromkeys({others}));"
+        "import resnext_keras as rk;"
+        "print(rk.ResNeXt('resnext11_8x4d', weights=None).name)"
+    )
+    assert answer == "resnext11_8x4d"
+
+
 def test_editors_and_users_find_the_same_names():
     source = Path(resnext_keras.__file__).read_text()
     block = ast.parse(source).body

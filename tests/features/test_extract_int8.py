@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
 from sklearn.neighbors import NearestNeighbors
 
 import resnext_keras as rk
@@ -88,7 +89,16 @@ def test_features_and_neighbours_are_nearly_those_of_float32(
     assert np.mean(same) >= 0.95
 
 
-def test_large_jpegs_are_read_faster_and_recorded_as_they_are(photos, tmp_path):
+def test_large_jpegs_are_read_faster_and_recorded_as_they_are(
+    photos, tmp_path, monkeypatch
+):
+    draft, drafted = JpegImageFile.draft, []
+
+    def recorded(image, mode, size):
+        drafted.append(size)
+        return draft(image, mode, size)
+
+    monkeypatch.setattr(JpegImageFile, "draft", recorded)
     turned = Image.Exif()
     turned[0x0112] = 6
     for number, photo in enumerate(photos):
@@ -102,6 +112,7 @@ def test_large_jpegs_are_read_faster_and_recorded_as_they_are(photos, tmp_path):
         assert table["width"].to_pylist() == [424, 424]
         assert table["height"].to_pylist() == [640, 640]
         vectors[precision] = features_of(target)
+        assert set(drafted) == ({(160, 106)} if precision == "int8" else set())
     lengths = [np.linalg.norm(v, axis=1) for v in vectors.values()]
     cosines = np.sum(np.prod(list(vectors.values()), axis=0), 1) / np.prod(lengths, 0)
     assert cosines.min() >= 0.995

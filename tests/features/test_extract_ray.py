@@ -1,5 +1,6 @@
 """`extract` with `engine="ray"`: a real cluster of two workers on this machine."""
 
+import contextlib
 import itertools
 import os
 import signal
@@ -100,14 +101,16 @@ def workers_of(process):
 def test_a_worker_that_is_killed_is_replaced_and_its_work_done_again(
     collection, whole, tmp_path, monkeypatch
 ):
-    killed, write = [], Chunks.write
+    pytest.importorskip("ray")
+    killed, write, is_over = [], Chunks.write, threading.Event()
 
     def kill_one_that_reads():
-        while not killed:
+        while not (killed or is_over.wait(0.01)):
             reading = (w for w, t in workers_of(os.getpid()).items() if "read" in t)
             for worker in itertools.islice(reading, 1):
-                os.kill(worker, signal.SIGKILL)
-                killed.append(worker)
+                with contextlib.suppress(ProcessLookupError):  # ended meanwhile
+                    os.kill(worker, signal.SIGKILL)
+                    killed.append(worker)
 
     def written(self, number, *rest):
         write(self, number, *rest)
@@ -119,8 +122,13 @@ def test_a_worker_that_is_killed_is_replaced_and_its_work_done_again(
     monkeypatch.setattr(Chunks, "write", written)
     target = tmp_path / "features.parquet"
     # From the start, as workers may have read everything when a chunk is written.
-    threading.Thread(target=kill_one_that_reads, daemon=True).start()
-    assert run_with_ray(collection, target).read == COUNT
+    killer = threading.Thread(target=kill_one_that_reads, daemon=True)
+    killer.start()
+    try:
+        assert run_with_ray(collection, target).read == COUNT
+    finally:
+        is_over.set()
+        killer.join()
     assert killed
     assert_same(target, whole)
 
