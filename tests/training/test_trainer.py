@@ -158,7 +158,9 @@ class Metrics(Stop):
         logs |= {"val_accuracy": self.accuracies[epoch], "val_loss": self.losses[epoch]}
 
 
-@pytest.mark.parametrize("steps", [math.inf, 2 * STEPS + 1])
+@pytest.mark.parametrize(
+    "steps", [math.inf, pytest.param(2 * STEPS + 1, marks=pytest.mark.long)]
+)
 def test_a_phase_ends_early_at_the_same_epoch_however_often_it_is_resumed(
     data, tmp_path, caplog, steps
 ):

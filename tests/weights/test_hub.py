@@ -126,6 +126,7 @@ def test_what_cannot_be_had_is_said_in_one_line(hub, environment, tmp_path):
     assert "with this SHA-256" in message
 
 
+@pytest.mark.long
 def test_a_run_is_pushed_and_used_from_the_hub(hub, environment, tmp_path, photos):
     folder = timm_folder(tmp_path / "flowers")
     photos[1].save(tmp_path / "photo.png")
