@@ -291,7 +291,7 @@ def test_a_network_that_torch_lacks_is_not_compared(as_torch):
         ([], PEERS),
         (
             ["--train", "--precision", "bfloat16", "--backend", "torch"],
-            ("ours", "torch", "torch-channels-last-compile"),
+            ("ours", "torch"),
         ),
     ],
 )
