@@ -53,8 +53,8 @@ class ResNeXtSpec:
         caffe_form: Whether the network is as in Caffe, for which SE-ResNeXt was first
             published (timm's `legacy_seresnext`). The stem's max-pool pads the right
             and the lower border alone, and rounds odd sizes down. The two convolutions
-            of squeeze-and-excitation have other names, as in files for torch, by which
-            weight files of the two forms are told apart.
+            of squeeze-and-excitation have the names of files for torch, so that the
+            names in a weight file show its form.
 
     Raises:
         ValueError: A value is outside what is described above.
