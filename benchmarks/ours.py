@@ -33,7 +33,11 @@ def model(work, stock=False, jit_compile="auto"):
     set_up(work)
     network = build(work)
     if stock:
-        network = keras.models.clone_model(network, clone_function=stock_layer)
+        ours, network = (
+            network,
+            keras.models.clone_model(network, clone_function=stock_layer),
+        )
+        network.set_weights(ours.get_weights())
     images, labels = map(keras.ops.convert_to_tensor, (work.images, work.labels))
     if work.task == "predict":
         return prediction(network, images, labels, jit_compile)
@@ -58,7 +62,7 @@ def matrix_product(work, side):
     values = np.random.default_rng(0).normal(size=(side, side)).astype("float32")
     dtype = "float32" if work.precision == "tf32" else work.precision
     matrix = keras.ops.convert_to_tensor(values, dtype=dtype)
-    return lambda: keras.ops.convert_to_numpy(keras.ops.matmul(matrix, matrix)[0, 0])
+    return lambda: float(keras.ops.matmul(matrix, matrix)[0, 0])
 
 
 def agreement(work, folder):
@@ -202,14 +206,21 @@ def variables(network):
 
 
 def build(work, weights=None):
-    """The network without softmax, as torch's have none."""
-    return rk.ResNeXt(
+    """The network without softmax, as torch's have none; with random batch norm."""
+    network = rk.ResNeXt(
         rk.ResNeXtSpec(**work.spec),
         weights=weights,
         input_shape=(work.size, work.size, 3),
         classes=work.classes,
         classifier_activation=None,
     )
+    if weights is None:
+        rng = np.random.default_rng(0)
+        for layer in network.layers:
+            if isinstance(layer, keras.layers.BatchNormalization):
+                shape = layer.gamma.shape
+                layer.set_weights([rng.uniform(*r, shape) for r in work.batch_norm])
+    return network
 
 
 def stock_layer(layer):

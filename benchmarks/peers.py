@@ -19,7 +19,7 @@ KERAS_APPLICATIONS = {"resnext50_32x4d": "ResNeXt50", "resnext101_32x4d": "ResNe
 
 def torch_model(work, channels_last=False, compiled=False):
     """The network as it is, with the channels last, or through `torch.compile`."""
-    network = torch_network(work.spec, work.classes)
+    network = torch_network(work)
     predict, train = torch_calls(work, network, channels_last, compiled)
     network.train(work.task == "train")
     return train if work.task == "train" else predict
@@ -71,13 +71,7 @@ def reference(work, folder):
     import torch
 
     torch.manual_seed(0)
-    network = torch_network(work.spec, work.classes).eval()
-    for module in network.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.weight.data.uniform_(0.5, 1.5)
-            module.bias.data.uniform_(-0.5, 0.5)
-            module.running_mean.uniform_(-0.5, 0.5)
-            module.running_var.uniform_(0.3, 3.0)
+    network = torch_network(work).eval()
     torch.save(network.state_dict(), Path(folder, "weights.pth"))
     predict, train = torch_calls(work, network)
     np.save(Path(folder, "logits.npy"), predict().numpy())
@@ -87,8 +81,20 @@ def reference(work, folder):
     return {"library": type(network).__module__.split(".")[0]}
 
 
-def torch_network(spec, classes):
+def torch_network(work):
     """The network of torchvision, or else of timm, with random weights."""
+    import torch
+
+    network = new_torch_network(work.spec, work.classes)
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            norm = module.weight, module.bias, module.running_mean, module.running_var
+            for values, limits in zip(norm, work.batch_norm, strict=True):
+                values.data.uniform_(*limits)
+    return network
+
+
+def new_torch_network(spec, classes):
     import torchvision
 
     if spec["name"] in torchvision.models.list_models():
@@ -144,7 +150,8 @@ def channels_first(work):
 @contextlib.contextmanager
 def torch_export(work):
     """The .onnx file, written by another process, whose memory does not count."""
-    fields = {k: getattr(work, k) for k in ("spec", "classes", "batch", "size")}
+    names = "spec", "classes", "batch", "size", "batch_norm"
+    fields = {name: getattr(work, name) for name in names}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "model.onnx")
         program = [sys.executable, __file__, json.dumps(fields), str(path)]
@@ -160,7 +167,7 @@ def write_export(work, path):
     # From the old exporter, which needs no other package.
     warnings.simplefilter("ignore", DeprecationWarning)
     images = torch.zeros(work.batch, 3, work.size, work.size)
-    network = torch_network(work.spec, work.classes).eval()
+    network = torch_network(work).eval()
     torch.onnx.export(network, (images,), path, input_names=["images"], dynamo=False)
 
 
@@ -183,6 +190,11 @@ def keras_applications_model(work):
         models=tf_keras.models,
         utils=tf_keras.utils,
     )
+    rng = np.random.default_rng(0)
+    for layer in network.layers:
+        if isinstance(layer, tf_keras.layers.BatchNormalization):
+            shape = layer.gamma.shape
+            layer.set_weights([rng.uniform(*r, shape) for r in work.batch_norm])
     if work.task == "predict":
         function = tf.function(lambda images: network(images, training=False))
         return lambda: function(images).numpy()

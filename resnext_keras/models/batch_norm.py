@@ -31,20 +31,21 @@ class BatchNormalization(layers.BatchNormalization):
     - Training where kernels are fast: TensorFlow's kernel, which takes one pass for
       each and fuses a following ReLU.
     - Training elsewhere: operations of its own, with half of Keras' passes.
-    - Prediction where kernels are slow: TensorFlow's kernel, since TensorFlow fuses it
-      with the convolution before it. Exported graphs never contain it, so that they
-      are the same for all processors.
+    - Prediction: TensorFlow's kernel, which TensorFlow fuses with the convolution
+      before it or the ReLU after it. Exported graphs never contain it, so that they are
+      the same for all processors.
     - Frozen layers in training, and other backends: Keras' own code. The moving
       variance is still unbiased.
     """
 
     def call(self, inputs, training=None, mask=None):
+        learns = training and self.trainable
         is_ours = mask is None and self._is_ours(inputs)
-        if is_ours and training and self.trainable:
+        if is_ours and learns:
             return self._train(inputs)
-        if is_ours and not training and not has_fast_kernels() and not is_exporting():
+        if is_ours and not training and not is_exporting():
             return self._predict(inputs)
-        if training and self.trainable and not getattr(self, "renorm", False):
+        if learns and not getattr(self, "renorm", False):
             return self._train_as_keras(inputs, mask)
         return super().call(inputs, training=training, mask=mask)
 
@@ -63,6 +64,9 @@ class BatchNormalization(layers.BatchNormalization):
             and self.variable_dtype == "float32"
         )
 
+    def _layout(self) -> str:
+        return "NHWC" if self.axis % 4 == 3 else "NCHW"
+
     def _predict(self, inputs):
         """Normalises by the moving statistics."""
         outputs, *_ = tf.raw_ops.FusedBatchNormV3(
@@ -72,6 +76,7 @@ class BatchNormalization(layers.BatchNormalization):
             mean=self.moving_mean,
             variance=self.moving_variance,
             epsilon=self.epsilon,
+            data_format=self._layout(),
             is_training=False,
         )
         return outputs
@@ -80,9 +85,8 @@ class BatchNormalization(layers.BatchNormalization):
         """Normalises by the batch's statistics, and updates the moving ones."""
         scale, offset = map(tf.convert_to_tensor, (self.gamma, self.beta))
         if has_fast_kernels():
-            layout = "NHWC" if self.axis % 4 == 3 else "NCHW"
             outputs, mean, variance = _by_kernel(
-                inputs, scale, offset, self.epsilon, layout
+                inputs, scale, offset, self.epsilon, self._layout()
             )
         else:
             x = tf.cast(inputs, tf.float32)

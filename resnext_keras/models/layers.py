@@ -216,6 +216,8 @@ def _plain_conv(x, kernel, strides, padding, dilations):
     """Grouped convolution as a single operation of TensorFlow."""
     y = tf.nn.conv2d(x, kernel, strides, padding, dilations=dilations)
     y = _of_no_images(y, x, kernel, strides, padding, dilations)
+    if has_fast_kernels() and not may_be_empty() and not is_exporting():
+        return y
     # Keeps TensorFlow from fusing the convolution with a following bias or activation:
     # without oneDNN its fused kernel for CPUs does not support groups.
     return tf.ensure_shape(y, (None, None, None, kernel.shape[-1]))

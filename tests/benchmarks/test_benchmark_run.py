@@ -1,5 +1,6 @@
 """benchmarks/run.py measures in turn, and names what it could not measure."""
 
+import dataclasses
 import itertools
 import json
 import time
@@ -12,6 +13,9 @@ import pytest
 import run
 from PIL import Image
 from run import CONTENDERS, PEERS, Contender, race, schedule
+from worker import BATCH_NORM
+
+import resnext_keras as rk
 
 pytestmark = pytest.mark.tensorflow
 
@@ -28,6 +32,14 @@ FACTS = {
     "calls": 2,
     "seconds": 0,
 }
+
+
+TINY = SimpleNamespace(
+    spec={"name": "tiny", "depths": [1], "cardinality": 4, "group_width": 4},
+    size=32,
+    classes=5,
+    batch_norm=BATCH_NORM,
+)
 
 
 def stand_in(function, name=None, kind="other", packages=(), **options):
@@ -223,15 +235,27 @@ def test_wrong_arguments_are_refused_before_anything_is_timed(
     assert Path("mine.json").read_text() == "mine"
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_the_floor_is_measured_in_each_precision(tmp_path, precision):
+    floor = dataclasses.replace(run.floor("cpu"), options={"side": 64})
+    facts = FACTS | {"task": "floor", "batch": 1, "precision": precision}
+    assert run.ask_worker(floor, facts, str(tmp_path))["seconds"][0] > 0
+
+
+def test_a_network_is_timed_with_all_that_a_trained_one_adds():
+    """TensorFlow drops the addition of zeros, as after a new network's kernels."""
+    import ours
+
+    network = ours.build(TINY)
+    folded = rk.fold_batch_norm(network)
+    biases = [x.bias for x in folded.layers if isinstance(x, keras.layers.Conv2D)]
+    assert all(np.abs(bias).min() > 0 for bias in biases)
+
+
 def test_stock_keras_is_the_same_network_without_our_layers(relative_error):
     import ours
 
-    work = SimpleNamespace(
-        spec={"name": "tiny", "depths": [1], "cardinality": 4, "group_width": 4},
-        size=32,
-        classes=5,
-    )
-    network = ours.build(work)
+    network = ours.build(TINY)
     stock = keras.models.clone_model(network, clone_function=ours.stock_layer)
     assert any(type(x).__module__.startswith("resnext_keras") for x in network.layers)
     assert all(type(x).__module__.startswith("keras.") for x in stock.layers)
