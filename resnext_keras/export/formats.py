@@ -27,7 +27,8 @@ from resnext_keras.io import output_directory
 from resnext_keras.models.runtime import check_backend
 from resnext_keras.models.specs import ResNeXtSpec
 from resnext_keras.progress import logger
-from resnext_keras.weights.checkpoint import resolve, run_images
+from resnext_keras.weights.checkpoint import resolve
+from resnext_keras.weights.run_folder import run_images
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from resnext_keras.arguments import few
 from resnext_keras.io import atomic_write, write_csv
 from resnext_keras.progress import Progress
 from resnext_keras.training.data.dataset import Unreadable
-from resnext_keras.weights.checkpoint import BEST
 from resnext_keras.weights.loading import save_weights
+from resnext_keras.weights.run_folder import BEST
 
 if TYPE_CHECKING:
     from resnext_keras.training.run import Run

@@ -41,7 +41,8 @@ from resnext_keras.training.report import (
     report_title,
     write_report,
 )
-from resnext_keras.weights.checkpoint import Checkpoint, resolve, run_images
+from resnext_keras.weights.checkpoint import Checkpoint, resolve
+from resnext_keras.weights.run_folder import run_images
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from resnext_keras.images.listing import readable
 from resnext_keras.io import write_csv
 from resnext_keras.training.metrics import calibration, confusion_matrix
 from resnext_keras.training.plots import plot_confusion, plot_curves, plot_reliability
-from resnext_keras.weights.checkpoint import relative_names
+from resnext_keras.weights.run_folder import relative_names
 
 if TYPE_CHECKING:
     from resnext_keras.training.evaluation import Evaluation

@@ -41,8 +41,14 @@ from resnext_keras.training.distribution import (
 from resnext_keras.training.losses import weights_of_classes
 from resnext_keras.training.optimizers import learning_rate
 from resnext_keras.training.settings import Phase, Settings
-from resnext_keras.weights.checkpoint import IMAGES, RUN, data_folder, relative_names
 from resnext_keras.weights.registry import is_registered
+from resnext_keras.weights.run_folder import (
+    IMAGES,
+    RUN,
+    data_folder,
+    read_run,
+    relative_names,
+)
 
 SKIPPED = "skipped.csv"
 
@@ -295,11 +301,6 @@ def _create_folder(run: Run) -> None:
         write_csv(folder / IMAGES, ("image", "split", "class"), images)
         skipped = [(relative(name), reason) for name, reason in run.skipped]
         write_csv(folder / SKIPPED, ("image", "reason"), skipped)
-
-
-def read_run(folder: Path) -> dict:
-    """Reads `run.json` in the folder of a run."""
-    return json.loads((folder / RUN).read_text(encoding="utf-8"))
 
 
 def write_run(folder: Path, content: dict) -> None:

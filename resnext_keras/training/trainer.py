@@ -58,7 +58,6 @@ from resnext_keras.training.run import (
     SKIPPED,
     Run,
     open_run,
-    read_run,
     write_extension,
     write_run,
 )
@@ -68,14 +67,8 @@ from resnext_keras.training.settings import (
     finetune_phases,
     settings_tables,
 )
-from resnext_keras.weights.checkpoint import (
-    BEST,
-    DEFAULT_MODEL,
-    IMAGES,
-    RUN,
-    Checkpoint,
-    resolve,
-)
+from resnext_keras.weights.checkpoint import DEFAULT_MODEL, Checkpoint, resolve
+from resnext_keras.weights.run_folder import BEST, IMAGES, RUN, read_run
 
 MODEL, EXPORT, TENSORBOARD = "model.keras", "saved_model", "tensorboard"
 

@@ -1,24 +1,20 @@
 """`Checkpoint`: the single value that every kind of `weights=` argument becomes."""
 
 import contextlib
-import csv
-import json
 import os
 import weakref
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from resnext_keras.arguments import did_you_mean, few
 from resnext_keras.images.labels import class_names
-from resnext_keras.images.listing import readable
 from resnext_keras.images.preprocessing import Preprocessing, default_preprocessing
 from resnext_keras.models.specs import ARCHITECTURES, ResNeXtSpec, get_spec
 from resnext_keras.models.variables import Shapes, variable_shapes
-from resnext_keras.weights.hub import HUB, WEIGHTS, HubModel, hub_hint, hub_model
+from resnext_keras.weights.find import TIMM_FILES, find, path_of
+from resnext_keras.weights.hub import HUB, HubModel, hub_model
 from resnext_keras.weights.loading import (
     HEAD,
-    HINTS,
     READERS,
     channels_and_classes,
     identify,
@@ -30,24 +26,14 @@ from resnext_keras.weights.registry import (
     WEIGHT_SETS,
     WeightSet,
     as_registered,
-    names_of,
-    sets_of,
 )
+from resnext_keras.weights.run_folder import BEST, best_weights, describe_run
 from resnext_keras.weights.tensors import LazyTensors, WeightsError
 from resnext_keras.weights.timm_config import (
     CONFIG,
     is_timm_config,
     read_timm_config,
 )
-
-RUN, BEST = "run.json", "best.weights.h5"
-"""The two files by which the folder of a training run is recognised."""
-
-IMAGES = "images.csv"
-"""The images of a training run: name, split and class of each."""
-
-TIMM_FILES = (WEIGHTS, "pytorch_model.bin")
-"""Weight files of timm and transformers, beside their `config.json`."""
 
 DEFAULT_MODEL = "resnext50_32x4d"
 
@@ -159,7 +145,7 @@ class Checkpoint:
     @property
     def run_folder(self) -> Path | None:
         """The folder of the training run; None for other weights."""
-        return self.folder if self.folder and _best_weights(self.folder) else None
+        return self.folder if self.folder and best_weights(self.folder) else None
 
     def check_rgb(self) -> None:
         """Checks that the weights are for RGB images.
@@ -260,7 +246,7 @@ def resolve(
     spec = None if model is None else get_spec(model)
     if isinstance(weights, Checkpoint):
         return _of_spec(weights, spec)
-    if isinstance(weights, str) and _path_of(weights) is None:
+    if isinstance(weights, str) and path_of(weights) is None:
         weights = as_registered(weights)
     remedy = ""
     if spec is None and (
@@ -276,10 +262,10 @@ def resolve(
         source = hub_model(weights)
         config = source.fetch(CONFIG)
         return _of_spec(_from_timm(config, weights, source), spec)
-    source = _find(weights, spec and spec.name)
+    source = find(weights, spec and spec.name)
     if isinstance(source, WeightSet):
         checkpoint = _from_set(source, remedy)
-    elif source == _best_weights(source.parent):
+    elif source == best_weights(source.parent):
         checkpoint = _from_run(source.parent)
     elif source.name in TIMM_FILES and is_timm_config(source.with_name(CONFIG)):
         path = Path(os.path.expanduser(weights))
@@ -412,42 +398,6 @@ def _from_set(weight_set: WeightSet, remedy: str = "") -> Checkpoint:
     )
 
 
-def _best_weights(folder: Path) -> Path | None:
-    """The weights of a training run; None for another folder, or before the first."""
-    # Path.is_file may raise for an impossible path; os.path.isfile does not.
-    is_run = all(os.path.isfile(folder / name) for name in (BEST, RUN))
-    return folder / BEST if is_run else None
-
-
-def _from_run(folder: Path) -> Checkpoint:
-    try:
-        content = json.loads((folder / RUN).read_text(encoding="utf-8"))
-        spec = ResNeXtSpec(**content["settings"]["spec"])
-        reading = content["preprocessing"]
-        known = [field.name for field in fields(Preprocessing) if field.name in reading]
-        preprocessing = Preprocessing(**{name: reading[name] for name in known})
-        names = tuple(content["class_names"])
-        # Earlier versions had none of these.
-        outputs = content.get("outputs", len(names))
-        activation = content.get("activation", "softmax")
-        licence = content.get("licence")
-    except (ValueError, KeyError, TypeError) as error:
-        raise WeightsError(
-            f"Expected {RUN} beside the weights of a run, as training writes it. "
-            f"Received: {folder / RUN} ({error!r})"
-        ) from error
-    return Checkpoint(
-        spec,
-        outputs,
-        preprocessing,
-        names,
-        str(folder) if folder.name else os.path.abspath(folder),
-        licence,
-        activation=activation,
-        _file=_WeightFile(folder / BEST),
-    )
-
-
 def _from_timm(config: Path, name: str, source: Path | HubModel) -> Checkpoint:
     return Checkpoint(name=name, _file=_WeightFile(source), **read_timm_config(config))
 
@@ -479,137 +429,13 @@ def _from_file(path: Path, spec: ResNeXtSpec | None) -> Checkpoint:
     )
 
 
-def data_folder(data: str | os.PathLike) -> str:
-    """The folder that the names of a data set's images begin from, as text."""
-    return readable(data if os.path.isdir(data) else os.path.dirname(data))
-
-
-def relative_names(data: str | os.PathLike) -> Callable[[str], str]:
-    """Function from the name of an image to its name within the data set."""
-    base = data_folder(data)
-    inside = os.path.join(base, "")
-
-    def relative(name):  # `relpath` alone would be slow for millions of images
-        if name.startswith(inside):
-            return name.removeprefix(inside)
-        return os.path.relpath(name, base)
-
-    return relative
-
-
-def run_images(
-    folder: Path, split: str, moved_to: str | os.PathLike | None = None
-) -> list[str]:
-    """Paths of the images of a training run.
-
-    Args:
-        folder: The folder of the run.
-        split: `"training"` or `"validation"`.
-        moved_to: The run's data set, if it is no longer where it was when it began.
-
-    Returns:
-        The paths; of TFRecords the paths and numbers of the records. Empty for a run
-        of a version that did not write them.
-    """
-    if not (folder / IMAGES).is_file():
-        return []
-    content = json.loads((folder / RUN).read_text(encoding="utf-8"))
-    data = content["settings"]["data"]
-    base = data_folder(data if os.path.lexists(data) else moved_to or data)
-    with (folder / IMAGES).open(newline="", encoding="utf-8") as file:
-        names = [name for name, own, _ in csv.reader(file) if own == split]
-    return [os.path.normpath(os.path.join(base, name)) for name in names]
+def _from_run(folder: Path) -> Checkpoint:
+    name = str(folder) if folder.name else os.path.abspath(folder)
+    return Checkpoint(
+        name=name, _file=_WeightFile(folder / BEST), **describe_run(folder)
+    )
 
 
 def _numbers(classes: int | None) -> tuple[str, ...]:
     # With one output, it is the probability of the second of two classes.
     return tuple(map(str, range(2 if classes == 1 else classes or 0)))
-
-
-def _find(weights: str | os.PathLike, architecture: str | None) -> WeightSet | Path:
-    """The weight set of a name, or the path of an existing file."""
-    if not isinstance(weights, (str, os.PathLike)):
-        raise WeightsError(
-            "Expected `weights` to be the name of a weight set, the path of a file or "
-            "of the folder of a training run or of timm, hf://OWNER/NAME, or None. "
-            f"Received: weights={weights!r}"
-        )
-    named = [s for s in WEIGHT_SETS.values() if weights in names_of(s)]
-    sets = [s for s in named if architecture in (None, s.architecture)]
-    if len(sets) == 1:
-        return sets[0]
-    if path := _path_of(weights):
-        return path
-    path = Path(os.path.expanduser(weights))
-    is_path = (
-        path.name != weights  # a path object, or it has folders
-        or path.suffix.lower() in (*READERS, *HINTS)
-        or os.path.lexists(path)
-    )
-    if is_path and not named:
-        raise _no_such_file(weights, path)
-    raise _no_such_set(weights, architecture, named)
-
-
-def _path_of(weights: str | os.PathLike) -> Path | None:
-    """The path of a weight file, or of that in the folder of a run or of timm."""
-    path = Path(os.path.expanduser(weights))
-    files = path, path / TIMM_FILES[0]
-    return _best_weights(path) or next(filter(os.path.isfile, files), None)
-
-
-def _no_such_file(weights: str | os.PathLike, path: Path) -> WeightsError:
-    found = "no such file"
-    is_file = path.suffix.lower() in (*READERS, *HINTS) or path.parent.is_dir()
-    hint = "" if is_file else hub_hint(os.fspath(weights))
-    if os.path.isdir(path):
-        found = (
-            f"a folder without {BEST} and {RUN} of a training run, and without timm's "
-            f"{TIMM_FILES[0]}"
-        )
-        pickled = [name for name in TIMM_FILES[1:] if os.path.isfile(path / name)]
-        if pickled:
-            hint = f" To read {pickled[0]}, which is a pickle, give its path."
-    files = []
-    with contextlib.suppress(OSError, ValueError):
-        files = [f.name for f in path.parent.iterdir() if f.suffix.lower() in READERS]
-    return WeightsError(
-        f"Expected a weight file, found {found}."
-        f"{hint or did_you_mean(path.name, files)} "
-        f"Received: weights={os.fspath(weights)!r}"
-    )
-
-
-def _no_such_set(
-    weights: str, architecture: str | None, named: list[WeightSet]
-) -> WeightsError:
-    """The error for a name of no set, of several, or of sets of other architectures."""
-    owner, _, tag = weights.rpartition(".")
-    if tag == "imagenet" and owner in ARCHITECTURES:
-        architecture = architecture or owner
-    sets = sets_of(architecture)
-    names = list(dict.fromkeys(n for weight_set in sets for n in names_of(weight_set)))
-    hint = did_you_mean(weights, names if architecture else [*names, *ARCHITECTURES])
-    files = "a weight file, the folder of a training run or of timm"
-    if architecture is None:
-        expected = f"a weight set (see list_weights()), {files}, or {HUB}OWNER/NAME"
-    elif sets:
-        which = f"of {architecture!r} ({_names(sets)})"
-        expected = f"a weight set {which}, {files}, or {HUB}OWNER/NAME"
-    else:
-        expected = (
-            f"{files}, {HUB}OWNER/NAME, or None for random weights ({architecture!r} "
-            "has no weight set)"
-        )
-    if named and architecture is None:
-        listed = few(weight_set.name for weight_set in named)
-        hint = f" Several sets have this name; add the architecture: {listed}."
-    elif named and weights != "imagenet":
-        hint = f" This is the name of {_names(named)}."
-    elif tag == "imagenet" and sets and sets[0].non_commercial:
-        hint = f" No set is the default, as {sets[0].licence} forbids commercial use."
-    return WeightsError(f"Expected {expected}.{hint} Received: weights={weights!r}")
-
-
-def _names(sets: list[WeightSet]) -> str:
-    return ", ".join(weight_set.name for weight_set in sets)

@@ -14,11 +14,12 @@ from resnext_keras.models.data_format import channels_first
 from resnext_keras.models.graph import head_activation
 from resnext_keras.models.specs import ResNeXtSpec, get_spec
 from resnext_keras.models.variables import count_parameters, variable_shapes
-from resnext_keras.weights.checkpoint import RUN, Checkpoint, resolve
+from resnext_keras.weights.checkpoint import Checkpoint, resolve
 from resnext_keras.weights.formats.torch_names import torch_layer
 from resnext_keras.weights.formats.torch_safetensors import write_torch_safetensors
 from resnext_keras.weights.hub import WEIGHTS
 from resnext_keras.weights.loading import HEAD
+from resnext_keras.weights.run_folder import RUN
 from resnext_keras.weights.tensors import LazyTensor, LazyTensors
 from resnext_keras.weights.timm_config import CONFIG, timm_config
 

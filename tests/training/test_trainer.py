@@ -22,7 +22,7 @@ from resnext_keras.training.callbacks import (
     restore,
     save_checkpoint,
 )
-from resnext_keras.weights.checkpoint import BEST
+from resnext_keras.weights.run_folder import BEST
 
 STEPS = 3  # of an epoch, of 24 images
 

@@ -25,7 +25,8 @@ from resnext_keras import (
 )
 from resnext_keras.models.specs import get_spec
 from resnext_keras.models.variables import variable_shapes
-from resnext_keras.weights.checkpoint import BEST, RUN, resolve
+from resnext_keras.weights.checkpoint import resolve
+from resnext_keras.weights.run_folder import BEST, RUN
 
 LISTED = get_spec("resnext11_8x4d")
 NAMES = ("ant", "bee", "cat")

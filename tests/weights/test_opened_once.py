@@ -15,7 +15,8 @@ from run_data import image_folder
 
 from resnext_keras import Preprocessing, ResNeXt
 from resnext_keras.models.specs import get_spec
-from resnext_keras.weights.checkpoint import BEST, RUN, Checkpoint, resolve
+from resnext_keras.weights.checkpoint import Checkpoint, resolve
+from resnext_keras.weights.run_folder import BEST, RUN
 
 pytestmark = pytest.mark.tensorflow  # as SavedModel and training are
 
