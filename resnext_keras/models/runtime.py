@@ -81,10 +81,13 @@ def on_accelerator() -> bool:
 
 
 def has_fast_bfloat16() -> bool:
-    """Whether the GPU, or else the processor, computes in bfloat16: AVX512-BF16 or AMX.
+    """Whether the TPU, the GPU, or else the processor computes in bfloat16.
 
-    False where that is not known: on other systems than Linux, and without oneDNN.
+    A processor needs AVX512-BF16 or AMX. False where that is not known: on other
+    systems than Linux, and without oneDNN.
     """
+    if tf.config.list_logical_devices("TPU"):
+        return True
     if gpus := tf.config.list_physical_devices("GPU"):
         details = tf.config.experimental.get_device_details(gpus[0])
         return details.get("compute_capability", (0, 0)) >= (8, 0)

@@ -9,6 +9,7 @@ only the first process writes files.
 import contextlib
 import gc
 import json
+import logging
 import os
 import traceback
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from resnext_keras.models.runtime import has_fast_bfloat16
 from resnext_keras.training.settings import Settings
 
 if keras.config.backend() == "tensorflow":
@@ -27,6 +29,7 @@ elif keras.config.backend() == "jax":
 elif keras.config.backend() == "torch":
     import torch
 
+logger = logging.getLogger(__name__)
 
 # Environment variables that `keras.distribution.initialize` reads.
 PROCESSES = tuple(
@@ -66,10 +69,21 @@ class Devices:
     def check(self, settings: Settings) -> None:
         """Checks that a run with these settings can be trained on these devices.
 
+        Logs a warning where they are slow in its precision.
+
         Raises:
             ValueError: An option does not work here, or the replicas would not get the
                 same number of images in each step.
         """
+        if (
+            settings.precision == "mixed_bfloat16"
+            and keras.config.backend() == "tensorflow"
+            and not has_fast_bfloat16()
+        ):
+            logger.warning(
+                "No fast bfloat16 was found here; float32 may take less time than %s.",
+                settings.precision,
+            )
         if self.replicas > 1 and keras.config.backend() == "tensorflow":
             # Neither works with `MirroredStrategy`: Keras applies accumulated gradients
             # in a branch, in which TensorFlow allows no exchange between replicas.
