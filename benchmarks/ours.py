@@ -215,12 +215,16 @@ def build(work, weights=None):
         classifier_activation=None,
     )
     if weights is None:
-        rng = np.random.default_rng(0)
-        for layer in network.layers:
-            if isinstance(layer, keras.layers.BatchNormalization):
-                shape = layer.gamma.shape
-                layer.set_weights([rng.uniform(*r, shape) for r in work.batch_norm])
+        randomise_batch_norm(network, work.batch_norm)
     return network
+
+
+def randomise_batch_norm(network, limits):
+    """Sets scale, offset, mean and variance at random, within limits for each."""
+    rng = np.random.default_rng(0)
+    for layer in network.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.set_weights([rng.uniform(*r, layer.gamma.shape) for r in limits])
 
 
 def stock_layer(layer):
