@@ -121,6 +121,16 @@ def test_the_seed_decides_the_first_weights(data, tmp_path):
     assert np.abs(first[0] - first[2]).max() > 0.01
 
 
+def test_the_seed_decides_the_order_of_the_images(data, tmp_path):
+    firsts = []
+    for number, seed in enumerate((1, 1, 2)):
+        run = open_run(settings(data, seed=seed), tmp_path / str(number))
+        with contextlib.closing(run.training_batches(0, 0)) as batches:
+            firsts.append(np.asarray(next(iter(batches))[0]))
+    np.testing.assert_array_equal(firsts[0], firsts[1])
+    assert not np.array_equal(firsts[0], firsts[2])
+
+
 def test_a_run_writes_its_settings_its_versions_and_what_it_skipped(done):
     run, result, _ = done
     content = json.loads(result.files["run.json"].read_text())
