@@ -76,6 +76,17 @@ def test_trivial_augment_takes_an_operation_as_often_as_another():
     assert is_solarized.mean() == pytest.approx(30 / 31 / 14, abs=0.018)
 
 
+def test_half_of_trivial_augments_magnitudes_are_negative():
+    """Of grey images, brightness makes half darker; posterizing gives 96 and 64."""
+    plain = Image.new("RGB", (SIZE, SIZE), (100, 100, 100))
+    found = many(lambda rng: AUGMENTATIONS["trivial"](plain, rng), 4000)
+    greys = found[(found == found[:, :1, :1, :1]).all((1, 2, 3)), 0, 0, 0]
+    darker = np.sum((greys < 100) & ~np.isin(greys, (0, 64, 96)))
+    lighter = np.sum((greys > 100) & (greys != 155))  # solarized
+    assert darker + lighter > 200
+    assert 0.4 < lighter / (darker + lighter) < 0.6
+
+
 def test_ink_moves_a_little_and_inverts_half():
     """The centre of mass of a square in the middle shows the shift."""
     image = Image.new("RGB", (32, 32))
