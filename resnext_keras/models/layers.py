@@ -216,10 +216,11 @@ def _plain_conv(x, kernel, strides, padding, dilations):
     """Grouped convolution as a single operation of TensorFlow."""
     y = tf.nn.conv2d(x, kernel, strides, padding, dilations=dilations)
     y = _of_no_images(y, x, kernel, strides, padding, dilations)
-    if has_fast_kernels() and not may_be_empty() and not is_exporting():
+    is_onednn = has_fast_kernels() and not on_accelerator()
+    if is_onednn and not may_be_empty() and not is_exporting():  # in `Predictor`
         return y
     # Keeps TensorFlow from fusing the convolution with a following bias or activation:
-    # without oneDNN its fused kernel for CPUs does not support groups.
+    # of its fused kernels only oneDNN's support groups.
     return tf.ensure_shape(y, (None, None, None, kernel.shape[-1]))
 
 

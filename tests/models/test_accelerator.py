@@ -14,8 +14,8 @@ from helpers import dtype_policy
 from keras import layers
 from weight_files import EVERY_OPTION
 
-from resnext_keras import ResNeXt, ResNeXtSpec
-from resnext_keras.models.runtime import has_onednn
+from resnext_keras import ResNeXt, ResNeXtSpec, fold_batch_norm
+from resnext_keras.models.runtime import has_onednn, without_empty_batches
 
 pytestmark = pytest.mark.tensorflow
 
@@ -108,6 +108,20 @@ def test_the_graph_has_one_grouped_convolution_a_block(visible, batch, kind, spe
     assert len(for_kernels) == len(for_images) == count
     kernels = [operation.outputs[0] for operation in for_kernels]
     assert len(grouped(for_kernels, kernels)) == BLOCKS
+
+
+@pytest.mark.skipif(not has_onednn(), reason="a CPU without oneDNN has other kernels")
+@pytest.mark.parametrize("kind", ["CPU", "GPU"])
+def test_only_onednn_may_fuse_a_grouped_convolution_with_its_bias(visible, batch, kind):
+    """Of TensorFlow's fused kernels only its own support groups."""
+    visible(kind)
+    network = fold_batch_norm(compiled())
+    with without_empty_batches():  # as in `Predictor`
+        found = operations(tf.function(network), batch[0])["Conv2D"]
+    kernels = [operation.inputs[1] for operation in found]
+    for convolution in grouped(found, kernels):
+        users = {operation.type for operation in convolution.outputs[0].consumers()}
+        assert ("EnsureShape" in users) == (kind == "GPU")
 
 
 @pytest.mark.parametrize("jit_compile", [False, True])
