@@ -42,7 +42,7 @@ def model(work, stock=False, jit_compile="auto"):
     if work.task == "predict":
         return prediction(network, images, labels, jit_compile)
     # Keras' own is not to be slow by our optimizer, nor ours by Keras'.
-    optimizer = (keras.optimizers.SGD if stock else rk.SGD)(0.01, momentum=0.9)
+    optimizer = (keras.optimizers.SGD if stock else rk.SGD)(work.rate, momentum=0.9)
     return training(network, images, labels, jit_compile, optimizer)
 
 

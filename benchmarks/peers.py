@@ -25,7 +25,7 @@ def torch_model(work, channels_last=False, compiled=False):
     return train if work.task == "train" else predict
 
 
-def torch_calls(work, network, channels_last=False, compiled=False, rate=0.01):
+def torch_calls(work, network, channels_last=False, compiled=False):
     """Functions for one prediction and for one training step of a network."""
     import torch
 
@@ -38,7 +38,7 @@ def torch_calls(work, network, channels_last=False, compiled=False, rate=0.01):
     labels = torch.from_numpy(work.labels).to(device)
     network.to(device, memory_format=layout)
     forward = torch.compile(network) if compiled else network
-    optimizer = torch.optim.SGD(network.parameters(), rate, momentum=0.9)
+    optimizer = torch.optim.SGD(network.parameters(), work.rate, momentum=0.9)
     half = {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(work.precision)
     scaler = torch.amp.GradScaler(device, enabled=half is torch.float16)
 
@@ -199,7 +199,8 @@ def keras_applications_model(work):
         function = tf.function(lambda images: network(images, training=False))
         return lambda: function(images).numpy()
     network.compile(
-        tf_keras.optimizers.SGD(0.01, momentum=0.9), "sparse_categorical_crossentropy"
+        tf_keras.optimizers.SGD(work.rate, momentum=0.9),
+        "sparse_categorical_crossentropy",
     )
     return lambda: network.train_on_batch(images, labels)
 

@@ -34,8 +34,11 @@ class BatchNormalization(layers.BatchNormalization):
     - Prediction: TensorFlow's kernel, which TensorFlow fuses with the convolution
       before it or the ReLU after it. Exported graphs never contain it, so that they are
       the same for all processors.
-    - Frozen layers in training, and other backends: Keras' own code. The moving
-      variance is still unbiased.
+    - Frozen layers of a network in training: Keras' own code, which keeps less for the
+      gradient.
+    - Other backends: Keras' own code, with the unbiased moving variance.
+
+    In prediction on TensorFlow there are no gradients by the moving statistics.
     """
 
     def call(self, inputs, training=None, mask=None):

@@ -115,8 +115,8 @@ def has_fast_kernels() -> bool:
 
 
 # Modules that trace graphs for export; there is no public way to detect this. Graphs
-# of an exporter that is not in this list contain the workarounds for slow CPUs: the
-# same results, more slowly.
+# of an exporter that is not in this list contain the workarounds for slow CPUs and the
+# kernel of batch norm: the same results, where the other runtime knows them.
 _EXPORTERS = (
     "keras.src.export",
     "tensorflow.python.saved_model",

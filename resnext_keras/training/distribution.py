@@ -81,8 +81,8 @@ class Devices:
             and not has_fast_bfloat16()
         ):
             logger.warning(
-                "No fast bfloat16 was found here; float32 may take less time than %s.",
-                settings.precision,
+                "No fast bfloat16 was found here; float32 may take less time than "
+                "mixed_bfloat16."
             )
         if self.replicas > 1 and keras.config.backend() == "tensorflow":
             # Neither works with `MirroredStrategy`: Keras applies accumulated gradients

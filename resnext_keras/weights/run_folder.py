@@ -46,7 +46,7 @@ def describe_run(folder: Path) -> dict:
             "spec": ResNeXtSpec(**spec),
             "preprocessing": Preprocessing(**{name: reading[name] for name in known}),
             "class_names": names,
-            # Earlier versions had none of these.
+            # Earlier versions wrote no outputs, activation and licence.
             "classes": content.get("outputs", len(names)),
             "activation": content.get("activation", "softmax"),
             "licence": content.get("licence"),

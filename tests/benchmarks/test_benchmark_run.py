@@ -249,6 +249,7 @@ def test_a_network_is_timed_with_all_that_a_trained_one_adds():
     network = ours.build(TINY)
     folded = rk.fold_batch_norm(network)
     biases = [x.bias for x in folded.layers if isinstance(x, keras.layers.Conv2D)]
+    assert len(biases) == 1 + 4  # the stem, and a block with a projection
     assert all(np.abs(bias).min() > 0 for bias in biases)
 
 

@@ -15,7 +15,12 @@ from keras import layers
 from weight_files import EVERY_OPTION
 
 from resnext_keras import ResNeXt, ResNeXtSpec, fold_batch_norm
-from resnext_keras.models.runtime import has_onednn, without_empty_batches
+from resnext_keras.models.batch_norm import BatchNormalization
+from resnext_keras.models.runtime import (
+    has_fast_bfloat16,
+    has_onednn,
+    without_empty_batches,
+)
 
 pytestmark = pytest.mark.tensorflow
 
@@ -113,15 +118,34 @@ def test_the_graph_has_one_grouped_convolution_a_block(visible, batch, kind, spe
 @pytest.mark.skipif(not has_onednn(), reason="a CPU without oneDNN has other kernels")
 @pytest.mark.parametrize("kind", ["CPU", "GPU"])
 def test_only_onednn_may_fuse_a_grouped_convolution_with_its_bias(visible, batch, kind):
-    """Of TensorFlow's fused kernels only its own support groups."""
+    """Of TensorFlow's fused kernels only those of oneDNN support groups."""
     visible(kind)
     network = fold_batch_norm(compiled())
     with without_empty_batches():  # as in `Predictor`
         found = operations(tf.function(network), batch[0])["Conv2D"]
     kernels = [operation.inputs[1] for operation in found]
-    for convolution in grouped(found, kernels):
+    convolutions = grouped(found, kernels)
+    assert len(convolutions) == BLOCKS
+    for convolution in convolutions:
         users = {operation.type for operation in convolution.outputs[0].consumers()}
         assert ("EnsureShape" in users) == (kind == "GPU")
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_batch_norm_is_one_kernel_in_the_layout_of_the_images(visible, training):
+    visible("GPU")
+    norm = BatchNormalization(axis=1)
+    norm.build((None, 3, 4, 4))
+    function = tf.function(lambda images: norm(images, training=training))
+    images = tf.TensorSpec((None, 3, 4, 4))
+    (kernel,) = operations(function, images)["FusedBatchNormV3"]
+    assert kernel.get_attr("data_format") == b"NCHW"
+    assert kernel.get_attr("is_training") == training
+
+
+def test_a_tpu_has_fast_bfloat16(visible):
+    visible("TPU")
+    assert has_fast_bfloat16()
 
 
 @pytest.mark.parametrize("jit_compile", [False, True])

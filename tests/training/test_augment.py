@@ -91,7 +91,7 @@ def test_ink_moves_a_little_and_inverts_half():
     """The centre of mass of a square in the middle shows the shift."""
     image = Image.new("RGB", (32, 32))
     image.paste((255, 255, 255), (12, 12, 20, 20))
-    found = many(lambda rng: AUGMENTATIONS["ink"](image, rng), 400)
+    found = many(lambda rng: AUGMENTATIONS["ink"](image, rng), 1000)
     inverted = found[:, 0, 0, 0] == 255
     assert 0.45 < inverted.mean() < 0.55
     upright = np.where(inverted[:, None, None], 255 - found[..., 0], found[..., 0])
