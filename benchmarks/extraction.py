@@ -20,9 +20,8 @@ import time
 from pathlib import Path
 
 import numpy as np
-from ours import randomise_batch_norm
 from pipeline import write_images
-from worker import BATCH_NORM
+from worker import randomise_batch_norm
 
 import resnext_keras as rk
 from resnext_keras.features.calibrated import calibrated_network
@@ -74,7 +73,7 @@ def main():
         write_images(photos, options.images, size)
         paths = [os.fsencode(path) for path, _ in list_images([photos])]
         network = rk.ResNeXt("resnext50_32x4d", weights=None)
-        randomise_batch_norm(network, BATCH_NORM)
+        randomise_batch_norm(network)
         network.save_weights(weights)
         checkpoint = resolve(weights, "resnext50_32x4d")
         print("images a second\nprecision  reading  network  extract", flush=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import keras
 import numpy as np
+from worker import RATE, randomise_batch_norm
 
 sys.path.insert(1, str(Path(__file__).parents[1]))  # the checkout's resnext_keras
 
@@ -33,16 +34,14 @@ def model(work, stock=False, jit_compile="auto"):
     set_up(work)
     network = build(work)
     if stock:
-        ours, network = (
-            network,
-            keras.models.clone_model(network, clone_function=stock_layer),
-        )
-        network.set_weights(ours.get_weights())
+        values = network.get_weights()
+        network = keras.models.clone_model(network, clone_function=stock_layer)
+        network.set_weights(values)
     images, labels = map(keras.ops.convert_to_tensor, (work.images, work.labels))
     if work.task == "predict":
         return prediction(network, images, labels, jit_compile)
     # Keras' own is not to be slow by our optimizer, nor ours by Keras'.
-    optimizer = (keras.optimizers.SGD if stock else rk.SGD)(work.rate, momentum=0.9)
+    optimizer = (keras.optimizers.SGD if stock else rk.SGD)(RATE, momentum=0.9)
     return training(network, images, labels, jit_compile, optimizer)
 
 
@@ -215,16 +214,8 @@ def build(work, weights=None):
         classifier_activation=None,
     )
     if weights is None:
-        randomise_batch_norm(network, work.batch_norm)
+        randomise_batch_norm(network)
     return network
-
-
-def randomise_batch_norm(network, limits):
-    """Sets scale, offset, mean and variance at random, within limits for each."""
-    rng = np.random.default_rng(0)
-    for layer in network.layers:
-        if isinstance(layer, keras.layers.BatchNormalization):
-            layer.set_weights([rng.uniform(*r, layer.gamma.shape) for r in limits])
 
 
 def stock_layer(layer):

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+from worker import BATCH_NORM, RATE, randomise_batch_norm
 
 KERAS_APPLICATIONS = {"resnext50_32x4d": "ResNeXt50", "resnext101_32x4d": "ResNeXt101"}
 
@@ -38,7 +39,7 @@ def torch_calls(work, network, channels_last=False, compiled=False):
     labels = torch.from_numpy(work.labels).to(device)
     network.to(device, memory_format=layout)
     forward = torch.compile(network) if compiled else network
-    optimizer = torch.optim.SGD(network.parameters(), work.rate, momentum=0.9)
+    optimizer = torch.optim.SGD(network.parameters(), RATE, momentum=0.9)
     half = {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(work.precision)
     scaler = torch.amp.GradScaler(device, enabled=half is torch.float16)
 
@@ -89,7 +90,7 @@ def torch_network(work):
     for module in network.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             norm = module.weight, module.bias, module.running_mean, module.running_var
-            for values, limits in zip(norm, work.batch_norm, strict=True):
+            for values, limits in zip(norm, BATCH_NORM, strict=True):
                 values.data.uniform_(*limits)
     return network
 
@@ -150,8 +151,7 @@ def channels_first(work):
 @contextlib.contextmanager
 def torch_export(work):
     """The .onnx file, written by another process, whose memory does not count."""
-    names = "spec", "classes", "batch", "size", "batch_norm"
-    fields = {name: getattr(work, name) for name in names}
+    fields = {k: getattr(work, k) for k in ("spec", "classes", "batch", "size")}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "model.onnx")
         program = [sys.executable, __file__, json.dumps(fields), str(path)]
@@ -190,16 +190,12 @@ def keras_applications_model(work):
         models=tf_keras.models,
         utils=tf_keras.utils,
     )
-    rng = np.random.default_rng(0)
-    for layer in network.layers:
-        if isinstance(layer, tf_keras.layers.BatchNormalization):
-            shape = layer.gamma.shape
-            layer.set_weights([rng.uniform(*r, shape) for r in work.batch_norm])
+    randomise_batch_norm(network)
     if work.task == "predict":
         function = tf.function(lambda images: network(images, training=False))
         return lambda: function(images).numpy()
     network.compile(
-        tf_keras.optimizers.SGD(work.rate, momentum=0.9),
+        tf_keras.optimizers.SGD(RATE, momentum=0.9),
         "sparse_categorical_crossentropy",
     )
     return lambda: network.train_on_batch(images, labels)

@@ -58,7 +58,6 @@ def measure(work) -> dict:
     images = rng.normal(size=(work.batch, work.size, work.size, 3))
     work.images = images.astype("float32")
     work.labels = rng.integers(0, work.classes, work.batch)
-    work.batch_norm, work.rate = BATCH_NORM, RATE
     module, function = work.maker.split(":")
 
     start = time.perf_counter()
@@ -81,6 +80,15 @@ def measure(work) -> dict:
         "peak_bytes": [size for size in [peak_memory()] if size],
         "device_peak_bytes": [size for size in [gpu] if size],
     }
+
+
+def randomise_batch_norm(network) -> None:
+    """Sets each batch norm of a Keras model at random, within `BATCH_NORM`."""
+    rng = np.random.default_rng(0)
+    for layer in network.layers:
+        if hasattr(layer, "moving_variance"):
+            shape = layer.moving_variance.shape
+            layer.set_weights([rng.uniform(*limits, shape) for limits in BATCH_NORM])
 
 
 def peak_memory() -> int | None:

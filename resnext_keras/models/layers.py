@@ -8,6 +8,7 @@ from resnext_keras.models.runtime import (
     has_fast_bfloat16,
     has_fast_kernels,
     is_exporting,
+    is_never_empty,
     may_be_empty,
     on_accelerator,
 )
@@ -217,8 +218,8 @@ def _plain_conv(x, kernel, strides, padding, dilations):
     y = tf.nn.conv2d(x, kernel, strides, padding, dilations=dilations)
     y = _of_no_images(y, x, kernel, strides, padding, dilations)
     is_onednn = has_fast_kernels() and not on_accelerator()
-    if is_onednn and not may_be_empty() and not is_exporting():
-        return y  # in `Predictor`, which runs on this machine and pads empty batches
+    if is_onednn and is_never_empty():
+        return y  # in `Predictor`, which runs on this machine
     # Keeps TensorFlow from fusing the convolution with a following bias or activation:
     # of its fused kernels only oneDNN's support groups.
     return tf.ensure_shape(y, (None, None, None, kernel.shape[-1]))

@@ -152,6 +152,11 @@ def without_empty_batches() -> Iterator[None]:
         _never_empty.reset(token)
 
 
+def is_never_empty() -> bool:
+    """Whether a network is being traced within `without_empty_batches`."""
+    return _never_empty.get()
+
+
 def may_be_empty() -> bool:
     """Whether the network that is being called may get an empty batch."""
-    return not _never_empty.get() and not is_exporting()
+    return not is_never_empty() and not is_exporting()

@@ -13,7 +13,6 @@ import pytest
 import run
 from PIL import Image
 from run import CONTENDERS, PEERS, Contender, race, schedule
-from worker import BATCH_NORM
 
 import resnext_keras as rk
 
@@ -38,7 +37,6 @@ TINY = SimpleNamespace(
     spec={"name": "tiny", "depths": [1], "cardinality": 4, "group_width": 4},
     size=32,
     classes=5,
-    batch_norm=BATCH_NORM,
 )
 
 

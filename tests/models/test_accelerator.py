@@ -115,7 +115,6 @@ def test_the_graph_has_one_grouped_convolution_a_block(visible, batch, kind, spe
     assert len(grouped(for_kernels, kernels)) == BLOCKS
 
 
-@pytest.mark.skipif(not has_onednn(), reason="a CPU without oneDNN has other kernels")
 @pytest.mark.parametrize("kind", ["CPU", "GPU"])
 def test_only_onednn_may_fuse_a_grouped_convolution_with_its_bias(visible, batch, kind):
     """Of TensorFlow's fused kernels only those of oneDNN support groups."""
@@ -125,7 +124,8 @@ def test_only_onednn_may_fuse_a_grouped_convolution_with_its_bias(visible, batch
         found = operations(tf.function(network), batch[0])["Conv2D"]
     kernels = [operation.inputs[1] for operation in found]
     convolutions = grouped(found, kernels)
-    assert len(convolutions) == BLOCKS
+    # Without oneDNN a CPU has dense convolutions in their place.
+    assert len(convolutions) == (BLOCKS if kind == "GPU" or has_onednn() else 0)
     for convolution in convolutions:
         users = {operation.type for operation in convolution.outputs[0].consumers()}
         assert ("EnsureShape" in users) == (kind == "GPU")
