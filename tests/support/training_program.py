@@ -1,8 +1,8 @@
 """Trains on one device and on all devices of this process, which is to be the same.
 
-Arguments: a folder, which gets `one.npz` and `all.npz` with the history and the
-weights, and the number of virtual devices of TensorFlow. On JAX the program prints the
-training step on all devices, as XLA compiles it.
+Arguments: a folder, which gets `start.npz`, `one.npz` and `all.npz` with the weights
+and the history; the number of epochs; and the number of virtual devices of TensorFlow.
+On JAX the program prints the training step on all devices, as XLA compiles it.
 """
 
 import io
@@ -22,10 +22,10 @@ from resnext_keras.training.data.pipeline import TrainingBatches, ValidationBatc
 from resnext_keras.training.distribution import Devices, find_devices
 from resnext_keras.training.recipes import Recipe
 
-BATCH, STEPS, EPOCHS, HELD_OUT, CLASSES = 8, 3, 3, 11, 5
+BATCH, STEPS, HELD_OUT, CLASSES = 8, 3, 11, 5
 
 
-def batches(devices):
+def batches(devices, epochs):
     """The training batches, and those of the images held out."""
     rng = np.random.default_rng(0)
     count = BATCH * STEPS + HELD_OUT
@@ -43,7 +43,7 @@ def batches(devices):
         Recipe("", "", 1, BATCH, 0.1, crop="pad"),
         reading,
         seed=0,
-        steps=EPOCHS * STEPS,
+        steps=epochs * STEPS,
         unreadable=Unreadable(1),
     )
     held_out = whole.subset(np.arange(BATCH * STEPS, count))
@@ -53,8 +53,8 @@ def batches(devices):
     )
 
 
-def fit(devices, epochs=EPOCHS, drop_path_rate=0.0):
-    """A trained model and its history."""
+def build(devices, drop_path_rate=0.0):
+    """A compiled model, always with the same weights."""
     with devices.scope():
         keras.utils.set_random_seed(0)
         network = ResNeXt(
@@ -72,7 +72,12 @@ def fit(devices, epochs=EPOCHS, drop_path_rate=0.0):
             weighted_metrics=["accuracy"],
         )
         model.optimizer.build(model.trainable_variables)
-    train, held_out = batches(devices)
+    return model
+
+
+def fit(devices, model, epochs):
+    """Trains a model of `build`; returns its history."""
+    train, held_out = batches(devices, epochs)
     history = devices.fit(
         model,
         train,
@@ -82,12 +87,13 @@ def fit(devices, epochs=EPOCHS, drop_path_rate=0.0):
         shuffle=False,
         verbose=0,
     )
-    return model, history.history
+    return history.history
 
 
 def replica_seeds(devices):
     """The seeds of drop path, of one replica after the other."""
-    model, _ = fit(devices, epochs=1, drop_path_rate=0.2)
+    model = build(devices, drop_path_rate=0.2)
+    fit(devices, model, epochs=1)
     return [
         np.ravel(copy.numpy())
         for variable in model.variables
@@ -121,7 +127,7 @@ def compiled_step(devices, model):
 
 
 def main():
-    folder, virtual = Path(sys.argv[1]), int(sys.argv[2])
+    folder, epochs, virtual = Path(sys.argv[1]), *map(int, sys.argv[2:])
     if virtual:
         import tensorflow as tf
 
@@ -130,8 +136,10 @@ def main():
         tf.config.set_logical_device_configuration(cpu, [device] * virtual)
     keras.config.set_floatx("float64")  # so that rounding hides no mistake
     devices = find_devices()
+    np.savez(folder / "start.npz", *build(Devices()).get_weights())
     for name, some in (("one", Devices()), ("all", devices)):
-        model, history = fit(some)
+        model = build(some)
+        history = fit(some, model, epochs)
         np.savez(folder / f"{name}.npz", *model.get_weights(), **history)
     print("replicas:", devices.replicas)
     if virtual:

@@ -20,10 +20,14 @@ from resnext_keras.training.recipes import get_recipe
 from resnext_keras.training.settings import Phase, Settings
 
 
-def train_on_two(folder, virtual, rtol, **environment):
-    """Trains on one device and on two; checks that both end the same."""
+def train_on_two(folder, epochs, virtual, rtol, **environment):
+    """Trains on one device and on two; checks that both end the same.
+
+    The difference of each variable is relative to what training changed in it.
+    """
+    program = SUPPORT / "training_program.py"
     done = subprocess.run(
-        [sys.executable, SUPPORT / "training_program.py", folder, str(virtual)],
+        [sys.executable, program, folder, str(epochs), str(virtual)],
         env=os.environ
         | {"CUDA_VISIBLE_DEVICES": "-1", "PYTHONPATH": os.pathsep.join(sys.path)}
         | environment,
@@ -32,19 +36,25 @@ def train_on_two(folder, virtual, rtol, **environment):
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert "replicas: 2" in done.stdout
-    one, two = (np.load(folder / f"{name}.npz") for name in ("one", "all"))
+    start, one, two = (
+        np.load(folder / f"{name}.npz") for name in ("start", "one", "all")
+    )
     assert one.files == two.files
-    assert {"loss", "accuracy", "val_loss", "val_accuracy", "arr_20"} <= {*one.files}
-    for name in one.files:  # relative to the largest value of a variable
-        atol = rtol * np.abs(one[name]).max()
-        np.testing.assert_allclose(two[name], one[name], rtol=rtol, atol=atol)
+    assert "arr_20" in start.files
+    for name in start.files:
+        changed = np.linalg.norm(one[name] - start[name])
+        assert changed > 0
+        assert np.linalg.norm(two[name] - one[name]) < rtol * changed, name
+    for name in ("loss", "accuracy", "val_loss", "val_accuracy"):
+        assert len(one[name]) == epochs
+        np.testing.assert_allclose(two[name], one[name], rtol=rtol)
     return done.stdout
 
 
 @pytest.mark.long
 @pytest.mark.tensorflow
 def test_two_devices_train_as_one_and_drop_different_paths(tmp_path):
-    train_on_two(tmp_path, 2, rtol=1e-7)
+    train_on_two(tmp_path, 3, 2, rtol=1e-7)
     seeds = np.load(tmp_path / "seeds.npy")
     first, second = seeds[0::2], seeds[1::2]
     assert len(first) > 0
@@ -57,7 +67,9 @@ def test_two_devices_of_jax_train_as_one_and_exchange_only_gradients(tmp_path):
     pytest.importorskip("jax")
     jax = {"KERAS_BACKEND": "jax", "JAX_ENABLE_X64": "1"}
     two = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
-    output = train_on_two(tmp_path, 0, rtol=1e-4, **jax, **two)
+    # On JAX Keras computes batch norm in float32, so that rounding may switch a ReLU.
+    # Eight seeds differed by up to 6e-3; wrong gradients would differ by far more.
+    output = train_on_two(tmp_path, 1, 0, rtol=0.02, **jax, **two)
     # Gradients are summed; no image and no feature map goes to another device.
     compiled = output[output.index("HloModule") :]
     moved = re.findall(
