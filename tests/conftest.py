@@ -29,6 +29,10 @@ from resnext_keras.weights.tensors import WeightsError
 os.environ["RESNEXT_KERAS_OFFLINE"] = "1"
 os.environ["RESNEXT_KERAS_HOME"] = os.devnull
 
+# Each worker of the tests has one core: torch's threads wait for each other, and take
+# three times as long where two workers share two cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # torch imports triton where it is installed. It and TensorFlow bring an LLVM each,
 # and both in one process crash it.
 sys.modules.setdefault("triton", None)
