@@ -4,6 +4,7 @@ import contextlib
 import csv
 import dataclasses
 import functools
+import json
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -22,11 +23,11 @@ from resnext_keras.features.chunks import LOCK, Chunks, Plan, check_same
 from resnext_keras.features.extractor import Batch, Extractor, provenance_of
 from resnext_keras.features.parquet import (
     DTYPES,
+    RUN,
     SUFFIXES,
     count_rows,
+    open_features,
     optional,
-    read_provenance,
-    read_run,
 )
 from resnext_keras.features.ray import ray_reader
 from resnext_keras.features.update import EarlierRows, check_update
@@ -357,9 +358,11 @@ def _plan(extractor: Extractor, folders: list[str], shard) -> Plan:
 
 def _finished(output: Path, plan: Plan) -> Extraction:
     """The result of an earlier run, from its files."""
-    provenance = dataclasses.asdict(read_provenance(output))
-    check_same(provenance, dataclasses.asdict(plan.provenance))
-    check_same(read_run(output), plan.run)
+    with open_features(output) as (features, provenance):
+        of_file, expected = map(dataclasses.asdict, (provenance, plan.provenance))
+        check_same(of_file, expected)
+        check_same(json.loads(features.schema_arrow.metadata[RUN]), plan.run)
+        rows = features.metadata.num_rows
     errors = errors_file(output)
     try:
         with open(errors, encoding="utf-8", newline="") as file:
@@ -369,7 +372,7 @@ def _finished(output: Path, plan: Plan) -> Extraction:
             f"Expected the file of errors beside {str(output)!r}, or overwrite=True, "
             f"to start again. Received: no file {str(errors)!r}"
         ) from None
-    return Extraction(output, errors, count_rows(output), skipped, 0, 0.0)
+    return Extraction(output, errors, rows, skipped, 0, 0.0)
 
 
 def _write_chunks(chunks: Chunks, batches: Iterator[Batch], first: int) -> int:

@@ -132,14 +132,7 @@ def provenance_of(
         pooling="avg",
         length=spec.widths(spec.stages[-1])[1],
         dtype=dtype,
-        version=_version(),
+        version=importlib.metadata.version("resnext-keras"),
         precision=precision,
         calibrated_sha256=calibrated and pooch.file_hash(calibrated, "sha256"),
     )
-
-
-def _version() -> str:
-    try:
-        return importlib.metadata.version("resnext-keras")
-    except importlib.metadata.PackageNotFoundError:  # run from a checkout
-        return "unknown"

@@ -11,7 +11,6 @@ import numpy as np
 
 from resnext_keras import extras
 from resnext_keras.features.loader import ImageFile
-from resnext_keras.images.preprocessing import Preprocessing
 
 optional = functools.partial(extras.optional, extra="features")
 
@@ -52,12 +51,8 @@ class Provenance:
     length: int
     dtype: str
     version: str
-    precision: str = "float32"
-    calibrated_sha256: str | None = None
-
-    def __post_init__(self):  # earlier versions wrote fewer fields
-        fields = Preprocessing(**self.preprocessing).as_json()
-        object.__setattr__(self, "preprocessing", fields)
+    precision: str
+    calibrated_sha256: str | None
 
     @property
     def network(self) -> dict:
@@ -94,12 +89,6 @@ def count_rows(path: str | os.PathLike) -> int:
     """Number of images in a file; raises the errors of `read_provenance`."""
     with open_features(path) as (file, _):
         return file.metadata.num_rows
-
-
-def read_run(path: str | os.PathLike) -> dict:
-    """Folders and shard of a file's run; raises the errors of `read_provenance`."""
-    with open_features(path) as (file, _):
-        return json.loads(file.schema_arrow.metadata.get(RUN, b"{}"))
 
 
 def read_features(
@@ -169,7 +158,7 @@ def write_tables(
 ) -> None:
     """Writes a file with a row group for each table of `table_of` that has rows.
 
-    `run` has the folders and the shard of the run, for `read_run`.
+    `run` has the folders and the shard of the run.
     """
     parquet = optional("pyarrow.parquet")
     # Hashes and features rarely repeat, so dictionary encoding would take more space.

@@ -1,6 +1,5 @@
 """Predicts the classes of image files, and reads sample images."""
 
-import csv
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -14,7 +13,7 @@ from resnext_keras.images.listing import list_images, readable
 from resnext_keras.images.preprocessing import Preprocessing, preprocess_input
 from resnext_keras.images.read import ImageError, read_image
 from resnext_keras.inference.predictor import Predictor, check_precision
-from resnext_keras.io import atomic_write, output_file
+from resnext_keras.io import output_file, write_csv
 from resnext_keras.models.data_format import to_data_format
 from resnext_keras.models.specs import ResNeXtSpec
 from resnext_keras.progress import Progress, tracked
@@ -103,13 +102,11 @@ def predict_files(
     if output is not None:
         output = output_file(output, (".csv",), overwrite)
     images, skipped = [], []
-    for path in paths:
-        listed = list_images([path]) if os.path.isdir(path) else [(path, None)]
-        for file, reason in listed:
-            if reason is None:
-                images.append(file)
-            else:
-                skipped.append(ImageError(reason, file))
+    for file, reason in list_images(paths):
+        if reason is None:
+            images.append(file)
+        else:
+            skipped.append(ImageError(reason, file))
     # A typo or an empty folder, found before any download.
     if not any(map(os.path.lexists, images)):
         raise ValueError(
@@ -137,22 +134,15 @@ def predict_files(
                 predictions.append((path, result))
             progress.update()
     if output is not None:
-        _write_csv(output, predictions)
+        rows = (
+            (readable(image), rank, name, f"{score:.6f}")
+            for image, classes in predictions
+            for rank, (_, name, score) in enumerate(classes, 1)
+        )
+        write_csv(output, ("image", "rank", "class", "score"), rows)
     return FilePredictions(
         classifier.weights, predictions, skipped, classifier.is_multi_label, output
     )
-
-
-def _write_csv(path: Path, predictions) -> None:
-    with (
-        atomic_write(path) as file,
-        file.open("w", newline="", encoding="utf-8") as rows,
-    ):
-        lines = csv.writer(rows)
-        lines.writerow(("image", "rank", "class", "score"))
-        for image, classes in predictions:
-            for rank, (_, name, score) in enumerate(classes, 1):
-                lines.writerow((readable(image), rank, name, f"{score:.6f}"))
 
 
 def sample_images(

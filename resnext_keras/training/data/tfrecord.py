@@ -105,13 +105,8 @@ def open_tfrecords(
 
 def _tensorflow():
     """TensorFlow, which reads the records also if Keras runs on another backend."""
-    try:
-        import tensorflow as tf
-    except ImportError as error:
-        raise ImportError(
-            "TFRecord files are read by TensorFlow, which is not installed. To install "
-            "it: pip install tensorflow"
-        ) from error
+    import tensorflow as tf
+
     if keras.config.backend() != "tensorflow":
         tf.config.set_visible_devices([], "GPU")  # or it would take their memory
     return tf
