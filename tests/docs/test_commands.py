@@ -19,7 +19,10 @@ PAGES += ["docs/how-to/train", "docs/how-to/hub"]
 OF_ENGINES = ["docs/how-to/export", "docs/how-to/predict-faster"]
 
 # What ImageNet and its hundreds of epochs would need is left out.
-SHORTER = {"train": ["--epochs", "1", "--batch", "4", "--size", "64"]}
+SHORTER = {
+    "train": ["--epochs", "1", "--batch", "4", "--size", "64"],
+    "finetune": ["--epochs", "2", "--size", "64"],
+}
 
 
 def command_lines(pages):

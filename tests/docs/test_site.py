@@ -1,4 +1,4 @@
-"""The pages in docs/ have every public name, and their Python runs."""
+"""The README and the pages in docs/: every public name is there, their Python runs."""
 
 import json
 import re
@@ -18,7 +18,9 @@ from resnext_keras.images.read import SAMPLE_PHOTO
 DOCS = ROOT / "docs"
 PAGES = [
     page
-    for page in sorted([*DOCS.glob("*.md"), *DOCS.glob("how-to/*.md")])
+    for page in sorted(
+        [ROOT / "README.md", *DOCS.glob("*.md"), *DOCS.glob("how-to/*.md")]
+    )
     # Its only block reads the files of a run on 250 machines.
     if "```python" in page.read_text() and page.stem != "large-collections"
 ]
@@ -46,13 +48,9 @@ def test_a_dead_link_is_found(tmp_path, monkeypatch):
 @pytest.mark.long
 @pytest.mark.tensorflow
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_the_python_of_a_page_runs(
-    page, tmp_path, monkeypatch, publish, resnext50_file
-):
+def test_the_python_of_a_page_runs(page, tmp_path, monkeypatch, short_resnext50):
     monkeypatch.chdir(tmp_path)
     shutil.copy(SAMPLE_PHOTO, "cat.jpg")
-    shutil.copy(resnext50_file, tmp_path)
-    publish("resnext50_32x4d.tv2_in1k", tmp_path / resnext50_file.name)
     names = {}
     text = page.read_text()
     for block in re.finditer("```python\n(.*?)```", text, re.DOTALL):

@@ -17,7 +17,7 @@ from resnext_keras.weights.registry import WEIGHT_SETS
 pytestmark = pytest.mark.parity
 
 SPEC = ResNeXtSpec("resnext14_8x4d", (1, 1, 1, 1), 8, 4)  # ResNeXt-50 takes minutes
-COUNT, CELLS = 300, 3
+COUNT, CELLS = 150, 3
 
 
 def draw_image(photos, rng):

@@ -140,39 +140,6 @@ def test_wrapped_modules_of_torch(torch, timm, tmp_path, relative_error, wrapper
     check_logits(network, tmp_path / "model.pth", SHORT, relative_error)
 
 
-@pytest.mark.parametrize("name", ["model", "net", "backbone", "encoder"])
-@pytest.mark.filterwarnings("ignore")
-def test_a_checkpoint_of_lightning(torch, timm, tmp_path, relative_error, name):
-    lightning = pytest.importorskip("lightning")
-    network = short_network(torch, timm)
-
-    class Module(lightning.LightningModule):
-        def __init__(self, size=3):
-            super().__init__()
-            self.save_hyperparameters()
-            setattr(self, name, network)
-            self.loss_weights = torch.nn.Parameter(torch.ones(3))
-
-        def training_step(self, batch):
-            return self.loss_weights.sum()
-
-        def configure_optimizers(self):
-            return torch.optim.SGD([self.loss_weights], 0.1)
-
-    trainer = lightning.Trainer(
-        max_steps=1,
-        accelerator="cpu",
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=tmp_path,
-    )
-    trainer.fit(Module(), torch.utils.data.DataLoader([torch.ones(1)]))
-    trainer.save_checkpoint(tmp_path / "last.ckpt")
-    network.eval()
-    check_logits(network, tmp_path / "last.ckpt", SHORT, relative_error)
-
-
 @FORMATS
 @pytest.mark.filterwarnings("ignore:Couldn't retrieve source:UserWarning")
 def test_a_whole_pickled_module_is_refused(torch, timm, tmp_path, refused, zipped):

@@ -78,9 +78,7 @@ def test_loss_and_every_gradient_equal_torchvisions_in_training(
     ("library", "architecture", "height", "width"),
     [
         ("torchvision", "resnext50_32x4d", 97, 130),
-        ("torchvision", "resnext101_32x8d", 96, 64),
         ("torchvision", "resnext101_64x4d", 65, 111),
-        ("timm", "resnext50_32x4d", 66, 99),
         ("timm", "resnext101_32x4d", 80, 64),
     ],
 )

@@ -1,6 +1,7 @@
 """ResNeXt-50 learns as torchvision's does: the same losses, statistics and weights."""
 
 import contextlib
+import functools
 from types import SimpleNamespace
 
 import keras
@@ -78,6 +79,7 @@ def double_precision():
         keras.config.set_floatx("float32")
 
 
+@functools.cache
 def of_torch(size, steps, rate, precision):
     """Losses, and weights at the end by our names, of torchvision's network."""
     torch = pytest.importorskip("torch")

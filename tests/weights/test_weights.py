@@ -113,8 +113,10 @@ def test_the_first_convolution_is_adapted_to_other_channels(good_weights, caplog
 
 
 @pytest.mark.parity
-@pytest.mark.parametrize("channels", [1, 2, 4, 6])
-@pytest.mark.parametrize("architecture", ["resnext50_32x4d", "seresnext26d_32x4d"])
+@pytest.mark.parametrize(
+    ("architecture", "channels"),
+    [("resnext50_32x4d", 1), ("seresnext26d_32x4d", 2), ("seresnext26d_32x4d", 6)],
+)
 def test_other_channels_and_classes_are_those_of_timm(
     architecture, channels, tmp_path, relative_error
 ):
