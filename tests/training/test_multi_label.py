@@ -195,6 +195,23 @@ def test_an_export_gives_the_same_scores_and_names(kind, request, tmp_path):
     assert tuple(card["class_names"]) == classifier.class_names
 
 
+def test_an_export_counts_the_images_with_all_their_labels(
+    several, tmp_path, monkeypatch
+):
+    predict = rk.Predictor.__call__
+
+    def wrong_in_one_label(self, images):
+        outputs = np.array(predict(self, images))
+        image = outputs.max(-1).argmax()
+        outputs[image, outputs[image].argmin()] = 0.5  # the highest score stays
+        return outputs
+
+    monkeypatch.setattr(rk.Predictor, "__call__", wrong_in_one_label)
+    images = list(several.evaluation.dataset.names)[:4]
+    report = rk.export_model(several.folder, images, output=tmp_path / "export")
+    assert report.models["saved_model"].top1 == 3 / 4
+
+
 def test_one_score_separates_two_classes(single):
     model = rk.load_classifier(weights=single.folder).model
     assert model.output_shape == (None, 1)
