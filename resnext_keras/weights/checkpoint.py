@@ -166,7 +166,8 @@ class Checkpoint:
             The path of the file.
 
         Raises:
-            WeightsError: See `resnext_keras.weights.download.fetch`.
+            WeightsError: The file cannot be downloaded or stored, or its hash is wrong.
+                An existing file is never changed.
         """
         return self._file.fetch()
 
@@ -212,20 +213,13 @@ def resolve(
     that is already open.
 
     Args:
-        weights: One of:
+        weights: As `ResNeXt` takes them; also
 
-            - The full name of a weight set, or a tag or alias that only one set has
-              (among those of `model`, if that is given).
-            - `"imagenet"`, or in full `"resnext50_32x4d.imagenet"`: the default set of
-              an architecture, see `default_set`.
-            - An architecture, for its default set.
-            - The path of a weight file.
-            - The folder of a training run, for its best weights.
-            - A folder with the `config.json` and `model.safetensors` of timm or of
-              transformers, or the weight file in such a folder.
-            - `"hf://OWNER/NAME"`, such a repository on the Hugging Face hub; also
-              `"hf://OWNER/NAME@REVISION"`. Its `config.json` is downloaded here.
-            - A `Checkpoint`, which is returned.
+            - a tag or alias that only one set has (of those of `model`, if given),
+            - an architecture, or `"resnext50_32x4d.imagenet"`, for the default set,
+            - `"hf://OWNER/NAME@REVISION"`; the hub's `config.json` is downloaded here,
+            - the weight file in a folder of timm's,
+            - a `Checkpoint`, which is returned,
             - None for the default set of `model`, or for the bundled digits if `model`
               is their architecture.
 
@@ -240,8 +234,7 @@ def resolve(
 
     Raises:
         ValueError: The architecture is unknown. Or `WeightsError`: the weights are
-            unknown, their name is ambiguous, they are of another architecture, or the
-            file is damaged.
+            unknown, ambiguous, damaged, or of another architecture.
     """
     spec = None if model is None else get_spec(model)
     if isinstance(weights, Checkpoint):

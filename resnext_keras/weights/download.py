@@ -37,19 +37,7 @@ def fetch(weight_set: WeightSet) -> Path:
 
     If several processes need the file at once, one of them downloads it. The file
     gets its name only when it is complete and verified. After a broken connection the
-    download is tried again. `RESNEXT_KERAS_OFFLINE=1` forbids downloads.
-    `RESNEXT_KERAS_MIRROR` is the URL of a folder with the files, which is used
-    instead of the publishers' servers.
-
-    Args:
-        weight_set: A row of the registry.
-
-    Returns:
-        The path of the file.
-
-    Raises:
-        WeightsError: The file cannot be downloaded or stored, or its hash is wrong.
-            An existing file is never changed.
+    download is tried again.
     """
     _warn_of_licence(weight_set)
     path = weight_set.path

@@ -53,18 +53,7 @@ MORE_EPSILON = 1e-8
 
 @contextlib.contextmanager
 def open_keras_h5(path: Path) -> Iterator[LazyTensors]:
-    """Context manager: opens an HDF5 weight file.
-
-    Args:
-        path: The file.
-
-    Yields:
-        The tensors by name, `"{layer}/{variable}"`.
-
-    Raises:
-        WeightsError: The file is not a weight file, is damaged, or refers to other
-            files.
-    """
+    """Context manager: opens an HDF5 weight file; refuses links to other files."""
     index = _index(os.fspath(path))
     if "error" in index:
         raise WeightsError(index["error"])

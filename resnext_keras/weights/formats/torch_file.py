@@ -74,18 +74,7 @@ class Contents(NamedTuple):
 
 @contextlib.contextmanager
 def open_torch_file(path: Path) -> Iterator[LazyTensors]:
-    """Context manager: opens a file that `torch.save` wrote.
-
-    Args:
-        path: The file.
-
-    Yields:
-        The tensors by name, `"{layer}/{variable}"`.
-
-    Raises:
-        WeightsError: The file was not written by `torch.save`, is damaged, needs code
-            to be run, or holds tensors that are not those of a ResNeXt.
-    """
+    """Context manager: opens a file that `torch.save` wrote."""
     with contextlib.ExitStack() as stack:
         with _as_weights_error(path):
             file = stack.enter_context(_BoundedReader(path.open("rb", buffering=0)))

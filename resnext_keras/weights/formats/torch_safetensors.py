@@ -40,18 +40,7 @@ NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 @contextlib.contextmanager
 def open_torch_safetensors(path: Path) -> Iterator[LazyTensors]:
-    """Context manager: opens a `.safetensors` file.
-
-    Args:
-        path: The file.
-
-    Yields:
-        The tensors by name, `"{layer}/{variable}"`.
-
-    Raises:
-        WeightsError: The file is not a safetensors file, is damaged, or holds tensors
-            that are not those of a ResNeXt.
-    """
+    """Context manager: opens a `.safetensors` file."""
     with contextlib.ExitStack() as stack:
         try:
             file = stack.enter_context(path.open("rb"))
