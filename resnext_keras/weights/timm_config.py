@@ -1,4 +1,4 @@
-"""The `config.json` that timm writes beside `model.safetensors` for the hub.
+"""Reads the `config.json` that timm writes beside `model.safetensors` for the hub.
 
 Source: `timm.models._hub`; `timm.data.resolve_data_config` has the defaults.
 """
@@ -13,12 +13,7 @@ from pathlib import Path
 from resnext_keras.arguments import few
 from resnext_keras.images.labels import class_names, wordnet_ids
 from resnext_keras.images.preprocessing import MEAN, STD, Preprocessing
-from resnext_keras.models.specs import (
-    ARCHITECTURES,
-    ResNeXtSpec,
-    architecture_name,
-    get_spec,
-)
+from resnext_keras.models.specs import ResNeXtSpec, architecture_name, get_spec
 from resnext_keras.weights.tensors import WeightsError
 
 CONFIG = "config.json"
@@ -32,7 +27,6 @@ MAX_SIZE = 2**12  # of images, in pixels
 MAX_BLOCKS = 1000
 
 STAGES = 4  # of timm's networks
-NOT_IN_TIMM = ("resnext101_32x48d", "resnext152_32x4d")  # it has no functions for them
 
 # Arguments of timm's networks, and the fields of a spec.
 MODEL_ARGS = {
@@ -238,100 +232,3 @@ def _class_names(facts: dict, classes: int) -> tuple[str, ...]:
         return class_names("imagenet")
     descriptions = facts.get("label_descriptions", {})
     return tuple(str(descriptions.get(name, name)) for name in names)
-
-
-def timm_config(
-    spec: ResNeXtSpec,
-    preprocessing: Preprocessing,
-    names: tuple[str, ...],
-    is_multi_label: bool,
-    licence: str | None,
-    first_conv: str,
-    classifier: str,
-    channels: int = 3,
-) -> dict:
-    """Describes weights as timm does.
-
-    Args:
-        spec: The architecture.
-        preprocessing: How images are read for the weights.
-        names: Name of each output; empty without a classifier.
-        is_multi_label: Whether an image may have no class or several.
-        licence: SPDX identifier; None where it is not known.
-        first_conv: Torch's name of the first convolution.
-        classifier: Torch's name of the classifier.
-        channels: Number of input channels.
-
-    Returns:
-        The content of `config.json`.
-
-    Raises:
-        WeightsError: timm has no such network, or no such preprocessing.
-    """
-    architecture, args = _architecture(spec)
-    if len(preprocessing.short_sides) > 1:
-        raise WeightsError(
-            "Expected images that are resized once, as timm does. Received: "
-            f"{preprocessing}"
-        )
-    size, classes = preprocessing.size, len(names)
-    reading = {
-        "custom_load": False,
-        "input_size": [channels, size, size],
-        "fixed_input_size": False,
-        "interpolation": preprocessing.interpolation,
-        "crop_pct": _crop_pct(size, preprocessing.resize),
-        "crop_mode": "center",
-        "mean": list(preprocessing.mean),
-        "std": list(preprocessing.std),
-        "num_classes": classes,
-        "pool_size": [math.ceil(size / spec.strides[-1])] * 2,
-        "first_conv": first_conv,
-        "classifier": classifier,
-        "license": licence,
-    }
-    config = {
-        "architecture": architecture,
-        "num_classes": classes,
-        "num_features": spec.widths(spec.stages[-1])[1],
-        "global_pool": "avg",
-        "model_args": args,
-        # Without names timm and transformers take ImageNet's for 1000 classes.
-        "label_names": [] if names == class_names("imagenet") else list(names),
-        "problem_type": MULTI_LABEL if is_multi_label else None,
-        "pretrained_cfg": {k: v for k, v in reading.items() if v is not None},
-    }
-    return {
-        name: value for name, value in config.items() if value not in ({}, [], None)
-    }
-
-
-def _architecture(spec: ResNeXtSpec) -> tuple[str, dict]:
-    """Name of a function of timm, and the arguments that it needs for this network."""
-    table = [row for row in ARCHITECTURES.values() if row.name not in NOT_IN_TIMM]
-    fields = {field: getattr(spec, field) for field in MODEL_ARGS.values()}
-    similar = [
-        row
-        for row in table
-        # timm's functions for the form of Caffe take other arguments.
-        if replace(row, name=spec.name, **fields) == spec and not row.caffe_form
-    ]
-    bases = [spec] if spec in table else similar
-    if not bases or spec.stem == "cifar" or len(spec.depths) != STAGES:
-        raise WeightsError(
-            "Expected a network that timm has, with a stem for ImageNet and "
-            f"{STAGES} stages. Received: {spec}"
-        )
-    base = bases[0]
-    args = {
-        argument: list(value) if isinstance(value, tuple) else value
-        for argument, field in MODEL_ARGS.items()
-        if (value := getattr(spec, field)) != getattr(base, field)
-    }
-    return base.name, args
-
-
-def _crop_pct(size: int, resize: int) -> float:
-    """The ratio from which timm computes `resize` again, as `floor(size / ratio)`."""
-    ratio = size / resize
-    return ratio if math.floor(size / ratio) == resize else math.nextafter(ratio, 0)

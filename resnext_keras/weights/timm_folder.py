@@ -1,18 +1,22 @@
 """Writes weights as timm does for the Hugging Face hub: config, tensors, model card."""
 
-import dataclasses
+import contextlib
 import json
+import math
 import os
+from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 
 import keras
 import numpy as np
 
 from resnext_keras.classifier import Classifier
+from resnext_keras.images.labels import class_names
 from resnext_keras.io import atomic_directory, output_directory
 from resnext_keras.models.data_format import channels_first
 from resnext_keras.models.graph import head_activation
-from resnext_keras.models.specs import ResNeXtSpec, get_spec
+from resnext_keras.models.specs import ARCHITECTURES, ResNeXtSpec, get_spec
 from resnext_keras.models.variables import count_parameters, variable_shapes
 from resnext_keras.weights.checkpoint import Checkpoint, resolve
 from resnext_keras.weights.formats.torch_names import torch_layer
@@ -20,8 +24,15 @@ from resnext_keras.weights.formats.torch_safetensors import write_torch_safetens
 from resnext_keras.weights.hub import WEIGHTS
 from resnext_keras.weights.loading import HEAD
 from resnext_keras.weights.run_folder import RUN
-from resnext_keras.weights.tensors import LazyTensor, LazyTensors
-from resnext_keras.weights.timm_config import CONFIG, timm_config
+from resnext_keras.weights.tensors import LazyTensor, LazyTensors, WeightsError
+from resnext_keras.weights.timm_config import (
+    CONFIG,
+    MODEL_ARGS,
+    MULTI_LABEL,
+    STAGES,
+)
+
+NOT_IN_TIMM = ("resnext101_32x48d", "resnext152_32x4d")  # it has no functions for them
 
 CARD = "README.md"
 
@@ -130,20 +141,15 @@ def save_timm(
             f"model={network.name!r}, with other layers or shapes"
         )
     tensors = {name: _lazy(variables[name]) for name in shapes}
-    config, folder = _config(checkpoint), _checked(folder, overwrite)
-    _write(folder, checkpoint, config, tensors, {}, overwrite)
-    return folder
+    return _write(checkpoint, folder, overwrite, contextlib.nullcontext(tensors))
 
 
 def convert_to_timm(
     checkpoint: Checkpoint, folder: str | os.PathLike, overwrite: bool
 ) -> Path:
     """Writes a checkpoint as `save_timm` does, in the dtypes of its tensors."""
-    config, folder = _config(checkpoint), _checked(folder, overwrite)
-    results = _results(checkpoint)
-    with checkpoint.open(_shapes(checkpoint)) as tensors:
-        _write(folder, checkpoint, config, tensors, results, overwrite)
-    return folder
+    opened = checkpoint.open(_shapes(checkpoint))
+    return _write(checkpoint, folder, overwrite, opened, has_results=True)
 
 
 def _shapes(checkpoint: Checkpoint):
@@ -158,49 +164,108 @@ def _lazy(variable: keras.Variable) -> LazyTensor:
     return LazyTensor(shape, dtype, Path(variable.path), read)
 
 
-def _checked(folder: str | os.PathLike, overwrite: bool) -> Path:
+def _write(
+    checkpoint: Checkpoint,
+    folder: str | os.PathLike,
+    overwrite: bool,
+    opened: AbstractContextManager[LazyTensors],
+    has_results: bool = False,
+) -> Path:
+    """Writes the folder, after all checks, and returns its absolute path.
+
+    `has_results` is whether the metrics in the registry or in the run's folder are
+    those of the tensors, which a `Classifier` may have changed.
+    """
+    config = _config(checkpoint)
     beside = (WEIGHTS, CARD)
-    return output_directory(folder, overwrite, Path(CONFIG), beside, "timm folder")
+    folder = output_directory(folder, overwrite, Path(CONFIG), beside, "timm folder")
+    card = _card(checkpoint, config, _results(checkpoint) if has_results else {})
+    with opened as tensors, atomic_directory(folder, overwrite) as written:
+        if checkpoint.classes == 1:
+            two = {name: _two_logits(tensors[name]) for name in HEAD}
+            tensors = dict(tensors) | two
+        write_torch_safetensors(written / WEIGHTS, tensors, checkpoint.spec)
+        for name, text in ((CONFIG, json.dumps(config, indent=2)), (CARD, card)):
+            (written / name).write_text(text, encoding="utf-8")
+    return folder
 
 
 def _config(checkpoint: Checkpoint) -> dict:
-    spec, names = checkpoint.spec, checkpoint.class_names
-    return timm_config(
-        spec,
-        checkpoint.preprocessing,
-        names if checkpoint.classes else (),
-        checkpoint.is_multi_label,
-        checkpoint.licence,
-        first_conv=torch_layer(spec.stem_convolutions[0][0] + "_conv", spec),
-        classifier=torch_layer("predictions", spec),
-        channels=checkpoint.channels,
-    )
+    """The content of `config.json`; an error if timm cannot do what it describes."""
+    spec, reading = checkpoint.spec, checkpoint.preprocessing
+    architecture, args = _architecture(spec)
+    if len(reading.short_sides) > 1:
+        raise WeightsError(
+            f"Expected images that are resized once, as timm does. Received: {reading}"
+        )
+    names = checkpoint.class_names if checkpoint.classes else ()
+    pretrained = {
+        "custom_load": False,
+        "input_size": [checkpoint.channels, reading.size, reading.size],
+        "fixed_input_size": False,
+        "interpolation": reading.interpolation,
+        "crop_pct": _crop_pct(reading.size, reading.resize),
+        "crop_mode": "center",
+        "mean": list(reading.mean),
+        "std": list(reading.std),
+        "num_classes": len(names),
+        "pool_size": [math.ceil(reading.size / spec.strides[-1])] * 2,
+        "first_conv": torch_layer(spec.stem_convolutions[0][0] + "_conv", spec),
+        "classifier": torch_layer("predictions", spec),
+        "license": checkpoint.licence,
+    }
+    config = {
+        "architecture": architecture,
+        "num_classes": len(names),
+        "num_features": spec.widths(spec.stages[-1])[1],
+        "global_pool": "avg",
+        "model_args": args,
+        # Without names timm and transformers take ImageNet's for 1000 classes.
+        "label_names": [] if names == class_names("imagenet") else list(names),
+        "problem_type": MULTI_LABEL if checkpoint.is_multi_label else None,
+        "pretrained_cfg": {k: v for k, v in pretrained.items() if v is not None},
+    }
+    return {
+        name: value for name, value in config.items() if value not in ({}, [], None)
+    }
 
 
-def _write(
-    folder: Path,
-    checkpoint: Checkpoint,
-    config: dict,
-    tensors: LazyTensors,
-    results: dict,
-    overwrite: bool,
-) -> None:
-    if checkpoint.classes == 1:
-        tensors = dict(tensors) | {name: _two_logits(tensors[name]) for name in HEAD}
-    with atomic_directory(folder, overwrite) as written:
-        write_torch_safetensors(written / WEIGHTS, tensors, checkpoint.spec)
-        for name, text in (
-            (CONFIG, json.dumps(config, indent=2)),
-            (CARD, _card(checkpoint, config, results)),
-        ):
-            (written / name).write_text(text, encoding="utf-8")
+def _architecture(spec: ResNeXtSpec) -> tuple[str, dict]:
+    """Name of a function of timm, and the arguments that it needs for this network."""
+    table = [row for row in ARCHITECTURES.values() if row.name not in NOT_IN_TIMM]
+    fields = {field: getattr(spec, field) for field in MODEL_ARGS.values()}
+    similar = [
+        row
+        for row in table
+        # timm's functions for the form of Caffe take other arguments.
+        if replace(row, name=spec.name, **fields) == spec and not row.caffe_form
+    ]
+    bases = [spec] if spec in table else similar
+    if not bases or spec.stem == "cifar" or len(spec.depths) != STAGES:
+        raise WeightsError(
+            "Expected a network that timm has, with a stem for ImageNet and "
+            f"{STAGES} stages. Received: {spec}"
+        )
+    base = bases[0]
+    args = {
+        argument: list(value) if isinstance(value, tuple) else value
+        for argument, field in MODEL_ARGS.items()
+        if (value := getattr(spec, field)) != getattr(base, field)
+    }
+    return base.name, args
+
+
+def _crop_pct(size: int, resize: int) -> float:
+    """The ratio from which timm computes `resize` again, as `floor(size / ratio)`."""
+    ratio = size / resize
+    return ratio if math.floor(size / ratio) == resize else math.nextafter(ratio, 0)
 
 
 def _two_logits(tensor: LazyTensor) -> LazyTensor:
     """Of one output two, with 0 as the first: their softmax is the sigmoid."""
     *inputs, _ = tensor.shape
     padding = [(0, 0)] * len(inputs) + [(1, 0)]
-    return dataclasses.replace(
+    return replace(
         tensor, shape=(*inputs, 2), read=lambda: np.pad(tensor.read(), padding)
     )
 
