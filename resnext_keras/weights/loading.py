@@ -181,21 +181,25 @@ def assign(model, tensors: LazyTensors) -> None:
         WeightsError: A tensor has no variable, or has values that are not finite or
             too large for the variable's dtype. The model is not changed then.
     """
-    variables = {
-        f"{layer.name}/{variable.name}": variable
-        for layer in model.layers
-        for variable in layer.weights
-        if f"{layer.name}/{variable.name}" in tensors
-    }
-    if variables.keys() != tensors.keys():
-        unknown = sorted(tensors.keys() - variables.keys())
+    variables = variables_by_name(model)
+    if unknown := sorted(tensors.keys() - variables.keys()):
         raise WeightsError(f"The model {model.name!r} has no {', '.join(unknown)}.")
     # Each tensor is read twice, first to check it. So only one is in memory at a time,
     # and an error is found before any variable has changed.
-    for name, variable in variables.items():
-        finite_array(name, tensors[name], variable.dtype)
-    for name, variable in variables.items():
-        variable.assign(finite_array(name, tensors[name], variable.dtype))
+    for name, tensor in tensors.items():
+        finite_array(name, tensor, variables[name].dtype)
+    for name, tensor in tensors.items():
+        variable = variables[name]
+        variable.assign(finite_array(name, tensor, variable.dtype))
+
+
+def variables_by_name(model) -> dict:
+    """The variables of a `keras.Model` by `"{layer}/{variable}"`."""
+    return {
+        f"{layer.name}/{variable.name}": variable
+        for layer in model.layers
+        for variable in layer.weights
+    }
 
 
 def _fitting(

@@ -22,7 +22,7 @@ from resnext_keras.weights.checkpoint import Checkpoint, resolve
 from resnext_keras.weights.formats.torch_names import torch_layer
 from resnext_keras.weights.formats.torch_safetensors import write_torch_safetensors
 from resnext_keras.weights.hub import WEIGHTS
-from resnext_keras.weights.loading import HEAD
+from resnext_keras.weights.loading import HEAD, variables_by_name
 from resnext_keras.weights.run_folder import RUN
 from resnext_keras.weights.tensors import LazyTensor, LazyTensors, WeightsError
 from resnext_keras.weights.timm_config import (
@@ -129,11 +129,7 @@ def save_timm(
         head_activation(network),
     )
     shapes = _shapes(checkpoint)
-    variables = {
-        f"{layer.name}/{variable.name}": variable
-        for layer in network.layers
-        for variable in layer.weights
-    }
+    variables = variables_by_name(network)
     found = {name: tuple(variable.shape) for name, variable in variables.items()}
     if found != shapes:
         raise ValueError(
