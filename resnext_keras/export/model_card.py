@@ -99,10 +99,6 @@ def make_model_card(
             f"Expected a `Preprocessing` for the model's size, {size or 'any'} pixels. "
             f"Received: preprocessing={preprocessing!r}"
         )
-    if not isinstance(licence, (str, type(None))):
-        raise ValueError(
-            f"Expected `licence` to be a string. Received: licence={licence!r}"
-        )
     names = _class_names(model, class_names, checkpoint)
     activation = None if names is None else head_activation(model)
     is_single = names is not None and len(names) > model.outputs[0].shape[1]
