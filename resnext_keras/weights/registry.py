@@ -61,7 +61,6 @@ class WeightSet:
         url: URL of the file; None for the set that ships with the package.
         hash: Published hash, `"algorithm:hex digits"`; of SHA-256 the first eight
             digits. None if none is published.
-        size_bytes: Size of the file; None if it is not known.
         classes: Number of classes; None for a file without a classifier.
         labels: Name of the table of class names, for `class_names(labels)`;
             None if the package has no such table.
@@ -78,7 +77,6 @@ class WeightSet:
     aliases: tuple[str, ...] = ()
     url: str | None = None
     hash: str | None = None
-    size_bytes: int | None = None
     classes: int | None = None
     labels: str | None = None
     note: str = ""
@@ -191,7 +189,6 @@ BUNDLED = WeightSet(
         ),
     ),
     source="scikit-learn's handwritten digits; see weights/README.md",
-    size_bytes=4_044_728,
     classes=10,
     labels="digits",
 )

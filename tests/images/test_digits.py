@@ -50,9 +50,7 @@ def test_the_accuracy_is_the_one_that_is_published(predictions):
 
 
 def test_the_file_is_small():
-    size = fetch(DIGITS).stat().st_size
-    assert size == DIGITS.size_bytes
-    assert size < 5e6
+    assert fetch(DIGITS).stat().st_size < 5e6
 
 
 def test_the_features_of_the_bundled_network_can_be_had():
