@@ -8,8 +8,6 @@ The functions take and return Keras tensors in the layout of
 Shapes in comments are (height, width, channels) for a 224 x 224 image.
 """
 
-import itertools
-
 import keras
 from keras import layers
 
@@ -99,36 +97,13 @@ def squeeze_and_excite(x, filters, parts, *, name):
     return layers.Multiply(name=f"{name}_excite")([x, weights])
 
 
-def residual_branch(
-    x,
-    width,
-    filters,
-    *,
-    stride,
-    cardinality,
-    name,
-    dilation=1,
-    excitation=(),
-    anti_aliased=False,
-):
-    """1x1 reduce, 3x3 in `cardinality` groups, 1x1 expand.
+def residual_branch(x, spec, stage, *, name, stride=1, dilation=1):
+    """1x1 reduce, 3x3 in groups, 1x1 expand, and the squeeze-and-excitation if any.
 
-    Args:
-        x: Feature maps, (batch, H, W, channels).
-        width: Channels of the bottleneck, a multiple of `cardinality`.
-        filters: Number of output channels.
-        stride: Stride of the 3x3 convolution.
-        cardinality: Groups of the 3x3 convolution (the paper's C).
-        name: Prefix of the layers' names.
-        dilation: Dilation of the 3x3 convolution.
-        excitation: Names of the convolutions of squeeze-and-excitation, which
-            weighs the output; empty without it.
-        anti_aliased: Whether an average of pixels replaces the stride.
-
-    Returns:
-        Feature maps, (batch, ceil(H / stride), ceil(W / stride), filters).
+    The arguments are those of `conv_block`, and so is the shape of the result.
     """
-    pooled = anti_aliased and stride > 1
+    width, filters = spec.widths(stage)
+    pooled = spec.anti_aliased and stride > 1
     x = conv_bn(x, width, 1, name=f"{name}_1")
     x = layers.Activation("relu", name=f"{name}_1_relu")(x)
     # The 3x3 convolution has the stride, as in the authors' Torch code. In ResNet50
@@ -138,7 +113,7 @@ def residual_branch(
         width,
         3,
         stride=1 if pooled else stride,
-        groups=cardinality,
+        groups=spec.cardinality,
         dilation=dilation,
         name=f"{name}_2",
     )
@@ -146,9 +121,9 @@ def residual_branch(
     if pooled:
         x = average_pool(x, stride, name=f"{name}_2_pool")
     x = conv_bn(x, filters, 1, name=f"{name}_3")
-    if not excitation:
-        return x
-    return squeeze_and_excite(x, filters, excitation, name=f"{name}_se")
+    if spec.excitation:
+        x = squeeze_and_excite(x, filters, spec.excitation, name=f"{name}_se")
+    return x
 
 
 def average_pool(x, stride, *, name):
@@ -176,140 +151,51 @@ def add_relu(shortcut, branch, name, drop_path_rate=0.0):
     return layers.Activation("relu", name=f"{name}_out")(x)
 
 
-def identity_block(
-    x,
-    width,
-    filters,
-    *,
-    cardinality,
-    name,
-    dilation=1,
-    excitation=(),
-    drop_path_rate=0.0,
-):
+def identity_block(x, spec, stage, *, name, dilation=1, drop_path_rate=0.0):
     """Adds the residual branch to `x` itself; the shape stays as it is.
 
     Args:
-        x: Feature maps, (batch, H, W, filters).
-        width: Channels of the bottleneck, a multiple of `cardinality`.
-        filters: Number of output channels, which is also that of `x`.
-        cardinality: Groups of the 3x3 convolution (the paper's C).
+        x: Feature maps, (batch, H, W, 256 * 2 ** (stage - 2)).
+        spec: The `ResNeXtSpec` that is being built.
+        stage: Number of the stage, counted as in the paper: 2 for conv2.
         name: Prefix of the layers' names, as in `"conv3_block2"`.
         dilation: Dilation of the 3x3 convolution.
-        excitation: As for `residual_branch`.
         drop_path_rate: Fraction of the images for which training drops the branch.
 
     Returns:
         Feature maps of the shape of `x`.
     """
-    branch = residual_branch(
-        x,
-        width,
-        filters,
-        stride=1,
-        cardinality=cardinality,
-        name=name,
-        dilation=dilation,
-        excitation=excitation,
-    )
+    branch = residual_branch(x, spec, stage, name=name, dilation=dilation)
     return add_relu(x, branch, name, drop_path_rate)
 
 
-def conv_block(
-    x,
-    width,
-    filters,
-    *,
-    stride,
-    cardinality,
-    name,
-    dilation=1,
-    excitation=(),
-    anti_aliased=False,
-    pooled_shortcut=False,
-    drop_path_rate=0.0,
-):
+def conv_block(x, spec, stage, *, name, stride=1, dilation=1, drop_path_rate=0.0):
     """Adds the residual branch to a 1x1 projection of `x`: the first block of a stage.
-
-    Args:
-        x: Feature maps, (batch, H, W, channels).
-        width: Channels of the bottleneck, a multiple of `cardinality`.
-        filters: Number of output channels.
-        stride: Stride of the 3x3 convolution and of the projection.
-        cardinality: Groups of the 3x3 convolution (the paper's C).
-        name: Prefix of the layers' names, as in `"conv3_block1"`.
-        dilation: Dilation of the 3x3 convolution.
-        excitation: As for `residual_branch`.
-        anti_aliased: Whether averages replace the branch's stride.
-        pooled_shortcut: Whether the shortcut takes the stride by average pooling of
-            2x2 pixels before the projection, which then has stride 1.
-        drop_path_rate: Fraction of the images for which training drops the branch.
-
-    Returns:
-        Feature maps, (batch, ceil(H / stride), ceil(W / stride), filters).
-    """
-    branch = residual_branch(
-        x,
-        width,
-        filters,
-        stride=stride,
-        cardinality=cardinality,
-        name=name,
-        dilation=dilation,
-        excitation=excitation,
-        anti_aliased=anti_aliased,
-    )
-    shortcut = x
-    if pooled_shortcut:
-        shortcut = average_pool(shortcut, stride, name=f"{name}_0_pool")
-        stride = 1
-    shortcut = conv_bn(shortcut, filters, 1, stride=stride, name=f"{name}_0")
-    return add_relu(shortcut, branch, name, drop_path_rate)
-
-
-def residual_stage(x, spec, stage, *, stride, dilations, drop_path_rates):
-    """Stacks the blocks of conv`stage`; only the first changes the shape.
 
     Args:
         x: Feature maps, (batch, H, W, channels).
         spec: The `ResNeXtSpec` that is being built.
         stage: Number of the stage, counted as in the paper: 2 for conv2.
-        stride: Stride of the first block.
-        dilations: Dilation of the first block and of the others.
-        drop_path_rates: For each block, the fraction of the images for which
-            training drops its branch.
+        name: Prefix of the layers' names, as in `"conv3_block1"`.
+        stride: Stride of the 3x3 convolution and of the projection.
+        dilation: Dilation of the 3x3 convolution.
+        drop_path_rate: Fraction of the images for which training drops the branch.
 
     Returns:
         Feature maps, (batch, ceil(H / stride), ceil(W / stride),
         256 * 2 ** (stage - 2)).
     """
-    width, filters = spec.widths(stage)
-    first_rate, *rates = drop_path_rates
-    options = {"cardinality": spec.cardinality, "excitation": spec.excitation}
-    x = conv_block(
-        x,
-        width,
-        filters,
-        stride=stride,
-        dilation=dilations[0],
-        anti_aliased=spec.anti_aliased,
-        # timm averages even where dilation replaces the stride.
-        pooled_shortcut=spec.pooled_shortcut and stage > 2,
-        drop_path_rate=first_rate,
-        name=f"conv{stage}_block1",
-        **options,
+    branch = residual_branch(
+        x, spec, stage, name=name, stride=stride, dilation=dilation
     )
-    for block, rate in enumerate(rates, start=2):
-        x = identity_block(
-            x,
-            width,
-            filters,
-            dilation=dilations[1],
-            drop_path_rate=rate,
-            name=f"conv{stage}_block{block}",
-            **options,
-        )
-    return x
+    shortcut = x
+    # timm averages even where dilation replaces the stride.
+    if spec.pooled_shortcut and stage > 2:
+        shortcut = average_pool(shortcut, stride, name=f"{name}_0_pool")
+        stride = 1
+    filters = spec.widths(stage)[1]
+    shortcut = conv_bn(shortcut, filters, 1, stride=stride, name=f"{name}_0")
+    return add_relu(shortcut, branch, name, drop_path_rate)
 
 
 def stem(x, spec):
@@ -366,16 +252,26 @@ def resnext_features(x, spec, output_stride=None, drop_path_rate=0.0):
         before = dilation
         if reduction > (output_stride or reduction):
             stride, dilation = 1, dilation * stride
-        x = residual_stage(
+        x = conv_block(
             x,
             spec,
             stage,
+            name=f"conv{stage}_block1",
             stride=stride,
-            # In the first block the stride comes with the 3x3 convolution, so its
-            # input still has the pixel distance of the stage before.
-            dilations=(before, dilation),
-            drop_path_rates=list(itertools.islice(rates, depth)),
+            # The stride comes with the 3x3 convolution, so its input still has the
+            # pixel distance of the stage before.
+            dilation=before,
+            drop_path_rate=next(rates),
         )
+        for block in range(2, depth + 1):
+            x = identity_block(
+                x,
+                spec,
+                stage,
+                name=f"conv{stage}_block{block}",
+                dilation=dilation,
+                drop_path_rate=next(rates),
+            )
     return x
 
 

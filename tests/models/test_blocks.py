@@ -6,17 +6,19 @@ import pytest
 from elsewhere import randomised
 from keras import layers
 
+from resnext_keras import ResNeXtSpec
 from resnext_keras.models.blocks import conv_block, identity_block
 
 CARDINALITY, GROUP_WIDTH, FILTERS = 32, 4, 256
-WIDTH = CARDINALITY * GROUP_WIDTH
+SPEC = ResNeXtSpec("paper", (1,), CARDINALITY, GROUP_WIDTH)
+NARROW = ResNeXtSpec("narrow", (1, 1), 4, 1)
 
 
 @pytest.fixture(scope="module")
 def grouped():
     """Form (c) of Figure 3, as the networks of this package are built."""
     x = keras.Input((9, 10, FILTERS))
-    y = identity_block(x, WIDTH, FILTERS, cardinality=CARDINALITY, name="block")
+    y = identity_block(x, SPEC, stage=2, name="block")
     return randomised(keras.Model(x, y))
 
 
@@ -83,8 +85,8 @@ def test_the_three_forms_of_figure_3_are_one_network(
 @pytest.mark.parametrize(("size", "halved"), [((8, 8), (4, 4)), ((9, 7), (5, 4))])
 def test_the_stride_is_on_the_3x3_convolution_and_on_the_projection(size, halved):
     x = keras.Input((*size, 16))
-    y = conv_block(x, 8, 24, stride=2, cardinality=4, name="conv3_block1")
-    assert y.shape == (None, *halved, 24)  # rounded up
+    y = conv_block(x, NARROW, stage=3, stride=2, name="conv3_block1")
+    assert y.shape == (None, *halved, 512)  # rounded up
     strides = {
         layer.name: layer.strides
         for layer in keras.Model(x, y).layers
@@ -100,7 +102,7 @@ def test_the_stride_is_on_the_3x3_convolution_and_on_the_projection(size, halved
 
 def test_training_moves_each_batch_norm_a_tenth_of_the_way_as_in_torch():
     x = keras.Input((8, 8, 16))
-    y = conv_block(x, 8, 24, stride=2, cardinality=4, name="block")
+    y = conv_block(x, NARROW, stage=3, stride=2, name="block")
     names = [layer.name for layer in keras.Model(x, y).layers if "_bn" in layer.name]
     assert len(names) == 4
     taps = [keras.Model(x, y).get_layer(name) for name in names]
