@@ -22,8 +22,8 @@ class BatchNormalization(layers.BatchNormalization):
 
     Arguments, weights and configuration are the same. So are the results, with one
     exception: the moving variance averages the unbiased variance of the batches, as
-    in PyTorch, where the published weights come from. (With `renorm`, which only
-    Keras has, it averages the biased variance.)
+    in PyTorch, where the published weights come from. With a mask or `renorm`, which
+    only Keras has, the layer is Keras' own.
 
     Keras computes the statistics of a training batch, and the gradient through them,
     in some twenty passes over the feature maps. This layer does it as follows:
@@ -42,18 +42,18 @@ class BatchNormalization(layers.BatchNormalization):
     """
 
     def call(self, inputs, training=None, mask=None):
-        learns = training and self.trainable
-        is_ours = mask is None and self._is_ours(inputs)
-        if is_ours and learns:
-            return self._train(inputs)
+        # Keras before 3.14 has no `renorm`.
+        if mask is not None or getattr(self, "renorm", False):
+            return super().call(inputs, training=training, mask=mask)
+        is_ours = self._is_ours(inputs)
+        if training and self.trainable:
+            return self._train(inputs) if is_ours else self._train_as_keras(inputs)
         if is_ours and not training and not is_exporting():
-            return self._predict(inputs)
-        if learns and not getattr(self, "renorm", False):
-            return self._train_as_keras(inputs, mask)
-        return super().call(inputs, training=training, mask=mask)
+            return self._by_kernel(inputs, training=False)[0]
+        return super().call(inputs, training=training)
 
     def _is_ours(self, inputs) -> bool:
-        """Whether `_train` and `_predict` support this layer's configuration."""
+        """Whether TensorFlow's kernel and `_train` support this configuration."""
         if keras.config.backend() != "tensorflow" or len(inputs.shape) != 4:
             return False
         axis = self.axis % 4
@@ -62,37 +62,37 @@ class BatchNormalization(layers.BatchNormalization):
             and self.scale
             and self.center
             and not self.synchronized
-            and not getattr(self, "renorm", False)
             and inputs.dtype.name in _DTYPES
             and self.variable_dtype == "float32"
         )
 
-    def _layout(self) -> str:
-        return "NHWC" if self.axis % 4 == 3 else "NCHW"
+    def _by_kernel(self, inputs, training):
+        """The normalised batch, and the mean and variance that normalised it.
 
-    def _predict(self, inputs):
-        """Normalises by the moving statistics."""
-        outputs, *_ = tf.raw_ops.FusedBatchNormV3(
+        In training they are the batch's, so the kernel takes none, and the variance
+        that it returns is unbiased.
+        """
+        moving = (self.moving_mean, self.moving_variance)
+        mean, variance = (tf.zeros(0), tf.zeros(0)) if training else moving
+        outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
             x=inputs,
             scale=self.gamma,
             offset=self.beta,
-            mean=self.moving_mean,
-            variance=self.moving_variance,
+            mean=mean,
+            variance=variance,
             epsilon=self.epsilon,
-            data_format=self._layout(),
-            is_training=False,
+            data_format="NHWC" if self.axis % 4 == 3 else "NCHW",
+            is_training=training,
         )
-        return outputs
+        return outputs, mean, variance
 
     def _train(self, inputs):
         """Normalises by the batch's statistics, and updates the moving ones."""
-        scale, offset = map(tf.convert_to_tensor, (self.gamma, self.beta))
         if has_fast_kernels():
-            outputs, mean, variance = _by_kernel(
-                inputs, scale, offset, self.epsilon, self._layout()
-            )
+            outputs, mean, variance = self._by_kernel(inputs, training=True)
         else:
             x = tf.cast(inputs, tf.float32)
+            scale, offset = map(tf.convert_to_tensor, (self.gamma, self.beta))
             outputs, mean, variance = _by_products(x, scale, offset, self.epsilon)
             outputs = tf.cast(outputs, inputs.dtype)
         for moving, batch in (
@@ -104,23 +104,20 @@ class BatchNormalization(layers.BatchNormalization):
             moving.assign(tf.where(tf.size(inputs) > 0, updated, moving))
         return outputs
 
-    def _train_as_keras(self, inputs, mask):
+    def _train_as_keras(self, inputs):
         """Trains by Keras' layer, then corrects its update of the moving variance."""
         kept = ops.multiply(self.moving_variance, self.momentum)
-        outputs = super().call(inputs, training=True, mask=mask)
+        outputs = super().call(inputs, training=True)
         counted = ops.subtract(self.moving_variance, kept)
-        count = ops.cast(self._count(inputs, mask), counted.dtype)
-        self.moving_variance.assign(kept + counted * _bessel(count))
+        factor = ops.cast(_bessel(self._count(inputs)), counted.dtype)
+        self.moving_variance.assign(kept + counted * factor)
         return outputs
 
-    def _count(self, inputs, mask):
+    def _count(self, inputs):
         """Number of values of a channel that are normalised together."""
-        if mask is None:
-            shape = ops.shape(inputs)
-            count = ops.prod([shape[axis] for axis in self._reduction_axes])
-        else:
-            count = ops.sum(ops.cast(mask, "int32"))
-        count = ops.cast(count, "float32")
+        shape = list(ops.shape(inputs))
+        del shape[self.axis]
+        count = ops.cast(ops.prod(shape), "float32")
         replica = tf.distribute.get_replica_context() if self.synchronized else None
         return replica.all_reduce("SUM", count) if replica else count
 
@@ -131,21 +128,6 @@ def _bessel(count):
     It is 1 for a single value, where both variances are 0.
     """
     return count / ops.maximum(count - 1, 1)
-
-
-def _by_kernel(x, scale, offset, epsilon, layout):
-    """The normalised batch, its mean and its unbiased variance."""
-    outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
-        x=x,
-        scale=scale,
-        offset=offset,
-        mean=tf.zeros(0),  # none in training
-        variance=tf.zeros(0),
-        epsilon=epsilon,
-        data_format=layout,
-        is_training=True,
-    )
-    return outputs, mean, variance
 
 
 def _by_products(x, scale, offset, epsilon):

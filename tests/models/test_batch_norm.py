@@ -1,5 +1,7 @@
 """BatchNormalization is Keras' layer, but for speed and torch's moving variance."""
 
+import inspect
+
 import keras
 import numpy as np
 import pytest
@@ -172,6 +174,35 @@ def test_in_prediction_it_gives_what_keras_gives(kernels, options, jit_compile):
         np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance * largest)
     for found, expected in zip(ours.weights, theirs.weights, strict=True):
         np.testing.assert_array_equal(found, expected)  # moving statistics too
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("options", [{}, {"renorm": True}], ids=["mask", "renorm"])
+def test_with_a_mask_or_renorm_it_is_keras_layer(options, training):
+    if not options.keys() <= inspect.signature(KERAS).parameters.keys():
+        pytest.skip("this Keras has no renorm")
+    rng = np.random.default_rng(0)
+    x = rng.normal(3, 2, SHAPE).astype("float32")
+    mask = None if options else rng.random(SHAPE[:3]) < 0.5
+    ours, theirs = twins(options, SHAPE)
+    found, expected = (
+        convert_to_numpy(layer(x, training=training, mask=mask))
+        for layer in (ours, theirs)
+    )
+    np.testing.assert_array_equal(found, expected)
+    for found, expected in zip(ours.weights, theirs.weights, strict=True):
+        np.testing.assert_array_equal(*map(convert_to_numpy, (found, expected)))
+
+
+def test_moving_statistics_in_half_precision_average_large_batches():
+    """The number of values is above 65504, the largest in half precision."""
+    x = np.random.default_rng(0).normal(3, 2, (8, 112, 112, 2)).astype("float16")
+    layer = BatchNormalization(momentum=0.0, dtype="float16")
+    layer(x, training=True)
+    variance = x.astype("float64").var((0, 1, 2))
+    np.testing.assert_allclose(
+        convert_to_numpy(layer.moving_variance), variance, rtol=2e-3
+    )
 
 
 def test_when_frozen_it_is_keras_layer(kernels):
