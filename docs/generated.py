@@ -5,22 +5,19 @@ from pathlib import Path
 import keras
 import matplotlib
 
+import resnext_keras
 from resnext_keras.models.data_format import image_shape
 from resnext_keras.models.flops import stage_costs
 from resnext_keras.models.resnext import ResNeXt
-from resnext_keras.models.specs import ARCHITECTURES
+from resnext_keras.models.specs import ARCHITECTURES, architecture_name
 from resnext_keras.weights.registry import WEIGHT_SETS, default_set
 
 matplotlib.use("svg")
 from matplotlib import pyplot as plt
 from matplotlib.transforms import Bbox
 
-# The functions whose names do not follow from the architecture's.
-PAPER = {
-    "resnext50_32x4d": "ResNeXt50",
-    "resnext101_32x4d": "ResNeXt101",
-    "resnext152_32x4d": "ResNeXt152",
-}
+# The public function of each architecture that has one.
+FUNCTIONS = {architecture_name(name): name for name in resnext_keras.__all__}
 # Where a label may stand: offset from its point, and alignment.
 PLACES = (
     (6, 0, "left", "center"),
@@ -65,12 +62,7 @@ def cost_of(name: str) -> tuple[int, int]:
 
 def function_of(name: str) -> str:
     """The public function of an architecture, as a link; empty if there is none."""
-    import resnext_keras
-
-    by_name = {
-        public.lower().replace("_", ""): public for public in resnext_keras.__all__
-    }
-    public = PAPER.get(name) or by_name.get(name.replace("_", ""))
+    public = FUNCTIONS.get(name)
     return f"{{py:func}}`~resnext_keras.{public}`" if public else ""
 
 

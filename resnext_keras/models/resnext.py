@@ -287,9 +287,9 @@ class ResNeXtBuilder(Protocol):
         ...
 
 
-def _builder(function_name: str, architecture: str) -> ResNeXtBuilder:
+def _builder(function_name: str) -> ResNeXtBuilder:
     """Makes the public function that builds one architecture of the table."""
-    spec, default_name = get_spec(architecture), function_name.lower()
+    spec, default_name = get_spec(function_name), function_name.lower()
 
     def build(
         include_top=True,
@@ -322,39 +322,33 @@ def _builder(function_name: str, architecture: str) -> ResNeXtBuilder:
     build.__annotations__ = ResNeXtBuilder.__call__.__annotations__
     details = (inspect.getdoc(ResNeXtBuilder.__call__) or "").partition("\n")[2]
     build.__doc__ = (
-        f"Builds `{architecture}`; called as `keras.applications.ResNet50`.\n\n"
+        f"Builds `{spec.name}`; called as `keras.applications.ResNet50`.\n\n"
         f"Made for images of {spec.image_size} x {spec.image_size} pixels and "
         f"{spec.classes} classes.\n{details}"
     )
     return build
 
 
-ResNeXt50 = _builder("ResNeXt50", "resnext50_32x4d")
-ResNeXt50D_32x4d = _builder("ResNeXt50D_32x4d", "resnext50d_32x4d")
-ResNeXt101 = _builder("ResNeXt101", "resnext101_32x4d")
-ResNeXt101_32x8d = _builder("ResNeXt101_32x8d", "resnext101_32x8d")
-ResNeXt101_32x16d = _builder("ResNeXt101_32x16d", "resnext101_32x16d")
-ResNeXt101_32x32d = _builder("ResNeXt101_32x32d", "resnext101_32x32d")
-ResNeXt101_32x48d = _builder("ResNeXt101_32x48d", "resnext101_32x48d")
-ResNeXt101_64x4d = _builder("ResNeXt101_64x4d", "resnext101_64x4d")
-ResNeXt152 = _builder("ResNeXt152", "resnext152_32x4d")
-SEResNeXt26D_32x4d = _builder("SEResNeXt26D_32x4d", "seresnext26d_32x4d")
-SEResNeXt26T_32x4d = _builder("SEResNeXt26T_32x4d", "seresnext26t_32x4d")
-SEResNeXt50_32x4d = _builder("SEResNeXt50_32x4d", "seresnext50_32x4d")
-SEResNeXt101_32x4d = _builder("SEResNeXt101_32x4d", "seresnext101_32x4d")
-SEResNeXt101_32x8d = _builder("SEResNeXt101_32x8d", "seresnext101_32x8d")
-SEResNeXt101_64x4d = _builder("SEResNeXt101_64x4d", "seresnext101_64x4d")
-SEResNeXt101D_32x8d = _builder("SEResNeXt101D_32x8d", "seresnext101d_32x8d")
-SEResNeXtAA101D_32x8d = _builder("SEResNeXtAA101D_32x8d", "seresnextaa101d_32x8d")
-SEResNeXtAA201D_32x8d = _builder("SEResNeXtAA201D_32x8d", "seresnextaa201d_32x8d")
-LegacySEResNeXt26_32x4d = _builder(
-    "LegacySEResNeXt26_32x4d", "legacy_seresnext26_32x4d"
-)
-LegacySEResNeXt50_32x4d = _builder(
-    "LegacySEResNeXt50_32x4d", "legacy_seresnext50_32x4d"
-)
-LegacySEResNeXt101_32x4d = _builder(
-    "LegacySEResNeXt101_32x4d", "legacy_seresnext101_32x4d"
-)
-ResNeXt29_8x64d = _builder("ResNeXt29_8x64d", "resnext29_8x64d")
-ResNeXt29_16x64d = _builder("ResNeXt29_16x64d", "resnext29_16x64d")
+ResNeXt50 = _builder("ResNeXt50")
+ResNeXt50D_32x4d = _builder("ResNeXt50D_32x4d")
+ResNeXt101 = _builder("ResNeXt101")
+ResNeXt101_32x8d = _builder("ResNeXt101_32x8d")
+ResNeXt101_32x16d = _builder("ResNeXt101_32x16d")
+ResNeXt101_32x32d = _builder("ResNeXt101_32x32d")
+ResNeXt101_32x48d = _builder("ResNeXt101_32x48d")
+ResNeXt101_64x4d = _builder("ResNeXt101_64x4d")
+ResNeXt152 = _builder("ResNeXt152")
+SEResNeXt26D_32x4d = _builder("SEResNeXt26D_32x4d")
+SEResNeXt26T_32x4d = _builder("SEResNeXt26T_32x4d")
+SEResNeXt50_32x4d = _builder("SEResNeXt50_32x4d")
+SEResNeXt101_32x4d = _builder("SEResNeXt101_32x4d")
+SEResNeXt101_32x8d = _builder("SEResNeXt101_32x8d")
+SEResNeXt101_64x4d = _builder("SEResNeXt101_64x4d")
+SEResNeXt101D_32x8d = _builder("SEResNeXt101D_32x8d")
+SEResNeXtAA101D_32x8d = _builder("SEResNeXtAA101D_32x8d")
+SEResNeXtAA201D_32x8d = _builder("SEResNeXtAA201D_32x8d")
+LegacySEResNeXt26_32x4d = _builder("LegacySEResNeXt26_32x4d")
+LegacySEResNeXt50_32x4d = _builder("LegacySEResNeXt50_32x4d")
+LegacySEResNeXt101_32x4d = _builder("LegacySEResNeXt101_32x4d")
+ResNeXt29_8x64d = _builder("ResNeXt29_8x64d")
+ResNeXt29_16x64d = _builder("ResNeXt29_16x64d")
