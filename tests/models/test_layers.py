@@ -137,7 +137,7 @@ def test_graphs_for_training_give_the_same(configuration):
 @pytest.mark.tensorflow
 def test_gradients_need_no_particular_kernels():
     """The rest of this file again, with oneDNN's kernels off where they are on here."""
-    rest = ("-k", "not particular_kernels")
+    rest = ("-n", "0", "-k", "not particular_kernels")
     inner = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-x", *rest, str(Path(__file__))],
         env=os.environ | OTHER_KERNELS,
