@@ -1,6 +1,6 @@
 """Whatever is done to the bytes of a weight file: the one error, or numbers.
 
-50 to 200 examples a format that are always the same, and 250 to 1000 that differ.
+The examples are others in each run.
 """
 
 import functools
@@ -104,7 +104,7 @@ class Target:
         return message is None
 
 
-def fuzz(strategy, loads, examples, **options):
+def fuzz(strategy, loads, examples):
     """Whether each of the examples loads."""
     outcomes = []
 
@@ -113,7 +113,6 @@ def fuzz(strategy, loads, examples, **options):
         deadline=None,
         database=None,
         suppress_health_check=list(HealthCheck),
-        **options,
     )
     @given(strategy)
     def run(example):
@@ -194,16 +193,15 @@ def legacy_file(whole, steps):
 # takes a process of its own.
 KERAS_FILE = "keras_applications_4x4d.h5"
 CASES = {
-    ".safetensors": (safetensors, TINY, 100),
-    ".weights.h5": (hdf5, TINY, 50),
-    KERAS_FILE: (hdf5, KERAS_APPLICATIONS, 50),
-    "state.zip.pth": (zip_file, SMALLEST, 100),
-    "views.zip.pth": (pickle_in_zip, SMALLEST, 100),
-    "protocol4.zip.pth": (pickle_in_zip, SMALLEST, 100),  # newer opcodes
-    "state.legacy.pth": (legacy_file, SMALLEST, 100),
-    "timm.legacy.pth": (legacy_file, SMALLEST, 100),  # a state within other objects
+    ".safetensors": (safetensors, TINY, 250),
+    ".weights.h5": (hdf5, TINY, 60),
+    KERAS_FILE: (hdf5, KERAS_APPLICATIONS, 60),
+    "state.zip.pth": (zip_file, SMALLEST, 250),
+    "views.zip.pth": (pickle_in_zip, SMALLEST, 500),
+    "protocol4.zip.pth": (pickle_in_zip, SMALLEST, 500),  # newer opcodes
+    "state.legacy.pth": (legacy_file, SMALLEST, 250),
+    "timm.legacy.pth": (legacy_file, SMALLEST, 250),  # a state within other objects
 }
-cases = pytest.mark.parametrize("name", CASES)
 
 
 @pytest.fixture
@@ -211,8 +209,8 @@ def fuzz_file(good_weights, torch_files, tmp_path, monkeypatch):
     """Loads mutated copies of a file; the good file loads before and after."""
     files = good_weights | torch_files | {KERAS_FILE: GOLDEN / KERAS_FILE}
 
-    def check(name, examples, **options):
-        mutated, spec, _ = CASES[name]
+    def check(name):
+        mutated, spec, examples = CASES[name]
         # Numbers that load are the right ones: only zip files have checksums.
         values = keras_values(spec) if mutated is zip_file else None
         whole = files[name].read_bytes()
@@ -224,23 +222,17 @@ def fuzz_file(good_weights, torch_files, tmp_path, monkeypatch):
                 mutations,
                 lambda steps: target.loads(mutated(whole, steps)),
                 examples,
-                **options,
             )
         assert target.loads(whole)
         # Either happens, or the changes are of the wrong kind; few pickles survive one.
-        assert examples // 200 <= sum(outcomes) <= examples * 19 / 20
+        assert 0 < sum(outcomes) <= examples * 19 / 20
 
     return check
 
 
-@cases
+@pytest.mark.parametrize("name", CASES)
 def test_mutated_files(fuzz_file, name):
-    fuzz_file(name, CASES[name][-1], derandomize=True)
-
-
-@cases
-def test_many_mutated_files(fuzz_file, name):
-    fuzz_file(name, 250 if CASES[name][0] is hdf5 else 1000)
+    fuzz_file(name)
 
 
 # Programs of whole operations, which get further than mutated bytes.
@@ -287,8 +279,8 @@ bodies = st.one_of(
 )
 
 
-def fuzz_programs(folder, examples, **options):
-    target = Target(folder / "program.pth", SMALLEST)
+def test_programs_of_operations(tmp_path):
+    target = Target(tmp_path / "program.pth", SMALLEST)
 
     def loads(body):
         write_zip(
@@ -296,12 +288,4 @@ def fuzz_programs(folder, examples, **options):
         )
         return target.loads(target.path.read_bytes())
 
-    fuzz(bodies, loads, examples, **options)
-
-
-def test_programs_of_operations(tmp_path):
-    fuzz_programs(tmp_path, 200, derandomize=True)
-
-
-def test_many_programs_of_operations(tmp_path):
-    fuzz_programs(tmp_path, 5000)
+    fuzz(bodies, loads, 1000)
