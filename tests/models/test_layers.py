@@ -108,8 +108,10 @@ def assert_equal(found, expected, tolerance=1e-5):
 
 @pytest.mark.parametrize("configuration", CONFIGURATIONS, ids=str)
 def test_output_and_gradients_are_those_of_a_loop_over_groups(configuration):
-    for channels in CHANNELS:
-        for size in SIZES:
+    # Elsewhere it is Keras' layer, and JAX compiles each shape.
+    few = keras.config.backend() != "tensorflow"
+    for channels in CHANNELS[1:3] if few else CHANNELS:
+        for size in SIZES[:1] if few else SIZES:
             layer, x, kernel = built(configuration, size, channels)
             expected = output_and_gradients(loop_over_groups(layer), x, kernel)
             assert_equal(on_any_backend(layer.convolution_op, x, kernel), expected)
