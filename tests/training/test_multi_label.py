@@ -212,6 +212,26 @@ def test_an_export_counts_the_images_with_all_their_labels(
     assert report.models["saved_model"].top1 == 3 / 4
 
 
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("table", "figure"),
+    [("labels.csv", "mean_average_precision"), ("red.csv", "top_1")],
+)
+def test_the_commands_fine_tune_and_evaluate_it_and_its_export_has_the_same_classes(
+    several, data, tmp_path, table, figure
+):
+    folder = tmp_path / "run"
+    options = ("--epochs", 4, "--batch", 16, "--learning-rate", 0.1)
+    options += ("--set", "crop=center", "--weights", several.folder)
+    run("finetune", data / table, "-o", folder, *options)
+    evaluate = ("evaluate", data / table, "--weights", folder, "--include-training")
+    figures = json.loads(run(*evaluate, "-o", tmp_path / "report", "--json").stdout)
+    assert figures["images"] == 96
+    assert figures[figure] > 0.9
+    report = rk.export_model(folder, output=tmp_path / "export")
+    assert report.models["saved_model"].top1 == 1
+
+
 def test_one_score_separates_two_classes(single):
     model = rk.load_classifier(weights=single.folder).model
     assert model.output_shape == (None, 1)
