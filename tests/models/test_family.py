@@ -20,8 +20,7 @@ from resnext_keras.weights.tensors import LazyTensor, WeightsError
 
 GIANTS = ("resnext101_32x16d", "resnext101_32x32d", "resnext101_32x48d")
 ONE_BLOCK = "_one_block_a_stage"
-# The giants differ in width alone: all have their names and shapes compared, one this.
-CUT = [name + ONE_BLOCK for name in (GIANTS[0], "seresnextaa101d_32x8d")]
+CUT = [name + ONE_BLOCK for name in (*GIANTS, "seresnextaa101d_32x8d")]
 # Their variables are the same; a pooling that has none tells them apart.
 TWINS = ("seresnext101d_32x8d", "seresnextaa101d_32x8d")
 PUBLISHED = [name for name in ARCHITECTURES if ARCHITECTURES[name].stem == "imagenet"]
