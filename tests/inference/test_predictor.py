@@ -459,6 +459,7 @@ def test_threads_may_share_a_predictor(model, engine, tmp_path):
     assert_same(np.concatenate(found), expected[numbers])
 
 
+@pytest.mark.parity
 @pytest.mark.parametrize("engine", OTHERS)
 def test_batches_of_a_fixed_length_are_filled_up(model, engine, tmp_path):
     pytest.importorskip(engine)
