@@ -1,7 +1,5 @@
 """Every format of the family's networks, written and run with oneDNN and without."""
 
-import dataclasses
-
 import keras
 import pytest
 import runtimes
@@ -9,50 +7,52 @@ import tensorflow as tf
 from elsewhere import randomised, scores_elsewhere
 from random_state import draw_images
 from tensorflow.core.protobuf import saved_model_pb2
+from weight_files import EVERY_OPTION
 
-from resnext_keras import ResNeXt, export_file, export_saved_model, feature_pyramid
-from resnext_keras.classifier import load_classifier
-from resnext_keras.models.specs import get_spec
+from resnext_keras import (
+    ResNeXt,
+    ResNeXtSpec,
+    export_file,
+    export_saved_model,
+    feature_pyramid,
+)
 
 pytestmark = pytest.mark.tensorflow
 
-SIZES = {"input_shape": (64, 64, 3), "weights": None}
 IMAGES = draw_images(6, (5, 64, 64, 3))
 
-# A program for `scores_elsewhere`, whose first path is the ending of the files.
+# A program for `scores_elsewhere`, whose first path are the endings of the files.
 EXPORT = """
 import sys, keras, numpy as np
 from pathlib import Path
 from resnext_keras import export_file, export_saved_model
-_, scores, ending, *paths = sys.argv[1:]
+_, scores, endings, *paths = sys.argv[1:]
 for path in map(Path, paths):
-    export = export_file if ending else export_saved_model
-    export(keras.models.load_model(path), path.with_suffix(".elsewhere" + ending))
+    model = keras.models.load_model(path)
+    for ending in endings.split(","):
+        export = export_file if ending else export_saved_model
+        export(model, path.with_suffix(".elsewhere" + ending))
 np.savez(scores)
 """
 
 
-def shallow(name):
-    """An architecture with few blocks: both kinds in the second stage."""
-    return dataclasses.replace(get_spec(name), depths=(1, 2, 1, 1))
-
-
-def classifier(name):
-    return ResNeXt(shallow(name), classifier_activation=None, **SIZES)
+def classifier():
+    """As wide as ResNeXt-50, of a block a stage."""
+    spec = ResNeXtSpec("classifier", (1, 1, 1, 1), 32, 4)
+    size = {"input_shape": (64, 64, 3)}
+    return ResNeXt(spec, weights=None, classifier_activation=None, **size)
 
 
 def pyramid():
-    # Its last stages are dilated.
-    options = {"include_top": False, "output_stride": 8} | SIZES
-    return feature_pyramid(ResNeXt(shallow("resnext50_32x4d"), **options))
+    """Of any size; the second stage has both kinds of blocks, the last is dilated."""
+    spec = ResNeXtSpec("pyramid", (1, 2, 1), 8, 4, **EVERY_OPTION)
+    return feature_pyramid(ResNeXt(spec, False, None, output_stride=8))
 
 
+# Each network, and what it is run on.
 NETWORKS = {
-    "resnext50_32x4d": lambda: randomised(classifier("resnext50_32x4d")),
-    "seresnext50_32x4d": lambda: randomised(classifier("seresnext50_32x4d")),
-    "resnext50d_32x4d": lambda: randomised(classifier("resnext50d_32x4d")),
-    "pyramid": lambda: randomised(pyramid()),
-    "digits": lambda: load_classifier(weights="digits", any_size=True).model,
+    "classifier": (classifier, (IMAGES, IMAGES[:1])),
+    "pyramid": (pyramid, (IMAGES, IMAGES[:1, 4:])),
 }
 
 
@@ -70,15 +70,16 @@ def convolutions(path):
 
 @pytest.fixture(scope="module")
 def networks(tmp_path_factory):
-    """Files of the networks, and their outputs by name of network and output."""
+    """Files of the networks, and their outputs by network, batch and output."""
     folder, expected = tmp_path_factory.mktemp("networks"), {}
-    for name, build in NETWORKS.items():
-        model = build()
+    for name, (build, batches) in NETWORKS.items():
+        model = randomised(build())
         model.save(folder / f"{name}.keras")
-        outputs = model.predict(IMAGES, verbose=0)
-        if not isinstance(outputs, dict):
-            outputs = {"predictions": outputs}
-        expected |= {(name, output): values for output, values in outputs.items()}
+        for number, images in enumerate(batches):
+            outputs = model.predict(images, verbose=0)
+            if not isinstance(outputs, dict):
+                outputs = {"predictions": outputs}
+            expected |= {(name, number, o): values for o, values in outputs.items()}
         keras.backend.clear_session()
     return [folder / f"{name}.keras" for name in NETWORKS], expected
 
@@ -93,30 +94,40 @@ def run(path, images):
 
 @pytest.mark.filterwarnings("ignore")  # the converters'
 @pytest.mark.parametrize(
-    ("ending", "runtime"),
+    "formats",
     [
-        pytest.param("", "tensorflow", marks=pytest.mark.long),
-        pytest.param(".onnx", "onnxruntime", marks=pytest.mark.parity),
-        pytest.param(".xml", "openvino", marks=pytest.mark.parity),
-        pytest.param(".tflite", "ai_edge_litert.interpreter", marks=pytest.mark.parity),
+        pytest.param({"": "tensorflow"}, marks=pytest.mark.long, id="SavedModel"),
+        pytest.param(
+            {
+                ".onnx": "onnxruntime",
+                ".xml": "openvino",
+                ".tflite": "ai_edge_litert.interpreter",
+            },
+            marks=pytest.mark.parity,
+            id="files",
+        ),
     ],
 )
-def test_exports_agree_with_keras(networks, tmp_path, relative_error, ending, runtime):
-    pytest.importorskip(runtime)
+def test_exports_agree_with_keras(networks, tmp_path, relative_error, formats):
+    for runtime in formats.values():
+        pytest.importorskip(runtime)
     files, expected = networks
-    scores_elsewhere(EXPORT, [ending, *files], IMAGES, tmp_path)
-    checked = set()
+    scores_elsewhere(EXPORT, [",".join(formats), *files], IMAGES, tmp_path)
     for file in files:
-        here = tmp_path / f"{file.stem}{ending}"
-        export = export_file if ending else export_saved_model
-        export(keras.models.load_model(file), here)
-        elsewhere = file.with_suffix(f".elsewhere{ending}")
-        if not ending:
-            assert convolutions(here) == convolutions(elsewhere) > 0
-        for path in (here, elsewhere):
-            for rows in (5, 1):
-                for output, values in run(path, IMAGES[:rows]).items():
-                    known = expected[file.stem, output][:rows]
-                    assert relative_error(values, known) <= 1e-5, (path, output)
-                    checked.add((path, output, rows))
-    assert len(checked) == 2 * 2 * len(expected)
+        model = keras.models.load_model(file)
+        for ending in formats:
+            here = tmp_path / f"{file.stem}{ending}"
+            export = export_file if ending else export_saved_model
+            export(model, here)
+            elsewhere = file.with_suffix(f".elsewhere{ending}")
+            if not ending:
+                assert convolutions(here) == convolutions(elsewhere) > 0
+            for path in (here, elsewhere):
+                found = {
+                    (file.stem, number, output): values
+                    for number, images in enumerate(NETWORKS[file.stem][1])
+                    for output, values in run(path, images).items()
+                }
+                assert found.keys() == {k for k in expected if k[0] == file.stem}
+                for key, values in found.items():
+                    assert relative_error(values, expected[key]) <= 1e-5, (path, key)
