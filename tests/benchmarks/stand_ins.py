@@ -35,17 +35,6 @@ def crash(work):
     os._exit(3)
 
 
-def other_epsilon(work, folder):
-    """Compares a network whose batch norm adds what Keras' does by default."""
-
-    def change(network):
-        for layer in network.layers:
-            if hasattr(layer, "epsilon"):
-                layer.epsilon = 1e-3
-
-    return _compare_changed(change, work, folder)
-
-
 def one_other_weight(work, folder):
     """Compares a network in which one number is another."""
 
