@@ -29,9 +29,9 @@ from resnext_keras.weights.tensors import WeightsError
 os.environ["RESNEXT_KERAS_OFFLINE"] = "1"
 os.environ["RESNEXT_KERAS_HOME"] = os.devnull
 
-# Each worker of the tests has one core: torch's threads wait for each other, and take
-# three times as long where two workers share two cores.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+# The workers of the tests share the cores, and torch's threads wait for each other. Not
+# by OMP_NUM_THREADS, which `Predictor` reads too.
+os.environ.setdefault("MKL_NUM_THREADS", "1")
 
 # torch imports triton where it is installed. It and TensorFlow bring an LLVM each,
 # and both in one process crash it.
@@ -51,7 +51,7 @@ def pytest_collection_modifyitems(items):
     backend = keras.config.backend()
     if backend == "tensorflow":
         return
-    skip = pytest.mark.skip(reason=f"needs Keras on TensorFlow, it runs on {backend}")
+    skip = pytest.mark.skip(reason=f"for Keras on TensorFlow, it runs on {backend}")
     for item in items:
         if item.get_closest_marker("tensorflow"):
             item.add_marker(skip)

@@ -361,7 +361,7 @@ def _finished(output: Path, plan: Plan) -> Extraction:
     with open_features(output) as (features, provenance):
         of_file, expected = map(dataclasses.asdict, (provenance, plan.provenance))
         check_same(of_file, expected)
-        check_same(json.loads(features.schema_arrow.metadata[RUN]), plan.run)
+        check_same(json.loads(features.schema_arrow.metadata.get(RUN, b"{}")), plan.run)
         rows = features.metadata.num_rows
     errors = errors_file(output)
     try:

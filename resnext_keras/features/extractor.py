@@ -132,7 +132,14 @@ def provenance_of(
         pooling="avg",
         length=spec.widths(spec.stages[-1])[1],
         dtype=dtype,
-        version=importlib.metadata.version("resnext-keras"),
+        version=_version(),
         precision=precision,
         calibrated_sha256=calibrated and pooch.file_hash(calibrated, "sha256"),
     )
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("resnext-keras")
+    except importlib.metadata.PackageNotFoundError:  # run from a checkout
+        return "unknown"

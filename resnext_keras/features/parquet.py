@@ -11,6 +11,7 @@ import numpy as np
 
 from resnext_keras import extras
 from resnext_keras.features.loader import ImageFile
+from resnext_keras.images.preprocessing import Preprocessing
 
 optional = functools.partial(extras.optional, extra="features")
 
@@ -51,8 +52,12 @@ class Provenance:
     length: int
     dtype: str
     version: str
-    precision: str
-    calibrated_sha256: str | None
+    precision: str = "float32"
+    calibrated_sha256: str | None = None
+
+    def __post_init__(self):  # checks the fields; earlier versions wrote fewer
+        fields = Preprocessing(**self.preprocessing).as_json()
+        object.__setattr__(self, "preprocessing", fields)
 
     @property
     def network(self) -> dict:

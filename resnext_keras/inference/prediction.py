@@ -102,11 +102,13 @@ def predict_files(
     if output is not None:
         output = output_file(output, (".csv",), overwrite)
     images, skipped = [], []
-    for file, reason in list_images(paths):
-        if reason is None:
-            images.append(file)
-        else:
-            skipped.append(ImageError(reason, file))
+    for path in paths:
+        listed = list_images([path]) if os.path.isdir(path) else [(path, None)]
+        for file, reason in listed:
+            if reason is None:
+                images.append(file)
+            else:
+                skipped.append(ImageError(reason, file))
     # A typo or an empty folder, found before any download.
     if not any(map(os.path.lexists, images)):
         raise ValueError(

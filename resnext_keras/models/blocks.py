@@ -100,7 +100,7 @@ def squeeze_and_excite(x, filters, parts, *, name):
 def residual_branch(x, spec, stage, *, name, stride=1, dilation=1):
     """1x1 reduce, 3x3 in groups, 1x1 expand, and the squeeze-and-excitation if any.
 
-    The arguments are those of `conv_block`, and so is the shape of the result.
+    Arguments and result are as for `conv_block`.
     """
     width, filters = spec.widths(stage)
     pooled = spec.anti_aliased and stride > 1

@@ -304,7 +304,7 @@ def test_a_network_that_torch_lacks_is_not_compared(as_torch):
 @pytest.mark.parametrize(
     ("model", "arguments", "names", "library"),
     [
-        # One of the two that torch compiles.
+        # torch-channels-last-compile does what torch-compile does, and more.
         (
             "resnext50_32x4d",
             [],

@@ -1,4 +1,7 @@
-"""The command lines of the README and the pages run as printed, one after another."""
+"""The command lines of the README and the pages run one after another.
+
+They run as printed, but training has fewer epochs and smaller images.
+"""
 
 import re
 import shlex
@@ -18,7 +21,6 @@ PAGES += ["docs/how-to/train", "docs/how-to/hub"]
 # Pages of the engines.
 OF_ENGINES = ["docs/how-to/export", "docs/how-to/predict-faster"]
 
-# What ImageNet and its hundreds of epochs would need is left out.
 SHORTER = {
     "train": ["--epochs", "1", "--batch", "4", "--size", "64"],
     "finetune": ["--epochs", "2", "--size", "64"],

@@ -48,7 +48,9 @@ def test_a_dead_link_is_found(tmp_path, monkeypatch):
 @pytest.mark.long
 @pytest.mark.tensorflow
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_the_python_of_a_page_runs(page, tmp_path, monkeypatch, short_resnext50):
+def test_the_python_of_a_page_runs(
+    page, tmp_path, monkeypatch, short_resnext50, capsys
+):
     monkeypatch.chdir(tmp_path)
     shutil.copy(SAMPLE_PHOTO, "cat.jpg")
     names = {}
@@ -57,6 +59,10 @@ def test_the_python_of_a_page_runs(page, tmp_path, monkeypatch, short_resnext50)
         # Empty lines before it, so that a traceback names the page's line.
         lines = "\n" * text.count("\n", 0, block.start(1))
         exec(compile(lines + block[1], page, "exec"), names)
+    if page.stem == "README":
+        top = re.findall(r"\('n\d{8}', '", capsys.readouterr().out)
+        assert len(top) == 5
+        assert names["features"].shape == (1, 2048)
 
 
 def onnx_block():

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.tensorflow
 
 IMAGES = draw_images(6, (5, 64, 64, 3))
 
-# A program for `scores_elsewhere`, whose first path are the endings of the files.
+# A program for `scores_elsewhere`; the first argument has the endings of the files.
 EXPORT = """
 import sys, keras, numpy as np
 from pathlib import Path

@@ -211,16 +211,17 @@ def test_a_file_runs_without_keras_and_this_package(ending, model, exported, tmp
 
 
 @pytest.mark.parity
+@pytest.mark.parametrize(("precision", "limit"), [("float16", 1e-2), ("int8", 0.1)])
 @pytest.mark.parametrize("ending", FORMATS)
-def test_images_may_have_any_size(ending, exported):
-    """In int8; test_export_matrix.py has a network in float32."""
+def test_images_may_have_any_size(ending, precision, limit, exported):
+    """As a network in float32 may in test_export_matrix.py."""
     images = draw_images(5, (3, 40, 40, 3))
     model = randomised(
         ResNeXt(TINY, weights=None, input_shape=(None, None, 3), classes=5)
     )
-    path = exported(model, ending, "int8", images)
+    path = exported(model, ending, precision, images)
     for some in (images, images[:1, 4:]):
-        assert error(runtimes.run(path, some)[0], model, some) < TOLERANCES["int8"]
+        assert error(runtimes.run(path, some)[0], model, some) < limit
 
 
 @pytest.mark.parity

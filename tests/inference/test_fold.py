@@ -321,7 +321,6 @@ def test_its_weights_are_frozen_and_folding_again_changes_nothing():
         np.testing.assert_array_equal(one, other)
 
 
-@pytest.mark.tensorflow
 def test_augmentation_is_the_identity_until_it_is_trained():
     augmentation = layers.Pipeline([layers.RandomFlip(), layers.RandomZoom(0.5)])
     inner = keras.Sequential([keras.Input((32, 32, 3)), layers.RandomBrightness(0.5)])
@@ -333,7 +332,6 @@ def test_augmentation_is_the_identity_until_it_is_trained():
     assert np.abs(trained - images).max() > 1e-3
 
 
-@pytest.mark.tensorflow
 def test_adapters_of_low_rank_are_merged(relative_error):
     model = randomised(build())
     for name in ("conv2_block1_1_conv", "conv2_block1_2_conv", "predictions"):

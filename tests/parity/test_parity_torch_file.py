@@ -140,6 +140,27 @@ def test_wrapped_modules_of_torch(torch, timm, tmp_path, relative_error, wrapper
     check_logits(network, tmp_path / "model.pth", SHORT, relative_error)
 
 
+def test_a_checkpoint_of_the_form_of_lightnings(torch, timm, tmp_path, relative_error):
+    network = short_network(torch, timm)
+    checkpoint = {
+        "epoch": 1,
+        "global_step": 1,
+        "pytorch-lightning_version": "2.5.0",
+        "state_dict": {
+            "loss_weights": torch.ones(3),
+            **{f"model.{key}": value for key, value in network.state_dict().items()},
+        },
+        "loops": {"fit_loop": {"state_dict": {}}},
+        "callbacks": {},
+        "optimizer_states": [torch.optim.SGD(network.parameters()).state_dict()],
+        "lr_schedulers": [],
+        "hparams_name": "kwargs",
+        "hyper_parameters": {"size": 3},
+    }
+    torch.save(checkpoint, tmp_path / "last.ckpt")
+    check_logits(network, tmp_path / "last.ckpt", SHORT, relative_error)
+
+
 @FORMATS
 @pytest.mark.filterwarnings("ignore:Couldn't retrieve source:UserWarning")
 def test_a_whole_pickled_module_is_refused(torch, timm, tmp_path, refused, zipped):

@@ -1,6 +1,6 @@
 """Whatever is done to the bytes of a weight file: the one error, or numbers.
 
-The examples are others in each run.
+Each run draws new examples.
 """
 
 import functools

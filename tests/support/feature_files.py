@@ -8,19 +8,20 @@ from resnext_keras import preprocess_input
 from resnext_keras.classifier import load_classifier
 from resnext_keras.features.loader import ImageFile
 from resnext_keras.features.parquet import Provenance, table_of, write_tables
-from resnext_keras.weights.checkpoint import resolve
 
 DIGITS = Provenance(
     architecture="resnext11_8x4d",
     weights="resnext11_8x4d.digits",
     weights_sha256=None,
-    preprocessing=resolve("digits").preprocessing.as_json(),
+    preprocessing={
+        "size": 32,
+        "resize": [8, 32],
+        "interpolation": "bilinear",
+    },
     pooling="avg",
     length=1024,
     dtype="float32",
     version="0",
-    precision="float32",
-    calibrated_sha256=None,
 )
 
 

@@ -225,7 +225,12 @@ with contextlib.suppress(KeyboardInterrupt):
     rk.finetune(images, stopped, callbacks=callback, **options)
     sys.exit("It was not stopped.")
 rk.finetune(images, unbroken, **options)
-rk.finetune(images, stopped, **options)
+batches = []
+callback = keras.callbacks.LambdaCallback(
+    on_train_batch_begin=lambda batch, logs: batches.append(batch)
+)
+rk.finetune(images, stopped, callbacks=callback, **options)
+assert len(batches) == 9, batches  # 2 epochs of 6, of which 3 were done
 """
 
 

@@ -105,8 +105,13 @@ def open_tfrecords(
 
 def _tensorflow():
     """TensorFlow, which reads the records also if Keras runs on another backend."""
-    import tensorflow as tf
-
+    try:
+        import tensorflow as tf
+    except ImportError as error:
+        raise ImportError(
+            "TFRecord files are read by TensorFlow, which is not installed. To install "
+            "it: pip install tensorflow"
+        ) from error
     if keras.config.backend() != "tensorflow":
         tf.config.set_visible_devices([], "GPU")  # or it would take their memory
     return tf
