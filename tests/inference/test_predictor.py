@@ -458,6 +458,7 @@ def test_threads_may_share_a_predictor(model, engine, tmp_path):
 
 
 @pytest.mark.parity
+@pytest.mark.filterwarnings("ignore")  # the converter's
 @pytest.mark.parametrize("engine", OTHERS)
 def test_batches_of_a_fixed_length_are_filled_up(model, engine, tmp_path):
     pytest.importorskip(engine)
