@@ -109,8 +109,10 @@ class BatchNormalization(layers.BatchNormalization):
         kept = ops.multiply(self.moving_variance, self.momentum)
         outputs = super().call(inputs, training=True)
         counted = ops.subtract(self.moving_variance, kept)
-        factor = ops.cast(_bessel(self._count(inputs)), counted.dtype)
-        self.moving_variance.assign(kept + counted * factor)
+        # A count may be too large for float16.
+        dtype = keras.backend.result_type(counted.dtype, "float32")
+        factor = _bessel(ops.cast(self._count(inputs), dtype))
+        self.moving_variance.assign(kept + counted * ops.cast(factor, counted.dtype))
         return outputs
 
     def _count(self, inputs):
