@@ -230,7 +230,7 @@ callback = keras.callbacks.LambdaCallback(
     on_train_batch_begin=lambda batch, logs: batches.append(batch)
 )
 rk.finetune(images, stopped, callbacks=callback, **options)
-assert len(batches) == 9, batches  # 2 epochs of 6, of which 3 were done
+assert len(batches) == 9, batches  # two epochs of 6, less the 3 before the stop
 """
 
 
