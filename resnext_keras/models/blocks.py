@@ -13,7 +13,7 @@ from keras import layers
 
 from resnext_keras.models.batch_norm import BatchNormalization
 from resnext_keras.models.data_format import channels_first
-from resnext_keras.models.layers import Conv2D, GroupedConv2D, MaxPooling2D
+from resnext_keras.models.layers import Conv2D, GroupedConv2D, MaxPooling2D, ReLU
 from resnext_keras.models.specs import SE_REDUCTION
 
 
@@ -105,7 +105,7 @@ def residual_branch(x, spec, stage, *, name, stride=1, dilation=1):
     width, filters = spec.widths(stage)
     pooled = spec.anti_aliased and stride > 1
     x = conv_bn(x, width, 1, name=f"{name}_1")
-    x = layers.Activation("relu", name=f"{name}_1_relu")(x)
+    x = ReLU(name=f"{name}_1_relu")(x)
     # The 3x3 convolution has the stride, as in the authors' Torch code. In ResNet50
     # of keras.applications the first 1x1 convolution has it.
     x = conv_bn(
@@ -117,7 +117,7 @@ def residual_branch(x, spec, stage, *, name, stride=1, dilation=1):
         dilation=dilation,
         name=f"{name}_2",
     )
-    x = layers.Activation("relu", name=f"{name}_2_relu")(x)
+    x = ReLU(name=f"{name}_2_relu")(x)
     if pooled:
         x = average_pool(x, stride, name=f"{name}_2_pool")
     x = conv_bn(x, filters, 1, name=f"{name}_3")
@@ -148,7 +148,7 @@ def add_relu(shortcut, branch, name, drop_path_rate=0.0):
             drop_path_rate, noise_shape=(None, 1, 1, 1), name=f"{name}_drop_path"
         )(branch)
     x = layers.Add(name=f"{name}_add")([shortcut, branch])
-    return layers.Activation("relu", name=f"{name}_out")(x)
+    return ReLU(name=f"{name}_out")(x)
 
 
 def identity_block(x, spec, stage, *, name, dilation=1, drop_path_rate=0.0):
@@ -212,7 +212,7 @@ def stem(x, spec):
     stride = 2 if spec.stem == "imagenet" else 1
     for name, kernel_size, filters in spec.stem_convolutions:
         x = conv_bn(x, filters, kernel_size, stride=stride, name=name)
-        x = layers.Activation("relu", name=f"{name}_relu")(x)  # 112, 112, 64
+        x = ReLU(name=f"{name}_relu")(x)  # 112, 112, 64
         stride = 1
     if spec.stem == "cifar":
         return x

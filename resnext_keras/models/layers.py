@@ -1,4 +1,4 @@
-"""Convolutions and pooling that are fast on each backend and device."""
+"""Convolutions, ReLU and pooling that are fast on each backend and device."""
 
 import keras
 import numpy as np
@@ -145,7 +145,32 @@ class MaxPooling2D(layers.MaxPooling2D):
         return _pads_again(super().call, training is True, inputs)
 
 
+@keras.saving.register_keras_serializable(package="resnext_keras")
+class ReLU(layers.ReLU):
+    """A `keras.layers.ReLU` that TensorFlow fuses with our batch norm in training.
+
+    Arguments, configuration and results are those of Keras' layer. In training on a
+    CPU, `BatchNormalization` reshapes the output of its kernel. The ReLU comes before
+    that here, since TensorFlow fuses it only with the kernel's own output.
+    """
+
+    def call(self, inputs):
+        if keras.config.backend() == "tensorflow" and tf.is_symbolic_tensor(inputs):
+            op = _source(inputs)
+            if op.type == "Reshape" and op.inputs[0].op.type == "FusedBatchNormV3":
+                return tf.reshape(super().call(op.inputs[0]), op.inputs[1])
+        return super().call(inputs)
+
+
 # All below is for TensorFlow, with images in NHWC and kernels in HWIO layout.
+
+
+def _source(x):
+    """The operation that computed the symbolic tensor x."""
+    op = x.op
+    while op.type in ("Identity", "EnsureShape"):
+        op = op.inputs[0].op
+    return op
 
 
 def _pads_again(function, training, x, *weights):
@@ -177,9 +202,7 @@ def _padding_of(x):
     """Input and border of the padding that gave x; None if x is not padded."""
     if not tf.is_symbolic_tensor(x):
         return None
-    op = x.op
-    while op.type in ("Identity", "EnsureShape"):
-        op = op.inputs[0].op
+    op = _source(x)
     return op.inputs if op.type == "Pad" else None
 
 

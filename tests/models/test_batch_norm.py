@@ -255,6 +255,20 @@ def test_the_fused_kernel_is_taken_where_it_is_faster(kernels, network, monkeypa
 
 
 @pytest.mark.tensorflow
+def test_in_training_the_kernel_is_fused_with_the_relu(kernels, network):
+    """TensorFlow fuses them where the ReLU takes the very output of the kernel."""
+
+    @tf.function(input_signature=[tf.TensorSpec((None, None, None, 3))])
+    def train(x):
+        return network(x, training=True)
+
+    operations = train.get_concrete_function().graph.get_operations()
+    sources = [op.inputs[0].op.type for op in operations if op.type == "Relu"]
+    after_norms = 1 + 2 * 2  # of `TINY`; the last one of each block takes a sum
+    assert sources.count("FusedBatchNormV3") == (after_norms if kernels else 0)
+
+
+@pytest.mark.tensorflow
 def test_it_compiles_with_xla():
     x = tf.constant(np.random.default_rng(1).normal(3, 2, (4, 5, 7, 16)), "float32")
     ours, theirs = twins({}, x.shape)
