@@ -147,6 +147,8 @@ def training(network, images, labels, jit_compile, optimizer):
     if BACKEND == "jax":
         return jax_training(network, optimizer, loss, images, labels)
     network.compile(optimizer, loss, jit_compile=jit_compile)
+    # As `train` and `finetune` do; otherwise Keras traces the step twice.
+    optimizer.build(network.trainable_variables)
 
     def train():
         network.train_on_batch(images, labels)
