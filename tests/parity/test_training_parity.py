@@ -191,13 +191,32 @@ def test_in_single_precision_the_loss_of_each_step_is_torchvisions(weights):
         assert share <= (0.05 if kind.startswith("moving") else 0.3), kind
 
 
+def distance(end, exact, start):
+    """How far the weights are from the exact ones, as a share of the way from start."""
+
+    def norm(these, those):
+        return np.linalg.norm([np.linalg.norm(these[n] - those[n]) for n in start])
+
+    return norm(end, exact) / norm(exact, start)
+
+
 @pytest.mark.filterwarnings("ignore:CUDA initialization:UserWarning")
-def test_in_bfloat16_losses_are_as_near_to_float32_as_those_of_autocast(weights):
+def test_bfloat16_is_as_near_to_float32_as_autocast(weights):
     mixed = SINGLE | {"precision": "bfloat16"}
-    exact = of_torch(**SINGLE).losses
-    ours, theirs = (
-        np.abs(run.losses / exact - 1)
-        for run in (of_ours(weights, **mixed), of_torch(**mixed))
+    ours, theirs, exact = (
+        of_ours(weights, **mixed),
+        of_torch(**mixed),
+        of_torch(**SINGLE),
     )
-    assert theirs.max() > 1e-4  # it was bfloat16
-    assert ours.mean() <= 1.5 * theirs.mean()
+    # A loss is one number, and its rounding is luck: with other weights and images its
+    # distance was 0.5 to 2.1 of autocast's on average. That of all weights was 0.97
+    # to 1.05.
+    assert np.abs(ours.losses / exact.losses - 1).mean() <= 2**-9
+    start = {name: value for name, value in ours.start.items() if "moving" not in name}
+    autocast, float32 = (
+        {name: in_our_layout(run.state[torch_name(name)]) for name in start}
+        for run in (theirs, exact)
+    )
+    limit = distance(autocast, float32, start)
+    assert limit > 0.1  # it was bfloat16
+    assert distance(ours.end, float32, start) <= 1.1 * limit
