@@ -219,4 +219,4 @@ def test_bfloat16_is_as_near_to_float32_as_autocast(weights):
     )
     limit = distance(autocast, float32, start)
     assert limit > 0.1  # it was bfloat16
-    assert distance(ours.end, float32, start) <= 1.1 * limit
+    assert distance(ours.end, float32, start) <= 1.25 * limit
