@@ -150,6 +150,11 @@ def in_our_layout(array):
     return array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T
 
 
+def by_our_names(theirs, names):
+    """The weights at the end of a run of torch, in our layout."""
+    return {name: in_our_layout(theirs.state[torch_name(name)]) for name in names}
+
+
 def differences(ours, theirs):
     """By kind of variable, the largest of all of the kind.
 
@@ -157,8 +162,8 @@ def differences(ours, theirs):
         Of each kind how far two ends are apart, as a share of the way from the start.
     """
     found = {}
-    for name, end in ours.end.items():
-        expected = in_our_layout(theirs.state[torch_name(name)])
+    for name, expected in by_our_names(theirs, ours.end).items():
+        end = ours.end[name]
         assert end.shape == expected.shape
         way = np.linalg.norm(expected - ours.start[name])
         assert way > 0, name
@@ -213,10 +218,7 @@ def test_bfloat16_is_as_near_to_float32_as_autocast(weights):
     # to 1.05.
     assert np.abs(ours.losses / exact.losses - 1).mean() <= 2**-9
     start = {name: value for name, value in ours.start.items() if "moving" not in name}
-    autocast, float32 = (
-        {name: in_our_layout(run.state[torch_name(name)]) for name in start}
-        for run in (theirs, exact)
-    )
-    limit = distance(autocast, float32, start)
+    float32 = by_our_names(exact, start)
+    limit = distance(by_our_names(theirs, start), float32, start)
     assert limit > 0.1  # it was bfloat16
     assert distance(ours.end, float32, start) <= 1.25 * limit
